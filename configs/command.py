@@ -1,0 +1,160 @@
+"""What every entry point shares: reading a Hydra configuration, and telling the user what was wrong with it.
+
+A mistake of the user's ends in one line and exit code 2; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from importlib import resources
+from typing import Any, TypeVar
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used. The message names what was received and what is accepted."""
+
+
+def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:
+    """`unknown env 'pussh': choose from push, reacher (did you mean push?)`."""
+    names = sorted(accepted)
+    nearest = difflib.get_close_matches(str(received), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"unknown {what} '{received}': choose from {', '.join(names)}{hint}"
+
+
+def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) -> T:
+    """Build the dataclass `cls` from configuration values.
+
+    Raises:
+        UserError: for a key that `cls` does not have, or a value that it refuses.
+    """
+    plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else dict(values)
+    assert isinstance(plain, dict)
+    accepted = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in plain:
+        if key not in accepted:
+            raise UserError(choices_message(f"{what} option", key, accepted))
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    try:
+        return cls(**plain)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def _group_choices(group: str) -> list[str]:
+    folder = resources.files("configs") / group
+    return [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
+
+
+def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in config:
+        keys.append(f"{prefix}{key}")
+        value = config._get_node(key)
+        if isinstance(value, DictConfig):
+            keys += _option_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
+    """Turn Hydra's complaint about `overrides` into one line with the valid choices."""
+    text = str(error)
+    missing_group = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if missing_group:
+        group, name = missing_group.groups()
+        return choices_message(group, name, _group_choices(group))
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if "=" not in override:
+            return f"'{override}' is not an option: options are written key=value, for example env=push"
+        if f"'{key.split('.')[-1]}'" in text or f"{key}" in text:
+            base = compose(config_name, [o for o in overrides if o.startswith("env=")])
+            accepted = _option_keys(base)
+            nearest = difflib.get_close_matches(key, accepted, n=1, cutoff=0.4)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            siblings = sorted({k for k in accepted if k.count(".") == key.count(".")
+                               and k.rpartition(".")[0] == key.rpartition(".")[0]}) or sorted(base)
+            return f"option '{override}' does not fit: options here are {', '.join(map(str, siblings))}{hint}"
+    return text.splitlines()[0]
+
+
+def check_overrides(config_name: str, overrides: list[str]) -> None:
+    """Compose once before Hydra does, so that a mistake gets our one line rather than Hydra's page.
+
+    Raises:
+        UserError: when the overrides do not compose.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
+            compose(config_name, overrides)
+        except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
+            try:
+                message = _explain(error, config_name, overrides)
+            except (HydraException, OmegaConfBaseException):
+                message = str(error).splitlines()[0]
+            raise UserError(message) from error
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make `main(config)` a command line program over `configs/<config_name>.yaml`.
+
+    Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
+    130 interrupted (what was done is kept).
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def run() -> None:
+            arguments = sys.argv[1:]
+            overrides = [a for a in arguments if not a.startswith("-")]
+            try:
+                if not any(a in ("-m", "--multirun") for a in arguments):
+                    check_overrides(config_name, overrides)
+                GlobalHydra.instance().clear()
+                hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(
+                    _quiet_user_errors(main)
+                )()
+            except UserError as error:
+                fail(str(error))
+            except KeyboardInterrupt:
+                console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
+                raise SystemExit(130) from None
+
+        return run
+
+    return decorate
+
+
+def fail(message: str) -> None:
+    """Print one line to stderr and exit with code 2."""
+    one_line = " ".join(message.split())
+    print(f"error: {one_line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _quiet_user_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Hydra prints tracebacks of its own for exceptions; a user error must leave before it sees one."""
+
+    def wrapped(config: DictConfig) -> None:
+        try:
+            main(config)
+        except UserError as error:
+            fail(str(error))
+
+    wrapped.__module__ = main.__module__
+    return wrapped

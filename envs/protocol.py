@@ -1,0 +1,115 @@
+"""What an environment promises, so that no other code needs to know which one it talks to.
+
+Shapes: `H, W` image height and width in pixels, `P` proprioception, `A` action, `N` simulator state (all 1-D sizes),
+`S` action sequences, `T` control steps.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One component of the distance to a goal, for example the block's position error.
+
+    Attributes:
+        name: key in `GoalEnv.goal_errors`, for example `position`.
+        unit: unit it is reported in, for example `cm`.
+        tolerance: success needs the error to be at most this, in the same unit.
+    """
+
+    name: str
+    unit: str
+    tolerance: float
+
+
+class Explorer(abc.ABC):
+    """A policy that moves about without a goal, to record what actions do."""
+
+    @abc.abstractmethod
+    def act(self, env: GoalEnv) -> NDArray[np.float32]:
+        """Action `[A]` for the environment as it stands. It may look at the simulator: it records, it does not plan."""
+
+
+class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.ABC):
+    """An environment whose task is "make the world look like this picture".
+
+    Observations are `{"pixels": uint8 [H, W, 3], "proprio": float32 [P]}`, actions `float32 [A]` in physical units
+    within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one; `info`
+    holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged simulation
+    ends the episode (`terminated`), success does not: holding the goal counts too. There is no time limit inside;
+    whoever runs an episode brings the budget.
+    """
+
+    name: str
+    control_step_s: float
+    metrics: tuple[Metric, ...]
+    action_units: tuple[str, ...]
+
+    # --- simulator state -------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def get_state(self) -> Floats:
+        """Everything that is needed to come back to this instant, `[N]`."""
+
+    @abc.abstractmethod
+    def set_state(self, state: Floats) -> None:
+        """Return to a stored instant `[N]`. Raises ValueError for a wrong shape or a non-finite number."""
+
+    @abc.abstractmethod
+    def observe(self) -> dict[str, NDArray[Any]]:
+        """The observation of the present state (fresh arrays; nothing is shared with the environment)."""
+
+    @abc.abstractmethod
+    def render_state(self, state: Floats, size: int | None = None) -> Pixels:
+        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched. `size` overrides the resolution."""
+
+    # --- goals -----------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def set_goal(self, state: Floats | None) -> None:
+        """Success is measured against this state `[N]` from now on; None takes the goal away."""
+
+    @abc.abstractmethod
+    def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
+        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` (or `[..., N]`), in the metric's unit."""
+
+    def is_success(self, states: Floats, goal: Floats) -> NDArray[np.bool_]:
+        """Whether each of `states [..., N]` meets every metric's tolerance, `[...]`."""
+        errors = self.goal_errors(states, goal)
+        return np.logical_and.reduce([errors[m.name] <= m.tolerance for m in self.metrics])
+
+    def goal_cost(self, states: Floats, goal: Floats) -> Floats:
+        """Sum of squared errors, each in units of its tolerance, `[...]`: what the ceiling's planner minimises."""
+        errors = self.goal_errors(states, goal)
+        return np.add.reduce([(errors[m.name] / m.tolerance) ** 2 for m in self.metrics])
+
+    @abc.abstractmethod
+    def is_interesting(self, start: Floats, goal: Floats) -> bool:
+        """Whether going from `start [N]` to `goal [N]` is a task worth evaluating (something must have moved)."""
+
+    # --- exploration and simulation --------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def explorer(self, rng: np.random.Generator) -> Explorer:
+        """A fresh exploration policy for one episode."""
+
+    @abc.abstractmethod
+    def simulate(self, state: Floats, actions: Floats) -> Floats:
+        """States `[S, T, N]` after each of `actions [S, T, A]` from `state [N]`, without rendering. A diverged
+        sequence is NaN from there on."""
+
+    @abc.abstractmethod
+    def path_points(self, states: Floats) -> Mapping[str, Floats]:
+        """Named image paths for plots: name → `[..., 2]` (column, row) in fractions of the frame, for `states [..., N]`."""
