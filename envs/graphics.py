@@ -1,0 +1,28 @@
+"""Which OpenGL library MuJoCo renders with. Import nothing of MuJoCo here: it reads these variables when imported."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+
+ADVICE = (
+    "no OpenGL library for offscreen rendering: found neither EGL nor OSMesa nor a display; "
+    "install one with: sudo apt-get install --no-install-recommends libosmesa6"
+)
+
+
+def choose_backend() -> None:
+    """Set `MUJOCO_GL` to what this machine has, unless the user chose already."""
+    # llvmpipe's worker threads survive a fork in a state that hangs the child.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ:
+        if ctypes.util.find_library("OSMesa"):
+            os.environ["MUJOCO_GL"] = "osmesa"
+        elif ctypes.util.find_library("EGL"):
+            os.environ["MUJOCO_GL"] = "egl"
+
+
+def is_available() -> bool:
+    """Whether anything can render: a chosen library, a display, or an operating system that always has one."""
+    return not sys.platform.startswith("linux") or "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ
