@@ -70,3 +70,7 @@ class Model(Protocol):
 
     def distance(self, latent: Any, goal: Any) -> Tensor:
         """Distance `[B, S, H]` of rolled-out latents `[B, S, H, ...]` to goals `[B, ...]`."""
+
+    def distance_now(self, latent: Any, goal: Any) -> Tensor:
+        """Distance `[B]` of the last frame of each history, as `encode` returned it, to its goal; same scale as
+        `distance`."""

@@ -1,0 +1,76 @@
+"""What a plan is judged by: distances to the goal along an imagined future, reduced to one cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from planning.types import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Options of the objective.
+
+    Attributes:
+        steps: how the distances `d_1 ... d_H` become one cost:
+            `terminal`: `d_H`; `mean`: their mean; `discounted`: their mean, weighted with `discount ** h`;
+            `min`: the smallest; `mix`: `d_H + mean_weight * mean`, which prefers to arrive early.
+        discount: per-step factor of `discounted`.
+        mean_weight: weight of the mean in `mix`.
+    """
+
+    steps: str = "mix"
+    discount: float = 0.95
+    mean_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.steps not in ("discounted", "mean", "min", "mix", "terminal"):
+            raise ValueError(f"steps '{self.steps}' is unknown: choose from discounted, mean, min, mix, terminal")
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount {self.discount} must be above 0 and at most 1")
+        if self.mean_weight < 0:
+            raise ValueError(f"mean_weight {self.mean_weight} must not be negative")
+
+    def reduce(self, distance: Tensor) -> Tensor:
+        """Cost `[B, S]` of the distances `[B, S, H]`."""
+        if self.steps == "min":
+            return distance.amin(-1)
+        return distance @ self.step_weights(distance.shape[-1]).to(distance)
+
+    def step_weights(self, horizon: int) -> Tensor:
+        """Weight `[H]` of every step; `min` has none."""
+        mean = torch.full((horizon,), 1 / horizon)
+        terminal = torch.zeros(horizon)
+        terminal[-1] = 1
+        discounted = self.discount ** torch.arange(horizon)
+        return {
+            "terminal": terminal,
+            "mean": mean,
+            "discounted": discounted / discounted.sum(),
+            "mix": terminal + self.mean_weight * mean,
+        }[self.steps]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentGoalCost:
+    """`cost(a) = reduce_h distance(rollout(latent, a)_h, goal)`, a `CostFn`.
+
+    Attributes:
+        model: where the futures are imagined.
+        latent: the histories up to now, as `model.encode` returns them.
+        goal: the goals, as `model.encode_goal` returns them.
+        objective: how the steps are reduced.
+    """
+
+    model: Model
+    latent: Any
+    goal: Any
+    objective: ObjectiveConfig
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Cost `[B, S]` of `actions [B, S, H, A]`."""
+        return self.objective.reduce(self.model.distance(self.model.rollout(self.latent, actions), self.goal))
