@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from planning.noise import coloured_noise
+from planning.safety import finite_or_worst
 from planning.sequences import from_knots, shift, to_knots
 from planning.types import Bounds, CostFn, Optimiser, Plan
 
@@ -61,11 +62,11 @@ class CEM(Optimiser):
     """Minimises the expected cost of a Gaussian over action sequences by refitting it to its own best samples.
 
     Each iteration draws `a_s = clip(mean + std * noise_s)`, sorts by cost, and moves toward the elites' moments:
-    `mean <- m mean + (1 - m) mean_elites`, `std <- max(m std + (1 - m) std_elites, min_std)`. The present mean is one of
-    the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985).
+    `mean <- m mean + (1 - m) mean_elites`, `std <- max(m std + (1 - m) std_elites, min_std)`. The present mean is one
+    of the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985).
 
     All rows of a batch share the noise, so a row's plan depends neither on the other rows nor on how many there are.
-    A cost that is not finite can never be elite; a row without a finite cost keeps its mean and reports an infinite cost.
+    A cost that is not finite can never be elite; a row without a finite cost keeps its mean and reports cost inf.
     """
 
     def __init__(self, config: CEMConfig) -> None:
@@ -80,7 +81,7 @@ class CEM(Optimiser):
         std = (config.initial_std * half_range).expand_as(mean)
         best, best_cost = mean, torch.full_like(mean[:, 0, 0], torch.inf)
         for _ in range(config.iterations):
-            noise = coloured_noise(config.samples - 1, *mean.shape[1:], config.colour, generator).to(mean)
+            noise = coloured_noise(config.samples - 1, mean.shape[1], mean.shape[2], config.colour, generator).to(mean)
             drawn = bounds.clip(mean[:, None] + std[:, None] * noise)
             candidates = torch.cat([mean[:, None], drawn], dim=1)  # [B, S, K, A]
             cost = finite_or_worst(cost_fn(from_knots(candidates, config.block, horizon)))
@@ -113,8 +114,3 @@ class CEM(Optimiser):
         cost = finite_or_worst(cost_fn(from_knots(mean[:, None], self.config.block, horizon)))[:, 0]
         fall_back = cost.isinf() & best_cost.isfinite()
         return torch.where(fall_back[:, None, None], best, mean), torch.where(fall_back, best_cost, cost)
-
-
-def finite_or_worst(cost: Tensor) -> Tensor:
-    """`cost` with everything that is not finite as +inf. Minus infinity is a broken model, not a perfect plan."""
-    return torch.where(cost.isfinite(), cost, torch.inf)

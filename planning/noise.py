@@ -24,5 +24,5 @@ def coloured_noise(samples: int, steps: int, size: int, colour: float, generator
     imaginary[..., real_only] = 0
     variance = 4 * std**2
     variance[real_only] /= 2
-    noise = torch.fft.irfft(torch.complex(real, imaginary), n=steps) * steps / variance.sum().sqrt()
-    return noise.transpose(1, 2)
+    noise: Tensor = torch.fft.irfft(torch.complex(real, imaginary), n=steps) * steps / variance.sum().sqrt()
+    return noise.mT

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from planning.cem import finite_or_worst
+from planning.safety import finite_or_worst
 from planning.sequences import from_knots, shift, to_knots
 from planning.types import Bounds, CostFn, Optimiser, Plan
 

@@ -21,7 +21,7 @@ def shift(actions: Tensor, steps: int, bounds: Bounds) -> Tensor:
 
 def to_knots(actions: Tensor, block: int) -> Tensor:
     """Mean over each run of `block` control steps: `[..., H, A] -> [..., ceil(H / block), A]`."""
-    return torch.stack([chunk.mean(-2) for chunk in actions.split(block, dim=-2)], dim=-2)
+    return torch.stack([chunk.mean(-2) for chunk in torch.split(actions, block, dim=-2)], dim=-2)
 
 
 def from_knots(knots: Tensor, block: int, horizon: int) -> Tensor:

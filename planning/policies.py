@@ -1,0 +1,124 @@
+"""Who can be evaluated: the world-model planner, the floors it has to beat, and the ceiling it is measured against."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from planning.environment import Environment
+from planning.episodes import Policy
+from planning.manifest import Pair
+from planning.mpc import Controller, ControllerConfig, Observations
+from planning.objectives import ObjectiveConfig
+from planning.safety import safe_actions
+from planning.sequences import shift
+from planning.types import Bounds, Model, Optimiser
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """All that makes a controller but the model: how actions are sought, judged and executed."""
+
+    optimiser: Optimiser
+    objective: ObjectiveConfig
+    controller: ControllerConfig
+
+
+class WorldModelPolicy(Policy):
+    """Plans in a world model, from pixels and proprioception alone.
+
+    Attributes:
+        plan_ms: per control step, time from the observations of all rows to their actions [ms].
+        replaced: control steps so far in which a row had no usable plan and stood still.
+    """
+
+    def __init__(self, model: Model, planner: Planner, bounds: Bounds, device: torch.device) -> None:
+        self._model, self._planner, self._bounds, self._device = model, planner, bounds, device
+        self.plan_ms: list[float] = []
+        self.replaced = 0
+
+    def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
+        self._controller = make_controller(self._model, self._planner, self._bounds, goals, self._device)
+
+    def act(self, observations: Observations) -> NDArray[np.float32]:
+        decision = self._controller.act(observations)
+        self.plan_ms.append(decision.plan_ms)
+        self.replaced += int(decision.replaced.sum())
+        return decision.actions
+
+
+def make_controller(
+    model: Model, planner: Planner, bounds: Bounds, goals: NDArray[np.uint8], device: torch.device
+) -> Controller:
+    """A controller toward the pictures `goals [B, H, W, 3]`."""
+    on_device = Bounds(bounds.low.to(device), bounds.high.to(device))
+    return Controller(model, planner.optimiser, planner.objective, on_device, planner.controller, goals, device)
+
+
+class NoOp(Policy):
+    """Floor: the allowed action nearest to zero, always."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._action = bounds.clip(torch.zeros_like(bounds.low)).numpy()
+
+    def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
+        self._rows = len(pairs)
+
+    def act(self, observations: Observations) -> NDArray[np.float32]:
+        return np.tile(self._action, (self._rows, 1))
+
+
+class UniformRandom(Policy):
+    """Floor: actions drawn uniformly within bounds, from a stream of each episode's own."""
+
+    def __init__(self, bounds: Bounds, seed: int) -> None:
+        self._low, self._high, self._seed = bounds.low.numpy(), bounds.high.numpy(), seed
+
+    def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
+        self._streams = [np.random.default_rng([self._seed, pair.seed]) for pair in pairs]
+
+    def act(self, observations: Observations) -> NDArray[np.float32]:
+        return np.stack([rng.uniform(self._low, self._high).astype(np.float32) for rng in self._streams])
+
+
+class SimulatorPolicy(Policy):
+    """Ceiling: the same optimiser with the simulator as its model and the true distance as its cost.
+
+    Looks at the state of `envs`, as no planner may: it tells how much of a failure is the task's and the optimiser's.
+    """
+
+    def __init__(self, envs: Sequence[Environment], planner: Planner, bounds: Bounds) -> None:
+        self._envs, self._planner, self._bounds = envs, planner, bounds
+        self.plan_ms: list[float] = []
+
+    def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
+        config = self._planner.controller
+        self._goals = [np.array(pair.goal) for pair in pairs]
+        self._plan = torch.zeros(len(pairs), config.horizon, self._bounds.low.shape[0])
+        self._warm_start = self._plan.clone()
+        self._step = 0
+
+    def act(self, observations: Observations) -> NDArray[np.float32]:
+        started = time.perf_counter()
+        config = self._planner.controller
+        if self._step % config.execute == 0:
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
+            plan = self._planner.optimiser.plan(self._cost, self._warm_start, self._bounds, generator)
+            self._plan = plan.actions
+            self._warm_start = shift(plan.warm_start, config.execute - 1, self._bounds)
+        wanted = self._plan[:, self._step % config.execute]
+        self._step += 1
+        self.plan_ms.append((time.perf_counter() - started) * 1e3)
+        return safe_actions(wanted, self._bounds)[0].numpy().astype(np.float32)
+
+    def _cost(self, actions: Tensor) -> Tensor:
+        """Cost `[B, S]` of `actions [B, S, H, A]`, one environment after the other."""
+        rows = zip(self._envs, actions.double().numpy(), self._goals, strict=False)
+        costs = [env.goal_cost(env.simulate(env.get_state(), plan), goal) for env, plan, goal in rows]
+        return self._planner.objective.reduce(torch.as_tensor(np.stack(costs), dtype=torch.float32))
