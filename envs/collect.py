@@ -1,0 +1,249 @@
+"""Record exploration: `python -m envs.collect env=push`.
+
+Entry module: joins `envs` and `worldmodel.data`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from configs.command import UserError, command, console, from_config
+from envs.protocol import GoalEnv
+from envs.registry import make_env
+from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
+
+# Recordings reset environments with seeds below this; evaluation takes seeds from here on, and so never meets them.
+FIRST_EVALUATION_SEED = 2**31
+_MAX_ATTEMPTS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig:
+    """What to record.
+
+    Attributes:
+        episodes: how many the recording holds in the end.
+        episode_steps: actions per episode.
+        seed: episode i depends on (seed, i) alone.
+        workers: processes, or None for one per processor.
+        out: where the store is.
+    """
+
+    episodes: int
+    episode_steps: int
+    seed: int
+    workers: int | None
+    out: str
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("episode_steps", 1), ("seed", 0), ("workers", 1)):
+            value = getattr(self, name)
+            if name == "workers" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} {value!r}: expected a whole number of at least {least}")
+        if not isinstance(self.out, str) or not self.out:
+            raise ValueError(f"out {self.out!r}: expected a path")
+
+
+def environment_spec(env: GoalEnv, options: dict[str, Any]) -> EnvironmentSpec:
+    """Describe `env`, made with `options` (its configuration as plain values), for recordings and checkpoints."""
+    spaces, actions = env.observation_space, env.action_space
+    return EnvironmentSpec(
+        env=env.name,
+        image_size=int(spaces["pixels"].shape[0]),  # type: ignore[index]
+        control_step_s=float(env.control_step_s),
+        action_low=tuple(actions.low.astype(float).tolist()),  # type: ignore[attr-defined]
+        action_high=tuple(actions.high.astype(float).tolist()),  # type: ignore[attr-defined]
+        action_units=tuple(env.action_units),
+        proprio_size=int(spaces["proprio"].shape[0]),  # type: ignore[index]
+        state_size=len(env.get_state()),
+        simulator=f"mujoco {importlib.metadata.version('mujoco')}",
+        options={k: v for k, v in options.items() if k not in ("name", "image_size")},
+    )
+
+
+def record_episode(env: GoalEnv, seed: int, index: int, num_steps: int) -> Episode:
+    """Episode `index` of the recording with `seed`, the same whatever `env` did before.
+
+    A diverged simulation is not worth learning from: the episode starts again with the next seed in line.
+    """
+    for attempt in range(_MAX_ATTEMPTS):
+        reset_source, explorer_source = np.random.SeedSequence((seed, index, attempt)).spawn(2)
+        reset_seed = int(reset_source.generate_state(1)[0]) % FIRST_EVALUATION_SEED
+        episode = _attempt_episode(env, reset_seed, np.random.default_rng(explorer_source), num_steps)
+        if episode is not None:
+            return episode
+    raise RuntimeError(f"episode {index}: the simulation diverged {_MAX_ATTEMPTS} times in a row")
+
+
+def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, num_steps: int) -> Episode | None:
+    observation, info = env.reset(seed=reset_seed)
+    explorer = env.explorer(rng)
+    observations, states, actions = [observation], [info["state"]], []
+    for _ in range(num_steps):
+        action = explorer.act(env)
+        observation, _, terminated, _, info = env.step(action)
+        if terminated:
+            return None
+        actions.append(action)
+        observations.append(observation)
+        states.append(info["state"])
+    actions.append(np.zeros_like(actions[0]))
+    return Episode(
+        pixels=np.stack([o["pixels"] for o in observations]),
+        action=np.stack(actions).astype(np.float32),
+        proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
+        state=np.stack(states).astype(np.float64),
+        seed=reset_seed,
+    )
+
+
+def _work(results: Connection, env_options: dict[str, Any], seed: int, num_steps: int, indices: range) -> None:
+    """Record `indices` in turn. Sending waits for the reader, so a worker is never more than an episode ahead."""
+    env = make_env(env_options)
+    try:
+        for index in indices:
+            results.send(record_episode(env, seed, index, num_steps))
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # whoever asked is gone, perhaps killed: nothing is left to do
+    finally:
+        env.close()
+        results.close()
+
+
+def record_in_parallel(
+    env_options: dict[str, Any], seed: int, num_steps: int, indices: range, num_workers: int
+) -> Generator[Episode]:
+    """Episodes `indices` in order, recorded by `num_workers` processes that take turns.
+
+    Raises:
+        RuntimeError: when a worker stops early.
+    """
+    # Spawned, not forked: a child forked after the first rendering hangs in the graphics library.
+    context = multiprocessing.get_context("spawn")
+    workers, pipes = [], []
+    # Ctrl-C goes to every process of the terminal; children inherit that it is blocked, and leave it to this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for number in range(min(num_workers, len(indices))):
+            receiver, sender = context.Pipe(duplex=False)
+            share = indices[number::num_workers]
+            worker = context.Process(target=_work, args=(sender, env_options, seed, num_steps, share), daemon=True)
+            worker.start()
+            sender.close()
+            workers.append(worker)
+            pipes.append(receiver)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        for turn, index in enumerate(indices):
+            number = turn % len(workers)
+            try:
+                episode = pipes[number].recv()
+            except EOFError:
+                workers[number].join()
+                raise RuntimeError(
+                    f"worker {number} stopped while recording episode {index} "
+                    f"(exit code {workers[number].exitcode}); its own message is above"
+                ) from None
+            yield episode
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for worker in workers:
+            worker.join(timeout=10)
+            if worker.is_alive():
+                worker.terminate()
+
+
+def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
+    """Record what is missing of the recording that `config` asks for.
+
+    Raises:
+        UserError: when the store at `config.out` was recorded differently, or another process is writing it.
+        RuntimeError: when a worker stops early; what was committed is kept.
+    """
+    env = make_env(env_options)
+    try:
+        env.reset(seed=config.seed)
+        spec = environment_spec(env, env_options)
+    finally:
+        env.close()
+    recording = {"seed": config.seed, "episode_steps": config.episode_steps}
+    with EpisodeWriter(config.out, spec, recording) as writer:
+        present = writer.num_episodes
+        if present >= config.episodes:
+            console.print(f"[green]already recorded[/]: {present} episodes, {config.episodes} asked for")
+        else:
+            if present:
+                console.print(f"going on after {present} episodes")
+            _record_missing(writer, config, env_options, range(present, config.episodes))
+        num_episodes, num_rows = writer.num_episodes, writer.num_rows
+    path = Path(config.out)
+    megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+    console.print(
+        f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, {megabytes:.1f} MB on disk"
+    )
+    console.print(f"next: python -m worldmodel.pretrain env={spec.env}")
+
+
+def _record_missing(
+    writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range
+) -> None:
+    num_workers = config.workers or _num_processors()
+    columns = (
+        TextColumn("recording"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes · {task.fields[rate]:.0f} steps/s"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("recording", total=indices.stop, completed=indices.start, rate=0.0)
+        episodes = record_in_parallel(env_options, config.seed, config.episode_steps, indices, num_workers)
+        with contextlib.closing(episodes):
+            for done, episode in enumerate(episodes, start=1):
+                writer.append(episode)
+                rate = done * config.episode_steps / (time.monotonic() - began)
+                progress.update(task, completed=indices.start + done, rate=rate)
+        writer.commit()
+    seconds = time.monotonic() - began
+    steps = len(indices) * config.episode_steps
+    console.print(f"recorded {steps} steps in {seconds:.1f} s: {steps / seconds:.0f} steps/s with {num_workers} workers")
+
+
+def _num_processors() -> int:
+    # Containers often grant fewer processors than the machine has; only some systems can say so.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@command("collect")
+def main(config: DictConfig) -> None:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    env_options = plain.pop("env")
+    try:
+        collect(from_config(CollectConfig, {str(k): v for k, v in plain.items()}, "collect"), env_options)
+    except RuntimeError as error:
+        console.print(f"[red]stopped[/]: {error}")
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Which rows of a store make up which training batch.
+
+Shapes: `B` clips per batch, `L` frames per clip, `E` episodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.command import UserError
+
+Indices = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Episode numbers, ascending; no episode is in both.
+
+    Attributes:
+        train: `[E_train]`.
+        held_out: `[E_held_out]`.
+    """
+
+    train: Indices
+    held_out: Indices
+
+
+def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Split:
+    """Divide episodes at random, the same way every time for the same arguments.
+
+    Whole episodes are held out, because neighbouring frames are nearly equal. A fraction above zero holds out at least
+    one and leaves at least one to train on.
+
+    Raises:
+        UserError: for a fraction outside [0, 1), or too few episodes to have both parts.
+    """
+    if not 0 <= held_out_fraction < 1:
+        raise UserError(f"held_out_fraction {held_out_fraction}: expected 0 up to, not including, 1")
+    needed = 2 if held_out_fraction > 0 else 1
+    if num_episodes < needed:
+        raise UserError(f"{num_episodes} recorded episodes cannot be split: record at least {needed}")
+    num_held_out = round(num_episodes * held_out_fraction)
+    if held_out_fraction > 0:
+        num_held_out = min(max(num_held_out, 1), num_episodes - 1)
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    return Split(train=np.sort(order[num_held_out:]), held_out=np.sort(order[:num_held_out]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipBatch:
+    """Rows to read.
+
+    With a stride of one, the action of `rows[:, t]` leads to `rows[:, t + 1]`; with a larger one, several actions lie
+    between two frames. The action of the last frame is not part of the clip (it is the zero after the last observation
+    where the clip ends with its episode).
+
+    Attributes:
+        rows: int64 `[B, L]`, row numbers in the store.
+        strides: int64 `[B]`, control steps between neighbouring frames.
+        episodes: int64 `[B]`, the episode of each clip.
+    """
+
+    rows: Indices
+    strides: Indices
+    episodes: Indices
+
+
+class ClipSampler:
+    """Random clips that stay within one episode.
+
+    The stride of each clip is uniform over the strides that fit some episode, its place uniform over all places where
+    such a clip fits. Batch `step` is a function of (seed, step) alone, by a counter-based generator (Philox; Salmon et
+    al. 2011), so a resumed training sees the batches that the unbroken one would have seen.
+
+    Args:
+        episode_ends: int64 `[E]`, row after the last one of each episode.
+        clip_length: frames per clip, `L`.
+        strides: control steps between neighbouring frames to choose from.
+        seed: of the order, at least 0.
+        episodes: the episode numbers to draw from; all of them by default.
+
+    Raises:
+        UserError: for a clip length or stride below one, or when no episode is long enough for a single clip.
+    """
+
+    def __init__(
+        self,
+        episode_ends: Indices,
+        clip_length: int,
+        strides: tuple[int, ...] = (1, 2, 3),
+        seed: int = 0,
+        episodes: Indices | None = None,
+    ) -> None:
+        if clip_length < 1 or not strides or min(strides) < 1 or seed < 0:
+            raise UserError(
+                f"clip_length {clip_length}, strides {list(strides)}, seed {seed}: "
+                "expected a length and strides of at least 1 and a seed of at least 0"
+            )
+        ends = np.asarray(episode_ends, np.int64)
+        self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        self._episodes = np.arange(len(ends)) if episodes is None else np.asarray(episodes, np.int64)
+        self._clip_length = clip_length
+        self._seed = seed
+        lengths = (ends - self._starts)[self._episodes]
+        places = {s: np.maximum(lengths - (clip_length - 1) * s, 0) for s in sorted(set(strides))}
+        # Per stride that fits: the running count of clips up to and including each episode.
+        self._cumulative = {s: np.cumsum(count) for s, count in places.items() if count.any()}
+        if not self._cumulative:
+            longest = int(lengths.max(initial=0))
+            raise UserError(
+                f"no episode is long enough for clips of {clip_length} frames at stride {min(strides)}: "
+                f"the longest of {len(lengths)} has {longest} frames"
+            )
+
+    @property
+    def num_clips(self) -> int:
+        """How many different clips there are, over all strides."""
+        return sum(int(cumulative[-1]) for cumulative in self._cumulative.values())
+
+    def sample(self, step: int, batch_size: int) -> ClipBatch:
+        """The batch for training step `step` (0 or above)."""
+        # The step in the highest word: 2^192 draws lie between the batches of two steps.
+        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=step << 192))
+        choices = np.array(list(self._cumulative), np.int64)
+        strides = choices[rng.integers(len(choices), size=batch_size)]
+        totals = {s: int(cumulative[-1]) for s, cumulative in self._cumulative.items()}
+        places = rng.integers(np.array([totals[int(s)] for s in strides], np.int64))
+        position = np.empty(batch_size, np.int64)
+        for stride, cumulative in self._cumulative.items():
+            chosen = strides == stride
+            position[chosen] = np.searchsorted(cumulative, places[chosen], side="right")
+            before = np.concatenate([[0], cumulative[:-1]])
+            places[chosen] -= before[position[chosen]]
+        episodes = self._episodes[position]
+        first = self._starts[episodes] + places
+        rows = first[:, None] + np.arange(self._clip_length) * strides[:, None]
+        return ClipBatch(rows=rows, strides=strides, episodes=episodes)

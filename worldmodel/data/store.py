@@ -1,0 +1,253 @@
+"""The trajectory store: recorded episodes in one zarr v3 group.
+
+    data/pixels    [N, H, W, 3] uint8      chunks of 16 frames, about one clip
+    data/action    [N, A]       float32    physical units; row t holds the action taken at t
+    data/proprio   [N, P]       float32
+    data/state     [N, S]       float64    simulator state, for evaluation only
+    meta/episode_ends  [E]      int64      row after the last one of each episode
+    meta/episode_seed  [E]      int64
+
+An episode of T actions has T + 1 rows, one per observation. **The last row's action is zero and was never taken**: the
+action of row t leads to row t + 1 only where both rows are of one episode.
+
+`episode_ends` is written last, so it alone says what exists: rows beyond its last entry are leftovers of an interrupted
+writer. zarr reads a missing chunk as zeros without a word, so every read here first checks that its chunks exist.
+The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from configs.command import UserError, choices_message
+from worldmodel.data.spec import EnvironmentSpec
+
+FORMAT: Final = "trajectory-store"
+SCHEMA_VERSION: Final = 1
+COLUMNS: Final = ("pixels", "action", "proprio", "state")
+ENDS: Final = "meta/episode_ends"
+SEEDS: Final = "meta/episode_seed"
+
+
+class StoreError(UserError):
+    """The store is absent, damaged, or made by a newer program. The message says which, and where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One recorded episode of `T` actions.
+
+    Attributes:
+        pixels: uint8 `[T+1, H, W, 3]`.
+        action: float32 `[T+1, A]`, in physical units; the last row is zero and was never taken.
+        proprio: float32 `[T+1, P]`.
+        state: float64 `[T+1, S]`, the simulator's.
+        seed: what the environment was reset with.
+    """
+
+    pixels: NDArray[np.uint8]
+    action: NDArray[np.float32]
+    proprio: NDArray[np.float32]
+    state: NDArray[np.float64]
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Number of actions taken, `T`."""
+        return len(self.action) - 1
+
+
+class TrajectoryStore:
+    """Read access to the episodes that were whole when it was opened; a writer may go on adding more.
+
+    Open one in each process: it is cheap and shares nothing.
+
+    Attributes:
+        path: where the store is.
+        spec: what was recorded.
+        recording: how it was recorded, as its writer described it.
+        episode_ends: int64 `[E]`, row after the last one of each episode.
+        episode_seeds: int64 `[E]`.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        attributes = group.attrs.asdict()
+        self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", path))
+        self.recording: dict[str, Any] = _attribute(attributes, "recording", path)
+        # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
+        self._arrays = {name: _array(group, name, path) for name in (ENDS, SEEDS)}
+        self.episode_ends = self._read_all(ENDS, self._arrays[ENDS].shape[0])
+        self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends))
+        self._arrays |= {name: _array(group, f"data/{name}", path) for name in COLUMNS}
+        self._check_consistency()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open for reading.
+
+        Raises:
+            StoreError: when there is no store at `path`, or it is damaged, or newer than this program.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
+        try:
+            group = zarr.open_group(path, mode="r")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
+            ) from error
+        _check_schema(group.attrs.asdict(), path)
+        return cls(path, group)
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of whole episodes, `E`."""
+        return len(self.episode_ends)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of observations in whole episodes, `N`."""
+        return int(self.episode_ends[-1]) if self.num_episodes else 0
+
+    @property
+    def num_steps(self) -> int:
+        """Number of actions that were taken, `N - E`."""
+        return self.num_rows - self.num_episodes
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hexadecimal) of what decides the content: environment, recording, episode ends and seeds."""
+        description = json.dumps([self.spec.to_dict(), self.recording], sort_keys=True)
+        digest = hashlib.sha256(description.encode())
+        digest.update(self.episode_ends.tobytes())
+        digest.update(self.episode_seeds.tobytes())
+        return digest.hexdigest()
+
+    def episode_rows(self, index: int) -> slice:
+        """Rows of one episode."""
+        if not 0 <= index < self.num_episodes:
+            raise IndexError(f"episode {index}: {self.path} has {self.num_episodes}")
+        return slice(int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index]))
+
+    def episode(self, index: int) -> Episode:
+        """One whole episode.
+
+        Raises:
+            StoreError: when a chunk of it is missing or damaged.
+        """
+        rows = self.episode_rows(index)
+        columns = {name: self.read(name, rows.start, rows.stop) for name in COLUMNS}
+        return Episode(**columns, seed=int(self.episode_seeds[index]))
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop` of the column `name` (pixels, action, proprio or state), `[stop - start, ...]`.
+
+        Raises:
+            StoreError: when a chunk of them is missing or damaged.
+        """
+        if name not in COLUMNS:
+            raise UserError(choices_message("column", name, COLUMNS))
+        if not 0 <= start <= stop <= self.num_rows:
+            raise IndexError(f"rows {start}:{stop} of {name}: {self.path} has {self.num_rows}")
+        return self._read_rows(name, start, stop)
+
+    def _read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        array = self._arrays[name]
+        if start == stop or 0 in array.shape[1:]:
+            return np.zeros((stop - start, *array.shape[1:]), array.dtype)
+        chunk_length = array.chunks[0]
+        chunks = range(start // chunk_length, (stop - 1) // chunk_length + 1)
+        for chunk in chunks:
+            if not self._chunk_path(name, chunk).is_file():
+                raise self._damage(name, chunk, start, "is missing")
+        try:
+            return np.asarray(array[start:stop])
+        except (RuntimeError, ValueError, OSError) as error:
+            for chunk in chunks:
+                first, last = max(start, chunk * chunk_length), min(stop, (chunk + 1) * chunk_length)
+                try:
+                    array[first:last]
+                except (RuntimeError, ValueError, OSError) as chunk_error:
+                    raise self._damage(name, chunk, start, "cannot be decoded") from chunk_error
+            raise StoreError(f"{self.path}: {name} rows {start}:{stop} cannot be read: {error}") from error
+
+    def _read_all(self, name: str, length: int) -> NDArray[np.int64]:
+        if self._arrays[name].shape[0] < length:
+            raise StoreError(f"{self.path} is truncated: {name} has {self._arrays[name].shape[0]} entries, not {length}")
+        return self._read_rows(name, 0, length).astype(np.int64)
+
+    def _chunk_path(self, name: str, chunk: int) -> Path:
+        array = self._arrays[name]
+        key = array.metadata.encode_chunk_key((chunk, *[0] * (array.ndim - 1)))
+        return self.path / array.path / key
+
+    def _damage(self, name: str, chunk: int, start: int, what: str) -> StoreError:
+        where = f"{self.path}: chunk {chunk} of {self._arrays[name].path} {what} ({self._chunk_path(name, chunk).name})"
+        if name in COLUMNS:
+            row = max(start, chunk * self._arrays[name].chunks[0])
+            where = f"{where}, in episode {int(np.searchsorted(self.episode_ends, row, side='right'))}"
+        return StoreError(f"{where}: restore the file, or remove the store and record again")
+
+    def _check_consistency(self) -> None:
+        if (np.diff(self.episode_ends, prepend=0) <= 0).any():
+            raise StoreError(f"{self.path} is damaged: {ENDS} does not increase")
+        for name in COLUMNS:
+            array = self._arrays[name]
+            if array.shape[0] < self.num_rows:
+                raise StoreError(
+                    f"{self.path} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
+                )
+            if array.shape[1:] != row_shapes(self.spec)[name]:
+                raise StoreError(
+                    f"{self.path} is damaged: rows of data/{name} have shape {array.shape[1:]}, "
+                    f"its description says {row_shapes(self.spec)[name]}"
+                )
+
+
+def row_shapes(spec: EnvironmentSpec) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column."""
+    return {
+        "pixels": (spec.image_size, spec.image_size, 3),
+        "action": (len(spec.action_low),),
+        "proprio": (spec.proprio_size,),
+        "state": (spec.state_size,),
+    }
+
+
+def _check_schema(attributes: dict[str, Any], path: Path) -> None:
+    if attributes.get("format") != FORMAT:
+        raise StoreError(f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`")
+    version = attributes.get("schema_version")
+    if not isinstance(version, int) or version < 1:
+        raise StoreError(f"{path} has schema version {version!r}: expected 1 to {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
+        )
+
+
+def _attribute(attributes: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    value = attributes.get(name)
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is damaged: it does not say its {name}")
+    return value
+
+
+def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+    try:
+        node = group[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {name} cannot be opened") from error
+    if not isinstance(node, zarr.Array):
+        raise StoreError(f"{path} is damaged: {name} is not an array")
+    return node

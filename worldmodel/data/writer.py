@@ -1,0 +1,279 @@
+"""Adding episodes to a trajectory store so that a kill or a power cut at any moment loses no committed episode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
+
+from configs.command import UserError
+from worldmodel.data.lock import WriterLock
+from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.data.store import COLUMNS, ENDS, FORMAT, SCHEMA_VERSION, SEEDS, Episode, TrajectoryStore, row_shapes
+
+_DTYPES = {"pixels": np.uint8, "action": np.float32, "proprio": np.float32, "state": np.float64}
+_PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
+_VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
+_META_CHUNK = 4096
+_PARTIAL = ".partial"
+
+
+class DurableLocalStore(LocalStore):
+    """A `LocalStore` whose files are on disk, whole, before they get their names.
+
+    File names are on disk only after `sync_directories`.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._unsynced: set[Path] = set()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self._write, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        self._write(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def sync_directories(self) -> None:
+        """Force the names of all files written so far to disk."""
+        for directory in sorted(self._unsynced):
+            _sync_directory(directory)
+        self._unsynced.clear()
+
+    def _write(self, key: str, value: Buffer) -> None:
+        path = self.root / key
+        directory = path.parent
+        while not directory.exists():
+            self._unsynced.add(directory.parent)
+            directory = directory.parent
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + _PARTIAL)
+        with partial.open("wb") as file:
+            file.write(value.as_buffer_like())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        self._unsynced.add(path.parent)
+
+
+class EpisodeWriter:
+    """Creates a trajectory store, or goes on where an earlier writer stopped, however it stopped.
+
+    `append` keeps episodes in memory; they are safe once `commit` returns (which `append` calls for every
+    `episodes_per_commit` of them, and leaving the context without an error does too). Commit order: rows and seeds,
+    synced to disk, then the shape in `meta/episode_ends/zarr.json`, replaced atomically. Until that instant a reader
+    sees nothing of the new episodes, after it all of them.
+
+    Args:
+        path: the store's directory.
+        spec: what is recorded.
+        recording: how, as JSON values (for example the seed); a later writer must say the same.
+        episodes_per_commit: more is faster, and loses more to a kill.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        spec: EnvironmentSpec,
+        recording: Mapping[str, Any] | None = None,
+        episodes_per_commit: int = 20,
+    ) -> None:
+        self.path = Path(path)
+        self._spec = spec
+        self._recording = dict(recording or {})
+        self._episodes_per_commit = episodes_per_commit
+        self._lock = WriterLock(self.path)
+        self._store = DurableLocalStore(self.path)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._pending: list[Episode] = []
+        self._num_rows = self._num_episodes = 0
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of committed episodes."""
+        return self._num_episodes
+
+    @property
+    def num_rows(self) -> int:
+        """Number of committed rows."""
+        return self._num_rows
+
+    def __enter__(self) -> Self:
+        """Raises UserError when another writer is at work, or the store was recorded differently."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        try:
+            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                _create(self.path, self._spec, self._recording)
+            self._resume()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # Interrupted by the user, what is pending is whole and welcome; after an error it is suspect.
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self.commit()
+        finally:
+            self._lock.release()
+
+    def append(self, episode: Episode) -> None:
+        """Take over one whole episode.
+
+        Raises:
+            UserError: when it does not have the store's shapes, or holds a number that is not finite.
+        """
+        self._check(episode)
+        self._pending.append(episode)
+        if len(self._pending) >= self._episodes_per_commit:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make everything that was appended durable and visible. Doing it twice, or again after a failure, is safe."""
+        if not self._pending:
+            return
+        for name in COLUMNS:
+            self._write_rows(f"data/{name}", self._num_rows, np.concatenate([getattr(e, name) for e in self._pending]))
+        seeds = np.array([e.seed for e in self._pending], np.int64)
+        ends = self._num_rows + np.cumsum([len(e.pixels) for e in self._pending], dtype=np.int64)
+        self._write_rows(SEEDS, self._num_episodes, seeds)
+        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS):
+            stop = int(ends[-1]) if name != SEEDS else self._num_episodes + len(seeds)
+            self._set_length(name, stop)
+        self._write_rows(ENDS, self._num_episodes, ends)
+        self._store.sync_directories()
+        self._set_length(ENDS, self._num_episodes + len(ends))  # this one rename is the commit
+        self._store.sync_directories()
+        self._num_rows, self._num_episodes = int(ends[-1]), self._num_episodes + len(ends)
+        self._pending.clear()
+
+    def _write_rows(self, name: str, start: int, values: NDArray[Any]) -> None:
+        """Write beyond the end of an array whose shape on disk stays as it is."""
+        array = self._arrays[name]
+        metadata = array.metadata.update_shape((start + len(values), *array.shape[1:]))
+        longer: zarr.Array[Any] = zarr.Array(
+            zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=array.async_array.config)
+        )
+        longer[start:] = values
+
+    def _set_length(self, name: str, length: int) -> None:
+        array = self._arrays[name]
+        array.resize((length, *array.shape[1:]))
+
+    def _resume(self) -> None:
+        committed = TrajectoryStore.open(self.path)
+        self._require_same(committed)
+        self._num_rows, self._num_episodes = committed.num_rows, committed.num_episodes
+        if self._num_rows:
+            for name in COLUMNS:  # an append fills up the last chunk: zarr would take a missing one for zeros
+                committed.read(name, self._num_rows - 1, self._num_rows)
+        for leftover in self.path.rglob(f"*{_PARTIAL}"):
+            leftover.unlink()
+        group = zarr.open_group(self._store, mode="r+")
+        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, ENDS):
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            # By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one.
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+            length = self._num_rows if name.startswith("data/") else self._num_episodes
+            if array.shape[0] != length:
+                self._set_length(name, length)
+            self._remove_chunks_beyond(name, length)
+
+    def _remove_chunks_beyond(self, name: str, length: int) -> None:
+        keep = -(-length // self._arrays[name].chunks[0])
+        for file in (self.path / name).glob("c.*"):
+            if int(file.name.split(".")[1]) >= keep:
+                file.unlink()
+
+    def _require_same(self, committed: TrajectoryStore) -> None:
+        stored = committed.spec.to_dict() | committed.recording
+        given = json.loads(json.dumps(self._spec.to_dict() | self._recording))
+        for name in sorted(stored.keys() | given.keys()):
+            if stored.get(name) != given.get(name):
+                raise UserError(
+                    f"{self.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
+                    "use the same, or write to another place (out=...)"
+                )
+
+    def _check(self, episode: Episode) -> None:
+        length = len(episode.pixels)
+        for name, shape in row_shapes(self._spec).items():
+            values = getattr(episode, name)
+            if values.shape != (length, *shape) or values.dtype != _DTYPES[name]:
+                raise UserError(
+                    f"episode has {name} {values.dtype} {list(values.shape)}, "
+                    f"expected {np.dtype(_DTYPES[name])} {[length, *shape]}"
+                )
+            if not np.isfinite(values).all():
+                raise UserError(f"episode has {name} with a number that is not finite")
+        if length < 2:
+            raise UserError(f"episode has {length} observations, expected at least 2")
+        if episode.action[-1].any():
+            raise UserError("episode has a last action other than zero: no action follows the last observation")
+
+
+def _create(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
+    """An empty store, which appears at `path` whole or not at all."""
+    draft = path.with_name(path.name + _PARTIAL)
+    if draft.exists():
+        shutil.rmtree(draft)
+    store = DurableLocalStore(draft)
+    attributes = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "environment": spec.to_dict(),
+        "recording": dict(recording),
+        "zarr_version": zarr.__version__,
+    }
+    group = zarr.create_group(store, attributes=attributes)
+    for name, shape in row_shapes(spec).items():
+        chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
+        _create_array(group, f"data/{name}", shape, chunk, _DTYPES[name])
+    for name in (SEEDS, ENDS):
+        _create_array(group, name, (), _META_CHUNK, np.int64)
+    store.sync_directories()
+    draft.replace(path)
+    _sync_directory(path.parent)
+
+
+def _create_array(group: zarr.Group, name: str, row_shape: tuple[int, ...], chunk: int, dtype: type) -> None:
+    group.create_array(
+        name,
+        shape=(0, *row_shape),
+        chunks=(chunk, *(max(1, size) for size in row_shape)),
+        dtype=dtype,
+        compressors=ZstdCodec(level=1, checksum=True),
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array, not one per chunk
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
