@@ -1,0 +1,160 @@
+"""The V-JEPA objective: predict what is hidden, in the space of a slowly moving copy of the encoder.
+
+Shapes as in `worldmodel.vit`; `M` hidden tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.masking import Mask
+from worldmodel.vit import (
+    Block,
+    EncoderConfig,
+    VisionTransformer,
+    initialise,
+    rotary_angles,
+    sincos_positions,
+    token_coordinates,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class JepaConfig:
+    """The mask predictor and the loss.
+
+    Attributes:
+        predictor_width: size of a predictor token; narrower than the encoder.
+        predictor_depth: predictor blocks.
+        predictor_heads: attention heads.
+        loss: `l1` (V-JEPA's default) or `l2`.
+        targets: `layer_norm` (V-JEPA), or `standardise`: layer norm, then the mean of each position over the batch is
+            removed and each feature is scaled to unit spread. What is the same in every frame is then no target, and
+            shrinking towards it no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over time
+            for the same reason).
+        variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
+            arXiv 2105.04906); 0 switches it off.
+        covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
+    """
+
+    predictor_width: int = 96
+    predictor_depth: int = 4
+    predictor_heads: int = 4
+    loss: str = "l1"
+    targets: str = "layer_norm"
+    variance_weight: float = 0.0
+    covariance_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("l1", "l2"):
+            raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
+        if self.targets not in ("layer_norm", "standardise"):
+            raise ValueError(f"targets '{self.targets}' is unknown: choose from layer_norm, standardise")
+
+
+class MaskPredictor(nn.Module):
+    """Narrow transformer over context tokens and mask tokens with positions → the hidden tokens' features."""
+
+    def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
+        super().__init__()
+        width = config.predictor_width
+        self.grid, self.heads, self.positions = encoder.grid, config.predictor_heads, encoder.positions
+        self.inward, self.outward = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.predictor_heads, encoder.mlp_ratio) for _ in range(config.predictor_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        initialise(self, config.predictor_depth)
+
+    def forward(self, context: Tensor, mask: Mask, frames: int) -> Tensor:
+        """`context [B, K, D]` of the visible tokens → predictions `[B, M, D]` for the hidden ones."""
+        num_hidden = mask.hidden.shape[1]
+        order = torch.cat([mask.visible, mask.hidden], dim=1)
+        coordinates = token_coordinates(frames, self.grid).to(context.device)[order]
+        hidden = self.mask_token.expand(context.shape[0], num_hidden, -1)
+        visible = self.inward(context)
+        tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)
+        angles = None
+        if self.positions == "sincos":
+            tokens = tokens + sincos_positions(coordinates, tokens.shape[-1]).to(tokens.dtype)
+        else:
+            angles = rotary_angles(coordinates, tokens.shape[-1] // self.heads)
+        for block in self.blocks:
+            tokens = block(tokens, angles)
+        return self.outward(self.norm(tokens[:, -num_hidden:]))
+
+
+def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
+    """VICReg's variance and covariance terms of `features [R, D]`: equations (1) and (3) of arXiv 2105.04906."""
+    features = features.float() - features.float().mean(0)
+    std = torch.sqrt(features.var(0) + 1e-4)
+    covariance = features.T @ features / (len(features) - 1)
+    off_diagonal = covariance - torch.diag(covariance.diagonal())
+    return F.relu(1 - std).mean(), off_diagonal.pow(2).sum() / features.shape[1]
+
+
+def standardise(features: Tensor, frames: int) -> Tensor:
+    """Remove each place's mean over clips and time from `features [B, N, D]`, and scale each feature to unit spread."""
+    by_place = features.unflatten(1, (frames, -1))  # [B, T, places, D]
+    centred = by_place - by_place.mean((0, 1))
+    return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
+
+
+class Jepa(nn.Module):
+    """Context encoder, mask predictor and target encoder.
+
+    Loss: mean over hidden tokens i of | predictor(context)_i - sg(layer_norm(target(clip)_i)) |, where sg stops the
+    gradient and the target encoder follows the context encoder: xi <- m xi + (1 - m) theta.
+    """
+
+    def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = VisionTransformer(encoder)
+        self.predictor = MaskPredictor(encoder, config)
+        self.target = copy.deepcopy(self.encoder)
+        self.target.requires_grad_(False)
+
+    def forward(self, clips: Tensor, masks: Sequence[Mask]) -> dict[str, Tensor]:
+        """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`."""
+        frames = clips.shape[1] // self.encoder.config.tubelet_frames
+        with torch.no_grad():
+            features = self.target(clips).float()
+            features = F.layer_norm(features, features.shape[-1:])
+            target = features if self.config.targets == "layer_norm" else standardise(features, frames)
+        losses, variances, covariances = [], [], []
+        for mask in masks:
+            context = self.encoder(clips, mask.visible)
+            predicted = self.predictor(context, mask, frames).float()
+            wanted = torch.gather(target, 1, mask.hidden[..., None].expand(-1, -1, target.shape[-1]))
+            difference = predicted - wanted
+            losses.append(difference.abs().mean() if self.config.loss == "l1" else difference.pow(2).mean())
+            if self.config.variance_weight or self.config.covariance_weight:
+                variance, covariance = regularise(context.flatten(0, 1))
+                variances.append(variance)
+                covariances.append(covariance)
+        prediction = torch.stack(losses).mean()
+        zero = prediction.new_zeros(())
+        variance = torch.stack(variances).mean() if variances else zero
+        covariance = torch.stack(covariances).mean() if covariances else zero
+        loss = prediction + self.config.variance_weight * variance + self.config.covariance_weight * covariance
+        return {
+            "loss": loss,
+            "prediction": prediction,
+            "variance": variance,
+            "covariance": covariance,
+            "features": features,
+        }
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Move the target encoder toward the context encoder."""
+        for target, source in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
+            target.lerp_(source, 1.0 - momentum)

@@ -1,0 +1,91 @@
+"""Which tokens of a clip are hidden from the context encoder (V-JEPA, arXiv 2404.08471, section 3.2).
+
+Shapes: `B` clips, `N` tokens of a clip in (t, y, x) order, `K` visible and `M` hidden tokens (`K + M = N` for a mask).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    """One multi-block mask: the union of `blocks` rectangles, the same in every frame.
+
+    Attributes:
+        blocks: number of rectangles.
+        spatial_scale: area of each as a fraction of the frame.
+        aspect_ratio: smallest and largest height over width.
+    """
+
+    blocks: int
+    spatial_scale: float
+    aspect_ratio: tuple[float, float] = (0.75, 1.5)
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or not 0 < self.spatial_scale < 1:
+            raise ValueError(f"a mask needs blocks >= 1 and 0 < spatial_scale < 1, got {self}")
+
+
+# The two masks that V-JEPA predicts at once.
+SHORT_RANGE = MaskConfig(blocks=8, spatial_scale=0.15)
+LONG_RANGE = MaskConfig(blocks=2, spatial_scale=0.7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Token numbers, ascending: `visible [B, K]` for the context encoder, `hidden [B, M]` to be predicted."""
+
+    visible: Tensor
+    hidden: Tensor
+
+    def to(self, device: torch.device) -> Mask:
+        """The same mask on another device."""
+        return Mask(self.visible.to(device), self.hidden.to(device))
+
+
+def _draw_rectangle(config: MaskConfig, grid: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height, width in tokens."""
+    low, high = (math.log(r) for r in config.aspect_ratio)
+    ratio = math.exp(rng.uniform(low, high))
+    area = config.spatial_scale * grid**2
+    height = int(np.clip(round(math.sqrt(area * ratio)), 1, grid))
+    width = int(np.clip(round(math.sqrt(area / ratio)), 1, grid))
+    return int(rng.integers(grid - height + 1)), int(rng.integers(grid - width + 1)), height, width
+
+
+def _draw_spatial_mask(config: MaskConfig, grid: int, rng: np.random.Generator) -> np.ndarray:
+    """Hidden tokens of a frame, bool `[grid, grid]`, with at least one visible and one hidden."""
+    hidden = np.zeros((grid, grid), bool)
+    for _ in range(config.blocks):
+        top, left, height, width = _draw_rectangle(config, grid, rng)
+        block = hidden.copy()
+        block[top : top + height, left : left + width] = True
+        if not block.all():  # a block that would hide everything leaves nothing to predict from
+            hidden = block
+    if not hidden.any():
+        hidden[rng.integers(grid), rng.integers(grid)] = True
+    return hidden
+
+
+def sample_mask(config: MaskConfig, batch: int, frames: int, grid: int, rng: np.random.Generator) -> Mask:
+    """A mask for each of `batch` clips with `frames` tubelet layers of `grid x grid` tokens.
+
+    All clips of a batch keep the same number of tokens, so that they stack: the fewest that any of them keeps. The
+    surplus visible tokens of the others are hidden at random, whole columns in time, and are predicted too.
+    """
+    masks = [_draw_spatial_mask(config, grid, rng).reshape(-1) for _ in range(batch)]
+    num_visible = min(int((~mask).sum()) for mask in masks)
+    spatial = np.stack(masks)
+    for mask in spatial:
+        surplus = rng.permutation(np.flatnonzero(~mask))[num_visible:]
+        mask[surplus] = True
+    everywhere = np.tile(spatial, (1, frames))  # the same spatial mask over time
+    visible = np.stack([np.flatnonzero(~row) for row in everywhere])
+    hidden = np.stack([np.flatnonzero(row) for row in everywhere])
+    return Mask(torch.from_numpy(visible), torch.from_numpy(hidden))

@@ -1,0 +1,139 @@
+"""V-JEPA pretraining as a `TrainingTask`: clips in, losses and health figures out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.diagnostics import effective_rank, linear_probe, spread
+from worldmodel.jepa import Jepa
+from worldmodel.masking import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
+from worldmodel.trainer import TrainingStopped, TrainingTask, cosine
+from worldmodel.vit import VisionTransformer
+
+# `(step) -> row numbers [B, T]` of the clips of that step.
+ClipRows = Callable[[int], NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """What V-JEPA's recipe leaves open.
+
+    Attributes:
+        momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
+        final_momentum: at the end.
+        masks: predicted at once; V-JEPA's short-range and long-range pair by default.
+        jitter: largest change of brightness and contrast of a whole clip, as a fraction.
+        flip: mirror half of the clips left to right.
+        probe_frames: frames for the linear probe, half of them held out.
+        smallest_spread: collapse is declared when the features' spread falls under this.
+    """
+
+    momentum: float = 0.996
+    final_momentum: float = 1.0
+    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    jitter: float = 0.2
+    flip: bool = True
+    probe_frames: int = 1000
+    smallest_spread: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeData:
+    """Frames with the simulator's state: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and for testing the probe."""
+
+    train_pixels: NDArray[np.uint8]
+    train_state: NDArray[np.float32]
+    test_pixels: NDArray[np.uint8]
+    test_state: NDArray[np.float32]
+
+
+@torch.no_grad()
+def encode_all(encoder: VisionTransformer, pixels: NDArray[np.uint8], device: torch.device, batch: int = 256) -> Tensor:
+    """Frozen features `[R, N, D]` (float32, on the CPU) of still frames `[R, H, W, 3]`."""
+    parts = [
+        encoder.encode_frames(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])).to(device)).float().cpu()
+        for i in range(0, len(pixels), batch)
+    ]
+    return torch.cat(parts)
+
+
+def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
+    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged)."""
+    train, test = (encode_all(encoder, pixels, device) for pixels in (data.train_pixels, data.test_pixels))
+    # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
+    normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
+    scores = linear_probe(
+        train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
+    )
+    return {
+        "spread": spread(normed),
+        "effective_rank": effective_rank(normed),
+        "probe_r2": float(scores.nanmean()),
+        **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
+    }
+
+
+class PretrainTask(TrainingTask):
+    """Masked latent prediction on clips of `frames`."""
+
+    def __init__(
+        self,
+        module: Jepa,
+        config: PretrainConfig,
+        frames: NDArray[np.uint8],
+        clip_rows: ClipRows,
+        probe: ProbeData | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: Jepa = module
+        self._config, self._frames, self._clip_rows, self._probe = config, frames, clip_rows, probe
+        self._seed, self._device = seed, device
+
+    def _augment(self, clips: Tensor, rng: np.random.Generator) -> Tensor:
+        """The same brightness, contrast and mirroring for every frame of a clip; float clips in [-2, 2]."""
+        pixels = clips.float() / 63.75 - 2.0
+        batch, jitter = len(clips), self._config.jitter
+        if jitter:
+            contrast, brightness = rng.uniform(-jitter, jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
+            pixels = pixels * torch.from_numpy(1 + contrast).to(pixels) + torch.from_numpy(brightness).to(pixels)
+        if self._config.flip:
+            mirrored = torch.from_numpy(rng.random(batch) < 0.5).to(pixels.device)
+            pixels = torch.where(mirrored[:, None, None, None, None], pixels.flip(3), pixels)
+        return pixels
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch, both masks."""
+        rng = np.random.default_rng([self._seed, step])
+        rows = self._clip_rows(step)
+        clips = self._augment(torch.from_numpy(self._frames[rows]).to(self._device), rng)
+        encoder = self.module.encoder.config
+        layers = rows.shape[1] // encoder.tubelet_frames
+        masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in self._config.masks]
+        values = self.module(clips, masks)
+        features = values.pop("features")
+        values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
+        return values
+
+    def after_step(self, step: int, total: int) -> None:
+        """Move the target encoder, ever more slowly."""
+        self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Probe the target encoder, which is the one that is kept. Raises TrainingStopped on collapse."""
+        if self._probe is None:
+            return {}
+        measured = probe_encoder(self.module.target, self._probe, self._device)
+        if measured["spread"] < self._config.smallest_spread:
+            raise TrainingStopped(
+                f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "
+                f"{self._config.smallest_spread}; the last good checkpoint is kept. A lower learning rate, or "
+                "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps"
+            )
+        return measured
