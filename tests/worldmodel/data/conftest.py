@@ -1,0 +1,67 @@
+"""A small made-up robot and its recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
+
+SPEC = EnvironmentSpec(
+    env="toy",
+    image_size=8,
+    control_step_s=0.1,
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+    action_units=("m/s", "m/s"),
+    proprio_size=3,
+    state_size=5,
+    simulator="none 1.0",
+    options={"distractors": False},
+)
+LENGTHS = (20, 7, 33, 1, 40)
+
+
+def _make_episode(index: int, num_steps: int = 20, spec: EnvironmentSpec = SPEC) -> Episode:
+    rng = np.random.default_rng(index)
+    rows = num_steps + 1
+    pixels = rng.integers(0, 256, (rows, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    if index == 0:
+        pixels[:18] = 0  # a whole chunk of black frames, which zarr would like to leave out
+    action = rng.standard_normal((rows, len(spec.action_low))).astype(np.float32)
+    action[-1] = 0
+    proprio = rng.standard_normal((rows, spec.proprio_size)).astype(np.float32)
+    return Episode(pixels, action, proprio, rng.standard_normal((rows, spec.state_size)), seed=1000 + index)
+
+
+def _write_store(path: Path, lengths: tuple[int, ...] = LENGTHS, first: int = 0) -> TrajectoryStore:
+    with EpisodeWriter(path, SPEC, {"seed": 0}, episodes_per_commit=2) as writer:
+        for index, num_steps in enumerate(lengths, start=first):
+            writer.append(_make_episode(index, num_steps))
+    return TrajectoryStore.open(path)
+
+
+@pytest.fixture
+def spec() -> EnvironmentSpec:
+    return SPEC
+
+
+@pytest.fixture
+def make_episode() -> Callable[..., Episode]:
+    """`make_episode(index, num_steps)`: content determined by the arguments."""
+    return _make_episode
+
+
+@pytest.fixture
+def write_store() -> Callable[..., TrajectoryStore]:
+    """`write_store(path, lengths, first)`: append episodes number `first` and following, and read back."""
+    return _write_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrajectoryStore:
+    """Five episodes of 20, 7, 33, 1 and 40 actions: 106 rows."""
+    return _write_store(tmp_path / "data.zarr")
