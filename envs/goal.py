@@ -1,0 +1,111 @@
+"""Make a goal image: `python -m envs.goal env=push seed=3 out=img.png`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from configs.command import UserError, command, console, from_config
+from envs.protocol import Floats, GoalEnv
+from envs.registry import make_env
+
+_MAX_EXTRA_STEPS = 500
+_LARGEST_PICTURE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class GoalConfig:
+    """What to picture.
+
+    Attributes:
+        seed: decides where things stand and what the exploration does.
+        steps: control steps between the start and the goal, at least.
+        size: height and width of the picture [pixels]; None: as the environment sees it.
+        out: the PNG file to write.
+    """
+
+    seed: int
+    steps: int
+    size: int | None
+    out: str
+
+    def __post_init__(self) -> None:
+        for key, low, high in (("seed", 0, 2**32 - 1), ("steps", 1, 10_000), ("size", 8, _LARGEST_PICTURE)):
+            value = getattr(self, key)
+            if key == "size" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise UserError(f"{key} {value!r} cannot be used: expected a whole number from {low} to {high}")
+        if not isinstance(self.out, str) or Path(self.out).suffix.lower() != ".png":
+            raise UserError(f"out '{self.out}' is not a PNG file: expected a path that ends in .png")
+
+
+def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> Floats:
+    """A state `[N]` worth going to: where exploration leads in `num_steps`, or later if nothing has moved by then.
+
+    Raises:
+        UserError: when exploration never leads anywhere.
+    """
+    _, info = env.reset(seed=seed)
+    start = info["state"]
+    explorer = env.explorer(np.random.default_rng(seed))
+    for step in range(1, num_steps + _MAX_EXTRA_STEPS + 1):
+        _, _, diverged, _, info = env.step(explorer.act(env))
+        if diverged:
+            break
+        if step >= num_steps and env.is_interesting(start, info["state"]):
+            return np.asarray(info["state"], np.float64)
+    raise UserError(f"seed {seed}: exploring {env.name} leads nowhere in {step} steps: try another seed")
+
+
+def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
+    """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Image.fromarray(pixels).save(partial, format="PNG")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"out '{path}' cannot be written: {error.strerror or error}") from error
+
+
+def _selection() -> str:
+    """How to ask another command for the same environment."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = HydraConfig.get().runtime.choices["env"]
+    overrides = [o for o in HydraConfig.get().overrides.task if o.startswith("env.")]
+    return " ".join([f"env={chosen}", *overrides])
+
+
+@command("goal")
+def main(config: DictConfig) -> None:
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    env_options = values.pop("env")
+    goal = from_config(GoalConfig, {str(key): value for key, value in values.items()}, "goal")
+    env = make_env(env_options)
+    try:
+        pixels = env.render_state(explore_to_goal(env, goal.seed, goal.steps), goal.size)
+    finally:
+        env.close()
+    save_png(pixels, Path(goal.out))
+    console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
+    console.print(f"next: python -m planning.run {_selection()} goal={goal.out}")
+
+
+if __name__ == "__main__":
+    main()

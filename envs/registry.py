@@ -1,0 +1,135 @@
+"""Environments by name.
+
+A new environment is a file with its class, a line in `_FAMILIES` and a file in `configs/env/`. A new task of a family
+that exists is only the latter.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import UserError, choices_message, from_config
+from envs.protocol import GoalEnv
+
+# The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
+
+
+def _make_push(options: dict[str, Any]) -> GoalEnv:
+    from envs.push import PushEnv
+
+    accepted = inspect.signature(PushEnv).parameters
+    values = {key: value for key, value in options.items() if key != "name"}
+    for key, value in values.items():
+        if key not in accepted:
+            raise UserError(choices_message("push option", key, accepted))
+        expected = type(accepted[key].default)
+        if type(value) is not expected:
+            wanted = "true or false" if expected is bool else "a whole number"
+            raise UserError(f"push option {key} is {value!r}: expected {wanted}")
+    return PushEnv(**values)
+
+
+def _make_dm_control(options: dict[str, Any]) -> GoalEnv:
+    from envs.dm_control import DmControlConfig, DmControlEnv
+
+    return DmControlEnv(from_config(DmControlConfig, options, str(options["name"])))
+
+
+_FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
+    "push": _make_push,
+    "dm_control": _make_dm_control,
+}
+
+
+def env_names() -> list[str]:
+    """What `env=` accepts: the files in `configs/env/`."""
+    files = (resources.files("configs") / "env").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def env_options(name: str, **overrides: Any) -> dict[str, Any]:
+    """Plain values of `configs/env/<name>.yaml`, changed by `overrides`.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in env_names():
+        raise UserError(choices_message("env", name, env_names()))
+    text = (resources.files("configs") / "env" / f"{name}.yaml").read_text()
+    # Overrides come before the interpolations are resolved: a task's name follows its domain.
+    return _plain(OmegaConf.merge(OmegaConf.create(text), overrides))
+
+
+def _plain(config: object) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    assert isinstance(values, Mapping)
+    return {str(key): value for key, value in values.items()}
+
+
+def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
+    """The environment that a configuration of the group `env` describes: `name` and its class's options.
+
+    A configuration with a `domain` is a task of the control suite, whatever its name.
+
+    Raises:
+        UserError: for an unknown name or option, or a value that the environment refuses.
+    """
+    options = _plain(config)
+    name = options.get("name", "")
+    family = "dm_control" if "domain" in options else name
+    if family not in _FAMILIES or (family == "dm_control" and "domain" not in options):
+        raise UserError(choices_message("env", name, env_names()))
+    try:
+        return _FAMILIES[family](options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"env {name}: {error}") from error
+
+
+def make_named(group: str, **overrides: Any) -> GoalEnv:
+    """`make_env` of `configs/env/<group>.yaml` with some options changed.
+
+    Raises:
+        UserError: as `make_env`.
+    """
+    return make_env(env_options(group, **overrides))
+
+
+def describe(env: GoalEnv, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that decide whether a recording, a model and `env` fit each other, as plain values.
+
+    Args:
+        env: any environment.
+        options: the configuration that it was made from.
+    """
+    import mujoco
+
+    pixels, proprio = env.observation_space["pixels"], env.observation_space["proprio"]
+    assert pixels.shape is not None and proprio.shape is not None
+    return {
+        "env": env.name,
+        "image_size": pixels.shape[0],
+        "control_step_s": env.control_step_s,
+        "action_low": tuple(float(bound) for bound in env.action_space.low),
+        "action_high": tuple(float(bound) for bound in env.action_space.high),
+        "action_units": tuple(env.action_units),
+        "proprio_size": proprio.shape[0],
+        "state_size": len(env.get_state()),
+        "simulator": f"mujoco {mujoco.__version__}",
+        "options": {key: value for key, value in _plain(options).items() if key not in ("name", "image_size")},
+    }
+
+
+def register_all() -> None:
+    """Make `gymnasium.make("push-v0")` and `gymnasium.make("reacher-v0")` work. Safe to call twice."""
+    for group in ("push", "reacher"):
+        if f"{group}-v0" not in gymnasium.registry:
+            # No time limit: whoever runs the episode brings the budget.
+            gymnasium.register(f"{group}-v0", entry_point="envs.registry:make_named", kwargs={"group": group})
