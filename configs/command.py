@@ -79,9 +79,11 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
         group, name = missing_group.groups()
         return choices_message(group, name, _group_choices(group))
     for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
         if "=" not in override:
             return f"'{override}' is not an option: options are written key=value, for example env=push"
+    # The longest key first: `env` is also part of a complaint about `env.distractor`.
+    for override in sorted(overrides, key=lambda o: -len(o.split("=", 1)[0])):
+        key = override.split("=", 1)[0].lstrip("+~")
         if f"'{key.split('.')[-1]}'" in text or f"{key}" in text:
             base = compose(config_name, [o for o in overrides if o.startswith("env=")])
             accepted = _option_keys(base)

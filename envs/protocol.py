@@ -53,6 +53,8 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
     """
 
     name: str
+    action_space: gymnasium.spaces.Box  # type: ignore[assignment]
+    observation_space: gymnasium.spaces.Dict  # type: ignore[assignment]
     control_step_s: float
     metrics: tuple[Metric, ...]
     action_units: tuple[str, ...]
@@ -83,7 +85,7 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
 
     @abc.abstractmethod
     def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
-        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` (or `[..., N]`), in the metric's unit."""
+        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
 
     def is_success(self, states: Floats, goal: Floats) -> NDArray[np.bool_]:
         """Whether each of `states [..., N]` meets every metric's tolerance, `[...]`."""
@@ -112,4 +114,4 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
 
     @abc.abstractmethod
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
-        """Named image paths for plots: name → `[..., 2]` (column, row) in fractions of the frame, for `states [..., N]`."""
+        """Image paths for plots: name → `[..., 2]` (column, row) in fractions of the frame, for `states [..., N]`."""
