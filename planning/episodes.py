@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +62,7 @@ def run_batch(
     pairs: Sequence[tuple[int, Pair]],
     policy: Policy,
     budget: int,
-    on_step: Callable[[int], None] = lambda step: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> list[Episode]:
     """One episode of `budget` control steps per `(index, pair)`, in `envs[:B]`.
 
@@ -75,7 +76,7 @@ def run_batch(
     goals = np.stack([env.render_state(np.array(pair.goal)) for env, (_, pair) in zip(envs, pairs, strict=True)])
     policy.reset([pair for _, pair in pairs], goals)
     diverged = [False] * len(envs)
-    for step in range(budget):
+    for _ in range(budget):
         actions = policy.act(Observations.stack(latest))
         for row, env in enumerate(envs):
             if diverged[row]:
@@ -84,7 +85,7 @@ def run_batch(
             if not diverged[row]:
                 latest[row] = observation
                 states[row].append(info["state"])
-        on_step(step)
+        on_step()
     return [
         _judge(env, index, pair, np.array(path), broken)
         for env, (index, pair), path, broken in zip(envs, pairs, states, diverged, strict=True)
@@ -157,10 +158,8 @@ def run_all(
     waiting = [(index, pair) for index, pair in enumerate(pairs) if index not in done]
     for begin in range(0, len(waiting), len(envs)):
         batch = waiting[begin : begin + len(envs)]
-        so_far = list(done.values())
-        episodes = run_batch(
-            envs, batch, policy, budget, lambda _, rows=len(batch), known=so_far: on_progress(rows, known)
-        )
+        tick = functools.partial(on_progress, len(batch), list(done.values()))
+        episodes = run_batch(envs, batch, policy, budget, tick)
         log.append(episodes)
         done.update((episode.index, episode) for episode in episodes)
     on_progress(0, list(done.values()))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.command import UserError
+from configs.command import UserError, from_config
 from planning.environment import Environment, Floats
 
 # Data collection seeds its episodes with (seed, i): a third number makes streams that it can never meet.
@@ -158,3 +158,29 @@ def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, st
             return None
     goal = env.get_state()
     return Pair(index, tuple(start.tolist()), tuple(goal.tolist())) if env.is_interesting(start, goal) else None
+
+
+def main() -> None:
+    """`python -m planning.manifest`: draw and freeze. The join is imported here: nothing else in this module needs it."""
+    from omegaconf import DictConfig
+
+    from configs.command import command, console
+    from planning.loading import env_selection, open_env
+
+    def freeze(config: DictConfig) -> None:
+        env, spec = open_env(config.env)
+        try:
+            options = from_config(ManifestConfig, {k: config[k] for k in ("seed", "n", "steps_ahead")}, "manifest")
+            manifest = draw(env, spec.simulator, spec.options, config.seed, options.n, options.steps_ahead)
+        finally:
+            env.close()
+        path = Path(config.out or frozen_path(spec.env))
+        manifest.write(path)
+        console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
+        console.print(f"next: python -m planning.evaluate {env_selection()}")
+
+    command("manifest")(freeze)()
+
+
+if __name__ == "__main__":
+    main()

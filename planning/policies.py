@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -14,20 +13,11 @@ from torch import Tensor
 from planning.environment import Environment
 from planning.episodes import Policy
 from planning.manifest import Pair
-from planning.mpc import Controller, ControllerConfig, Observations
-from planning.objectives import ObjectiveConfig
+from planning.mpc import Controller, Observations
+from planning.registry import Planner
 from planning.safety import safe_actions
 from planning.sequences import shift
-from planning.types import Bounds, Model, Optimiser
-
-
-@dataclasses.dataclass(frozen=True)
-class Planner:
-    """All that makes a controller but the model: how actions are sought, judged and executed."""
-
-    optimiser: Optimiser
-    objective: ObjectiveConfig
-    controller: ControllerConfig
+from planning.types import Bounds, Model
 
 
 class WorldModelPolicy(Policy):

@@ -1,13 +1,16 @@
-"""Optimisers by name: a new one is one new file and one line here."""
+"""Optimisers by name (a new one is one new file and one line here), and planners from a configuration."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from omegaconf import DictConfig
 
 from configs.command import UserError, choices_message, from_config
 from planning.cem import CEM, CEMConfig
+from planning.mpc import ControllerConfig
+from planning.objectives import ObjectiveConfig
 from planning.random_shooting import RandomShooting, RandomShootingConfig
 from planning.types import Optimiser
 
@@ -17,6 +20,15 @@ OPTIMISERS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """All that makes a controller but the model: how actions are sought, judged and executed."""
+
+    optimiser: Optimiser
+    objective: ObjectiveConfig
+    controller: ControllerConfig
+
+
 def make_optimiser(name: str, options: DictConfig | dict[str, Any]) -> Optimiser:
     """The optimiser `name` with its `options`. Raises UserError for an unknown name or option."""
     if name not in OPTIMISERS:
@@ -24,3 +36,13 @@ def make_optimiser(name: str, options: DictConfig | dict[str, Any]) -> Optimiser
     optimiser, config = OPTIMISERS[name]
     made: Optimiser = optimiser(from_config(config, options, f"planner {name}"))
     return made
+
+
+def make_planner(config: DictConfig, history: int, seed: int) -> Planner:
+    """From the configuration group `planner`, for a model that wants `history` frames. Raises UserError."""
+    controller = {"horizon": config.horizon, "execute": config.execute, "history": history, "seed": seed}
+    return Planner(
+        make_optimiser(config.name, config.options),
+        from_config(ObjectiveConfig, config.objective, "planner objective"),
+        from_config(ControllerConfig, controller, "planner"),
+    )

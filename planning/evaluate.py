@@ -1,0 +1,171 @@
+"""Success rates on a manifest, beside floors and a ceiling.
+
+    python -m planning.evaluate env=push
+    python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 ceiling=false
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import UserError, command, console, from_config
+from envs.protocol import GoalEnv
+from planning.episodes import Episode, EpisodeLog, Policy, run_all
+from planning.latency import measure_plan_ms
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    bounds_of,
+    choose_checkpoint,
+    choose_device,
+    env_selection,
+    load_model,
+    open_env,
+)
+from planning.manifest import Manifest, ManifestConfig, load_or_draw
+from planning.media import side_by_side, write_video
+from planning.policies import NoOp, SimulatorPolicy, UniformRandom, WorldModelPolicy
+from planning.progress import EpisodeProgress
+from planning.registry import make_planner
+from planning.report import Summary, Timing, episode_record, make_table
+from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.world_model import WorldModel
+
+MODEL, CEILING = "world model", "simulator as model"
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """One evaluation on its way: what it was asked, what it runs in, what came out so far."""
+
+    config: DictConfig
+    envs: list[GoalEnv]
+    spec: EnvironmentSpec
+    manifest: Manifest
+    checkpoint: Checkpoint
+    model: WorldModel
+
+    def key(self, **decisive: Any) -> str:
+        """Hash of all that decides an outcome: episodes found under it are those that would come out again."""
+        common = {
+            "manifest": self.manifest.sha256,
+            "simulator": self.spec.simulator,
+            "options": self.spec.options,
+            "budget": self.config.budget,
+            "seed": self.config.seed,
+        }
+        return hashlib.sha256(json.dumps({**common, **decisive}, sort_keys=True).encode()).hexdigest()[:12]
+
+    def run(self, title: str, policy: Policy, name: str, key: str) -> list[Episode]:
+        """Every episode of `policy`, going on from its log, with a progress bar."""
+        log = EpisodeLog(RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl")
+        pairs, budget = self.manifest.pairs, int(self.config.budget)
+        with EpisodeProgress(title, len(pairs), budget) as progress:
+            return run_all(self.envs, pairs, policy, budget, log, progress.update)
+
+
+def evaluate(config: DictConfig) -> None:
+    """What `python -m planning.evaluate` does. Raises UserError for input that cannot be used."""
+    if config.batch < 1 or config.budget < 1:
+        raise UserError(f"batch={config.batch} budget={config.budget}: both must be at least 1")
+    manifest_config = from_config(ManifestConfig, config.manifest, "manifest")
+    device = choose_device(config.device)
+    env, spec = open_env(config.env)
+    checkpoint = choose_checkpoint(config.checkpoint, spec.env)
+    model = load_model(checkpoint, spec, device)
+    planner = make_planner(config.planner, model.history, config.seed)
+    manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
+    envs = [env, *(open_env(config.env)[0] for _ in range(min(config.batch, len(manifest.pairs)) - 1))]
+    try:
+        task = Evaluation(config, envs, spec, manifest, checkpoint, model)
+        _introduce(task)
+        policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
+        settings = OmegaConf.to_container(config.planner, resolve=True)
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256)
+        episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
+        batched_ms = list(policy.plan_ms)
+        plan_ms = measure_plan_ms(env, manifest.pairs[0], policy, warm_up=model.history + 1)
+        bounds = bounds_of(spec)
+        if config.ceiling:
+            simulator = SimulatorPolicy(envs, planner, bounds)
+            episodes[CEILING] = task.run(f"{spec.env}: {CEILING}", simulator, "ceiling", task.key(planner=settings))
+        if config.floors:
+            random = UniformRandom(bounds, config.seed)
+            episodes["random"] = task.run(f"{spec.env}: random actions", random, "random", task.key())
+            episodes["no_op"] = task.run(f"{spec.env}: no action", NoOp(bounds), "no_op", task.key())
+        rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
+        timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
+        _report(task, episodes, timing, Path(config.out or RUNS / spec.env / "evaluate" / key))
+    finally:
+        for opened in envs:
+            opened.close()
+
+
+def _introduce(task: Evaluation) -> None:
+    frozen = "frozen" if task.config.manifest.seed is None else f"drawn with seed {task.config.manifest.seed}"
+    console.print(f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({frozen}, "
+                  f"{task.manifest.sha256[:12]}), {task.config.budget} steps each")
+    for what, frozen_value, here in (
+        ("simulator", task.manifest.simulator, task.spec.simulator),
+        ("options", task.manifest.options, task.spec.options),
+    ):
+        if frozen_value != here:
+            console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
+
+
+def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing, out: Path) -> None:
+    metrics, pairs = task.envs[0].metrics, task.manifest.pairs
+    summaries = {name: Summary.of(run, metrics) for name, run in episodes.items()}
+    videos = _write_videos(task, episodes[MODEL], out)
+    results = {
+        "task": task.spec.env,
+        **summaries[MODEL].to_dict(),
+        **dataclasses.asdict(timing),
+        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
+        "ceiling": summaries[CEILING].to_dict() if CEILING in summaries else None,
+        "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
+        "manifest_hash": task.manifest.sha256,
+        "manifest_seed": task.manifest.seed,
+        "steps_ahead": task.manifest.steps_ahead,
+        "budget": task.config.budget,
+        "simulator": task.spec.simulator,
+        "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
+        "planner": OmegaConf.to_container(task.config.planner, resolve=True),
+        "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    console.print(make_table(f"{task.spec.env}, n = {len(pairs)}, success with 95 % interval", summaries, metrics))
+    console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
+    if timing.batched_plans_per_s is not None:
+        console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
+    console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
+    console.print(f"next: python -m planning.run {env_selection()} seed={_worth_watching(episodes[MODEL])}")
+
+
+def _worth_watching(episodes: Sequence[Episode]) -> int:
+    """The first failure; without one, the first episode."""
+    return next((e.index for e in episodes if not e.success_any), 0)
+
+
+def _write_videos(task: Evaluation, episodes: Sequence[Episode], out: Path) -> list[Path]:
+    env, paths = task.envs[0], []
+    for episode in [e for e in episodes if not e.success_any][: task.config.videos]:
+        goal = env.render_state(np.array(task.manifest.pairs[episode.index].goal))
+        paths.append(out / "failures" / f"episode_{episode.index:03d}.mp4")
+        write_video(paths[-1], side_by_side(env, np.array(episode.states), goal), 1 / env.control_step_s)
+    return paths
+
+
+main = command("evaluate")(evaluate)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Videos of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from planning.environment import Environment
+
+FRAME_SIZE = 256  # pixels
+_GAP = 16  # keeps the width a multiple of 16, as video codecs like it
+
+
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: float) -> None:
+    """An H.264 mp4 of uint8 frames `[H, W, 3]`, with H and W multiples of 16, that every browser plays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = None
+    try:
+        for frame in frames:
+            if writer is None:
+                size = (frame.shape[1], frame.shape[0])
+                writer = imageio_ffmpeg.write_frames(str(path), size, fps=frames_per_s, quality=8, macro_block_size=16)
+                writer.send(None)  # starts ffmpeg
+            writer.send(np.ascontiguousarray(frame))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def side_by_side(
+    env: Environment, states: NDArray[np.float64], goal: NDArray[np.uint8], hold_frames: int = 10
+) -> Iterator[NDArray[np.uint8]]:
+    """Frames of the episode `states [T, N]` beside its goal picture `[H, W, 3]`; the last one stays for a while."""
+    size = (FRAME_SIZE, FRAME_SIZE)
+    picture = np.asarray(Image.fromarray(goal).resize(size, Image.Resampling.LANCZOS))
+    gap = np.full((FRAME_SIZE, _GAP, 3), 255, np.uint8)
+    frame = np.concatenate([picture, gap, picture], axis=1)
+    for state in states:
+        frame = np.concatenate([env.render_state(state, FRAME_SIZE), gap, picture], axis=1)
+        yield frame
+    for _ in range(hold_frames):
+        yield frame

@@ -1,0 +1,142 @@
+"""Make the world look like a picture.
+
+    python -m planning.run env=push goal=img.png
+    python -m planning.run env=push seed=7          # a pair of the manifest
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.live import Live
+
+from configs.command import UserError, command, console
+from planning.attempt import Outcome, StopRule, attempt
+from planning.environment import Environment
+from planning.figure import draw_plan
+from planning.goal_image import read_goal
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    bounds_of,
+    choose_checkpoint,
+    choose_device,
+    env_selection,
+    load_model,
+    open_env,
+)
+from planning.manifest import ManifestConfig, load_or_draw
+from planning.media import side_by_side, write_video
+from planning.mpc import Decision
+from planning.policies import make_controller
+from planning.registry import make_planner
+from planning.task import Task, from_image, from_manifest
+from worldmodel.data.spec import EnvironmentSpec
+
+
+def run(config: DictConfig) -> None:
+    """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
+    if config.budget < 1 or not 0 < config.reached_ratio < 1:
+        raise UserError(f"budget={config.budget} reached_ratio={config.reached_ratio}: at least 1, and 0 to 1 are accepted")
+    device = choose_device(config.device)
+    env, spec = open_env(config.env)
+    try:
+        task = _choose_task(config, env, spec)
+        checkpoint = choose_checkpoint(config.checkpoint, spec.env)
+        model = load_model(checkpoint, spec, device)
+        planner = make_planner(config.planner, model.history, config.planner_seed)
+        controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
+        console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
+        stop = StopRule(config.budget, config.stop_when_reached, config.reached_ratio)
+        outcome = _attempt_live(env, controller, task, stop)
+        verdict = describe_outcome(env, outcome)
+        out = Path(config.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+        _save(env, task, outcome, verdict, checkpoint, out)
+    finally:
+        env.close()
+    console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
+    console.print(f"output: {out}/episode.mp4, plan.png, result.json")
+    console.print(f"next: python -m planning.evaluate {env_selection()}")
+
+
+def _choose_task(config: DictConfig, env: Environment, spec: EnvironmentSpec) -> Task:
+    if config.seed is not None and config.seed < 0:
+        raise UserError(f"seed={config.seed}: a whole number from 0 up is accepted")
+    if config.goal is None:
+        return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, ManifestConfig()), config.seed)
+    return from_image(env, read_goal(str(config.goal), spec.image_size), str(config.goal), config.seed)
+
+
+def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule) -> Outcome:
+    first: list[float] = []
+
+    with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+
+        def show(step: int, decision: Decision) -> None:
+            distance = float(decision.distance[0])
+            first.append(distance)
+            line = (
+                f"step {step}/{stop.budget}   latent distance {distance:.3f} "
+                f"({100 * distance / max(first[0], 1e-12):.0f} % of the first)   "
+                f"planning {decision.plan_ms:.0f} ms   {1e3 / decision.plan_ms:.1f} Hz"
+            )
+            if console.is_terminal:
+                live.update(line, refresh=True)
+            elif step % 10 == 1:
+                console.print(line)
+
+        return attempt(env, controller, task, stop, show)
+
+
+def describe_outcome(env: Environment, outcome: Outcome) -> str:
+    """The verdict in one line: reached or not, by whose judgement, how close."""
+    steps = len(outcome.states) - 1
+    share = 100 * outcome.distance[-1] / max(outcome.distance[0], 1e-12)
+    if outcome.diverged:
+        return f"not reached: the simulation diverged after {steps} steps"
+    if outcome.judged_by == "model":
+        word = "reached" if outcome.reached else "not reached"
+        return (
+            f"{word} after {steps} steps, as the model judges: latent distance at {share:.0f} % of the first "
+            "(the picture does not say where things are)"
+        )
+    errors = ", ".join(f"{m.name} {outcome.errors[m.name][-1]:.2g} {m.unit}" for m in env.metrics)
+    if outcome.reached and not outcome.held:
+        return f"reached on the way, but not held to step {steps}: {errors} off at the end"
+    return f"{'reached' if outcome.reached else 'not reached'} after {steps} steps: {errors} off"
+
+
+def _save(
+    env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint, out: Path
+) -> None:
+    draw_plan(env, task, outcome, verdict, out / "plan.png")
+    write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.goal), 1 / env.control_step_s)
+    record = {
+        "task": env.name,
+        "goal": task.title,
+        "checkpoint": {"source": checkpoint.source, "sha256": checkpoint.sha256},
+        "verdict": verdict,
+        "reached": outcome.reached,
+        "held": outcome.held,
+        "judged_by": outcome.judged_by,
+        "steps": len(outcome.states) - 1,
+        "diverged": outcome.diverged,
+        "steps_without_plan": outcome.replaced,
+        "latent_distance": outcome.distance.tolist(),
+        "errors": {name: values.tolist() for name, values in outcome.errors.items()},
+        "plan_ms": outcome.plan_ms.tolist(),
+        "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
+        "states": outcome.states.tolist(),
+    }
+    (out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+main = command("run")(run)
+
+if __name__ == "__main__":
+    main()
