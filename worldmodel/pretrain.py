@@ -1,0 +1,87 @@
+"""`python -m worldmodel.pretrain env=push`: V-JEPA on the recorded frames → a frozen encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import UserError, command, console, from_config
+from worldmodel.data.clips import ClipSampler, Split, split_episodes
+from worldmodel.data.progress import load_frames_with_progress
+from worldmodel.data.store import TrajectoryStore
+from worldmodel.encoders import save_encoder
+from worldmodel.jepa import Jepa, JepaConfig
+from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData
+from worldmodel.runs import is_finished, open_run
+from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_device
+from worldmodel.vit import EncoderConfig
+
+
+def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int) -> ProbeData | None:
+    """Frames with what the simulator knows of them, half from held-out episodes. None where no state was recorded."""
+    state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
+    if store.spec.state_size == 0 or len(split.held_out) == 0:
+        return None
+    rng = np.random.default_rng([seed, 1])
+    picked = []
+    for episodes in (split.train, split.held_out):
+        rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, episodes)])
+        picked.append(np.sort(rng.choice(rows, min(num_frames // 2, len(rows)), replace=False)))
+    train, test = picked
+    return ProbeData(
+        frames[train], state[train].astype(np.float32), frames[test], state[test].astype(np.float32)
+    )  # fmt: skip
+
+
+@command("pretrain")
+def main(config: DictConfig) -> None:
+    """Train, or go on training, and write the target encoder."""
+    device = pick_device(config.device)
+    store = TrajectoryStore.open(config.data)
+    encoder = from_config(EncoderConfig, {**config.encoder, "image_size": store.spec.image_size}, "encoder")
+    jepa = from_config(JepaConfig, config.jepa, "jepa")
+    options = from_config(PretrainConfig, config.pretrain, "pretrain")
+    trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
+    if config.clips.frames % encoder.tubelet_frames:
+        raise UserError(f"clips.frames {config.clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    folder = Path(config.out)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    description = {**{str(k): v for k, v in plain.items() if k not in ("device", "out")}, "store": store.identity}
+    open_run(folder, description)
+    following = f"next: python -m worldmodel.train env={config.env.name}"
+    if is_finished(folder):
+        console.print(f"already finished: {folder}\n{following}")
+        return
+
+    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
+    sampler = ClipSampler(
+        store.episode_ends, config.clips.frames, tuple(config.clips.strides), trainer_config.seed, split.train
+    )
+    frames = load_frames_with_progress(store, Path(config.cache))
+    torch.manual_seed(trainer_config.seed)
+    module = Jepa(encoder, jepa)
+    task = PretrainTask(
+        module,
+        options,
+        frames,
+        lambda step: sampler.sample(step, trainer_config.batch_size).rows,
+        probe_data(store, frames, split, options.probe_frames, trainer_config.seed),
+        trainer_config.seed,
+        device,
+    )
+    trainer = Trainer(task, trainer_config, folder, device)
+    try:
+        trainer.run("pretrain")
+    except TrainingStopped as stop:
+        console.print(f"[red]stopped[/]: {stop}")
+        raise SystemExit(1) from stop
+    save_encoder(module.target, folder, store.spec, description)
+    console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`python -m worldmodel.train env=push`: an action-conditioned predictor on the frozen encoder → a world model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import command, console, from_config
+from worldmodel.checkpoint import weights_hash
+from worldmodel.data.clips import ClipSampler, split_episodes
+from worldmodel.data.progress import counting, load_frames_with_progress
+from worldmodel.data.statistics import compute_statistics
+from worldmodel.data.store import TrajectoryStore
+from worldmodel.encoders import RANDOM, load_encoder, random_encoder
+from worldmodel.features import FeatureCacheKey, encode_store
+from worldmodel.predictor import PredictorConfig
+from worldmodel.runs import is_finished, open_run
+from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_device
+from worldmodel.training import PredictionConfig, PredictionTask, Recording
+from worldmodel.vit import EncoderConfig, VisionTransformer
+from worldmodel.world_model import WorldModel
+
+
+def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
+    """The pretrained encoder, or a random one of the same shape for `encoder_from=random`."""
+    if config.encoder_from == RANDOM:
+        shape = from_config(EncoderConfig, {**config.encoder, "image_size": image_size}, "encoder")
+        return random_encoder(shape, config.trainer.seed)
+    return load_encoder(Path(config.encoder_from), image_size)
+
+
+def make_model(
+    config: DictConfig, store: TrajectoryStore, encoder: VisionTransformer, features: np.ndarray, train: np.ndarray
+) -> WorldModel:
+    """A world model with the encoder and the dataset's statistics in place, its predictor untrained."""
+    torch.manual_seed(config.trainer.seed)
+    model = WorldModel(store.spec, encoder.config, from_config(PredictorConfig, config.predictor, "predictor"))
+    model.encoder.load_state_dict(encoder.state_dict())
+    norm, statistics = model.normaliser, compute_statistics(store, train)
+    for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
+        getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
+    rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
+    sample = np.sort(np.random.default_rng(config.trainer.seed).choice(rows, min(2000, len(rows)), replace=False))
+    norm.set_features(torch.from_numpy(features[sample]).float())
+    return model
+
+
+@command("train")
+def main(config: DictConfig) -> None:
+    """Encode the recording once, train or go on training, write the world model."""
+    device = pick_device(config.device)
+    store = TrajectoryStore.open(config.data)
+    encoder = choose_encoder(config, store.spec.image_size).to(device)
+    options = from_config(PredictionConfig, config.prediction, "prediction")
+    trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
+    folder = Path(config.out)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    hashed = weights_hash(encoder)
+    kept = {str(k): v for k, v in plain.items() if k not in ("device", "out")}
+    description = {**kept, "store": store.identity, "encoder_hash": hashed}
+    open_run(folder, description)
+    following = f"next: python -m planning.run env={config.env.name}"
+    if is_finished(folder):
+        console.print(f"already finished: {folder}\n{following}")
+        return
+
+    frames = load_frames_with_progress(store, Path(config.cache))
+    shape = encoder.config
+    key = FeatureCacheKey(store.identity, hashed, store.num_rows, shape.tokens_per_frame, shape.width)
+    with counting("encode frames") as progress:
+        features = encode_store(encoder, frames, key, folder / "features.npy", device, progress)
+    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
+    model = make_model(config, store, encoder, features, split.train)
+    length, seed = model.history + options.rollout_steps, trainer_config.seed
+    train, held_out = (
+        ClipSampler(store.episode_ends, length, (1,), seed, part) for part in (split.train, split.held_out)
+    )
+    recording = Recording(
+        features, store.read("proprio", 0, store.num_rows), store.read("action", 0, store.num_rows)
+    )
+    task = PredictionTask(
+        model,
+        options,
+        recording,
+        lambda step: train.sample(step, trainer_config.batch_size).rows,
+        held_out.sample(0, config.held_out_sequences).rows,
+        seed,
+        device,
+    )
+    trainer = Trainer(task, trainer_config, folder, device)
+    try:
+        trainer.run("train")
+    except TrainingStopped as stop:
+        console.print(f"[red]stopped[/]: {stop}")
+        raise SystemExit(1) from stop
+    model.save(folder, description)
+    console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
+
+
+if __name__ == "__main__":
+    main()
