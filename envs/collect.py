@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -21,9 +20,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import UserError, command, console, from_config
+from configs.command import command, console, from_config
 from envs.protocol import GoalEnv
-from envs.registry import make_env
+from envs.registry import describe, make_env
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
 
 # Recordings reset environments with seeds below this; evaluation takes seeds from here on, and so never meets them.
@@ -58,23 +57,6 @@ class CollectConfig:
                 raise ValueError(f"{name} {value!r}: expected a whole number of at least {least}")
         if not isinstance(self.out, str) or not self.out:
             raise ValueError(f"out {self.out!r}: expected a path")
-
-
-def environment_spec(env: GoalEnv, options: dict[str, Any]) -> EnvironmentSpec:
-    """Describe `env`, made with `options` (its configuration as plain values), for recordings and checkpoints."""
-    spaces, actions = env.observation_space, env.action_space
-    return EnvironmentSpec(
-        env=env.name,
-        image_size=int(spaces["pixels"].shape[0]),  # type: ignore[index]
-        control_step_s=float(env.control_step_s),
-        action_low=tuple(actions.low.astype(float).tolist()),  # type: ignore[attr-defined]
-        action_high=tuple(actions.high.astype(float).tolist()),  # type: ignore[attr-defined]
-        action_units=tuple(env.action_units),
-        proprio_size=int(spaces["proprio"].shape[0]),  # type: ignore[index]
-        state_size=len(env.get_state()),
-        simulator=f"mujoco {importlib.metadata.version('mujoco')}",
-        options={k: v for k, v in options.items() if k not in ("name", "image_size")},
-    )
 
 
 def record_episode(env: GoalEnv, seed: int, index: int, num_steps: int) -> Episode:
@@ -181,7 +163,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)
-        spec = environment_spec(env, env_options)
+        spec = EnvironmentSpec(**describe(env, env_options))
     finally:
         env.close()
     recording = {"seed": config.seed, "episode_steps": config.episode_steps}
@@ -225,7 +207,8 @@ def _record_missing(
         writer.commit()
     seconds = time.monotonic() - began
     steps = len(indices) * config.episode_steps
-    console.print(f"recorded {steps} steps in {seconds:.1f} s: {steps / seconds:.0f} steps/s with {num_workers} workers")
+    rate = steps / seconds
+    console.print(f"recorded {steps} steps in {seconds:.1f} s: {rate:.0f} steps/s with {num_workers} workers")
 
 
 def _num_processors() -> int:

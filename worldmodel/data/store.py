@@ -182,8 +182,9 @@ class TrajectoryStore:
             raise StoreError(f"{self.path}: {name} rows {start}:{stop} cannot be read: {error}") from error
 
     def _read_all(self, name: str, length: int) -> NDArray[np.int64]:
-        if self._arrays[name].shape[0] < length:
-            raise StoreError(f"{self.path} is truncated: {name} has {self._arrays[name].shape[0]} entries, not {length}")
+        present = self._arrays[name].shape[0]
+        if present < length:
+            raise StoreError(f"{self.path} is truncated: {name} has {present} entries, not {length}")
         return self._read_rows(name, 0, length).astype(np.int64)
 
     def _chunk_path(self, name: str, chunk: int) -> Path:

@@ -44,18 +44,18 @@ def _write_store(path: Path, lengths: tuple[int, ...] = LENGTHS, first: int = 0)
     return TrajectoryStore.open(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spec() -> EnvironmentSpec:
     return SPEC
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_episode() -> Callable[..., Episode]:
     """`make_episode(index, num_steps)`: content determined by the arguments."""
     return _make_episode
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_store() -> Callable[..., TrajectoryStore]:
     """`write_store(path, lengths, first)`: append episodes number `first` and following, and read back."""
     return _write_store

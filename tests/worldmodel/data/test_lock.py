@@ -16,9 +16,9 @@ from worldmodel.data.lock import WriterLock
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path, spec):
-    with EpisodeWriter(tmp_path / "data.zarr", spec):
-        with pytest.raises(UserError, match=f"being written by process {os.getpid()} on {socket.gethostname()} since"):
-            EpisodeWriter(tmp_path / "data.zarr", spec).__enter__()
+    message = f"being written by process {os.getpid()} on {socket.gethostname()} since"
+    with EpisodeWriter(tmp_path / "data.zarr", spec), pytest.raises(UserError, match=message):
+        EpisodeWriter(tmp_path / "data.zarr", spec).__enter__()
     EpisodeWriter(tmp_path / "data.zarr", spec).__enter__().__exit__(None, None, None)
     assert not (tmp_path / "data.zarr.lock").exists()
 

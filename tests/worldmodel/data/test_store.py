@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -50,8 +51,6 @@ def test_identity_changes_with_content(tmp_path, store, write_store):
 
 
 def test_a_robot_without_simulator_state(tmp_path, spec, make_episode):
-    import dataclasses
-
     real = dataclasses.replace(spec, state_size=0, simulator="none")
     with EpisodeWriter(tmp_path / "real.zarr", real) as writer:
         writer.append(make_episode(1, 20, real))
@@ -63,7 +62,7 @@ def test_reads_outside_are_refused(store):
         store.read("pixels", 100, 107)
     with pytest.raises(IndexError):
         store.episode(5)
-    with pytest.raises(UserError, match="unknown column 'pixel'.*did you mean pixels"):
+    with pytest.raises(UserError, match=r"unknown column 'pixel'.*did you mean pixels"):
         store.read("pixel", 0, 1)
 
 
@@ -79,7 +78,7 @@ def test_a_missing_chunk_is_an_error_and_not_zeros(store):
     _chunk(store, "pixels", 3).unlink()  # rows 48 to 63, in episodes 2 (29 to 62) and 3
     with pytest.raises(StoreError, match=r"chunk 3 of data/pixels is missing .*in episode 2"):
         store.episode(2)
-    with pytest.raises(StoreError, match="chunk 3 of data/pixels is missing .*in episode 3"):
+    with pytest.raises(StoreError, match=r"chunk 3 of data/pixels is missing .*in episode 3"):
         store.episode(3)
     store.episode(0)
     store.episode(1)

@@ -46,36 +46,40 @@ def stop_at_write(monkeypatch: pytest.MonkeyPatch, countdown: int, torn: bool) -
     monkeypatch.setattr(writer_module.DurableLocalStore, "_write", write)
 
 
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("countdown", range(0, 32, 3))
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, write_store) -> TrajectoryStore:
+    return write_store(tmp_path_factory.mktemp("unbroken") / "data.zarr", (20, 7, 33, 15, 40))
+
+
+@pytest.mark.parametrize("countdown", range(0, 32, 2))
 def test_a_commit_that_stops_anywhere_is_all_or_nothing(
-    tmp_path, monkeypatch, spec, make_episode, write_store, countdown, torn
+    tmp_path, monkeypatch, spec, make_episode, write_store, unbroken, countdown
 ):
     path = tmp_path / "data.zarr"
     write_store(path, (20, 7))
-    unbroken = write_store(tmp_path / "unbroken.zarr", (20, 7, 33, 15, 40))
-    with monkeypatch.context() as patch:
-        with EpisodeWriter(path, spec, {"seed": 0}, episodes_per_commit=9) as writer:
-            stop_at_write(patch, countdown, torn)
-            writer.append(make_episode(2, 33))
-            writer.append(make_episode(3, 15))
-            stopped = False
-            try:
-                writer.commit()
-            except Stopped:
-                stopped = True
-            writer._pending.clear()  # a killed process does nothing more
+    with (
+        monkeypatch.context() as patch,
+        EpisodeWriter(path, spec, {"seed": 0}, episodes_per_commit=9) as writer,
+    ):
+        stop_at_write(patch, countdown, torn=countdown % 4 == 0)
+        writer.append(make_episode(2, 33))
+        writer.append(make_episode(3, 15))
+        stopped = False
+        try:
+            writer.commit()
+        except Stopped:
+            stopped = True
+        writer._pending.clear()  # a killed process does nothing more
     survivors = TrajectoryStore.open(path)
     assert survivors.num_episodes == (2 if stopped else 4)
-    for index in range(survivors.num_episodes):
-        np.testing.assert_array_equal(survivors.episode(index).pixels, unbroken.episode(index).pixels)
+    rows = survivors.num_rows
+    np.testing.assert_array_equal(survivors.read("pixels", 0, rows), unbroken.read("pixels", 0, rows))
 
     missing = (33, 15, 40) if stopped else (40,)
-    resumed = write_store(path, missing, first=survivors.num_episodes)
-    assert_same(resumed, unbroken)
+    assert_same(write_store(path, missing, first=survivors.num_episodes), unbroken)
     assert not list(path.rglob("*.partial"))
-    assert {p.name for p in (path / "data/pixels").iterdir()} == {
-        p.name for p in (tmp_path / "unbroken.zarr/data/pixels").iterdir()
+    assert {p.relative_to(path) for p in path.rglob("*")} == {
+        p.relative_to(unbroken.path) for p in unbroken.path.rglob("*")
     }
 
 
@@ -127,11 +131,11 @@ def test_files_and_their_names_are_synced_before_the_commit(tmp_path, monkeypatc
     assert events[:committed].count("fsync") > len(renames)  # each file, and the directories
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     per_commit=st.integers(1, 5),
-    stop=st.integers(0, 8),
+    stop=st.integers(0, 6),
 )
 def test_any_grouping_into_commits_gives_the_same_store(
     tmp_path_factory, spec, make_episode, lengths, per_commit, stop
