@@ -39,7 +39,7 @@ from planning.report import Summary, Timing, episode_record, make_table
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.world_model import WorldModel
 
-MODEL, CEILING = "world model", "simulator as model"
+MODEL, CEILING = "world model", "simulator"
 
 
 @dataclasses.dataclass
@@ -143,7 +143,7 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    console.print(make_table(f"{task.spec.env}, n = {len(pairs)}, success with 95 % interval", summaries, metrics))
+    console.print(make_table(f"{task.spec.env}, n = {len(pairs)}, success in % (95 % interval), median error at the end", summaries, metrics))
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")

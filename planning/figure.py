@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from planning.attempt import Outcome
@@ -14,20 +16,21 @@ from planning.environment import Environment
 from planning.task import Task
 
 _PICTURE = 320  # pixels
-_COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e")
+_COLOURS = ("#e07a00", "#00798c", "#7a3b96", "#5a7d2a")
 
 
 def draw_plan(env: Environment, task: Task, outcome: Outcome, verdict: str, path: Path) -> None:
     """Start, goal and end, the paths on the way, and how the distances fell. `verdict` is the headline."""
     figure = Figure(figsize=(10, 6.6), dpi=110, layout="constrained")
-    figure.suptitle(verdict, fontsize=12)
+    figure.suptitle(textwrap.fill(verdict, 90), fontsize=12)
     grid = figure.add_gridspec(2, 6, height_ratios=[3.2, 2])
     start, goal, end = (figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
     last = len(outcome.states) - 1
     _show(start, env.render_state(outcome.states[0], _PICTURE), "start")
     sharp = task.goal if task.goal_state is None else env.render_state(task.goal_state, _PICTURE)
     _show(goal, sharp, "goal")
-    _show(end, env.render_state(outcome.states[-1], _PICTURE), f"after {last} steps ({last * env.control_step_s:.1f} s)")
+    seconds = last * env.control_step_s
+    _show(end, env.render_state(outcome.states[-1], _PICTURE), f"after {last} steps ({seconds:.1f} s)")
     _draw_paths(env, outcome.states, end)
     if outcome.errors:
         _draw_distance(figure.add_subplot(grid[1, :3]), outcome.distance)
@@ -57,7 +60,7 @@ def _draw_paths(env: Environment, states: NDArray[np.float64], axes: Axes) -> No
 
 def _draw_distance(axes: Axes, distance: NDArray[np.float64]) -> None:
     axes.plot(distance, color="#333333")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * distance.max())
     _label(axes, "latent distance to the goal")
 
 
@@ -68,7 +71,7 @@ def _draw_errors(env: Environment, axes: Axes, outcome: Outcome) -> None:
         label = f"{metric.name} (at the end {error[-1]:.2g} {metric.unit}, tolerance {metric.tolerance:.2g})"
         axes.plot(error / metric.tolerance, color=colour, label=label)
     axes.axhline(1, color="#888888", linewidth=1, linestyle="--")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(1.0, *(outcome.errors[m.name].max() / m.tolerance for m in env.metrics)))
     axes.legend(fontsize=8, frameon=False)
     _label(axes, "error, in tolerances")
 
@@ -76,5 +79,7 @@ def _draw_errors(env: Environment, axes: Axes, outcome: Outcome) -> None:
 def _label(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("control step", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.02)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -51,7 +51,8 @@ def open_env(config: DictConfig) -> tuple[GoalEnv, EnvironmentSpec]:
 def env_selection() -> str:
     """What to type so that another command opens the same environment."""
     chosen = HydraConfig.get()
-    return " ".join([f"env={chosen.runtime.choices['env']}", *(o for o in chosen.overrides.task if o.startswith("env."))])
+    options = [override for override in chosen.overrides.task if override.startswith("env.")]
+    return " ".join([f"env={chosen.runtime.choices['env']}", *options])
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:

@@ -161,7 +161,7 @@ def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, st
 
 
 def main() -> None:
-    """`python -m planning.manifest`: draw and freeze. The join is imported here: nothing else in this module needs it."""
+    """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
 
     from configs.command import command, console

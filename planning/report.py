@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from planning.environment import Metric
@@ -28,7 +29,7 @@ class Rate:
         return cls(sum(outcomes) / max(len(outcomes), 1), low, high)
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f})"
+        return f"{100 * self.value:.0f} ({100 * self.low:.0f}-{100 * self.high:.0f})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +102,12 @@ def episode_record(episode: Episode, seed: int) -> dict[str, Any]:
 
 def make_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
     """One row per policy."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for heading in ("any step", "at the end", "any, half tol.", "end, half tol."):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in ("any step", "at the end", "any, half tol", "end, half tol"):
+        table.add_column(heading, justify="right", min_width=11)
     for metric in metrics:
-        table.add_column(f"{metric.name} [{metric.unit}]", justify="right")
+        table.add_column(f"{metric.name} ({metric.unit})", justify="right")
     for name, summary in summaries.items():
         errors = [f"{summary.final_errors[m.name]:.2g}" if summary.final_errors else "" for m in metrics]
         rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)

@@ -30,7 +30,7 @@ from planning.loading import (
     load_model,
     open_env,
 )
-from planning.manifest import ManifestConfig, load_or_draw
+from planning.manifest import ManifestConfig, frozen_path, load_or_draw
 from planning.media import side_by_side, write_video
 from planning.mpc import Decision
 from planning.policies import make_controller
@@ -42,7 +42,8 @@ from worldmodel.data.spec import EnvironmentSpec
 def run(config: DictConfig) -> None:
     """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
     if config.budget < 1 or not 0 < config.reached_ratio < 1:
-        raise UserError(f"budget={config.budget} reached_ratio={config.reached_ratio}: at least 1, and 0 to 1 are accepted")
+        received = f"budget={config.budget} reached_ratio={config.reached_ratio}"
+        raise UserError(f"{received}: at least 1, and a number between 0 and 1 are accepted")
     device = choose_device(config.device)
     env, spec = open_env(config.env)
     try:
@@ -68,7 +69,9 @@ def _choose_task(config: DictConfig, env: Environment, spec: EnvironmentSpec) ->
     if config.seed is not None and config.seed < 0:
         raise UserError(f"seed={config.seed}: a whole number from 0 up is accepted")
     if config.goal is None:
-        return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, ManifestConfig()), config.seed)
+        # An environment without a frozen manifest gets one fresh pair.
+        wanted = ManifestConfig() if frozen_path(spec.env).exists() else ManifestConfig(seed=config.seed or 0, n=1)
+        return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), config.seed)
     return from_image(env, read_goal(str(config.goal), spec.image_size), str(config.goal), config.seed)
 
 

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planning.objectives import LatentGoalCost, ObjectiveConfig
+from tests.planning.point_mass import PointModel
+
+DISTANCE = torch.tensor([[[4.0, 1.0, 2.0]]])
+
+
+@pytest.mark.parametrize(
+    ("options", "cost"),
+    [
+        ({"steps": "terminal"}, 2.0),
+        ({"steps": "mean"}, 7 / 3),
+        ({"steps": "min"}, 1.0),
+        ({"steps": "mix", "mean_weight": 0.3}, 2.7),
+        ({"steps": "discounted", "discount": 0.5}, (4 + 0.5 + 0.5) / 1.75),
+    ],
+)
+def test_steps_become_one_cost(options: dict, cost: float) -> None:
+    torch.testing.assert_close(ObjectiveConfig(**options).reduce(DISTANCE), torch.tensor([[cost]]))
+
+
+@pytest.mark.parametrize("steps", ["terminal", "mean", "min", "mix", "discounted"])
+def test_a_future_that_breaks_down_has_no_finite_cost(steps: str) -> None:
+    broken = torch.tensor([[[1.0, torch.nan, torch.nan]]])
+    assert not ObjectiveConfig(steps=steps).reduce(broken).isfinite().any()
+
+
+@given(st.integers(1, 20), st.sampled_from(["terminal", "mean", "discounted"]))
+def test_weights_sum_to_one(horizon: int, steps: str) -> None:
+    torch.testing.assert_close(ObjectiveConfig(steps=steps).step_weights(horizon).sum(), torch.tensor(1.0))
+
+
+def test_latent_goal_cost_is_the_distance_at_the_end_of_the_rollout() -> None:
+    latent, goal = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.2, 0.0]])
+    cost = LatentGoalCost(PointModel(), latent, goal, ObjectiveConfig(steps="terminal"))
+    actions = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # arrives; stays
+    torch.testing.assert_close(cost(actions), torch.tensor([[0.0, 0.04]]))
+
+
+@pytest.mark.parametrize("options", [{"steps": "sum"}, {"discount": 0.0}, {"mean_weight": -1.0}])
+def test_options_that_make_no_sense_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        ObjectiveConfig(**options)
