@@ -1,0 +1,50 @@
+# make demo        plan toward docs/assets/push_goal.png with the shipped world model
+# make test        the tests
+# make lint        what pre-commit and CI check: ruff and mypy
+# make reproduce   record, pretrain, train and evaluate from nothing (ENV=push or reacher)
+# make setup       virtual environment in .venv, pinned dependencies, OpenGL library; the others do this first
+# make clean       remove .venv and caches; runs/ stays
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ENV ?= push
+
+.PHONY: help setup demo test lint reproduce clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+# The stamp is written last: an installation that was cut short starts again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@scripts/setup.sh $(VENV)
+	@touch $@
+
+setup: $(INSTALLED)
+	@scripts/check_graphics.sh $(BIN)/python
+
+demo: setup
+	$(BIN)/python -m planning.run env=push goal=docs/assets/push_goal.png
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Every command goes on where it was interrupted, and so does this.
+reproduce: setup
+	$(BIN)/python -m envs.collect env=$(ENV)
+	$(BIN)/python -m worldmodel.pretrain env=$(ENV)
+	$(BIN)/python -m worldmodel.train env=$(ENV)
+	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model
+
+clean:
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
+	find configs envs planning tests worldmodel -name __pycache__ -type d -prune -exec rm -rf {} +
