@@ -103,21 +103,21 @@ class DmControlEnv(GoalEnv):
         self._config = config
         task_env = suite.load(config.domain, config.task, task_kwargs={"random": 0})
         self._task, self._physics = task_env.task, task_env.physics
-        self._model, self._data = self._physics.model.ptr, self._physics.data.ptr
-        self._scratch = mujoco.MjData(self._model)
-        self._substeps = round(task_env.control_timestep() / self._model.opt.timestep) * config.action_repeat
-        self.control_step_s = float(self._substeps * self._model.opt.timestep)
+        self.model, self._data = self._physics.model.ptr, self._physics.data.ptr
+        self._scratch = mujoco.MjData(self.model)
+        self._substeps = round(task_env.control_timestep() / self.model.opt.timestep) * config.action_repeat
+        self.control_step_s = float(self._substeps * self.model.opt.timestep)
         # Without the solver's memory of its last solution the future depends on the state alone, bit for bit.
-        self._model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBit.mjDSBL_WARMSTART
-        lighten(self._model)
-        self._encoders = Encoders(self._model)
-        self._success_joints = choose_joints(self._model, config.success_joints)
-        marker = config.marker or self._model.body(self._success_joints[-1].body).name
-        self._view = MarkerView(self._model, config.camera, config.fovy, marker)
+        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBit.mjDSBL_WARMSTART
+        lighten(self.model)
+        self._encoders = Encoders(self.model)
+        self._success_joints = choose_joints(self.model, config.success_joints)
+        marker = config.marker or self.model.body(self._success_joints[-1].body).name
+        self._view = MarkerView(self.model, config.camera, config.fovy, marker)
         self.metrics = tuple(_metric(joint, config) for joint in self._success_joints)
-        self._renderers: dict[int, LeanRenderer] = {config.image_size: LeanRenderer(self._model, config.image_size)}
+        self._renderers: dict[int, LeanRenderer] = {config.image_size: LeanRenderer(self.model, config.image_size)}
         self._goal: Floats | None = None
-        self._nominal = copy.copy(self._model)
+        self._nominal = copy.copy(self.model)
         self._variation = 0
         self._varies = self._draw(1) != self._draw(2)
         self._load(self.get_state())
@@ -143,11 +143,11 @@ class DmControlEnv(GoalEnv):
         self._task.random.seed(seed)
         with self._physics.reset_context():
             self._task.initialize_episode(self._physics)
-        hide_goal(self._model, self._nominal, self._config.hidden)
-        if self._model.nhfield:  # terrain lives on in the graphics contexts: make them anew
+        hide_goal(self.model, self._nominal, self._config.hidden)
+        if self.model.nhfield:  # terrain lives on in the graphics contexts: make them anew
             self.close()
-        buffer = np.empty(mujoco.mj_sizeModel(self._model), np.uint8)
-        mujoco.mj_saveModel(self._model, None, buffer)
+        buffer = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, buffer)
         return buffer.tobytes()
 
     # --- gymnasium -------------------------------------------------------------------------------------------------
@@ -180,12 +180,12 @@ class DmControlEnv(GoalEnv):
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             bad = ", ".join(map(str, np.flatnonzero(~np.isfinite(action))))
             where = f" (dimension {bad} is not finite)" if bad else ""
-            wanted = f"{self._model.nu} finite numbers"
+            wanted = f"{self.model.nu} finite numbers"
             raise UserError(f"action {action.tolist()} cannot be taken{where}: expected {wanted}")
         before = self.get_state()
         self._data.ctrl[:] = np.clip(action, self.action_space.low, self.action_space.high)
-        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
-        mujoco.mj_step1(self._model, self._data)  # body poses and sensors lag one substep behind the joints
+        mujoco.mj_step(self.model, self._data, nstep=self._substeps)
+        mujoco.mj_step1(self.model, self._data)  # body poses and sensors lag one substep behind the joints
         after, diverged = self.get_state(), self._has_diverged()
         if diverged:
             self._load(before)
@@ -220,11 +220,11 @@ class DmControlEnv(GoalEnv):
     def _load(self, state: Floats) -> None:
         if self._varies and int(state[-1]) != self._variation:
             self._draw(int(state[-1]))
-        mujoco.mj_resetData(self._model, self._data)
-        nq, nv, na = self._model.nq, self._model.nv, self._model.na
+        mujoco.mj_resetData(self.model, self._data)
+        nq, nv, na = self.model.nq, self.model.nv, self.model.na
         self._data.qpos[:], self._data.qvel[:] = state[:nq], state[nq : nq + nv]
         self._data.act[:] = state[nq + nv : nq + nv + na]
-        mujoco.mj_forward(self._model, self._data)
+        mujoco.mj_forward(self.model, self._data)
 
     @contextlib.contextmanager
     def _visit(self, state: Floats) -> Iterator[None]:
@@ -243,7 +243,7 @@ class DmControlEnv(GoalEnv):
     def render_state(self, state: Floats, size: int | None = None) -> Pixels:
         size = size or self._config.image_size
         if size not in self._renderers:
-            self._renderers[size] = LeanRenderer(self._model, size)
+            self._renderers[size] = LeanRenderer(self.model, size)
         with self._visit(state):
             return self._renderers[size].render(self._data, self._view.camera)
 
@@ -278,7 +278,7 @@ class DmControlEnv(GoalEnv):
     def simulate(self, state: Floats, actions: Floats) -> Floats:
         actions = np.clip(np.asarray(actions, np.float64), self.action_space.low, self.action_space.high)
         with self._visit(state):
-            physics = roll_out(self._model, self._data, self._scratch, actions, self._substeps)
+            physics = roll_out(self.model, self._data, self._scratch, actions, self._substeps)
         variation = np.full((*physics.shape[:-1], int(self._varies)), state[-1])
         states = np.concatenate([physics, variation], axis=-1)
         states[np.isnan(physics).any(-1)] = np.nan
@@ -290,7 +290,7 @@ class DmControlEnv(GoalEnv):
         points = np.full((len(flat), 2), np.nan)
         for point, state in zip(points, flat, strict=True):
             if np.isfinite(state).all():
-                self._scratch.qpos[:] = state[: self._model.nq]
+                self._scratch.qpos[:] = state[: self.model.nq]
                 point[:] = self._view.project(self._scratch)
         return {self._view.marker: points.reshape(*states.shape[:-1], 2)}
 

@@ -1,0 +1,279 @@
+"""What every environment owes its users, as tests to inherit.
+
+    class TestMyEnv(GoalEnvConformance):
+        def make(self): return MyEnv()
+        def diverging_state(self, env): ...
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from configs.command import UserError
+from envs.protocol import Floats, GoalEnv
+
+NUM_STEPS = 12
+
+
+class GoalEnvConformance(abc.ABC):
+    """Inherit and say how the environment is made."""
+
+    simulation_tolerance = 0.0  # of `simulate` against `step`
+
+    @abc.abstractmethod
+    def make(self) -> GoalEnv:
+        """A fresh environment."""
+
+    @abc.abstractmethod
+    def diverging_state(self, env: GoalEnv) -> Floats:
+        """A finite state `[N]` from which the next step diverges."""
+
+    @pytest.fixture
+    def env(self) -> Iterator[GoalEnv]:
+        env = self.make()
+        yield env
+        env.close()
+
+    @staticmethod
+    def explore(env: GoalEnv, seed: int, num_steps: int = NUM_STEPS) -> tuple[Floats, list[dict[str, Any]], Floats]:
+        """Actions `[T, A]`, observations and states `[T, N]` of exploration from where `env` is."""
+        explorer, actions, observations, states = env.explorer(np.random.default_rng(seed)), [], [], []
+        for _ in range(num_steps):
+            actions.append(explorer.act(env))
+            observation, _, _, _, info = env.step(actions[-1])
+            observations.append(observation)
+            states.append(info["state"])
+        return np.array(actions), observations, np.array(states)
+
+    @staticmethod
+    def replay(env: GoalEnv, actions: Floats) -> tuple[list[dict[str, Any]], Floats]:
+        """Observations and states `[T, N]` of `actions [T, A]` from where `env` is."""
+        results = [env.step(action.astype(np.float32)) for action in actions]
+        return [r[0] for r in results], np.array([r[4]["state"] for r in results])
+
+    def test_gymnasium_finds_nothing_to_complain_of(self, env: GoalEnv) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*infinity. This is probably too.*")  # encoders have no bounds
+            check_env(env, skip_render_check=True)  # pictures come from observe() and render_state()
+
+    def test_describes_itself(self, env: GoalEnv) -> None:
+        assert env.name and env.control_step_s > 0
+        assert len(env.action_units) == env.action_space.shape[0]
+        assert np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all()
+        state = env.reset(seed=0)[1]["state"]
+        assert set(env.goal_errors(state, state)) == {metric.name for metric in env.metrics}
+        assert all(metric.tolerance > 0 and metric.unit for metric in env.metrics)
+
+    def test_observations_are_finite_and_in_their_space(self, env: GoalEnv) -> None:
+        observation, info = env.reset(seed=1)
+        _, observations, states = self.explore(env, 1)
+        for each in [observation, *observations]:
+            assert env.observation_space.contains(each)
+            assert np.isfinite(each["proprio"]).all()
+            assert each["pixels"].std() > 1  # a picture, not a blank
+        assert np.isfinite(states).all() and np.isfinite(info["state"]).all()
+        assert states.dtype == np.float64
+
+    def test_same_seed_same_trajectory(self, env: GoalEnv) -> None:
+        first, _ = env.reset(seed=5)
+        actions, observations, states = self.explore(env, 5)
+        other = self.make()
+        try:
+            again, _ = other.reset(seed=5)
+            actions_again, observations_again, states_again = self.explore(other, 5)
+        finally:
+            other.close()
+        np.testing.assert_array_equal(actions, actions_again)
+        np.testing.assert_array_equal(states, states_again)
+        for one, two in zip([first, *observations], [again, *observations_again], strict=True):
+            np.testing.assert_array_equal(one["pixels"], two["pixels"])
+            np.testing.assert_array_equal(one["proprio"], two["proprio"])
+
+    def test_reset_depends_on_the_seed_alone(self, env: GoalEnv) -> None:
+        start = env.reset(seed=7)[1]["state"]
+        self.explore(env, 0)
+        np.testing.assert_array_equal(env.reset(seed=7)[1]["state"], start)
+        assert not np.array_equal(env.reset(seed=8)[1]["state"], start)
+        assert not np.array_equal(env.reset()[1]["state"], env.reset()[1]["state"])
+
+    def test_a_stored_state_has_the_same_future(self, env: GoalEnv) -> None:
+        for seed in range(2):
+            env.reset(seed=seed)
+            self.explore(env, seed)
+            state, present = env.get_state(), env.observe()
+            actions, observations, states = self.explore(env, seed + 10)
+            env.reset(seed=99)
+            env.set_state(state)
+            np.testing.assert_array_equal(env.get_state(), state)
+            np.testing.assert_array_equal(env.observe()["pixels"], present["pixels"])
+            np.testing.assert_array_equal(env.observe()["proprio"], present["proprio"])
+            observations_again, states_again = self.replay(env, actions)
+            np.testing.assert_array_equal(states_again, states)
+            np.testing.assert_array_equal(observations_again[-1]["pixels"], observations[-1]["pixels"])
+
+    def test_a_stored_state_holds_all_that_matters(self, env: GoalEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+        blank = env.reset(seed=0)[0]
+        monkeypatch.setattr(env, "observe", lambda: blank)  # physics alone: many long episodes, quickly
+        for seed in range(15):
+            env.reset(seed=seed)
+            self.explore(env, seed, 30)
+            state = env.get_state()
+            # Long enough to touch something: contacts betray a solver's memory that was not stored.
+            actions, _, states = self.explore(env, seed + 100, 40)
+            env.set_state(state)
+            np.testing.assert_array_equal(self.replay(env, actions)[1], states, err_msg=f"seed {seed}")
+
+    def test_reset_to_a_state_and_a_goal(self, env: GoalEnv) -> None:
+        state = env.reset(seed=2)[1]["state"]
+        goal = self.explore(env, 2)[2][-1]
+        other = self.make()
+        try:
+            observation, info = other.reset(seed=0, options={"state": state, "goal": goal})
+            np.testing.assert_array_equal(info["state"], state)
+            np.testing.assert_array_equal(observation["pixels"], env.render_state(state))
+            assert info["success"] == bool(env.is_success(state, goal))
+        finally:
+            other.close()
+        with pytest.raises(UserError, match=r"start.*state"):
+            env.reset(options={"start": state})
+
+    def test_returned_arrays_are_not_shared(self, env: GoalEnv) -> None:
+        observation, info = env.reset(seed=0)
+        kept = [array.copy() for array in (observation["pixels"], observation["proprio"], info["state"])]
+        returned = env.get_state(), env.observe()
+        self.explore(env, 0)
+        for array, copy in zip((observation["pixels"], observation["proprio"], info["state"]), kept, strict=True):
+            np.testing.assert_array_equal(array, copy)
+        env.set_state(kept[2])
+        returned[0][:] = 0
+        returned[1]["pixels"][:] = 0
+        np.testing.assert_array_equal(env.get_state(), kept[2])
+        np.testing.assert_array_equal(env.observe()["pixels"], kept[0])
+
+    def test_set_goal_keeps_a_copy(self, env: GoalEnv) -> None:
+        goal = env.reset(seed=0)[1]["state"].copy()
+        env.set_goal(goal)
+        goal[:] = np.nan
+        assert env.step(np.zeros(env.action_space.shape, np.float32))[4]["success"]
+
+    def test_rendering_a_state_leaves_the_present_alone(self, env: GoalEnv) -> None:
+        other_state = env.reset(seed=3)[1]["state"]
+        env.reset(seed=4)
+        _, _, states = self.explore(env, 4)
+        actions, observations, expected = self.explore(env, 14)
+        env.set_state(states[-1])
+        large = env.render_state(other_state, 96)
+        small = env.render_state(other_state)
+        assert large.shape == (96, 96, 3) and large.dtype == np.uint8
+        np.testing.assert_array_equal(env.get_state(), states[-1])
+        observations_again, states_again = self.replay(env, actions)
+        np.testing.assert_array_equal(states_again, expected)
+        np.testing.assert_array_equal(observations_again[-1]["pixels"], observations[-1]["pixels"])
+        env.set_state(other_state)
+        np.testing.assert_array_equal(env.observe()["pixels"], small)
+
+    def test_simulation_agrees_with_steps(self, env: GoalEnv) -> None:
+        start = env.reset(seed=6)[1]["state"]
+        self.explore(env, 6)
+        present = env.get_state()
+        rng = np.random.default_rng(6)
+        actions = rng.uniform(env.action_space.low, env.action_space.high, (3, 8, *env.action_space.shape))
+        actions[0] *= 3  # beyond the bounds: both clip
+        actions = actions.astype(np.float32)
+        simulated = env.simulate(start, actions)
+        assert simulated.shape == (3, 8, len(start))
+        np.testing.assert_array_equal(env.get_state(), present)
+        for sequence, states in zip(actions, simulated, strict=True):
+            env.set_state(start)
+            np.testing.assert_allclose(self.replay(env, sequence)[1], states, rtol=0, atol=self.simulation_tolerance)
+
+    def test_a_state_is_a_success_at_itself(self, env: GoalEnv) -> None:
+        for seed in range(20):
+            state = env.reset(seed=seed)[1]["state"]
+            assert env.is_success(state, state)
+            assert not env.is_interesting(state, state)
+            assert all(float(error) == 0 for error in env.goal_errors(state, state).values())
+
+    def test_errors_are_symmetric_and_batched(self, env: GoalEnv) -> None:
+        states = np.array([env.reset(seed=seed)[1]["state"] for seed in range(12)])
+        forward, backward = env.goal_errors(states[:, None], states), env.goal_errors(states, states[:, None])
+        for name, errors in forward.items():
+            assert errors.shape == (12, 12)
+            assert (errors >= 0).all()
+            np.testing.assert_allclose(errors, errors.T, atol=1e-12)
+            np.testing.assert_allclose(errors, backward[name], atol=1e-12)
+            np.testing.assert_allclose(errors[3, 4], env.goal_errors(states[3], states[4])[name], atol=1e-12)
+        success = env.is_success(states[:, None], states)
+        assert success.shape == (12, 12) and success.diagonal().all() and not success.all()
+
+    def test_success_does_not_end_the_episode(self, env: GoalEnv) -> None:
+        state = env.reset(seed=0)[1]["state"]
+        assert not env.reset(options={"state": state})[1]["success"]  # no goal, no success
+        assert env.reset(options={"state": state, "goal": state})[1]["success"]
+        _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        assert info["success"] and reward == 1 and not terminated and not truncated and not info["diverged"]
+        env.set_goal(None)
+        assert not env.step(np.zeros(env.action_space.shape, np.float32))[4]["success"]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_a_non_finite_action_is_refused(self, env: GoalEnv, bad: float) -> None:
+        env.reset(seed=0)
+        before = env.get_state()
+        action = np.zeros(env.action_space.shape, np.float32)
+        action[-1] = bad
+        with pytest.raises(UserError, match=str(np.float64(bad))):
+            env.step(action)
+        np.testing.assert_array_equal(env.get_state(), before)
+        with pytest.raises(UserError, match=str(len(action))):
+            env.step(np.zeros(len(action) + 1, np.float32))
+
+    def test_a_bad_state_is_refused(self, env: GoalEnv) -> None:
+        state = env.reset(seed=0)[1]["state"]
+        broken = state.copy()
+        broken[0] = np.nan
+        for bad in (broken, state[:-1], state[None]):
+            with pytest.raises(ValueError, match=f"{len(state)} finite"):
+                env.set_state(bad)
+        np.testing.assert_array_equal(env.get_state(), state)
+
+    def test_divergence_ends_the_episode(self, env: GoalEnv) -> None:
+        env.reset(seed=0)
+        state = self.diverging_state(env)
+        env.set_goal(state)
+        env.set_state(state)
+        observation, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        assert terminated and info["diverged"] and not truncated and not info["success"]
+        assert observation["pixels"].shape == env.observation_space["pixels"].shape
+        observation, info = env.reset(seed=0)
+        assert not info["diverged"] and env.observation_space.contains(observation)
+        assert not env.step(np.zeros(env.action_space.shape, np.float32))[2]
+
+    def test_a_diverged_simulation_is_not_a_number(self, env: GoalEnv) -> None:
+        good = env.reset(seed=0)[1]["state"]
+        actions = np.zeros((2, 4, *env.action_space.shape))
+        assert np.isfinite(env.simulate(good, actions)).all()
+        assert np.isnan(env.simulate(self.diverging_state(env), actions)).all()
+        assert np.isfinite(env.simulate(good, actions)).all()
+
+    def test_paths_lie_in_the_frame(self, env: GoalEnv) -> None:
+        env.reset(seed=0)
+        _, _, states = self.explore(env, 0)
+        paths = env.path_points(states.reshape(2, -1, states.shape[-1]))
+        assert paths
+        for points in paths.values():
+            assert points.shape == (2, NUM_STEPS // 2, 2)
+            assert ((points >= 0) & (points <= 1)).all()
+
+    def test_closes_twice(self) -> None:
+        env = self.make()
+        env.reset(seed=0)
+        env.close()
+        env.close()

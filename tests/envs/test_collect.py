@@ -1,0 +1,222 @@
+"""Recording: the same episodes whatever the workers, and nothing lost to kills."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.kill_collect import (
+    ROOT,
+    child_processes,
+    committed_episodes,
+    differences,
+    kill_at_random,
+    start_collect,
+    wait_until_gone,
+)
+from configs.command import UserError
+from envs import collect
+from envs.registry import env_options, make_env
+from worldmodel.data import StoreError, TrajectoryStore
+
+TINY = ("episodes=150", "episode_steps=4", "env.image_size=16", "workers=2")
+
+
+def config(out: Path, **changes: object) -> collect.CollectConfig:
+    values: dict[str, object] = {"episodes": 5, "episode_steps": 6, "seed": 0, "workers": 2, "out": str(out)}
+    return collect.CollectConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, object]:
+    return env_options("push", image_size=16)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory, options) -> Path:
+    out = tmp_path_factory.mktemp("collect") / "data.zarr"
+    collect.collect(config(out), options)
+    return out
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "envs.collect", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_episode_i_depends_on_seed_and_i_alone(recording, options):
+    store = TrajectoryStore.open(recording)
+    env = make_env(options)
+    for index in (3, 0, 4, 3):  # another order, one process, an environment that was used before
+        alone, stored = collect.record_episode(env, 0, index, 6), store.episode(index)
+        for name in ("pixels", "action", "proprio", "state"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(stored, name))
+        assert alone.seed == stored.seed
+    other = collect.record_episode(env, 1, 3, 6)
+    assert (other.state != store.episode(3).state).any()
+    env.close()
+    assert len(set(store.episode_seeds.tolist())) == 5
+    assert store.episode_seeds.max() < collect.FIRST_EVALUATION_SEED
+
+
+def test_rows_hold_the_action_taken_at_them(recording, options):
+    """Replaying the stored actions from the stored start passes through the stored states and frames."""
+    env = make_env(options)
+    episode = TrajectoryStore.open(recording).episode(2)
+    observation, _ = env.reset(seed=episode.seed)
+    for t in range(episode.num_steps):
+        np.testing.assert_array_equal(observation["pixels"], episode.pixels[t])
+        np.testing.assert_array_equal(observation["proprio"], episode.proprio[t])
+        np.testing.assert_array_equal(env.get_state(), episode.state[t])
+        observation, *_ = env.step(episode.action[t])
+    np.testing.assert_array_equal(observation["pixels"], episode.pixels[-1])
+    assert not episode.action[-1].any()
+    env.close()
+
+
+def test_the_store_describes_its_environment(recording):
+    spec = TrajectoryStore.open(recording).spec
+    assert (spec.env, spec.image_size, spec.control_step_s) == ("push", 16, 0.1)
+    assert spec.action_units == ("m/s", "m/s")
+    assert spec.options == {"distractors": False}
+    assert spec.simulator.startswith("mujoco 3.")
+
+
+class _DivergesAtFirst:
+    """Passes on to an environment, but says of its first `times` steps that they diverged."""
+
+    def __init__(self, env, times):
+        self._env, self._times = env, times
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def explorer(self, rng):
+        inner = self._env.explorer(rng)
+        return type("Unwrapped", (), {"act": lambda _, __: inner.act(self._env)})()
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        self._times -= 1
+        return observation, reward, terminated or self._times >= 0, truncated, info
+
+
+def test_a_diverged_episode_is_recorded_anew(options):
+    env = make_env(options)
+    plain = collect.record_episode(env, 0, 0, 4)
+    again = collect.record_episode(_DivergesAtFirst(env, 1), 0, 0, 4)
+    assert again.seed != plain.seed
+    assert again.num_steps == 4
+    with pytest.raises(RuntimeError, match="diverged 100 times"):
+        collect.record_episode(_DivergesAtFirst(env, 10**6), 0, 0, 4)
+    env.close()
+
+
+def test_the_number_of_workers_does_not_matter_and_more_can_follow(tmp_path, recording, options):
+    out = tmp_path / "data.zarr"
+    collect.collect(config(out, workers=1, episodes=2), options)
+    collect.collect(config(out, workers=3, episodes=5), options)
+    assert differences(out, recording) == []
+    assert committed_episodes(out) == 5
+
+
+def test_a_finished_recording_says_so(recording, options, capsys):
+    before = (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns
+    collect.collect(config(recording), options)
+    printed = capsys.readouterr().out
+    assert "already recorded: 5 episodes" in printed
+    assert f"{recording} · 5 episodes, 30 steps" in printed
+    assert "next: python -m worldmodel.pretrain env=push" in printed
+    assert (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "env_changes", "message"),
+    [
+        ({"seed": 3}, {}, "recorded with seed 0, this run has 3"),
+        ({"episode_steps": 9}, {}, "recorded with episode_steps 6, this run has 9"),
+        ({}, {"image_size": 32}, "recorded with image_size 16, this run has 32"),
+        ({}, {"distractors": True}, "recorded with options"),
+    ],
+)
+def test_a_different_recording_in_the_same_place_is_refused(recording, options, changes, env_changes, message):
+    with pytest.raises(UserError, match=message):
+        collect.collect(config(recording, **changes), options | env_changes)
+
+
+@pytest.mark.parametrize("name", ["episodes", "episode_steps", "seed", "workers"])
+@pytest.mark.parametrize("value", [-1, 1.5, "many", True])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} .*expected a whole number"):
+        config(tmp_path, **{name: value})
+
+
+def test_a_worker_that_fails_is_an_error_that_keeps_what_is_committed(recording, options, capfd):
+    with pytest.raises(RuntimeError, match=r"worker 0 stopped while recording episode 5 \(exit code 1\)"):
+        list(collect.record_in_parallel(options | {"image_size": -5}, 0, 4, range(5, 7), 1))
+    assert "Error" in capfd.readouterr().err
+
+
+def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for arguments, message in (
+        (("env=pussh",), "did you mean push"),
+        (("env=push", "episodes=none_at_all"), "episodes 'none_at_all': expected a whole number"),
+        (("env=push", f"out={tmp_path}"), "not a trajectory store"),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path):
+    rng = np.random.default_rng(0)
+    unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
+    reference = start_collect(unbroken, *TINY)
+    output, _ = reference.communicate(timeout=120)
+    assert reference.returncode == 0, output
+    before = 0
+    for _ in range(3):
+        present, _ = kill_at_random(killed, rng, *TINY)
+        assert present >= before
+        assert not killed.exists() or differences(killed, unbroken) == []
+        before = present
+    final = start_collect(killed, *TINY)
+    output, _ = final.communicate(timeout=120)
+    assert final.returncode == 0, output
+    assert committed_episodes(killed) == 150
+    assert differences(killed, unbroken) == []
+
+
+def test_ctrl_c_keeps_what_is_recorded_and_ends_the_workers(tmp_path):
+    out = tmp_path / "data.zarr"
+    process = start_collect(out, "episodes=100000", "episode_steps=4", "env.image_size=16", "workers=2")
+    deadline = time.monotonic() + 60
+    while committed_episodes(out) == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = child_processes(process.pid)
+    seen = committed_episodes(out)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
+    assert committed_episodes(out) >= seen > 0
+    assert workers
+    wait_until_gone(workers, seconds=10)
+    assert not out.with_name("data.zarr.lock").exists()
+
+
+def test_a_damaged_recording_is_not_continued(tmp_path, options):
+    out = tmp_path / "data.zarr"
+    collect.collect(config(out, episodes=1), options)
+    (out / "data/pixels/c.0.0.0.0").unlink()
+    with pytest.raises(StoreError, match="chunk 0 of data/pixels is missing"):
+        collect.collect(config(out, episodes=2), options)

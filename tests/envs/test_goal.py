@@ -1,0 +1,114 @@
+"""`python -m envs.goal`: goal images for everybody."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.command import UserError
+from envs.goal import GoalConfig, explore_to_goal, save_png
+from envs.registry import make_named
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "envs.goal", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.mode == "RGB"
+        return np.asarray(image)
+
+
+def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
+    out = tmp_path / "new folder" / "img.png"
+    done = run("env=push", "seed=3", f"out={out}", "size=96")
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
+    assert "python -m planning.run env=push goal=" in done.stdout
+    assert picture(out).shape == (96, 96, 3)
+    assert [file.name for file in out.parent.iterdir()] == ["img.png"]
+    env = make_named("push")
+    try:
+        expected = env.render_state(explore_to_goal(env, seed=3, num_steps=25), 96)
+    finally:
+        env.close()
+    np.testing.assert_array_equal(picture(out), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["env=pussh"], "unknown env 'pussh': choose from dm_control, push, reacher (did you mean push?)"),
+        (["sed=3"], "did you mean seed?"),
+        (["env=push", "env.distractor=true"], "did you mean env.distractors?"),
+        (["out=goal.jpg"], "expected a path that ends in .png"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": -1}, {"seed": 2**32}, {"seed": "three"}, {"steps": 0}, {"size": 7}, {"size": 5000}, {"size": True},
+     {"out": "img"}, {"out": 3}],
+)
+def test_values_out_of_range_are_refused(change):
+    with pytest.raises(UserError, match=str(next(iter(change)))):
+        GoalConfig(**{"seed": 0, "steps": 25, "size": None, "out": "img.png", **change})
+
+
+@pytest.mark.parametrize("name", ["push", "reacher"])
+def test_a_goal_is_worth_reaching_and_depends_on_the_seed_alone(name):
+    env = make_named(name, image_size=16)
+    try:
+        goals = [explore_to_goal(env, seed=seed, num_steps=25) for seed in (0, 1, 0)]
+        np.testing.assert_array_equal(goals[0], goals[2])
+        assert not np.array_equal(goals[0], goals[1])
+        assert env.is_interesting(env.reset(seed=0)[1]["state"], goals[0])
+    finally:
+        env.close()
+
+
+def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
+    monkeypatch.setattr("envs.goal._MAX_EXTRA_STEPS", 3)
+    env = make_named("push", image_size=16)
+    try:
+        monkeypatch.setattr(env, "is_interesting", lambda start, goal: False)
+        with pytest.raises(UserError, match=r"seed 4: exploring push leads nowhere in 5 steps"):
+            explore_to_goal(env, seed=4, num_steps=2)
+    finally:
+        env.close()
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "img.png"
+    save_png(np.zeros((8, 8, 3), np.uint8), path)
+
+    def full_disk(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(UserError, match=r"img.png' cannot be written: No space left on device"):
+        save_png(np.full((8, 8, 3), 255, np.uint8), path)
+    assert picture(path).max() == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["img.png"]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "file" / "img.png")

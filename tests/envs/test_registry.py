@@ -1,0 +1,107 @@
+"""Environments by name, from configuration and from gymnasium."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+import envs
+from configs.command import UserError
+from envs.dm_control import DmControlEnv
+from envs.push import PushEnv
+from envs.registry import describe, env_names, env_options, make_env, make_named, register_all
+from worldmodel.data.spec import EnvironmentSpec
+
+
+@pytest.fixture
+def close_all():
+    made = []
+    yield made.append
+    for env in made:
+        env.close()
+
+
+def test_every_configuration_makes_an_environment(close_all):
+    assert {"push", "reacher", "dm_control"} <= set(env_names())
+    for name in env_names():
+        env = make_named(name)
+        close_all(env)
+        assert env.observation_space.contains(env.reset(seed=0)[0])
+
+
+def test_make_env_takes_hydra_configurations_and_dictionaries(close_all):
+    values = {"name": "push", "image_size": 16, "distractors": False}
+    for config in (values, OmegaConf.create(values)):
+        env = make_env(config)
+        close_all(env)
+        assert isinstance(env, PushEnv)
+        assert env.observation_space["pixels"].shape == (16, 16, 3)
+
+
+def test_a_suite_task_is_filed_under_domain_and_task(close_all):
+    env = make_named("dm_control", domain="pendulum", task="swingup")
+    close_all(env)
+    assert isinstance(env, DmControlEnv) and env.name == "pendulum_swingup"
+    assert env_options("dm_control", domain="pendulum")["name"] == "pendulum_swingup"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "pussh"}, r"unknown env 'pussh': choose from dm_control, push, reacher \(did you mean push\?\)"),
+        ({"image_size": 64}, r"unknown env ''"),
+        ({"name": "dm_control"}, r"unknown env 'dm_control'"),
+        ({"name": "push", "distractor": True}, r"unknown push option 'distractor': .*did you mean distractors"),
+        ({"name": "push", "distractors": "maybe"}, r"distractors is 'maybe': expected true or false"),
+        ({"name": "push", "image_size": True}, r"image_size is True: expected a whole number"),
+        ({"name": "push", "image_size": 2}, r"image_size 2 is too small"),
+        ({"name": "x", "domain": "reacher", "task": "easy", "fov": 3}, r"unknown x option 'fov': .*did you mean fovy"),
+        ({"name": "x", "domain": "reacher"}, r"x: .*task"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_env(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_list_the_choices():
+    with pytest.raises(UserError, match=r"unknown env 'recher': choose from .*did you mean reacher"):
+        env_options("recher")
+
+
+@pytest.mark.parametrize("name", ["push", "reacher"])
+def test_description_is_an_environment_spec(name, close_all):
+    options = env_options(name, image_size=32)
+    env = make_env(options)
+    close_all(env)
+    spec = EnvironmentSpec.from_dict(describe(env, options))
+    assert (spec.env, spec.image_size) == (name, 32)
+    assert spec.control_step_s == env.control_step_s
+    observation, info = env.reset(seed=0)
+    assert spec.proprio_size == len(observation["proprio"]) and spec.state_size == len(info["state"])
+    np.testing.assert_array_equal(np.float32(spec.action_high), env.action_space.high)
+    assert spec.simulator.startswith("mujoco 3.")
+    assert "image_size" not in spec.options and spec.options
+    assert EnvironmentSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("name", ["push", "reacher"])
+def test_gymnasium_makes_it(name, close_all):
+    register_all()  # a second time, as importing envs did it once
+    env = gymnasium.make(f"{name}-v0", image_size=24)
+    close_all(env)
+    assert env.unwrapped.name == name
+    assert env.spec.max_episode_steps is None
+    observation, _ = env.reset(seed=0)
+    assert observation["pixels"].shape == (24, 24, 3)
+
+
+def test_importing_envs_loads_no_simulator():
+    code = "import sys, envs, gymnasium; assert 'mujoco' not in sys.modules; assert 'push-v0' in gymnasium.registry"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=f"{envs.__path__[0]}/..")
