@@ -184,9 +184,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     console.print(f"next: python -m worldmodel.pretrain env={spec.env}")
 
 
-def _record_missing(
-    writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range
-) -> None:
+def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:
     num_workers = config.workers or _num_processors()
     columns = (
         TextColumn("recording"),

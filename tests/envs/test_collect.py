@@ -121,7 +121,7 @@ def test_a_diverged_episode_is_recorded_anew(options):
 def test_the_number_of_workers_does_not_matter_and_more_can_follow(tmp_path, recording, options):
     out = tmp_path / "data.zarr"
     collect.collect(config(out, workers=1, episodes=2), options)
-    collect.collect(config(out, workers=3, episodes=5), options)
+    collect.collect(config(out, workers=2, episodes=5), options)
     assert differences(out, recording) == []
     assert committed_episodes(out) == 5
 
@@ -176,12 +176,10 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
-def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path):
+def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     rng = np.random.default_rng(0)
     unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
-    reference = start_collect(unbroken, *TINY)
-    output, _ = reference.communicate(timeout=120)
-    assert reference.returncode == 0, output
+    collect.collect(config(unbroken, episodes=150, episode_steps=4, workers=1), options)
     before = 0
     for _ in range(3):
         present, _ = kill_at_random(killed, rng, *TINY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,12 @@ def write_store() -> Callable[..., TrajectoryStore]:
     return _write_store
 
 
+@pytest.fixture(scope="session")
+def _pristine_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write_store(tmp_path_factory.mktemp("pristine") / "data.zarr").path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> TrajectoryStore:
-    """Five episodes of 20, 7, 33, 1 and 40 actions: 106 rows."""
-    return _write_store(tmp_path / "data.zarr")
+def store(tmp_path: Path, _pristine_store: Path) -> TrajectoryStore:
+    """Five episodes of 20, 7, 33, 1 and 40 actions: 106 rows. A copy of its own for each test to damage."""
+    return TrajectoryStore.open(shutil.copytree(_pristine_store, tmp_path / "data.zarr"))

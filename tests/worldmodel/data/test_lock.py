@@ -23,8 +23,10 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path, spec):
     assert not (tmp_path / "data.zarr.lock").exists()
 
 
-_HOLD = "import pathlib,sys,time; from worldmodel.data.lock import WriterLock; " \
+_HOLD = (
+    "import pathlib,sys,time; from worldmodel.data.lock import WriterLock; "
     "WriterLock(pathlib.Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+)
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
