@@ -1,0 +1,78 @@
+"""A toy world that needs no simulator: a bright square that moves by what the action says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
+from worldmodel.predictor import PredictorConfig
+from worldmodel.vit import EncoderConfig, VisionTransformer
+
+SIZE = 32
+SPEC = EnvironmentSpec(
+    env="toy",
+    image_size=SIZE,
+    control_step_s=0.1,
+    action_low=(-4.0, -4.0),
+    action_high=(4.0, 4.0),
+    action_units=("pixels", "pixels"),
+    proprio_size=2,
+    state_size=3,
+    simulator="none 1.0",
+)
+ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
+PREDICTOR = PredictorConfig(token_width=4, state_width=32, hidden_width=32, depth=1, history=3)
+
+
+def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A picture `[32, 32, 3]` with a 6-pixel square whose upper left corner is at `position` (column, row)."""
+    pixels = np.full((SIZE, SIZE, 3), 40, np.uint8)
+    column, row = np.round(position).astype(int)
+    pixels[row : row + 6, column : column + 6] = (250, 200, 60)
+    return pixels
+
+
+def make_episode(seed: int, num_steps: int = 12) -> Episode:
+    """Random actions; the state is the position and a constant."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(0, SIZE - 6, 2)
+    positions, actions = [position], []
+    for _ in range(num_steps):
+        wanted = np.clip(position + rng.uniform(-4, 4, 2), 0, SIZE - 6)
+        actions.append(wanted - position)
+        position = wanted
+        positions.append(position)
+    actions.append(np.zeros(2))
+    state = np.concatenate([np.stack(positions), np.ones((num_steps + 1, 1))], axis=1)
+    return Episode(
+        pixels=np.stack([draw(p) for p in positions]),
+        action=np.stack(actions).astype(np.float32),
+        proprio=np.stack(positions).astype(np.float32),
+        state=state,
+        seed=seed,
+    )
+
+
+def write_store(path: Path, num_episodes: int = 24) -> TrajectoryStore:
+    """Record `num_episodes` and open the store."""
+    with EpisodeWriter(path, SPEC, {"seed": 0}, episodes_per_commit=8) as writer:
+        for seed in range(num_episodes):
+            writer.append(make_episode(seed))
+    return TrajectoryStore.open(path)
+
+
+def make_encoder(seed: int = 0, **changes: object) -> VisionTransformer:
+    """A small random encoder; `changes` override fields of `ENCODER`."""
+    torch.manual_seed(seed)
+    config = EncoderConfig(**{**ENCODER.__dict__, **changes})
+    return VisionTransformer(config).eval()
+
+
+def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:
+    """Noise, uint8 `[B, T, 32, 32, 3]`."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (batch, frames, SIZE, SIZE, 3), dtype=np.uint8))
