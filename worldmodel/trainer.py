@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -69,6 +70,12 @@ class TrainerConfig:
             raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.log_every < 1 or self.evaluate_every < 1:
+            received = f"{self.log_every} and {self.evaluate_every}"
+            raise ValueError(f"log_every and evaluate_every must be at least 1, got {received}")
+        if not 0 < self.learning_rate < math.inf or self.seed < 0:
+            received = f"{self.learning_rate} and {self.seed}"
+            raise ValueError(f"learning_rate must be above 0 and seed at least 0, got {received}")
 
 
 class TrainingTask(abc.ABC):
@@ -191,14 +198,24 @@ class Trainer:
             self.task.module.load_state_dict(state["module"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = int(state["step"])
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self._path} cannot be resumed ({reason}); remove {self.folder} to start over") from error
 
     def save(self) -> None:
         """Write the checkpoint of this step."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
         save_atomically(state, self._path)
+
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            kept = (
+                f"the last good checkpoint is {self._path}" if self._path.exists() else "no checkpoint had been written"
+            )
+            raise TrainingStopped(
+                f"{what} is {value.item()} at step {self.step}: {kept}; "
+                f"a lower trainer.learning_rate ({self.config.learning_rate} now) usually helps"
+            )
 
     def _optimise(self) -> dict[str, Tensor]:
         config = self.config
@@ -209,16 +226,14 @@ class Trainer:
             group["weight_decay"] = decay if group["decays"] else 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             values = self.task.loss(self.step)
-        if not torch.isfinite(values["loss"]):
-            raise TrainingStopped(
-                f"loss is {values['loss'].item()} at step {self.step}: the last good checkpoint is {self._path}; "
-                f"a lower trainer.learning_rate ({config.learning_rate} now) usually helps"
-            )
+        self._require_finite("loss", values["loss"])
         self.optimiser.zero_grad(set_to_none=True)
         values["loss"].backward()
         values["gradient_norm"] = nn.utils.clip_grad_norm_(
             [p for g in self.optimiser.param_groups for p in g["params"]], config.clip_norm
         )
+        # A finite loss can have a gradient that is not; clipping would spread it to every parameter.
+        self._require_finite("gradient norm", values["gradient_norm"])
         self.optimiser.step()
         self.task.after_step(self.step, config.steps)
         return values
