@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from configs.command import UserError
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
 _WANTED = "a goal image is a square PNG or JPEG in RGB, opaque"
+# Pillow's many ways to say that the data is broken.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+# By EXIF orientation. Pillow's `exif_transpose` also rewrites the EXIF, and fails on odd ones.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,21 +67,21 @@ def read_goal(path: str | Path, size: int) -> GoalImage:
     _check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
+            warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is unimportant
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 width, height = image.size  # from the header: nothing is decoded yet
                 if width * height > MAX_PIXELS:
                     raise UserError(f"{path} has {width} x {height} pixels: at most {MAX_PIXELS:,} are accepted")
                 texts = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
                 image.load()
-                picture = _to_rgb(path, ImageOps.exif_transpose(image))
+                picture = _to_rgb(path, _upright(image))
+    except UserError:
+        raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not a PNG or JPEG picture: {_WANTED}") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has too many pixels: at most {MAX_PIXELS:,} are accepted") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that the data is broken
-        if isinstance(error, UserError):
-            raise
+    except _BROKEN as error:
         raise UserError(f"{path} is corrupt ({error}): {_WANTED}") from error
     resized = picture.resize((size, size), Image.Resampling.BOX)
     return GoalImage(np.asarray(resized), _state(texts, "goal_state"), _state(texts, "start_state"))
@@ -80,6 +94,11 @@ def _check_file(path: Path) -> None:
         raise UserError(f"goal image {path} is not a file: {_WANTED}")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes: at most {MAX_BYTES:,} are accepted")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:

@@ -16,18 +16,21 @@ SIZE = 16
 
 
 class PointExplorer(Explorer):
+    """Goes round in a circle of half a metre, so that the point stays in sight."""
+
     def __init__(self, rng: np.random.Generator) -> None:
-        self._action = rng.uniform(-1, 1, 2).astype(np.float32)
+        self._angle = rng.uniform(-np.pi, np.pi)
 
     def act(self, env: GoalEnv) -> Any:
-        return self._action
+        self._angle += 0.2
+        return np.array([np.cos(self._angle), np.sin(self._angle)], np.float32)
 
 
 class PointEnv(GoalEnv):
     """The frame's red and green encode the position, so that a model can read it exactly enough."""
 
     name, control_step_s, action_units = "point", 0.1, ("m/s", "m/s")
-    metrics = (Metric("position", "m", 0.05),)
+    metrics = (Metric("position", "m", 0.1),)
 
     def __init__(self, diverge_at: float = np.inf) -> None:
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)

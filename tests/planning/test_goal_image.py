@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from configs.command import UserError
 from planning import goal_image
@@ -44,11 +44,33 @@ def test_one_pixel_off_square_is_accepted(tmp_path: Path) -> None:
     assert load_goal(save(tmp_path / "a.png", picture(64, 65)), 32).shape == (32, 32, 3)
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
+    exif[0x0112] = orientation
     path = save(tmp_path / "a.png", picture(), exif=exif)
-    np.testing.assert_array_equal(load_goal(path, 64), np.rot90(picture(), -1))
+    np.testing.assert_array_equal(load_goal(path, 64), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    if orientation == 6:  # shown rotated by 90 degrees clockwise
+        np.testing.assert_array_equal(load_goal(path, 64), np.rot90(picture(), -1))
+
+
+def test_damage_anywhere_is_a_user_error_or_harmless(tmp_path: Path) -> None:
+    exif, text, rng = Image.Exif(), PngImagePlugin.PngInfo(), np.random.default_rng(0)
+    exif[0x0112], exif[0x010E] = 6, "a title"
+    text.add_text("goal_state", "[1, 2]", zip=True)
+    files = [save(tmp_path / "a.png", picture(24, 24), exif=exif, pnginfo=text)]
+    files.append(save(tmp_path / "a.jpg", picture(24, 24), exif=exif))
+    refused = 0
+    for _ in range(400):
+        data = bytearray(files[rng.integers(2)].read_bytes())
+        for _ in range(rng.integers(1, 5)):
+            data[rng.integers(min(len(data), rng.choice([100, 400, 5000])))] = rng.integers(256)
+        (tmp_path / "damaged").write_bytes(data)
+        try:
+            assert load_goal(tmp_path / "damaged", 16).shape == (16, 16, 3)
+        except UserError:
+            refused += 1
+    assert 100 < refused < 400
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:

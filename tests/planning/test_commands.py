@@ -1,0 +1,159 @@
+"""The two commands on the real pushing environment, with an untrained model of toy size."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+from envs.registry import describe, env_options, make_env
+from planning import evaluate, manifest, run
+from planning.goal_image import GoalImage
+from planning.task import from_image
+from tests.planning.point_mass import PointEnv
+from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.predictor import PredictorConfig
+from worldmodel.vit import EncoderConfig
+from worldmodel.world_model import WorldModel
+
+Command = Callable[..., tuple[int, str]]
+SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = env_options("push")
+    env = make_env(options)
+    spec = EnvironmentSpec.from_dict(describe(env, options))
+    env.close()
+    encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
+    predictor = PredictorConfig(token_width=4, state_width=16, hidden_width=16, depth=1, history=2)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        WorldModel(spec, encoder, predictor).save(folder, {})
+    return folder
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in an empty folder; gives its exit code and all that it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_command(module: ModuleType, *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run_command
+
+
+@pytest.fixture
+def goal(tmp_path: Path) -> Path:
+    """A goal picture without any states in it."""
+    env = make_env(env_options("push"))
+    env.reset(seed=3)
+    Image.fromarray(env.render_state(env.get_state(), 100)).save(tmp_path / "goal.png")
+    env.close()
+    return tmp_path / "goal.png"
+
+
+def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None:
+    code, text = call(run, f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    assert code == 0 and "as the model judges" in text and "next: python -m planning.evaluate env=push" in text
+    (out,) = Path("runs/push/plan").iterdir()
+    result = json.loads((out / "result.json").read_text())
+    assert result["judged_by"] == "model" and len(result["latent_distance"]) == result["steps"] + 1 == 4
+    assert Image.open(out / "plan.png").size[0] > 800
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "episode.mp4"))
+    assert frames == 4 + 10 and seconds == pytest.approx(1.4)
+
+
+def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoint: Path, tmp_path: Path) -> None:
+    env = make_env(env_options("push"))
+    env.reset(seed=5)
+    state, text = env.get_state(), PngImagePlugin.PngInfo()
+    text.add_text("goal_state", json.dumps(state.tolist()))
+    text.add_text("start_state", json.dumps(state.tolist()))
+    Image.fromarray(env.render_state(state)).save(tmp_path / "here.png", pnginfo=text)
+    env.close()
+    code, text_out = call(run, "goal=here.png", f"checkpoint={checkpoint}", "out=there", *SMALL)
+    result = json.loads(Path("there/result.json").read_text())
+    assert code == 0 and "reached after 0 steps" in text_out
+    assert result["reached"] and result["judged_by"] == "simulator" and result["steps"] == 0
+    np.testing.assert_array_equal(result["states"], [state])
+
+
+def test_a_seed_overrules_the_pictures_start_and_foreign_states_are_left_aside() -> None:
+    env, pixels = PointEnv(), np.zeros((16, 16, 3), np.uint8)
+    image = GoalImage(pixels, goal_state=np.zeros(2), start_state=np.ones(2))
+    assert from_image(env, image, "", None).start_state is not None
+    assert from_image(env, image, "", 4).start_state is None and from_image(env, image, "", 4).start_seed == 4
+    foreign = from_image(env, GoalImage(pixels, np.zeros(12), np.zeros(12)), "", None)
+    assert foreign.start_state is None and foreign.goal_state is None
+
+
+def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkpoint: Path) -> None:
+    arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", f"checkpoint={checkpoint}", "out=here", *SMALL]
+    code, text = call(evaluate, *arguments)
+    results = json.loads(Path("here/results.json").read_text())
+    assert code == 0 and "results: here/results.json" in text
+    assert results["task"] == "push" and results["n"] == 3 == len(results["episodes"])
+    assert set(results["floors"]) == {"no_op", "random"} and results["ceiling"]["n"] == 3
+    low, high = results["success_any_interval"]
+    assert 0 <= low <= results["success_any"] <= high <= 1 and results["plan_ms_median"] > 0
+    assert results["manifest_hash"] and results["batched_plans_per_s"] > 0
+    failed = sum(not e["success_any"] for e in results["episodes"])
+    assert len(list(Path("here/failures").glob("*.mp4"))) == failed
+    assert call(evaluate, *arguments)[0] == 0
+    again = json.loads(Path("here/results.json").read_text())
+    assert again["batched_plans_per_s"] is None  # nothing had to be planned anew
+    assert again["episodes"] == results["episodes"]
+
+
+def test_manifest_is_written_where_asked(call: Command) -> None:
+    code, text = call(manifest, "n=2", "out=pairs.json")
+    assert code == 0 and "next: python -m planning.evaluate env=push" in text
+    assert len(manifest.read_manifest(Path("pairs.json")).pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["goal=missing.png"], "goal image missing.png does not exist"),
+        (["env=pussh"], "did you mean push?"),
+        (["budgt=3"], "did you mean budget?"),
+        (["planner=cam"], "choose from cem"),
+        (["planner.options.elites=0"], "elites 0"),
+        (["planner.objective.steps=sum"], "choose from discounted"),
+        (["planner.execute=9"], "execute 9"),
+        (["budget=0"], "budget=0"),
+        (["seed=-1"], "seed=-1"),
+        (["device=cudda"], "device 'cudda'"),
+        (["checkpoint=nowhere"], "unknown checkpoint 'nowhere'"),
+        (["env.image_size=32"], "made for image_size 64, but env push has image_size 32"),
+        (["env=reacher"], "made for env push, but env reacher"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(
+    call: Command, checkpoint: Path, goal: Path, arguments: list[str], part: str
+) -> None:
+    given = {"goal": f"goal={goal}", "checkpoint": f"checkpoint={checkpoint}"}
+    given.update({argument.split("=")[0]: argument for argument in arguments})
+    code, text = call(run, *given.values())
+    assert code == 2 and part in text
+    assert len(text.strip().splitlines()) == 1 and text.startswith("error: ")
