@@ -169,9 +169,7 @@ class DmControlEnv(GoalEnv):
         self.set_goal((options or {}).get("goal"))
         return self.observe(), self._info(self.get_state(), diverged=False)
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Hold the control `action [A]` for one control step. Raises UserError for a non-finite one.
 
         When the simulation diverges the observation is the one before the step: the one after has no picture.

@@ -31,7 +31,7 @@ def roll_out(
     controls = np.repeat(np.nan_to_num(actions), substeps, axis=1)
     full, _ = mujoco.rollout.rollout(model, [scratch], np.tile(initial, (num_sequences, 1)), controls)
     full = full[:, substeps - 1 :: substeps]
-    states = full[..., 1 : 1 + model.nq + model.nv + model.na].copy()  # after the clock
+    states: Floats = full[..., 1 : 1 + model.nq + model.nv + model.na].copy()  # after the clock
     # A rollout that diverges repeats its last state to the end: its clock stands still.
     expected_time = initial[0] + model.opt.timestep * substeps * np.arange(1, num_steps + 1)
     bad = np.abs(full[..., 0] - expected_time) > model.opt.timestep / 2

@@ -35,8 +35,17 @@ def hide_goal(model: mujoco.MjModel, nominal: mujoco.MjModel, prefixes: tuple[st
     geoms += [g for g in range(model.ngeom) if model.geom_bodyid[g] in bodies and g not in geoms]
     sites = _named(model.nsite, model.site, prefixes)
     lights = _named(model.nlight, model.light, prefixes)
-    fields = {"body_pos": bodies, "body_quat": bodies, "geom_pos": geoms, "geom_size": geoms, "geom_rgba": geoms,
-              "site_pos": sites, "site_size": sites, "site_rgba": sites, "light_pos": lights}
+    fields = {
+        "body_pos": bodies,
+        "body_quat": bodies,
+        "geom_pos": geoms,
+        "geom_size": geoms,
+        "geom_rgba": geoms,
+        "site_pos": sites,
+        "site_size": sites,
+        "site_rgba": sites,
+        "light_pos": lights,
+    }
     for name, rows in fields.items():
         getattr(model, name)[rows] = getattr(nominal, name)[rows]
     model.geom_rgba[geoms, 3] = 0

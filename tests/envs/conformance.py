@@ -1,8 +1,12 @@
-"""What every environment owes its users, as tests to inherit.
+"""What every environment owes its users, as tests to inherit: name your class, and a state that breaks it.
 
-    class TestMyEnv(GoalEnvConformance):
-        def make(self): return MyEnv()
-        def diverging_state(self, env): ...
+Example:
+    class TestMine(GoalEnvConformance):
+        def make(self):
+            return MyEnv()
+
+        def diverging_state(self, env):
+            return np.full(4, 1e12)
 """
 
 from __future__ import annotations

@@ -115,9 +115,7 @@ def test_reacher_goal_is_interesting_when_a_joint_has_to_move(reacher):
 
 def test_reacher_encoders_read_wrist_shoulder_and_speeds(reacher):
     reacher.set_state(np.array([2.0, -0.7, 1.5, -3.0]))
-    np.testing.assert_allclose(
-        reacher.observe()["proprio"], [-0.7, np.sin(2.0), np.cos(2.0), 1.5, -3.0], rtol=1e-6
-    )
+    np.testing.assert_allclose(reacher.observe()["proprio"], [-0.7, np.sin(2.0), np.cos(2.0), 1.5, -3.0], rtol=1e-6)
 
 
 def test_reacher_shows_no_target(reacher):
@@ -186,9 +184,8 @@ def test_action_repeat_lengthens_the_control_step():
     assert long.control_step_s == pytest.approx(3 * short.control_step_s)
     rng = np.random.default_rng(0)
     action = rng.uniform(-1, 1, 2)
-    np.testing.assert_array_equal(
-        long.simulate(pose(1, 1), action[None, None])[0, 0], short.simulate(pose(1, 1), np.tile(action, (1, 3, 1)))[0, 2]
-    )
+    once, thrice = action[None, None], np.tile(action, (1, 3, 1))
+    np.testing.assert_array_equal(long.simulate(pose(1, 1), once)[0, 0], short.simulate(pose(1, 1), thrice)[0, 2])
 
 
 def test_fovy_widens_the_view():

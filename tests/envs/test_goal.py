@@ -63,8 +63,17 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, message):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": -1}, {"seed": 2**32}, {"seed": "three"}, {"steps": 0}, {"size": 7}, {"size": 5000}, {"size": True},
-     {"out": "img"}, {"out": 3}],
+    [
+        {"seed": -1},
+        {"seed": 2**32},
+        {"seed": "three"},
+        {"steps": 0},
+        {"size": 7},
+        {"size": 5000},
+        {"size": True},
+        {"out": "img"},
+        {"out": 3},
+    ],
 )
 def test_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match=str(next(iter(change)))):
