@@ -137,7 +137,7 @@ def test_standardising_leaves_no_place_means_and_unit_spread() -> None:
 
 def test_vicreg_terms_by_hand() -> None:
     still = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
-    variance, covariance = regularise(still)  # std √2 and 0: hinges 0 and 1 − √1e-4
+    variance, covariance = regularise(still)  # std √2 and 0: hinges 0 and 1 - √1e-4
     assert float(variance) == pytest.approx((1 - math.sqrt(1e-4)) / 2, abs=1e-5)
     assert float(covariance) == 0.0
     together = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -102,7 +103,7 @@ def test_learning_rate_warms_up_linearly_and_ends_at_its_final_value() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.01 + 0.99 * 0.5)
     assert rates[100] == pytest.approx(0.01)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
 
 
 @given(steps=st.integers(1, 2000), warmup=st.floats(0, 1), position=st.floats(0, 1))
@@ -141,7 +142,7 @@ def test_devices_are_named_or_refused() -> None:
 
 
 def test_weight_decay_spares_vectors(tmp_path: Path) -> None:
-    """With a gradient of zero, decay is all that moves a parameter: matrices shrink by 1 − lr·decay."""
+    """With a gradient of zero, decay is all that moves a parameter: matrices shrink by 1 - lr·decay."""
     task = Regression(lambda _, loss: 0.0 * loss)
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     config = changed(steps=1, warmup=0.0, final_weight_decay=0.1)
@@ -223,7 +224,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, damage: str
         else:
             state["optimiser"] = torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).state_dict()
         torch.save(state, path)
-    with pytest.raises(UserError, match="training.pt cannot be resumed") as caught:
+    with pytest.raises(UserError, match=r"training\.pt cannot be resumed") as caught:
         Trainer(Regression(), CONFIG, tmp_path, CPU)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,165 @@
+"""Normalisation, and the cache of frozen features."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.worldmodel.toy import make_clips, make_encoder
+from worldmodel import features
+from worldmodel.features import FeatureCacheKey, Normaliser, encode_store, write_json
+
+CPU = torch.device("cpu")
+ROWS = 39  # twenty blocks of two, the last one half
+KEY = FeatureCacheKey("store", "encoder", ROWS, 16, 32)
+
+
+class PowerCutError(Exception):
+    """What a test throws in the place of a kill."""
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BLOCK", 2)
+
+
+@pytest.fixture(scope="module")
+def frames() -> NDArray[np.uint8]:
+    return make_clips(batch=ROWS, frames=1)[:, 0].numpy()
+
+
+def encode(
+    frames: NDArray[np.uint8],
+    path: Path,
+    key: FeatureCacheKey = KEY,
+    seed: int = 0,
+    on_block: Callable[[int], None] = lambda done: None,
+) -> tuple[NDArray[np.float16], list[int]]:
+    """The features, and the row numbers that were reported as done."""
+    reported: list[int] = []
+
+    def progress(done: int, total: int) -> None:
+        assert total == ROWS
+        reported.append(done)
+        on_block(done)
+
+    return encode_store(make_encoder(seed), frames, key, path, CPU, progress), reported
+
+
+def cut_at(row: int) -> Callable[[int], None]:
+    def on_block(done: int) -> None:
+        if done >= row:
+            raise PowerCutError
+
+    return on_block
+
+
+def test_features_are_those_of_the_encoder(tmp_path: Path, frames: NDArray[np.uint8]) -> None:
+    cached, reported = encode(frames, tmp_path / "run" / "features.npy")
+    assert cached.dtype == np.float16
+    assert reported == [*range(2, ROWS, 2), ROWS]
+    with torch.no_grad():
+        expected = make_encoder().encode_frames(torch.from_numpy(frames))
+    torch.testing.assert_close(torch.from_numpy(np.array(cached)).float(), expected, atol=0.05, rtol=0.05)
+    with pytest.raises(ValueError, match="read-only"):
+        cached[0] = 0
+
+
+def test_a_finished_cache_is_not_made_again(tmp_path: Path, frames: NDArray[np.uint8]) -> None:
+    first, _ = encode(frames, tmp_path / "features.npy")
+    again, reported = encode(frames, tmp_path / "features.npy")
+    assert reported == []
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("row", [2, 31, 32, 34, 38, ROWS])
+def test_a_cut_run_goes_on_and_ends_alike(tmp_path: Path, frames: NDArray[np.uint8], row: int) -> None:
+    whole, _ = encode(frames, tmp_path / "whole.npy")
+    with pytest.raises(PowerCutError):
+        encode(frames, tmp_path / "cut.npy", on_block=cut_at(row))
+    resumed, reported = encode(frames, tmp_path / "cut.npy")
+    np.testing.assert_array_equal(whole, resumed)
+    assert len(reported) == {2: 20, 31: 4, 32: 4, 34: 4, 38: 4, ROWS: 0}[row], "noted after every sixteenth block"
+
+
+@pytest.mark.parametrize("field", ["store", "encoder"])
+def test_features_of_another_key_are_not_taken_for_ours(tmp_path: Path, frames: NDArray[np.uint8], field: str) -> None:
+    path, other = tmp_path / "features.npy", dataclasses.replace(KEY, **{field: "another"})
+    ours, _ = encode(frames, path)
+    ours = np.array(ours)
+    with pytest.raises(PowerCutError):
+        encode(frames, path, other, seed=1, on_block=cut_at(20))
+    again, reported = encode(frames, path)
+    assert len(reported) == 20, "the file is half the other's by now"
+    np.testing.assert_array_equal(ours, again)
+
+
+@pytest.mark.parametrize("damage", ["features gone", "features garbage", "note garbage", "note without rows"])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, frames: NDArray[np.uint8], damage: str) -> None:
+    path, note = tmp_path / "features.npy", tmp_path / "features.json"
+    whole = np.array(encode(frames, path)[0])
+    if damage == "features gone":
+        path.unlink()
+    elif damage == "features garbage":
+        path.write_bytes(b"nothing")
+    elif damage == "note garbage":
+        note.write_text("{")
+    else:
+        note.write_text(json.dumps({"key": dataclasses.asdict(KEY)}))
+    again, reported = encode(frames, path)
+    assert len(reported) == 20
+    np.testing.assert_array_equal(whole, again)
+
+
+# --- normalisation -----------------------------------------------------------------------------------------------
+
+
+def test_standardised_features_have_no_place_means_and_unit_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = 3 * torch.randn(16, 8, generator=generator) + torch.linspace(0.1, 2, 8) * torch.randn(
+        200, 16, 8, generator=generator
+    )
+    norm = Normaliser(16, 8, 2, 2)
+    norm.set_features(raw)
+    result = norm.features(raw)
+    torch.testing.assert_close(result.mean(0), torch.zeros(16, 8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.pow(2).mean((0, 1)), torch.ones(8))
+
+
+def test_a_place_where_nothing_happens_is_not_blown_up() -> None:
+    raw = torch.zeros(50, 2, 1)
+    raw[:, 1, 0] = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    raw[:, 0, 0] = 1e-3 * raw[:, 1, 0]
+    norm = Normaliser(2, 1, 1, 1)
+    norm.set_features(raw)
+    assert norm.features(raw)[:, 0].abs().max() < 0.01
+
+
+def test_constant_features_stay_finite() -> None:
+    norm = Normaliser(2, 3, 1, 1)
+    norm.set_features(torch.full((10, 2, 3), 7.0))
+    assert norm.features(torch.full((4, 2, 3), 7.0)).abs().max() == 0
+
+
+def test_proprio_and_actions_use_their_own_statistics() -> None:
+    norm = Normaliser(1, 1, 2, 3)
+    norm.proprio_mean.copy_(torch.tensor([1.0, 2.0]))
+    norm.action_std.copy_(torch.tensor([1.0, 2.0, 4.0]))
+    assert norm.proprio(torch.tensor([[1.0, 5.0]])).tolist() == [[0.0, 3.0]]
+    assert norm.actions(torch.tensor([4.0, 4.0, 4.0])).tolist() == [4.0, 2.0, 1.0]
+    assert set(norm.state_dict()) == {f"{n}_{s}" for n in ("feature", "proprio", "action") for s in ("mean", "std")}
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    write_json({"a": 1}, path)
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, path)
+    assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,128 @@
+"""V-JEPA pretraining as a task: augmentation, schedule, health figures, collapse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode
+from worldmodel.jepa import Jepa, JepaConfig
+from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData, encode_all, probe_encoder
+from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
+from worldmodel.vit import to_unit_range
+
+CPU = torch.device("cpu")
+EPISODES = [make_episode(seed) for seed in range(24)]
+FRAMES = np.concatenate([e.pixels for e in EPISODES])
+STATE = np.concatenate([e.state for e in EPISODES]).astype(np.float32)
+PROBE = ProbeData(FRAMES[::2][:100], STATE[::2][:100], FRAMES[200:], STATE[200:])
+
+
+def clip_rows(step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    rng = np.random.default_rng([9, step])
+    return 13 * rng.integers(24, size=(6, 1)) + rng.integers(10, size=(6, 1)) + np.arange(4)
+
+
+def make_task(probe: ProbeData | None = PROBE, **options: Any) -> PretrainTask:
+    torch.manual_seed(0)
+    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2))
+    return PretrainTask(jepa, PretrainConfig(**options), FRAMES, clip_rows, probe, seed=0, device=CPU)
+
+
+def test_seed_and_step_alone_decide_the_loss() -> None:
+    first, again = make_task(), make_task()
+    losses = [first.loss(step)["loss"].item() for step in (3, 4)]
+    assert again.loss(4)["loss"].item() == losses[1]
+    assert losses[0] != losses[1]
+
+
+def test_without_augmentation_a_clip_is_only_rescaled() -> None:
+    clips = make_clips()
+    augmented = make_task(jitter=0.0, flip=False)._augment(clips, np.random.default_rng(0))
+    assert torch.equal(augmented, to_unit_range(clips))
+
+
+def test_a_clip_is_mirrored_whole_or_not_at_all() -> None:
+    clips = make_clips(batch=40)
+    augmented = make_task(jitter=0.0, flip=True)._augment(clips, np.random.default_rng(0))
+    plain = to_unit_range(clips)
+    mirrored = [torch.equal(a, p.flip(2)) for a, p in zip(augmented, plain, strict=True)]
+    kept = [torch.equal(a, p) for a, p in zip(augmented, plain, strict=True)]
+    assert all(m != k for m, k in zip(mirrored, kept, strict=True))
+    assert 10 <= sum(mirrored) <= 30
+
+
+def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
+    clips = make_clips(batch=20)
+    plain = to_unit_range(clips)
+    augmented = make_task(jitter=0.2, flip=False)._augment(clips, np.random.default_rng(0))
+    contrast = augmented.flatten(2).std(2) / plain.flatten(2).std(2)  # [clips, frames]
+    torch.testing.assert_close(contrast, contrast[:, :1].expand_as(contrast), atol=1e-4, rtol=0)
+    brightness = augmented.flatten(2).mean(2) - contrast * plain.flatten(2).mean(2)
+    torch.testing.assert_close(brightness, brightness[:, :1].expand_as(brightness), atol=1e-4, rtol=0)
+    for change in (contrast[:, 0] - 1, brightness[:, 0]):
+        assert change.abs().max() <= 0.2 + 1e-4
+        assert change.std() > 0.05
+
+
+@pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (50, 0.95), (100, 1.0)])
+def test_the_target_follows_ever_more_slowly(step: int, momentum: float) -> None:
+    task = make_task(momentum=0.9)
+    jepa = task.module
+    with torch.no_grad():
+        jepa.encoder.norm.bias.add_(1.0)
+    task.after_step(step, total=100)
+    assert jepa.target.norm.bias[0].item() == pytest.approx(1 - momentum, abs=1e-6)
+
+
+def test_frames_are_encoded_alike_in_batches_of_any_size() -> None:
+    encoder = make_encoder()
+    at_once, in_parts = (encode_all(encoder, FRAMES[:20], CPU, batch) for batch in (256, 7))
+    assert at_once.shape == (20, 16, 32)
+    assert not at_once.requires_grad
+    torch.testing.assert_close(at_once, in_parts)
+
+
+def test_the_probe_finds_what_pictures_show() -> None:
+    measured = probe_encoder(make_encoder(), PROBE, CPU)
+    assert measured["probe_r2_00"] > 0.5
+    assert measured["probe_r2_01"] > 0.5
+    assert "probe_r2_02" not in measured, "the third number of the state never changes"
+    assert measured["probe_r2"] == pytest.approx((measured["probe_r2_00"] + measured["probe_r2_01"]) / 2)
+    assert 1 <= measured["effective_rank"] <= 32
+    assert measured["spread"] > 0.01
+
+
+def test_a_blind_encoder_is_found_out() -> None:
+    encoder = make_encoder()
+    torch.nn.init.zeros_(encoder.tubelet.weight)
+    measured = probe_encoder(encoder, PROBE, CPU)
+    assert measured["probe_r2"] < 0.05
+    assert measured["spread"] < 1e-3
+
+
+def test_collapse_stops_training_with_advice() -> None:
+    task = make_task()
+    assert task.evaluate(10)["spread"] > 0.01
+    torch.nn.init.zeros_(task.module.target.tubelet.weight)
+    with pytest.raises(TrainingStopped, match=r"collapsed: spread 0\.00.* at step 20 .*0\.01.*jepa.variance_weight=1"):
+        task.evaluate(20)
+
+
+def test_without_recorded_state_nothing_is_probed() -> None:
+    assert make_task(probe=None).evaluate(10) == {}
+
+
+def test_pretraining_lowers_its_loss_and_moves_the_target(tmp_path: Path) -> None:
+    task = make_task()
+    before = [p.clone() for p in task.module.target.parameters()]
+    first = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
+    config = TrainerConfig(steps=40, batch_size=6, learning_rate=2e-3, precision="fp32", evaluate_every=1000)
+    Trainer(task, config, tmp_path, CPU).run("pretrain")
+    last = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
+    assert last < 0.95 * first
+    assert any(not torch.equal(a, b) for a, b in zip(before, task.module.target.parameters(), strict=True))

@@ -1,0 +1,204 @@
+"""What planning sees: encode, rollout, distance, and the checkpoint that they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from configs.command import UserError
+from tests.worldmodel.toy import ENCODER, PREDICTOR, SPEC, make_episode
+from worldmodel.checkpoint import weights_hash
+from worldmodel.world_model import Latent, WorldModel
+
+CPU = torch.device("cpu")
+
+
+def make_model(seed: int = 0) -> WorldModel:
+    """Random weights, statistics away from zero and one."""
+    torch.manual_seed(seed)
+    model = WorldModel(SPEC, ENCODER, PREDICTOR).eval()
+    norm = model.normaliser
+    with torch.no_grad():
+        for mean in (norm.feature_mean, norm.proprio_mean, norm.action_mean):
+            mean.normal_()
+        for std in (norm.feature_std, norm.proprio_std, norm.action_std):
+            std.uniform_(0.5, 2.0)
+    return model
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    return make_model()
+
+
+def seen(frames: int = 3, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """A history of the toy world: pixels `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
+    episodes = [make_episode(seed) for seed in range(batch)]
+    columns = [np.stack([getattr(e, name)[:frames] for e in episodes]) for name in ("pixels", "proprio", "action")]
+    pixels, proprio, actions = map(torch.from_numpy, columns)
+    return pixels, proprio, actions[:, : frames - 1]
+
+
+def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
+    return torch.randn(batch, samples, horizon, 2, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_encode_takes_any_length_of_history(model: WorldModel, frames: int) -> None:
+    latent = model.encode(*seen(frames))
+    assert latent.state is not None and latent.state.shape == (2, 32)
+    assert latent.features is not None and latent.features.shape == (2, 16, 32)
+    assert not latent.state.requires_grad
+
+
+def test_encode_remembers_and_is_not_confused_by_its_neighbours(model: WorldModel) -> None:
+    pixels, proprio, actions = seen(3)
+    latent = model.encode(pixels, proprio, actions)
+    assert latent.state is not None
+    earlier = pixels.clone()
+    earlier[:, 0] = 0
+    other = model.encode(earlier, proprio, actions)
+    assert other.state is not None and not torch.equal(other.state, latent.state)
+    alone = model.encode(pixels[1:], proprio[1:], actions[1:])
+    assert alone.state is not None
+    torch.testing.assert_close(alone.state, latent.state[1:])
+
+
+def test_everything_goes_through_the_dataset_statistics(model: WorldModel) -> None:
+    """Shifting and scaling what comes in, and the statistics with it, changes nothing."""
+    pixels, proprio, actions = seen(3)
+    latent, imagined = model.encode(pixels, proprio, actions), None
+    imagined = model.rollout(latent, some_actions()).state
+    norm = model.normaliser
+    for name in ("proprio", "action"):
+        getattr(norm, f"{name}_mean").mul_(10).add_(3)
+        getattr(norm, f"{name}_std").mul_(10)
+    again = model.encode(pixels, 10 * proprio + 3, 10 * actions + 3)
+    assert latent.state is not None and again.state is not None and imagined is not None
+    torch.testing.assert_close(again.state, latent.state, atol=1e-4, rtol=1e-4)
+    shifted = model.rollout(again, 10 * some_actions() + 3).state
+    assert shifted is not None
+    torch.testing.assert_close(shifted, imagined, atol=1e-4, rtol=1e-4)
+
+
+def test_rollout_has_its_shape_and_treats_each_sample_alike(model: WorldModel) -> None:
+    latent, actions = model.encode(*seen()), some_actions()
+    states = model.rollout(latent, actions).state
+    assert states is not None and latent.state is not None
+    assert states.shape == (2, 5, 4, 32)
+    single = model.rollout(Latent(latent.state[1:]), actions[1:, 3:4]).state
+    assert single is not None
+    torch.testing.assert_close(single, states[1:, 3:4])
+
+
+def test_the_distance_is_its_equation(model: WorldModel) -> None:
+    latent, goal = model.encode(*seen()), model.encode_goal(seen(5)[0][:, 4])
+    imagined = model.rollout(latent, some_actions())
+    distance = model.distance(imagined, goal)
+    assert distance.shape == (2, 5, 4)
+    assert imagined.state is not None and goal.features is not None
+    for b, s, h in ((0, 0, 0), (1, 4, 3), (0, 2, 1)):
+        read = model.predictor.read_features(imagined.state[b, s, h])
+        assert distance[b, s, h].item() == pytest.approx((read - goal.features[b]).pow(2).mean().item(), rel=1e-4)
+
+
+def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> None:
+    pixels, proprio, actions = seen(3)
+    latent = model.encode(pixels, proprio, actions)
+    here = model.distance_now(latent, model.encode_goal(pixels[:, -1]))
+    there = model.distance_now(latent, model.encode_goal(pixels[:, -1].flip(0)))
+    assert here.shape == (2,)
+    assert here.max() < 1e-9
+    assert there.min() > 1e-4
+    torch.testing.assert_close(there[0], there[1])  # symmetric: each is the other's goal
+
+
+def test_a_perfect_reading_has_distance_zero(model: WorldModel) -> None:
+    latent = model.encode(*seen())
+    assert latent.state is not None
+    reading = model.predictor.read_features(latent.state)
+    distance = model.distance(Latent(latent.state[:, None, None]), Latent(features=reading))
+    assert distance.abs().max() < 1e-9
+
+
+def test_gradients_flow_to_the_actions_when_asked(model: WorldModel) -> None:
+    latent, goal = model.encode(*seen()), model.encode_goal(seen()[0][:, 0])
+    actions = some_actions().requires_grad_()
+    model.distance(model.rollout(latent, actions), goal)[..., -1].sum().backward()
+    assert actions.grad is not None
+    assert bool((actions.grad.abs().sum(-1) > 0).all()), "every action of every sample counts"
+    with torch.no_grad():
+        state = model.rollout(latent, actions).state
+    assert state is not None and not state.requires_grad
+
+
+def test_bf16_planning_is_close_to_full_precision(model: WorldModel) -> None:
+    latent, goal, actions = model.encode(*seen()), model.encode_goal(seen()[0][:, 0]), some_actions()
+    exact = model.distance(model.rollout(latent, actions), goal)
+    model.precision = torch.bfloat16
+    rounded = model.distance(model.rollout(latent, actions), goal)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back(tmp_path: Path, model: WorldModel) -> None:
+    model.save(tmp_path, {"seed": 3})
+    loaded = WorldModel.load(str(tmp_path), CPU)
+    assert (loaded.spec, loaded.encoder_config, loaded.predictor_config) == (SPEC, ENCODER, PREDICTOR)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    norm, original = loaded.normaliser.state_dict(), model.normaliser.state_dict()
+    assert all(torch.equal(norm[name], original[name]) for name in original), "statistics are not rounded"
+    before = model.distance(model.rollout(model.encode(*seen()), some_actions()), model.encode_goal(seen()[0][:, 0]))
+    after = loaded.distance(loaded.rollout(loaded.encode(*seen()), some_actions()), loaded.encode_goal(seen()[0][:, 0]))
+    torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-2)  # matrices are stored as float16
+
+
+def test_saving_what_was_loaded_changes_no_bit(tmp_path: Path, model: WorldModel) -> None:
+    model.save(tmp_path / "first", {})
+    WorldModel.load(str(tmp_path / "first"), CPU).save(tmp_path / "second", {})
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_the_encoder_is_frozen_and_its_hash_recorded(tmp_path: Path, model: WorldModel) -> None:
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert any(p.requires_grad for p in model.predictor.parameters())
+    model.save(tmp_path, {})
+    assert weights_hash(model.encoder) in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("field", "theirs"),
+    [
+        ("env", "push"),
+        ("image_size", 64),
+        ("control_step_s", 0.05),
+        ("action_low", (-1.0, -4.0)),
+        ("action_high", (4.0, 4.0, 4.0)),
+        ("proprio_size", 7),
+    ],
+)
+def test_a_model_for_another_environment_is_refused_with_both_values(
+    tmp_path: Path, model: WorldModel, field: str, theirs: object
+) -> None:
+    model.save(tmp_path, {})
+    spec = WorldModel.load(str(tmp_path), CPU).spec
+    with pytest.raises(UserError) as caught:
+        spec.require_match(dataclasses.replace(SPEC, **{field: theirs}), "the model", "the environment")
+    message = str(caught.value)
+    assert field in message and str(theirs) in message and str(getattr(SPEC, field)) in message
+
+
+def test_other_looks_and_simulator_versions_are_let_through(model: WorldModel) -> None:
+    other = dataclasses.replace(SPEC, simulator="none 2.0", options={"distractors": True})
+    model.spec.require_match(other, "the model", "the environment")
