@@ -41,7 +41,9 @@ def load_encoder(folder: Path, image_size: int) -> VisionTransformer:
         UserError: when the folder holds none, or it was made for another image size.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give encoder=random")
+        raise UserError(
+            f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give encoder_from=random"
+        )
     config = checkpoint.load_config(folder, "encoder")
     try:
         encoder = VisionTransformer(EncoderConfig(**config["encoder"]))

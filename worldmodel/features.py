@@ -91,6 +91,7 @@ def encode_store(
     done = _blocks_done(note, path, key)
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)  # it would vouch for what is about to be overwritten
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape).flush()
     if done < key.rows:
         cache = np.lib.format.open_memmap(path, mode="r+")

@@ -20,7 +20,9 @@ from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_dev
 from worldmodel.vit import EncoderConfig
 
 
-def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int) -> ProbeData | None:
+def probe_data(
+    store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int
+) -> ProbeData | None:
     """Frames with what the simulator knows of them, half from held-out episodes. None where no state was recorded."""
     state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
     if store.spec.state_size == 0 or len(split.held_out) == 0:
@@ -46,7 +48,9 @@ def main(config: DictConfig) -> None:
     options = from_config(PretrainConfig, config.pretrain, "pretrain")
     trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
     if config.clips.frames % encoder.tubelet_frames:
-        raise UserError(f"clips.frames {config.clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+        raise UserError(
+            f"clips.frames {config.clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames"
+        )
     folder = Path(config.out)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)

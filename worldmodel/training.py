@@ -149,7 +149,9 @@ class PredictionTask(TrainingTask):
         The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
         0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
         """
-        rivals = torch.randint(len(actions), (len(actions), 16), generator=generator).to(actions.device)
+        number = len(actions)
+        others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
+        rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
         candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
         ends = self.module.predictor.rollout(state[:, None].expand(-1, 17, -1), candidates)[:, :, -1]
         distance = (self.module.predictor.read_features(ends) - goal[:, None]).pow(2).mean((2, 3))
