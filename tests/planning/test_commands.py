@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +26,15 @@ from worldmodel.world_model import WorldModel
 
 Command = Callable[..., tuple[int, str]]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small lose more time to waiting for each other's threads than they win."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,8 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
     (out,) = Path("runs/push/plan").iterdir()
     result = json.loads((out / "result.json").read_text())
     assert result["judged_by"] == "model" and len(result["latent_distance"]) == result["steps"] + 1 == 4
-    assert Image.open(out / "plan.png").size[0] > 800
+    with Image.open(out / "plan.png") as plan:
+        assert plan.size[0] > 800
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "episode.mp4"))
     assert frames == 4 + 10 and seconds == pytest.approx(1.4)
 
@@ -108,7 +118,8 @@ def test_a_seed_overrules_the_pictures_start_and_foreign_states_are_left_aside()
 
 
 def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkpoint: Path) -> None:
-    arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", f"checkpoint={checkpoint}", "out=here", *SMALL]
+    arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", "videos=1", "out=here", *SMALL]
+    arguments.append(f"checkpoint={checkpoint}")
     code, text = call(evaluate, *arguments)
     results = json.loads(Path("here/results.json").read_text())
     assert code == 0 and "results: here/results.json" in text
@@ -118,7 +129,7 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     assert 0 <= low <= results["success_any"] <= high <= 1 and results["plan_ms_median"] > 0
     assert results["manifest_hash"] and results["batched_plans_per_s"] > 0
     failed = sum(not e["success_any"] for e in results["episodes"])
-    assert len(list(Path("here/failures").glob("*.mp4"))) == failed
+    assert len(list(Path("here/failures").glob("*.mp4"))) == min(failed, 1)
     assert call(evaluate, *arguments)[0] == 0
     again = json.loads(Path("here/results.json").read_text())
     assert again["batched_plans_per_s"] is None  # nothing had to be planned anew

@@ -49,7 +49,8 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "a.png", picture(), exif=exif)
-    np.testing.assert_array_equal(load_goal(path, 64), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(load_goal(path, 64), np.asarray(ImageOps.exif_transpose(image)))
     if orientation == 6:  # shown rotated by 90 degrees clockwise
         np.testing.assert_array_equal(load_goal(path, 64), np.rot90(picture(), -1))
 
