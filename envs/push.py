@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium
 import mujoco
-import mujoco.rollout
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from envs.exploration import SmoothRandomExplorer, SwitchingExplorer
 from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels
 from envs.rendering import LeanRenderer
 from envs.scenery import Scenery
+from envs.simulation import roll_out
 
 ARENA_WIDTH = 0.5
 BLOCK_WIDTH = 0.1
@@ -129,7 +129,7 @@ class PushEnv(GoalEnv):
             if np.linalg.norm(state[3:5] - state[:2]) > apart:
                 break
         if self._distractors:
-            state[_SCENE] = [rng.integers(1, 2**31), 0.0]
+            state[_SCENE] = rng.integers(1, 2**31), 0.0
         return state
 
     def get_state(self) -> Floats:
@@ -144,8 +144,6 @@ class PushEnv(GoalEnv):
         self._scene[:] = state[_SCENE]
         self._scenery.arrange(self._data, int(self._scene[0]), self._scene[1])
         mujoco.mj_forward(self._model, self._data)
-        # The solver starts from the last acceleration; forgetting it makes the future depend on the state alone.
-        self._data.qacc_warmstart[:] = 0
 
     def observe(self) -> dict[str, NDArray[Any]]:
         # mj_step leaves body poses one substep behind the joints that proprioception reads.
@@ -157,11 +155,11 @@ class PushEnv(GoalEnv):
         size = size or self._image_size
         if size not in self._large_renderers:
             self._large_renderers[size] = LeanRenderer(self._model, size)
-        present = self.get_state(), self._data.ctrl.copy(), self._data.qacc_warmstart.copy(), self._data.time
+        present = self.get_state(), self._data.ctrl.copy(), self._data.time
         self.set_state(state)
         pixels = self._large_renderers[size].render(self._data, "top")
         self.set_state(present[0])
-        self._data.ctrl[:], self._data.qacc_warmstart[:], self._data.time = present[1:]
+        self._data.ctrl[:], self._data.time = present[1:]
         return pixels
 
     # --- goals -----------------------------------------------------------------------------------------------------
@@ -191,23 +189,16 @@ class PushEnv(GoalEnv):
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:
         actions = np.clip(np.asarray(actions, np.float64), self.action_space.low, self.action_space.high)
-        num_sequences, num_steps, _ = actions.shape
-        signature = mujoco.mjtState.mjSTATE_FULLPHYSICS
-        scratch = mujoco.MjData(self._model)
-        scratch.qpos[:], scratch.qvel[:] = state[_POSITIONS], state[_VELOCITIES]
-        initial = np.empty(mujoco.mj_stateSize(self._model, signature))
-        mujoco.mj_getState(self._model, scratch, initial, signature)
-        control = np.repeat(actions, self._substeps, axis=1)
-        full, _ = mujoco.rollout.rollout(self._model, [scratch], np.tile(initial, (num_sequences, 1)), control)
-        physics = full[:, self._substeps - 1 :: self._substeps, 1:11]  # after the clock: positions, velocities
-        states = np.empty((num_sequences, num_steps, 12))
-        states[..., :10], states[..., 10] = physics, state[10]
-        states[..., 11] = state[11]
-        if self._distractors:
-            states[..., 11] += self.control_step_s * np.arange(1, num_steps + 1)
+        start, scratch = mujoco.MjData(self._model), mujoco.MjData(self._model)
+        start.qpos[:], start.qvel[:] = state[_POSITIONS], state[_VELOCITIES]
+        physics = roll_out(self._model, start, scratch, actions, self._substeps)
         outside = ~(np.abs(physics[..., [0, 1, 3, 4]]) < ARENA_WIDTH).all(-1)  # NaN counts as outside
-        states[np.maximum.accumulate(outside, axis=1)] = np.nan
-        return states
+        physics[np.maximum.accumulate(outside, axis=1)] = np.nan
+        scene = np.broadcast_to(state[_SCENE], (*physics.shape[:2], 2)).copy()
+        if self._distractors:
+            scene[..., 1] += self.control_step_s * np.arange(1, actions.shape[1] + 1)
+        scene[np.isnan(physics[..., 0])] = np.nan
+        return np.concatenate([physics, scene], axis=-1)
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         half_view = 1.46 * np.tan(np.radians(20.5 / 2))  # at half the height of the objects
