@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,8 +44,9 @@ def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) ->
     Raises:
         UserError: for a key that `cls` does not have, or a value that it refuses.
     """
-    plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else dict(values)
-    assert isinstance(plain, dict)
+    container = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
+    assert isinstance(container, dict)
+    plain = {str(key): value for key, value in container.items()}
     accepted = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in plain:
         if key not in accepted:
@@ -63,12 +65,19 @@ def _group_choices(group: str) -> list[str]:
 
 def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
-    for key in config:
+    for key in map(str, config):
         keys.append(f"{prefix}{key}")
         value = config._get_node(key)
         if isinstance(value, DictConfig):
             keys += _option_keys(value, f"{prefix}{key}.")
     return keys
+
+
+def _is_one_value(override: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(override).is_sweep_override()
+    except HydraException:
+        return False
 
 
 def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
@@ -81,6 +90,11 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     for override in overrides:
         if "=" not in override:
             return f"'{override}' is not an option: options are written key=value, for example env=push"
+        if not _is_one_value(override):
+            key, value = override.split("=", 1)
+            return (
+                f"option '{override}' cannot be read: a value with special characters needs quotes: \"{key}='{value}'\""
+            )
     # The longest key first: `env` is also part of a complaint about `env.distractor`.
     for override in sorted(overrides, key=lambda o: -len(o.split("=", 1)[0])):
         key = override.split("=", 1)[0].lstrip("+~")
@@ -89,9 +103,9 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
             accepted = _option_keys(base)
             nearest = difflib.get_close_matches(key, accepted, n=1, cutoff=0.4)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            siblings = sorted({k for k in accepted if k.count(".") == key.count(".")
-                               and k.rpartition(".")[0] == key.rpartition(".")[0]}) or sorted(base)
-            return f"option '{override}' does not fit: options here are {', '.join(map(str, siblings))}{hint}"
+            here = [k for k in accepted if k.rpartition(".")[0] == key.rpartition(".")[0]]
+            siblings = sorted(here or map(str, base))
+            return f"option '{override}' does not fit: options here are {', '.join(siblings)}{hint}"
     return text.splitlines()[0]
 
 

@@ -53,7 +53,10 @@ if ! is_supported "$venv/bin/python"; then
     echo "making $venv with $("$python" -V)"
     "$python" -m venv --clear "$venv"
 fi
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input)
+pip=("$venv/bin/python" -m pip install --disable-pip-version-check --no-input)
+if [ ! -t 1 ]; then
+    pip+=(--quiet)
+fi
 install_torch
 echo "installing the pinned dependencies (a few minutes the first time)"
 "${pip[@]}" --constraint constraints.txt --editable ".[dev]"

@@ -1,0 +1,185 @@
+"""Reads the project's source without running it; `tests/test_architecture.py` says what must hold of it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("configs", "envs", "planning", "worldmodel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """One Python file.
+
+    Attributes:
+        name: dotted, for example `planning.cem`; a package's `__init__` has the package's name.
+        is_package: whether it is an `__init__`.
+        text: its source.
+        tree: the same, parsed.
+    """
+
+    name: str
+    is_package: bool
+    text: str
+    tree: ast.Module
+
+    @classmethod
+    def parse(cls, name: str, text: str, is_package: bool = False) -> Module:
+        return cls(name, is_package, text, ast.parse(text))
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def read_modules(root: Path = ROOT) -> dict[str, Module]:
+    """All modules of the four packages, by name."""
+    modules = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            modules[name] = Module.parse(name, path.read_text(), is_package)
+    return modules
+
+
+def imports(module: Module, at_load_only: bool = False) -> set[str]:
+    """Dotted names that `module` imports: for `from a.b import c` both `a.b` and `a.b.c`, since c may be a module.
+
+    Args:
+        module: where to look.
+        at_load_only: leave out what only runs inside functions or for the type checker.
+    """
+    found: set[str] = set()
+    for node in _load_time_nodes(module.tree) if at_load_only else ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and _called(node) in ("importlib.import_module", "import_module", "__import__"):
+            found |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return found
+
+
+def _absolute(module: Module, node: ast.ImportFrom) -> str:
+    if node.level == 0:
+        return node.module or ""
+    parents = module.name.split(".")
+    parents = parents[: len(parents) - node.level + (1 if module.is_package else 0)]
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def _load_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _load_time_nodes(child)
+
+
+def _called(node: ast.Call) -> str:
+    return ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
+
+
+def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> list[str]:
+    """Imports that cross a package's border where they may not: `planning.cem imports worldmodel.vit`.
+
+    `configs.command` is everybody's; `configs` itself imports none of the others; only `may_join` may join packages.
+    """
+    allowed, found = set(may_join), []
+    for module in modules.values():
+        if module.name in allowed:
+            continue
+        for name in sorted(imports(module)):
+            package = name.partition(".")[0]
+            if package not in PACKAGES or package == module.package:
+                continue
+            if name in ("configs", "configs.command") or name.startswith("configs.command."):
+                continue
+            found.append(f"{module.name} imports {name}")
+    return found
+
+
+def find_cycle(modules: Mapping[str, Module]) -> list[str]:
+    """Names of modules that import each other in a circle while they load, or nothing."""
+    graph = {
+        name: sorted(i for i in imports(module, at_load_only=True) if i in modules and i != name)
+        for name, module in modules.items()
+    }
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in finished:
+            return []
+        for following in graph[name]:
+            cycle = visit(following, [*path, name])
+            if cycle:
+                return cycle
+        finished.add(name)
+        return []
+
+    return next((cycle for name in graph if (cycle := visit(name, []))), [])
+
+
+def forbidden_calls(module: Module) -> list[str]:
+    """What no library module does: print, unpickle, run text, tie itself to a device, seed what others use."""
+    found = []
+    for node in ast.walk(module.tree):
+        where = f"{module.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"{where} bare except")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"cuda:\d+", node.value):
+            found.append(f"{where} {node.value} hard-coded")
+        elif isinstance(node, ast.Call):
+            found += [f"{where} {what}" for what in _forbidden_call(node)]
+        elif isinstance(node, ast.Attribute | ast.ImportFrom):
+            found += [f"{where} uses {name}" for name in _pickling(node)]
+    return found
+
+
+def _pickling(node: ast.Attribute | ast.ImportFrom) -> list[str]:
+    """Everything of the modules that can run a stranger's code, except the error that torch.load raises."""
+    if isinstance(node, ast.Attribute):
+        names = [ast.unparse(node)]
+    else:
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    unpicklers = ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")
+    return [n for n in names if n.partition(".")[0] in unpicklers and n != "pickle.UnpicklingError"]
+
+
+def _forbidden_call(node: ast.Call) -> Iterator[str]:
+    name = _called(node)
+    keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    if name in (
+        "print",
+        "eval",
+        "exec",
+        "np.random.seed",
+        "numpy.random.seed",
+        "random.seed",
+        "hydra.utils.instantiate",
+    ):
+        yield f"calls {name}"
+    if name.endswith(".cuda") and not name.endswith("torch.cuda"):
+        yield "calls .cuda(): take a device instead"
+    if name.endswith("torch.load") and keywords.get("weights_only") != "True":
+        yield "calls torch.load without weights_only=True"
+    if keywords.get("allow_pickle", "False") != "False":
+        yield f"calls {name} with allow_pickle"
+
+
+def third_party_imports(modules: Iterable[Module], standard_library: Iterable[str]) -> set[str]:
+    """First part of every imported name that is neither ours nor Python's own."""
+    names = {name.partition(".")[0] for module in modules for name in imports(module)}
+    return names - set(standard_library) - set(PACKAGES) - {""}

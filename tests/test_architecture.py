@@ -1,0 +1,203 @@
+"""The rules of ARCHITECTURE.md, held by walking the source.
+
+Every rule has a counterpart that breaks it, so that a walker that finds nothing cannot pass for a tidy project.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+
+from tests.source_tree import (
+    PACKAGES,
+    ROOT,
+    Module,
+    find_cycle,
+    forbidden_calls,
+    foreign_imports,
+    read_modules,
+    third_party_imports,
+)
+
+# The only modules that may import more than one of worldmodel, planning and envs: the commands, and planning's join.
+MAY_JOIN = {
+    "envs.collect",
+    "envs.goal",
+    "planning.evaluate",
+    "planning.loading",
+    "planning.manifest",
+    "planning.run",
+    "worldmodel.pretrain",
+    "worldmodel.train",
+}
+MOST_LINES = 400
+MODULES = read_modules()
+YAML_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+GROUPS = sorted(p.name for p in (ROOT / "configs").iterdir() if any(p.glob("*.yaml")))
+COMMANDS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
+# The name that a dependency is installed by, where it is not the one that it is imported by.
+IMPORTED_AS = {"pillow": "PIL", "hydra-core": "hydra"}
+# Needed by a dependency that does not declare it (see pyproject.toml).
+IMPORTED_BY_OTHERS = {"packaging", "tensorboard"}
+
+
+def _modules(**sources: str) -> dict[str, Module]:
+    """Modules for the counterparts: `planning__cem="import torch"`; a name without `__` is a package's `__init__`."""
+    names = {key: key.replace("__", ".") for key in sources}
+    return {name: Module.parse(name, sources[key], "." not in name) for key, name in names.items()}
+
+
+# --- imports ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_joins_cross_packages() -> None:
+    assert foreign_imports(MODULES, MAY_JOIN) == []
+
+
+def test_every_join_exists() -> None:
+    assert set(MODULES) >= MAY_JOIN
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("planning__cem", "from worldmodel.vit import Block"),
+        ("planning__cem", "import envs"),
+        ("worldmodel__vit", "def f():\n    from planning import types"),
+        ("envs__push", "import importlib\nimportlib.import_module('worldmodel.vit')"),
+        ("configs__command", "import envs.registry"),
+        ("envs__push", "from configs import other"),
+    ],
+)
+def test_a_crossing_is_found(name: str, source: str) -> None:
+    (found,) = {line.split(" imports ")[0] for line in foreign_imports(_modules(**{name: source}), MAY_JOIN)}
+    assert found == name.replace("__", ".")
+
+
+def test_what_may_cross() -> None:
+    modules = _modules(
+        envs__push="from configs.command import UserError\nfrom envs import protocol\nfrom . import scenery",
+        planning__run="from worldmodel.world_model import WorldModel\nimport envs.registry",
+    )
+    assert foreign_imports(modules, MAY_JOIN) == []
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    assert find_cycle(MODULES) == []
+
+
+def test_a_circle_is_found() -> None:
+    circle = _modules(envs__a="from envs import b", envs__b="import envs.c", envs__c="from .a import something")
+    assert set(find_cycle(circle)) == set(circle)
+    postponed = _modules(envs__a="from envs import b", envs__b="def f():\n    import envs.a")
+    assert find_cycle(postponed) == []
+
+
+def test_dependencies_are_those_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {Requirement(d).name for d in project["dependencies"]}
+    imported = third_party_imports(MODULES.values(), sys.stdlib_module_names)
+    assert imported == {IMPORTED_AS.get(d, d.replace("-", "_")) for d in declared - IMPORTED_BY_OTHERS}
+
+
+def test_constraints_meet_the_declared_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[requirement.name]), f"{requirement}: {pinned[requirement.name]}"
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "benchmarks"])
+def test_no_file_is_too_long(folder: str) -> None:
+    lengths = {p.relative_to(ROOT): len(p.read_text().splitlines()) for p in (ROOT / folder).rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES.values() if m.name != "configs.command"], ids=lambda m: m.name)
+def test_library_habits(module: Module) -> None:
+    assert forbidden_calls(module) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(1)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "import pickle\npickle.load(file)",
+        "from pickle import loads",
+        "model.cuda()",
+        "torch.device('cuda:0')",
+        "try:\n    pass\nexcept:\n    pass",
+        "eval('1')",
+        "np.random.seed(0)",
+    ],
+)
+def test_a_bad_habit_is_found(source: str) -> None:
+    assert forbidden_calls(Module.parse("planning.cem", source))
+
+
+def test_good_habits_pass() -> None:
+    source = """
+import pickle
+try:
+    console.print(torch.load(path, weights_only=True), np.load(path, allow_pickle=False), torch.cuda.is_available())
+except pickle.UnpicklingError:
+    pass
+"""
+    assert forbidden_calls(Module.parse("planning.cem", source)) == []
+
+
+def test_every_data_file_is_shipped() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["*"]
+    files = [
+        p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ]
+    left_out = [p for p in files if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)]
+    assert left_out == []
+    assert {p.suffix for p in files} >= {".py", ".yaml", ".xml"}
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_yaml_names_no_class(path: Path) -> None:
+    assert re.search(r"_(target|recursive|partial|convert)_\s*:", path.read_text()) is None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_composes_with_every_choice(name: str) -> None:
+    groups = {str(d).split(":")[0] for d in _defaults(name)}
+    with initialize_config_module("configs", version_base="1.3"):
+        for group in GROUPS:
+            if group not in groups:
+                continue
+            for choice in sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")):
+                # Whatever needs another's value is resolved here, so that a dangling interpolation shows.
+                values = OmegaConf.to_container(compose(name, [f"{group}={choice}"]), resolve=True)
+                assert isinstance(values, dict)
+                assert values[group]
+
+
+def _defaults(name: str) -> list[str]:
+    config = OmegaConf.load(ROOT / "configs" / f"{name}.yaml")
+    return [str(next(iter(d))) for d in config.defaults if OmegaConf.is_dict(d)]
+
+
+def test_every_group_belongs_to_a_command() -> None:
+    assert set(GROUPS) == {group for name in COMMANDS for group in _defaults(name) if not group.startswith("override")}
