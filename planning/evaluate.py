@@ -143,7 +143,8 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    console.print(make_table(f"{task.spec.env}, n = {len(pairs)}, success in % (95 % interval), median error at the end", summaries, metrics))
+    title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
+    console.print(make_table(title, summaries, metrics))
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")

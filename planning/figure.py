@@ -59,8 +59,9 @@ def _draw_paths(env: Environment, states: NDArray[np.float64], axes: Axes) -> No
 
 
 def _draw_distance(axes: Axes, distance: NDArray[np.float64]) -> None:
-    axes.plot(distance, color="#333333")
-    axes.set_ylim(0, 1.1 * distance.max())
+    axes.plot(distance, ".-", color="#333333", markersize=4)
+    # A broken model has no finite distance, and a run that starts at its goal has none but zero.
+    axes.set_ylim(0, 1.1 * distance[np.isfinite(distance)].max(initial=1e-3))
     _label(axes, "latent distance to the goal")
 
 

@@ -83,7 +83,8 @@ def goal(tmp_path: Path) -> Path:
 
 def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None:
     code, text = call(run, f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
-    assert code == 0 and "as the model judges" in text and "next: python -m planning.evaluate env=push" in text
+    assert code == 0, text
+    assert "as the model judges" in text and "next: python -m planning.evaluate env=push" in text
     (out,) = Path("runs/push/plan").iterdir()
     result = json.loads((out / "result.json").read_text())
     assert result["judged_by"] == "model" and len(result["latent_distance"]) == result["steps"] + 1 == 4
@@ -102,8 +103,8 @@ def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoin
     Image.fromarray(env.render_state(state)).save(tmp_path / "here.png", pnginfo=text)
     env.close()
     code, text_out = call(run, "goal=here.png", f"checkpoint={checkpoint}", "out=there", *SMALL)
+    assert code == 0 and "reached after 0 steps" in text_out, text_out
     result = json.loads(Path("there/result.json").read_text())
-    assert code == 0 and "reached after 0 steps" in text_out
     assert result["reached"] and result["judged_by"] == "simulator" and result["steps"] == 0
     np.testing.assert_array_equal(result["states"], [state])
 
