@@ -45,8 +45,9 @@ class CEMConfig:
                 f"samples {self.samples}, iterations {self.iterations}, block {self.block}: "
                 "at least 2, 1 and 1 are accepted"
             )
-        if not 1 <= self.elites <= self.samples:
-            raise ValueError(f"elites {self.elites} must be between 1 and samples {self.samples}")
+        # With every sample an elite, the cost would have no say.
+        if not 1 <= self.elites < self.samples:
+            raise ValueError(f"elites {self.elites} must be at least 1 and below samples {self.samples}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum {self.momentum} must be at least 0 and below 1")
         if self.initial_std <= 0 or self.min_std < 0 or self.colour < 0:

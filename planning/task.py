@@ -40,8 +40,9 @@ def from_image(env: Environment, image: GoalImage, name: str, seed: int | None) 
 
 
 def from_manifest(env: Environment, manifest: Manifest, seed: int | None) -> Task:
-    """The pair that `seed` points to, counting round."""
+    """The pair that `seed` points to, counting round; the only one, where fresh ones were drawn with `seed`."""
     index = (seed or 0) % len(manifest.pairs)
     pair = manifest.pairs[index]
     goal = np.array(pair.goal)
-    return Task(env.render_state(goal), np.array(pair.start), 0, goal, f"pair {index} of the manifest")
+    title = f"pair {index} of the manifest" if len(manifest.pairs) > 1 else f"a pair drawn with seed {manifest.seed}"
+    return Task(env.render_state(goal), np.array(pair.start), 0, goal, title)

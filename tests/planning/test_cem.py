@@ -85,7 +85,7 @@ def test_plans_stay_finite_and_within_bounds_whatever_the_cost_says(name: str, d
         return torch.where(torch.rand(values.shape, generator=noise) < share, bad, values)
 
     warm = 100 * torch.randn(2, 4, 2, generator=noise)
-    result = make_optimiser(name, {"samples": 20}).plan(cost, warm, BOUNDS, noise)
+    result = make_optimiser(name, {"samples": 40}).plan(cost, warm, BOUNDS, noise)
     assert result.actions.isfinite().all()
     for actions in (result.actions, result.warm_start):
         assert (actions >= BOUNDS.low).all() and (actions <= BOUNDS.high).all()
@@ -149,6 +149,7 @@ def test_coloured_noise_has_unit_variance_and_its_colour(steps: int, colour: flo
     ("options", "part"),
     [
         ({"elites": 200}, "elites 200"),
+        ({"elites": 128}, "elites 128"),
         ({"samples": 1}, "samples 1"),
         ({"momentum": 1.0}, "momentum 1.0"),
         ({"initial_std": 0.0}, "initial_std 0.0"),

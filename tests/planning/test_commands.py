@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = EnvironmentSpec.from_dict(describe(env, options))
     env.close()
     encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
-    predictor = PredictorConfig(token_width=4, state_width=16, hidden_width=16, depth=1, history=2)
+    predictor = PredictorConfig(state_width=16, hidden_width=16, depth=1, history=2)
     folder = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
         torch.manual_seed(0)
