@@ -1,0 +1,105 @@
+"""Kill both trainings with SIGKILL at random moments; each must end bit for bit like the run that was not killed.
+
+    python benchmarks/kill_training.py                  # 20 kills of each training, in a temporary folder
+
+Every kill hits the real command at a moment drawn uniformly from the time that the unbroken run took. Prints, per
+training, how many kills hit a live process, in which stage, and whether the result is the same. Exit code 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENCODER = ["encoder.width=32", "encoder.depth=1", "encoder.heads=2"]
+COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8", "trainer.checkpoint_every_s=0.2"]
+SMALL = {
+    "worldmodel.pretrain": [*ENCODER, "clips.frames=4", "jepa.predictor_width=16", "jepa.predictor_depth=1"],
+    "worldmodel.train": [*ENCODER, "predictor.state_width=32", "predictor.hidden_width=32", "encoder_from=random"],
+}
+
+
+def command(module: str, steps: int, data: Path) -> list[str]:
+    """The command line, the same for every attempt."""
+    options = [*COMMON, *SMALL[module], f"trainer.steps={steps}", f"data={data}", "cache=frames.npy", "out=run"]
+    return [sys.executable, "-m", module, *options]
+
+
+def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Begin with `folder` as working directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / "output.txt").open("ab") as output:
+        return subprocess.Popen(line, cwd=folder, env=environment, stdout=output, stderr=output)
+
+
+def stage(folder: Path) -> str:
+    """How far the killed run had come, by what it left."""
+    if (folder / "run" / "training.pt").exists():
+        return "training"
+    return "preparing" if (folder / "run" / "run.json").exists() else "starting"
+
+
+def require_success(line: list[str], folder: Path) -> None:
+    """Run to the end."""
+    if start(line, folder).wait() != 0:
+        raise SystemExit(f"{' '.join(line[2:])} failed: see {folder / 'output.txt'}")
+
+
+def measure(module: str, kills: int, steps: int, data: Path, work: Path, rng: random.Random) -> bool:
+    """One unbroken run, then runs that are killed until `kills` kills have hit. Whether all results agree."""
+    line = command(module, steps, data)
+    began = time.monotonic()
+    require_success(line, work / "unbroken")
+    seconds = time.monotonic() - began
+    stages: collections.Counter[str] = collections.Counter()
+    finished, equal = 0, 0
+    expected = (work / "unbroken" / "run" / "model.safetensors").read_bytes()
+    while stages.total() < kills:
+        folder = work / f"killed_{finished}"
+        while stages.total() < kills:
+            process = start(line, folder)
+            try:
+                process.wait(rng.uniform(0, seconds))
+                break  # it came to its end: the next kills hit a new run
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                stages[stage(folder)] += 1
+        require_success(line, folder)
+        finished += 1
+        equal += (folder / "run" / "model.safetensors").read_bytes() == expected
+    where = ", ".join(f"{count} while {name}" for name, count in sorted(stages.items()))
+    print(
+        f"{module}: {stages.total()} kills ({where}); {equal} of {finished} runs end bit for bit like the unbroken one"
+    )
+    return equal == finished
+
+
+def main() -> None:
+    """Record a few episodes, then measure both trainings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each training (default: 20)")
+    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        data = work / "data.zarr"
+        record = [sys.executable, "-m", "envs.collect", *COMMON[:2], "episodes=20", "episode_steps=30", f"out={data}"]
+        require_success(record, work / "collect")
+        rng = random.Random(arguments.seed)
+        results = [measure(m, arguments.kills, arguments.steps, data, work / m, rng) for m in SMALL]
+    raise SystemExit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()

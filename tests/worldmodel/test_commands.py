@@ -1,0 +1,126 @@
+"""`python -m worldmodel.pretrain` and `python -m worldmodel.train`: what they leave, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.worldmodel.commands import TOY, run
+from tests.worldmodel.toy import SPEC
+from worldmodel.data import TrajectoryStore
+from worldmodel.encoders import load_encoder
+from worldmodel.world_model import WorldModel
+
+# The commands run in 32-pixel toy recordings; `env=push` decides no more than where things are filed.
+PRETRAIN, TRAIN = "worldmodel.pretrain", "worldmodel.train"
+CPU = "device=cpu"
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(toy_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both trainings, one after the other, under their default names."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = f"data={toy_store.path}"
+    pretrain = run(PRETRAIN, (CPU, data, *TOY[PRETRAIN]), folder)
+    assert pretrain.exit_code == 0, pretrain
+    assert "next: python -m worldmodel.train env=push" in pretrain.stdout
+    assert "encoder: runs/push/encoder" in pretrain.stdout
+    train = run(TRAIN, (CPU, data, *TOY[TRAIN]), folder)
+    assert train.exit_code == 0, train
+    assert "next: python -m planning.run env=push" in train.stdout
+    assert "world model: runs/push/model" in train.stdout
+    return folder / "runs" / "push"
+
+
+def test_pretraining_leaves_the_target_encoder_and_a_log(trained: Path) -> None:
+    encoder = load_encoder(trained / "encoder", 32)
+    assert (encoder.config.width, encoder.config.depth) == (32, 1)
+    state = torch.load(trained / "encoder" / "training.pt", weights_only=True)["module"]
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, state[f"target.{name}"])
+    log = log_of(trained / "encoder")
+    assert [entry["step"] for entry in log if "loss" in entry] == [4, 9, 14, 19, 24, 29]
+    health = [entry for entry in log if "effective_rank" in entry]
+    assert [entry["step"] for entry in health] == [14, 29]
+    assert {"spread", "probe_r2", "probe_r2_00"} <= set(health[0])
+    assert all(entry["items_per_s"] > 0 for entry in log if "loss" in entry)
+
+
+def test_training_leaves_a_world_model_around_that_encoder(trained: Path, toy_store: TrajectoryStore) -> None:
+    model = WorldModel.load(str(trained / "model"), torch.device("cpu"))
+    assert model.spec == SPEC
+    encoder = load_encoder(trained / "encoder", 32)
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(model.encoder.state_dict()[name], value, atol=1e-3, rtol=1e-3)  # float16 on disk
+    config = json.loads((trained / "model" / "config.json").read_text())
+    assert config["encoder_hash"] == json.loads((trained / "encoder" / "config.json").read_text())["encoder_hash"]
+    assert config["provenance"]["store"] == toy_store.identity
+    names = set(load_file(trained / "model" / "model.safetensors"))
+    assert not [name for name in names if "target" in name]
+    actions = toy_store.read("action", 0, toy_store.num_rows)
+    assert model.normaliser.action_std[0].item() == pytest.approx(actions[:, 0].std(), rel=0.2)
+    report = [entry for entry in log_of(trained / "model") if "action_ranking" in entry]
+    assert [entry["step"] for entry in report] == [14, 29]
+    assert {"held_out_error", "error_over_copy_01", "error_over_copy_03"} <= set(report[0])
+    assert 0 <= report[0]["action_ranking"] <= 1
+
+
+def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: TrajectoryStore) -> None:
+    changed = (CPU, f"data={toy_store.path}", *TOY[TRAIN], "trainer.seed=5")
+    result = run(TRAIN, changed, trained.parents[1])
+    assert result.exit_code == 2
+    assert "trainer.seed=0, this command asks for 5" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "overrides", "expected"),
+    [
+        (PRETRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
+        (PRETRAIN, ("env=pussh",), "unknown env 'pussh': choose from dm_control, push, reacher (did you mean push?)"),
+        (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
+        (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),
+        (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
+        (PRETRAIN, ("encoder.patch_size=5",), "image_size 32 is not a multiple of patch_size 5"),
+        (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
+        (PRETRAIN, ("jepa.predictor_heads=5",), "jepa: predictor_width 96 is not a multiple"),
+        (PRETRAIN, ("trainer.log_every=0",), "trainer: log_every and evaluate_every must be at least 1"),
+        (PRETRAIN, ("trainer.precision=fp8",), "precision 'fp8' is unknown: choose from bf16, fp32"),
+        (PRETRAIN, ("clips.frames=5",), "clips.frames 5 is not a multiple of 2"),
+        (PRETRAIN, ("clips.frames=40",), "no episode is long enough for clips of 40 frames"),
+        (PRETRAIN, ("held_out_fraction=1.5",), "held_out_fraction 1.5: expected 0 up to"),
+        (TRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
+        (TRAIN, (), "no encoder at runs/push/encoder: make one with `python -m worldmodel.pretrain`"),
+        (TRAIN, ("encoder_from=random", "prediction.rollout_steps=0"), "rollout_steps must be at least 1, got 0"),
+        (TRAIN, ("encoder_from=random", "prediction.rollout_steps=50"), "no episode is long enough for clips of 53"),
+        (TRAIN, ("encoder_from=random", "predictor=transformer"), "unknown predictor 'transformer': choose from"),
+        (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    tmp_path: Path, toy_store: TrajectoryStore, module: str, overrides: tuple[str, ...], expected: str
+) -> None:
+    given = () if any(o.startswith("data=") for o in overrides) else (f"data={toy_store.path}",)
+    result = run(module, (*given, *overrides), tmp_path)
+    assert result.exit_code == 2, result
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "runs").exists(), "the corrected command must not be told of a run that never began"
+
+
+def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_store: TrajectoryStore) -> None:
+    overrides = (CPU, f"data={toy_store.path}", *TOY[PRETRAIN], "pretrain.smallest_spread=1000")
+    result = run(PRETRAIN, overrides, tmp_path)
+    assert result.exit_code == 1
+    assert "the features have collapsed" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not (tmp_path / "runs" / "push" / "encoder" / "config.json").exists()
