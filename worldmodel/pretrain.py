@@ -51,6 +51,11 @@ def main(config: DictConfig) -> None:
         raise UserError(
             f"clips.frames {config.clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames"
         )
+    # All that can be refused is built before the folder: a corrected command must not find a run that never began.
+    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
+    sampler = ClipSampler(
+        store.episode_ends, config.clips.frames, tuple(config.clips.strides), trainer_config.seed, split.train
+    )
     folder = Path(config.out)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -61,10 +66,6 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
-    sampler = ClipSampler(
-        store.episode_ends, config.clips.frames, tuple(config.clips.strides), trainer_config.seed, split.train
-    )
     frames = load_frames_with_progress(store, Path(config.cache))
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
