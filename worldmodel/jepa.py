@@ -52,6 +52,11 @@ class JepaConfig:
     covariance_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if min(self.predictor_depth, self.predictor_heads) < 1 or self.predictor_width % (2 * self.predictor_heads):
+            raise ValueError(
+                f"predictor_width {self.predictor_width} is not a multiple of twice predictor_heads "
+                f"({self.predictor_heads}), or predictor_depth {self.predictor_depth} is under 1"
+            )
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
         if self.targets not in ("layer_norm", "standardise"):
@@ -77,15 +82,15 @@ class MaskPredictor(nn.Module):
         """`context [B, K, D]` of the visible tokens → predictions `[B, M, D]` for the hidden ones."""
         num_hidden = mask.hidden.shape[1]
         order = torch.cat([mask.visible, mask.hidden], dim=1)
-        coordinates = token_coordinates(frames, self.grid).to(context.device)[order]
-        hidden = self.mask_token.expand(context.shape[0], num_hidden, -1)
+        coordinates = token_coordinates(frames, self.grid).to(context.device)
         visible = self.inward(context)
-        tokens = torch.cat([visible, hidden.to(visible.dtype)], dim=1)
+        hidden = self.mask_token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
+        tokens = torch.cat([visible, hidden], dim=1)
         angles = None
         if self.positions == "sincos":
-            tokens = tokens + sincos_positions(coordinates, tokens.shape[-1]).to(tokens.dtype)
+            tokens = tokens + sincos_positions(coordinates, tokens.shape[-1]).to(tokens.dtype)[order]
         else:
-            angles = rotary_angles(coordinates, tokens.shape[-1] // self.heads)
+            angles = rotary_angles(coordinates, tokens.shape[-1] // self.heads)[order]
         for block in self.blocks:
             tokens = block(tokens, angles)
         return self.outward(self.norm(tokens[:, -num_hidden:]))

@@ -40,6 +40,9 @@ class EncoderConfig:
     positions: str = "sincos"
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "tubelet_frames", "width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.width % (2 * self.heads):
@@ -178,15 +181,15 @@ class VisionTransformer(nn.Module):
         """Encode clips `[B, T, H, W, 3]`; with `keep [B, K]` only those tokens are seen at all (`[B, K, D]`)."""
         tokens = self.embed(clips)
         frames = clips.shape[1] // self.config.tubelet_frames
-        coordinates = token_coordinates(frames, self.config.grid).to(clips.device)[None]
-        if keep is not None:
-            tokens = gather_tokens(tokens, keep)
-            coordinates = coordinates[0][keep]
+        coordinates = token_coordinates(frames, self.config.grid).to(clips.device)
         angles = None
         if self.config.positions == "sincos":
             tokens = tokens + sincos_positions(coordinates, self.config.width).to(tokens.dtype)
         else:
-            angles = rotary_angles(coordinates, self.config.width // self.config.heads)
+            angles = rotary_angles(coordinates, self.config.width // self.config.heads)[None]
+        if keep is not None:
+            tokens = gather_tokens(tokens, keep)
+            angles = None if angles is None else angles[0][keep]
         for block in self.blocks:
             tokens = block(tokens, angles)
         return self.norm(tokens)
