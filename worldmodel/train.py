@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import command, console, from_config
 from worldmodel.checkpoint import weights_hash
+from worldmodel.compression import CompressionConfig
 from worldmodel.data.clips import ClipSampler, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import RANDOM, load_encoder, random_encoder
-from worldmodel.features import FeatureCacheKey, encode_store
+from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import is_finished, open_run
 from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_device
@@ -33,18 +35,26 @@ def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
 
 
 def make_model(
-    config: DictConfig, store: TrajectoryStore, encoder: VisionTransformer, features: np.ndarray, train: np.ndarray
+    configs: tuple[CompressionConfig, PredictorConfig],
+    store: TrajectoryStore,
+    encoder: VisionTransformer,
+    frames: NDArray[np.uint8],
+    train: NDArray[np.int64],
+    seed: int,
 ) -> WorldModel:
     """A world model with the encoder and the dataset's statistics in place, its predictor untrained."""
-    torch.manual_seed(config.trainer.seed)
-    model = WorldModel(store.spec, encoder.config, from_config(PredictorConfig, config.predictor, "predictor"))
+    torch.manual_seed(seed)
+    model = WorldModel(store.spec, encoder.config, *configs)
     model.encoder.load_state_dict(encoder.state_dict())
-    norm, statistics = model.normaliser, compute_statistics(store, train)
+    norm, statistics = model.normaliser, compute_statistics(store, train, frames)
     for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
         getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
     rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
-    sample = np.sort(np.random.default_rng(config.trainer.seed).choice(rows, min(2000, len(rows)), replace=False))
-    norm.set_features(torch.from_numpy(features[sample]).float())
+    count = min(configs[0].fit_frames, len(rows))
+    sample = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+    device = next(encoder.parameters()).device
+    kept = model.compression.fit(encode_frames(encoder, frames, sample, device))
+    console.print(f"{model.compression.size} components keep {kept:.1%} of the features' variance")
     return model
 
 
@@ -56,6 +66,14 @@ def main(config: DictConfig) -> None:
     encoder = choose_encoder(config, store.spec.image_size).to(device)
     options = from_config(PredictionConfig, config.prediction, "prediction")
     trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
+    # All that can be refused is built before the folder: a corrected command must not find a run that never began.
+    predictor = from_config(PredictorConfig, config.predictor, "predictor")
+    compression = from_config(CompressionConfig, config.compression, "compression")
+    length, seed = predictor.history + options.rollout_steps, trainer_config.seed
+    split = split_episodes(store.num_episodes, config.held_out_fraction, seed)
+    train, held_out = (
+        ClipSampler(store.episode_ends, length, (1,), seed, part) for part in (split.train, split.held_out)
+    )
     folder = Path(config.out)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -69,19 +87,13 @@ def main(config: DictConfig) -> None:
         return
 
     frames = load_frames_with_progress(store, Path(config.cache))
-    shape = encoder.config
-    key = FeatureCacheKey(store.identity, hashed, store.num_rows, shape.tokens_per_frame, shape.width)
+    model = make_model((compression, predictor), store, encoder, frames, split.train, seed)
+    key = FeatureCacheKey(
+        store.identity, hashed, weights_hash(model.compression), store.num_rows, model.compression.size
+    )
     with counting("encode frames") as progress:
-        features = encode_store(encoder, frames, key, folder / "features.npy", device, progress)
-    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
-    model = make_model(config, store, encoder, features, split.train)
-    length, seed = model.history + options.rollout_steps, trainer_config.seed
-    train, held_out = (
-        ClipSampler(store.episode_ends, length, (1,), seed, part) for part in (split.train, split.held_out)
-    )
-    recording = Recording(
-        features, store.read("proprio", 0, store.num_rows), store.read("action", 0, store.num_rows)
-    )
+        features = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
+    recording = Recording(features, store.read("proprio", 0, store.num_rows), store.read("action", 0, store.num_rows))
     task = PredictionTask(
         model,
         options,

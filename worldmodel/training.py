@@ -1,7 +1,7 @@
 """Training the action-conditioned predictor on frozen features, as a `TrainingTask`.
 
-Shapes: `B` sequences, `T` frames (context and rollout), `C` context frames, `N` tokens of `D` features, `P`
-proprioception, `A` action.
+Shapes: `B` sequences, `T` frames (context and rollout), `C` context frames, `K` compressed features, `P`
+proprioception, `A` action, `R` rows of the recording.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.predictor import Belief, Observed
 from worldmodel.trainer import TrainingTask
 from worldmodel.world_model import WorldModel
 
@@ -33,7 +34,7 @@ class PredictionConfig:
     """
 
     rollout_steps: int = 8
-    proprio_weight: float = 0.1
+    proprio_weight: float = 0.3
     reconstruction_weight: float = 0.2
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class Recording:
     """What the predictor learns from: row t of `actions` was taken at t.
 
     Attributes:
-        features: frozen features float16 `[R, N, D]`, raw.
+        features: compressed frozen features float16 `[R, K]`.
         proprio: float32 `[R, P]`, physical units.
         actions: float32 `[R, A]`, physical units.
     """
@@ -58,7 +59,7 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Standardised sequences: features `[B, T, N, D]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
+    """Standardised sequences: features `[B, T, K]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
 
     features: Tensor
     proprio: Tensor
@@ -95,7 +96,7 @@ class PredictionTask(TrainingTask):
         norm, data, device = self.module.normaliser, self._recording, self._device
         features = torch.from_numpy(data.features[rows]).to(device)
         proprio, actions = (torch.from_numpy(x[rows]).to(device) for x in (data.proprio, data.actions))
-        return Batch(norm.features(features), norm.proprio(proprio), norm.actions(actions[:, :-1]))
+        return Batch(features.float(), norm.proprio(proprio), norm.actions(actions[:, :-1]))
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
@@ -104,38 +105,40 @@ class PredictionTask(TrainingTask):
         with torch.autocast(self._device.type, enabled=False):
             batch = self.batch(self._train_rows(step)).last(context + self._config.rollout_steps)
         predictor = self.module.predictor
-        states, before = predictor.observe(
-            batch.features[:, :context], batch.proprio[:, :context], batch.actions[:, : context - 1]
-        )
-        ahead = predictor.rollout(states[:, -1], batch.actions[:, context - 1 :])
-        predicted = torch.cat([before, ahead], dim=1)
-        features = F.mse_loss(predictor.read_features(predicted).float(), batch.features[:, 1:])
-        proprio = F.mse_loss(predictor.read_proprio(predicted).float(), batch.proprio[:, 1:])
-        seen = F.mse_loss(predictor.read_features(states[:, -1]).float(), batch.features[:, context - 1])
+        observed, ahead = self._look_and_roll(batch, context)
+        states = torch.cat([observed.predictions.state, ahead.state], dim=1)
+        proprios = torch.cat([observed.predictions.proprio, ahead.proprio], dim=1)
+        features = F.mse_loss(predictor.read(states).float(), batch.features[:, 1:])
+        proprio = F.mse_loss(proprios.float(), batch.proprio[:, 1:])
+        seen = F.mse_loss(predictor.read(observed.now.state).float(), batch.features[:, context - 1])
         weights = self._config
         loss = features + weights.proprio_weight * proprio + weights.reconstruction_weight * seen
         return {"loss": loss, "features": features, "proprio": proprio, "reconstruction": seen}
 
+    def _look_and_roll(self, batch: Batch, context: int) -> tuple[Observed, Belief]:
+        """Observe the first `context` frames, then roll out over the actions that are left."""
+        observed = self.module.predictor.observe(
+            batch.features[:, :context], batch.proprio[:, :context], batch.actions[:, : context - 1]
+        )
+        return observed, self.module.predictor.rollout(observed.now, batch.actions[:, context - 1 :])
+
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """Rollout error by step against "copy the last frame", and whether the true actions are recognised."""
-        model, context = self.module, self.module.history
-        ratios: list[Tensor] = []
+        context, predictor = self.module.history, self.module.predictor
+        distance = self.module.compression.distance
+        copies: list[Tensor] = []
         errors: list[Tensor] = []
         ranks: list[Tensor] = []
         generator = torch.Generator().manual_seed(self._seed)
         for rows in np.array_split(self._held_out_rows, max(1, len(self._held_out_rows) // 64)):
             batch = self.batch(rows)
             future, last = batch.features[:, context:], batch.features[:, context - 1 : context]
-            states, _ = model.predictor.observe(
-                batch.features[:, :context], batch.proprio[:, :context], batch.actions[:, : context - 1]
-            )
-            actions = batch.actions[:, context - 1 :]
-            predicted = model.predictor.read_features(model.predictor.rollout(states[:, -1], actions))
-            errors.append((predicted - future).pow(2).mean((2, 3)))
-            ratios.append((last - future).pow(2).mean((2, 3)))
-            ranks.append(self._rank(states[:, -1], actions, future[:, -1], generator))
-        error, copy = torch.cat(errors).mean(0), torch.cat(ratios).mean(0)
+            observed, ahead = self._look_and_roll(batch, context)
+            errors.append(distance(predictor.read(ahead.state), future))
+            copies.append(distance(last, future))
+            ranks.append(self._rank(observed.now, batch.actions[:, context - 1 :], future[:, -1], generator))
+        error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
         by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
         return {
             "held_out_error": float(error.mean()),
@@ -143,8 +146,8 @@ class PredictionTask(TrainingTask):
             **by_step,
         }
 
-    def _rank(self, state: Tensor, actions: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
-        """How often `[B]` the actions that were taken lead nearer to `goal [B, N, D]` than another sequence's do.
+    def _rank(self, belief: Belief, actions: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
+        """How often `[B]` the actions that were taken lead nearer to `goal [B, K]` than another sequence's do.
 
         The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
         0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
@@ -153,7 +156,11 @@ class PredictionTask(TrainingTask):
         others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
         rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
         candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
-        ends = self.module.predictor.rollout(state[:, None].expand(-1, 17, -1), candidates)[:, :, -1]
-        distance = (self.module.predictor.read_features(ends) - goal[:, None]).pow(2).mean((2, 3))
-        wins = (distance[:, :1] < distance[:, 1:]).float() + 0.5 * (distance[:, :1] == distance[:, 1:]).float()
+        start = Belief(
+            belief.state[:, None].expand(-1, candidates.shape[1], -1),
+            belief.proprio[:, None].expand(-1, candidates.shape[1], -1),
+        )
+        ends = self.module.predictor.rollout(start, candidates).state[:, :, -1]
+        to_goal = self.module.compression.distance(self.module.predictor.read(ends), goal[:, None])
+        wins = (to_goal[:, :1] < to_goal[:, 1:]).float() + 0.5 * (to_goal[:, :1] == to_goal[:, 1:]).float()
         return wins.mean(1)

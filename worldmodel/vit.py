@@ -160,9 +160,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.tubelet = nn.Linear(3 * config.tubelet_frames * config.patch_size**2, config.width)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         initialise(self, config.depth)
         # Pixels are correlated within a tubelet: unit-gain weights keep them visible beside the positions.

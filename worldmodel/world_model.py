@@ -1,7 +1,7 @@
 """Frozen encoder + action-conditioned predictor: all that planning sees of learning.
 
-Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `N` tokens of a frame,
-`D` their width, `W` the predictor's state.
+Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `K` compressed
+features of a frame, `P` proprioception, `W` the predictor's state.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from configs.command import UserError
 from worldmodel import checkpoint
+from worldmodel.compression import Compression, CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.features import Normaliser
-from worldmodel.predictor import Predictor, PredictorConfig
+from worldmodel.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
 
 
@@ -26,24 +27,32 @@ class Latent:
     """What the model knows of one or many moments.
 
     Attributes:
-        state: the predictor's state `[..., W]`; None for a goal picture, which has no history.
-        features: standardised features `[..., N, D]` of a frame that was really seen; None for an imagined moment.
+        belief: the predictor's belief `[..., W]`; None for a goal picture, which has no history.
+        features: compressed features `[..., K]` of a frame that was really seen; None for an imagined moment.
     """
 
-    state: Tensor | None = None
+    belief: Belief | None = None
     features: Tensor | None = None
 
 
 class WorldModel(nn.Module):
     """W(history, actions) → future, in the space of frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
-    def __init__(self, spec: EnvironmentSpec, encoder: EncoderConfig, predictor: PredictorConfig) -> None:
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        encoder: EncoderConfig,
+        compression: CompressionConfig,
+        predictor: PredictorConfig,
+    ) -> None:
         super().__init__()
-        sizes = (encoder.tokens_per_frame, encoder.width, spec.proprio_size, len(spec.action_low))
-        self.spec, self.encoder_config, self.predictor_config = spec, encoder, predictor
+        self.spec, self.encoder_config = spec, encoder
+        self.compression_config, self.predictor_config = compression, predictor
         self.encoder = VisionTransformer(encoder).requires_grad_(False)
-        self.predictor = Predictor(predictor, *sizes)
+        self.compression = Compression(compression, encoder.tokens_per_frame, encoder.width)
+        sizes = (spec.proprio_size, len(spec.action_low))
         self.normaliser = Normaliser(*sizes)
+        self.predictor = Predictor(predictor, self.compression.size, *sizes)
         self.precision = torch.float32
 
     @property
@@ -54,45 +63,46 @@ class WorldModel(nn.Module):
     # --- what planning calls ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Compressed frozen features `[B, K]` of pictures, uint8 `[B, H, W, 3]`."""
+        return self.compression(self.encoder.encode_frames(pixels))
+
+    @torch.no_grad()
     def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Latent:
         """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
-        batch, frames = pixels.shape[:2]
-        features = self.normaliser.features(self.encoder.encode_frames(pixels.flatten(0, 1)))
-        features = features.unflatten(0, (batch, frames))
-        states, _ = self.predictor.observe(
-            features, self.normaliser.proprio(proprio), self.normaliser.actions(actions)
-        )
-        return Latent(states[:, -1], features[:, -1])
+        features = self.features(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        observed = self.predictor.observe(features, self.normaliser.proprio(proprio), self.normaliser.actions(actions))
+        return Latent(observed.now, features[:, -1])
 
     @torch.no_grad()
     def encode_goal(self, pixels: Tensor) -> Latent:
         """Latent of goal pictures, uint8 `[B, H, W, 3]`. A picture says nothing of proprioception or motion."""
-        return Latent(features=self.normaliser.features(self.encoder.encode_frames(pixels)))
+        return Latent(features=self.features(pixels))
 
     def rollout(self, latent: Latent, actions: Tensor) -> Latent:
         """Imagined latents after each of `actions [B, S, H, A]` (physical units), over `[B, S, H, ...]`.
 
         Gradients flow to the actions unless the caller forbids it.
         """
-        assert latent.state is not None
-        start = latent.state[:, None].expand(-1, actions.shape[1], -1)
+        assert latent.belief is not None
+        state, proprio = (x[:, None].expand(-1, actions.shape[1], -1) for x in _parts(latent.belief))
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return Latent(self.predictor.rollout(start, self.normaliser.actions(actions)))
+            return Latent(self.predictor.rollout(Belief(state, proprio), self.normaliser.actions(actions)))
 
     def distance(self, latent: Latent, goal: Latent) -> Tensor:
-        """Mean squared difference `[B, S, H]` between features read from imagined latents and the goals' features.
+        """Distance `[B, S, H]` between the frames that imagined latents stand for and the goal pictures.
 
-        One is the typical squared deviation of a random frame's features from the dataset's mean.
+        See `Compression.distance`: two unrelated frames are about 2 apart.
         """
-        assert latent.state is not None and goal.features is not None
-        with torch.autocast(latent.state.device.type, self.precision, enabled=self.precision != torch.float32):
-            features = self.predictor.read_features(latent.state)
-        return (features.float() - goal.features[:, None, None]).pow(2).mean((-2, -1))
+        assert latent.belief is not None and goal.features is not None
+        with torch.autocast(goal.features.device.type, self.precision, enabled=self.precision != torch.float32):
+            features = self.predictor.read(latent.belief.state)
+        return self.compression.distance(features.float(), goal.features[:, None, None])
 
     def distance_now(self, latent: Latent, goal: Latent) -> Tensor:
         """The same distance `[B]` for frames that were really seen: `latent` of `encode`."""
         assert latent.features is not None and goal.features is not None
-        return (latent.features - goal.features).pow(2).mean((-2, -1))
+        return self.compression.distance(latent.features, goal.features)
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -101,6 +111,7 @@ class WorldModel(nn.Module):
         config = {
             "environment": self.spec.to_dict(),
             "encoder": dataclasses.asdict(self.encoder_config),
+            "compression": dataclasses.asdict(self.compression_config),
             "predictor": dataclasses.asdict(self.predictor_config),
             "encoder_hash": checkpoint.weights_hash(self.encoder),
             "provenance": provenance,
@@ -117,10 +128,18 @@ class WorldModel(nn.Module):
         folder = checkpoint.resolve(name_or_path)
         config = checkpoint.load_config(folder, "world_model")
         try:
-            encoder, predictor = EncoderConfig(**config["encoder"]), PredictorConfig(**config["predictor"])
-            model = cls(EnvironmentSpec.from_dict(config["environment"]), encoder, predictor)
+            model = cls(
+                EnvironmentSpec.from_dict(config["environment"]),
+                EncoderConfig(**config["encoder"]),
+                CompressionConfig(**config["compression"]),
+                PredictorConfig(**config["predictor"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'} does not describe a world model: {error}") from error
         checkpoint.load_weights(folder, model)
         model.eval().requires_grad_(False).to(device)
         return model
+
+
+def _parts(belief: Belief) -> tuple[Tensor, Tensor]:
+    return belief.state, belief.proprio
