@@ -185,7 +185,7 @@ class PushEnv(GoalEnv):
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
         low, high = self.action_space.low, self.action_space.high
-        return SwitchingExplorer([SmoothRandomExplorer(low, high, rng), PushThroughExplorer(rng)], [0.35, 0.65], rng)
+        return SwitchingExplorer([SmoothRandomExplorer(low, high, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng)
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:
         actions = np.clip(np.asarray(actions, np.float64), self.action_space.low, self.action_space.high)
@@ -219,44 +219,58 @@ class PushEnv(GoalEnv):
 class PushThroughExplorer(Explorer):
     """Seeks contact: walks around the block to a random side of it and pushes through a random point of it.
 
-    Where the push leads is left to chance; there is no goal.
+    Where the push leads is left to chance; there is no goal. Sides from which the block could only be pressed against
+    a wall are mostly passed over, and a push that has got stuck is given up: both teach little.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
-        self._begin()
+        self._steps_left = 0
 
-    def _begin(self) -> None:
-        self._angle = self._rng.uniform(-np.pi, np.pi)  # side to push from, in the arena's frame
-        self._aim = self._rng.uniform(-0.045, 0.045, 2)  # point of the block to push through [m]
-        self._speed = self._rng.uniform(0.1, 0.4)
-        self._noise = self._rng.uniform(0.0, 0.12)
-        self._approaching, self._steps_left = True, int(self._rng.integers(8, 28))
+    def _begin(self, block: Floats) -> None:
+        rng, room = self._rng, ARENA_WIDTH / 2 - BLOCK_WIDTH / 2
+        for _ in range(4):
+            self._angle = rng.uniform(-np.pi, np.pi)  # side to push from, in the arena's frame
+            self._side = np.array([np.cos(self._angle), np.sin(self._angle)])
+            if (np.abs(block - 0.08 * self._side) < room).all():
+                break
+        self._aim = rng.uniform(-0.045, 0.045, 2)  # point of the block to push through [m]
+        self._speed = rng.uniform(0.1, 0.4)
+        self._noise = rng.uniform(0.0, 0.12)
+        self._approaching, self._steps_left = True, int(rng.integers(8, 28))
+        self._before: Floats | None = None
 
     def act(self, env: GoalEnv) -> NDArray[np.float32]:
         assert isinstance(env, PushEnv)
-        if self._steps_left == 0:
-            self._begin()
-        self._steps_left -= 1
         block, pusher = env.block_pose[:2], env.pusher_position
-        side = np.array([np.cos(self._angle), np.sin(self._angle)])
-        reach = ARENA_WIDTH / 2 - PUSHER_RADIUS
-        if self._approaching:
-            target = np.clip(block + self._aim + 0.11 * side, -reach, reach)
-            away = pusher - block
-            if np.linalg.norm(target - pusher) < 0.03:
-                self._approaching = False
-            elif np.linalg.norm(away) < 0.115 and np.dot(away, side) < 0.05:  # in the way: go around, not through
-                tangent = np.array([-away[1], away[0]])
-                target = pusher + tangent * np.sign(np.dot(tangent, target - pusher)) + 0.3 * away
-            velocity = (target - pusher) / 0.1
-            speed = max(self._speed, 0.25)
-        else:
-            through = block + self._aim - pusher
-            velocity = through / max(float(np.linalg.norm(through)), 1e-6) * self._speed
-            if np.linalg.norm(through) < 0.03:
-                velocity = -side * self._speed
-            speed = self._speed
-        velocity *= min(1.0, speed / max(float(np.linalg.norm(velocity)), 1e-6))
-        velocity += self._noise * self._rng.standard_normal(2)
+        if self._steps_left == 0:
+            self._begin(block)
+        self._steps_left -= 1
+        velocity = self._approach(block, pusher) if self._approaching else self._push(block, pusher)
+        velocity = velocity + self._noise * self._rng.standard_normal(2)
         return np.clip(velocity, -0.4, 0.4).astype(np.float32)
+
+    def _approach(self, block: Floats, pusher: Floats) -> Floats:
+        """Velocity [m/s] toward a place beside the block, around it where it is in the way."""
+        reach = ARENA_WIDTH / 2 - PUSHER_RADIUS
+        target = np.clip(block + self._aim + 0.11 * self._side, -reach, reach)
+        away = pusher - block
+        if np.linalg.norm(target - pusher) < 0.03:
+            self._approaching = False
+        elif np.linalg.norm(away) < 0.115 and np.dot(away, self._side) < 0.05:
+            tangent = np.array([-away[1], away[0]])
+            target = pusher + tangent * np.sign(np.dot(tangent, target - pusher)) + 0.3 * away
+        return self._limited((target - pusher) / 0.1, max(self._speed, 0.35))
+
+    def _push(self, block: Floats, pusher: Floats) -> Floats:
+        """Velocity [m/s] through the point of the block that was chosen."""
+        stuck = self._before is not None and np.linalg.norm(pusher - self._before) < 0.15 * self._speed * 0.1
+        self._before = pusher
+        if stuck:
+            self._steps_left = 0
+        through = block + self._aim - pusher
+        return self._limited(through * 100 if np.linalg.norm(through) > 0.03 else -self._side, self._speed)
+
+    @staticmethod
+    def _limited(velocity: Floats, speed: float) -> Floats:
+        return velocity * min(1.0, speed / max(float(np.linalg.norm(velocity)), 1e-6))
