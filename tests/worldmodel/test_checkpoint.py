@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.command import UserError
-from tests.worldmodel.toy import ENCODER, PREDICTOR, SPEC, make_encoder
+from tests.worldmodel.toy import SPEC, make_encoder, make_model
 from worldmodel import checkpoint
 from worldmodel.encoders import load_encoder, save_encoder
 from worldmodel.world_model import WorldModel
@@ -20,8 +20,7 @@ from worldmodel.world_model import WorldModel
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    WorldModel(SPEC, ENCODER, PREDICTOR).save(tmp_path / "model", {})
+    make_model().save(tmp_path / "model", {})
     return tmp_path / "model"
 
 
@@ -66,7 +65,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit_tensors(f, lambda t: t.update({"encoder.norm.bias": torch.zeros(3)})),
         r"'encoder.norm.bias' has shape \(3,\), expected \(32,\)",
     ),
-    "other shape in config": (lambda f: edit_config(f, lambda c: c["encoder"].update(width=64)), "expected"),
+    "other shape in config": (lambda f: edit_config(f, lambda c: c["predictor"].update(state_width=64)), "expected"),
     "truncated": (truncate, "model.safetensors cannot be read"),
     "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"zip?" * 10), "cannot be read"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "cannot be read"),
@@ -124,12 +123,11 @@ def test_config_is_written_last_and_makes_the_checkpoint_whole(tmp_path: Path, m
 
 
 def test_half_precision_spares_vectors_and_means(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    checkpoint.save(tmp_path, "world_model", {}, WorldModel(SPEC, ENCODER, PREDICTOR), half=True)
+    checkpoint.save(tmp_path, "world_model", {}, make_model(), half=True)
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors["encoder.tubelet.weight"].dtype == torch.float16
     assert tensors["encoder.tubelet.bias"].dtype == torch.float32
-    assert tensors["normaliser.feature_mean"].dtype == torch.float32
+    assert tensors["compression.mean"].dtype == torch.float32
 
 
 def test_the_hash_is_of_names_and_values() -> None:

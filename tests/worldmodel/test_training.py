@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.worldmodel.toy import ENCODER, PREDICTOR, SPEC, make_encoder
+from tests.worldmodel.toy import COMPRESSION, ENCODER, PREDICTOR, SPEC, make_encoder
+from worldmodel.compression import Compression
 from worldmodel.data import ClipSampler, TrajectoryStore
+from worldmodel.predictor import Belief, Observed
 from worldmodel.pretraining import encode_all
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
@@ -25,8 +28,10 @@ CONFIG = PredictionConfig(rollout_steps=AHEAD, proprio_weight=0.3, reconstructio
 @pytest.fixture(scope="module")
 def recording(toy_store: TrajectoryStore) -> Recording:
     columns = {name: toy_store.read(name, 0, toy_store.num_rows) for name in ("pixels", "proprio", "action")}
-    features = encode_all(make_encoder(), columns["pixels"], CPU).numpy().astype(np.float16)
-    return Recording(features, columns["proprio"], columns["action"])
+    tokens = encode_all(make_encoder(), columns["pixels"], CPU)
+    compression = Compression(COMPRESSION, 16, 32)
+    compression.fit(tokens)
+    return Recording(compression(tokens).numpy().astype(np.float16), columns["proprio"], columns["action"])
 
 
 def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
@@ -35,10 +40,8 @@ def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
 
 def make_task(store: TrajectoryStore, recording: Recording, seed: int = 0, held_out: int = 100) -> PredictionTask:
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, ENCODER, PREDICTOR)
-    model.encoder.load_state_dict(make_encoder().state_dict())
+    model = WorldModel(SPEC, ENCODER, COMPRESSION, PREDICTOR)
     norm = model.normaliser
-    norm.set_features(torch.from_numpy(recording.features).float())
     for name, column in (("proprio", recording.proprio), ("action", recording.actions)):
         getattr(norm, f"{name}_mean").copy_(torch.from_numpy(column.mean(0)))
         getattr(norm, f"{name}_std").copy_(torch.from_numpy(column.std(0)))
@@ -55,14 +58,12 @@ def task(toy_store: TrajectoryStore, recording: Recording) -> PredictionTask:
 def test_a_batch_is_standardised_and_drops_the_last_action(task: PredictionTask, recording: Recording) -> None:
     rows = np.array([[0, 1, 2], [20, 21, 22]])
     batch, norm = task.batch(rows), task.module.normaliser
-    assert batch.features.shape == (2, 3, 16, 32)
+    assert batch.features.shape == (2, 3, 24)
     assert batch.actions.shape == (2, 2, 2)
     torch.testing.assert_close(
         norm.action_std * batch.actions[1, 1] + norm.action_mean, torch.from_numpy(recording.actions[21])
     )
-    torch.testing.assert_close(
-        batch.features[0, 2], (torch.from_numpy(recording.features[2]).float() - norm.feature_mean) / norm.feature_std
-    )
+    assert torch.equal(batch.features[0, 2], torch.from_numpy(recording.features[2]).float())
 
 
 def test_the_last_frames_keep_their_own_actions(task: PredictionTask) -> None:
@@ -79,24 +80,24 @@ def test_the_loss_is_its_equation_for_every_length_of_context(toy_store: Traject
         context = int(np.random.default_rng([0, step]).integers(1, HISTORY + 1))
         lengths.add(context)
         batch = task.batch(sampler(toy_store, range(18)).sample(step, 16).rows).last(context + AHEAD)
-        prior, predicted, seen = predictor.initial_state.expand(16, -1), [], None
-        for t in range(context + AHEAD - 1):
-            state = prior
-            if t < context:  # teacher forcing; from here on the state is on its own
-                state = predictor.correct(prior, predictor.embed(batch.features[:, t], batch.proprio[:, t]))
-                seen = state
-            prior = predictor.advance(state, batch.actions[:, t])
-            predicted.append(prior)
-        assert seen is not None
-        states = torch.stack(predicted, 1)
-        features = (predictor.read_features(states) - batch.features[:, 1:]).pow(2).mean()
-        proprio = (predictor.read_proprio(states) - batch.proprio[:, 1:]).pow(2).mean()
-        reconstruction = (predictor.read_features(seen) - batch.features[:, context - 1]).pow(2).mean()
+        state, proprio, read = predictor.initial_state.expand(16, -1), batch.proprio[:, 0], predictor.read
+        errors: dict[str, list[Tensor]] = {"features": [], "proprio": []}
+        for t in range(context + AHEAD):
+            if t > 0:
+                belief = predictor.advance(Belief(state, proprio), batch.actions[:, t - 1])
+                state, proprio = belief.state, belief.proprio
+                errors["features"].append((read(state) - batch.features[:, t]).pow(2).mean())
+                errors["proprio"].append((proprio - batch.proprio[:, t]).pow(2).mean())
+            if t < context:  # teacher forcing; from here on the belief is on its own
+                proprio = batch.proprio[:, t]
+                state = predictor.correct(state, predictor.embed(batch.features[:, t], proprio))
+                reconstruction = (read(state) - batch.features[:, t]).pow(2).mean()
+        features, errors_of_proprio = (torch.stack(errors[name]).mean() for name in ("features", "proprio"))
         values = task.loss(step)
         torch.testing.assert_close(values["features"], features)
-        torch.testing.assert_close(values["proprio"], proprio)
+        torch.testing.assert_close(values["proprio"], errors_of_proprio)
         torch.testing.assert_close(values["reconstruction"], reconstruction)
-        torch.testing.assert_close(values["loss"], features + 0.3 * proprio + 0.7 * reconstruction)
+        torch.testing.assert_close(values["loss"], features + 0.3 * errors_of_proprio + 0.7 * reconstruction)
     assert lengths == set(range(1, HISTORY + 1))
 
 
@@ -121,15 +122,15 @@ class Oracle(nn.Module):
 
     sign = 1.0
 
-    def observe(self, features: Tensor, proprio: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        states = features[:, :, 0]
-        return states, states[:, 1:]
+    def observe(self, features: Tensor, proprio: Tensor, actions: Tensor) -> Observed:
+        return Observed(Belief(features[:, -1], proprio[:, -1]), Belief(features[:, 1:], proprio[:, 1:]))
 
-    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        return state[..., None, :] + self.sign * actions.cumsum(-2)
+    def rollout(self, belief: Belief, actions: Tensor) -> Belief:
+        moved = self.sign * actions.cumsum(-2)
+        return Belief(belief.state[..., None, :] + moved, belief.proprio[..., None, :] + moved)
 
-    def read_features(self, state: Tensor) -> Tensor:
-        return state[..., None, :]
+    def read(self, state: Tensor) -> Tensor:
+        return state
 
 
 class Liar(Oracle):
@@ -144,21 +145,17 @@ class Sceptic(Oracle):
     sign = 0.0
 
 
-def report(model: nn.Module, num_sequences: int = 96, still: bool = False) -> dict[str, float]:
+def report(model: nn.Module, num_sequences: int = 96) -> dict[str, float]:
     """What `evaluate` says of `model` in a world of points that actions move."""
     rng = np.random.default_rng(0)
     length = HISTORY + AHEAD
     actions = rng.integers(-3, 4, (num_sequences, length, 2)).astype(np.float32)
-    if still:
-        actions[:] = 0
     position = np.cumsum(np.concatenate([np.zeros((num_sequences, 1, 2), np.float32), actions[:, :-1]], 1), axis=1)
-    recording = Recording(
-        position.reshape(-1, 1, 2).astype(np.float16), position.reshape(-1, 2), actions.reshape(-1, 2)
-    )
+    points = position.reshape(-1, 2)
+    recording = Recording(points.astype(np.float16), points, actions.reshape(-1, 2))
     rows: NDArray[np.int64] = np.arange(num_sequences * length).reshape(num_sequences, length)
-    world = WorldModel(SPEC, type(ENCODER)(image_size=8, patch_size=8, width=4, depth=1, heads=2), PREDICTOR)
-    world.normaliser.feature_mean = torch.zeros(1, 2)
-    world.normaliser.feature_std = torch.ones(2)
+    shape = dataclasses.replace(ENCODER, image_size=8, patch_size=8, width=4, depth=1, heads=2)
+    world = WorldModel(SPEC, shape, dataclasses.replace(COMPRESSION, size=2), PREDICTOR)
     world.predictor = model  # type: ignore[assignment]
     return PredictionTask(world, CONFIG, recording, lambda _: rows, rows, 0, CPU).evaluate(0)
 

@@ -11,24 +11,12 @@ import torch
 from torch import Tensor
 
 from configs.command import UserError
-from tests.worldmodel.toy import ENCODER, PREDICTOR, SPEC, make_episode
+from tests.worldmodel.toy import COMPRESSION, ENCODER, PREDICTOR, SPEC, make_episode, make_model
 from worldmodel.checkpoint import weights_hash
+from worldmodel.predictor import Belief
 from worldmodel.world_model import Latent, WorldModel
 
 CPU = torch.device("cpu")
-
-
-def make_model(seed: int = 0) -> WorldModel:
-    """Random weights, statistics away from zero and one."""
-    torch.manual_seed(seed)
-    model = WorldModel(SPEC, ENCODER, PREDICTOR).eval()
-    norm = model.normaliser
-    with torch.no_grad():
-        for mean in (norm.feature_mean, norm.proprio_mean, norm.action_mean):
-            mean.normal_()
-        for std in (norm.feature_std, norm.proprio_std, norm.action_std):
-            std.uniform_(0.5, 2.0)
-    return model
 
 
 @pytest.fixture
@@ -48,52 +36,59 @@ def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
     return torch.randn(batch, samples, horizon, 2, generator=torch.Generator().manual_seed(5))
 
 
+def belief_of(latent: Latent) -> Belief:
+    assert latent.belief is not None
+    return latent.belief
+
+
+def features_of(latent: Latent) -> Tensor:
+    assert latent.features is not None
+    return latent.features
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 def test_encode_takes_any_length_of_history(model: WorldModel, frames: int) -> None:
     latent = model.encode(*seen(frames))
-    assert latent.state is not None and latent.state.shape == (2, 32)
-    assert latent.features is not None and latent.features.shape == (2, 16, 32)
-    assert not latent.state.requires_grad
+    assert belief_of(latent).state.shape == (2, 32)
+    assert belief_of(latent).proprio.shape == (2, 2)
+    assert features_of(latent).shape == (2, 24)
+    assert not belief_of(latent).state.requires_grad
 
 
 def test_encode_remembers_and_is_not_confused_by_its_neighbours(model: WorldModel) -> None:
     pixels, proprio, actions = seen(3)
-    latent = model.encode(pixels, proprio, actions)
-    assert latent.state is not None
+    state = belief_of(model.encode(pixels, proprio, actions)).state
     earlier = pixels.clone()
     earlier[:, 0] = 0
-    other = model.encode(earlier, proprio, actions)
-    assert other.state is not None and not torch.equal(other.state, latent.state)
-    alone = model.encode(pixels[1:], proprio[1:], actions[1:])
-    assert alone.state is not None
-    torch.testing.assert_close(alone.state, latent.state[1:])
+    assert not torch.equal(belief_of(model.encode(earlier, proprio, actions)).state, state)
+    torch.testing.assert_close(belief_of(model.encode(pixels[1:], proprio[1:], actions[1:])).state, state[1:])
 
 
 def test_everything_goes_through_the_dataset_statistics(model: WorldModel) -> None:
     """Shifting and scaling what comes in, and the statistics with it, changes nothing."""
     pixels, proprio, actions = seen(3)
-    latent, imagined = model.encode(pixels, proprio, actions), None
-    imagined = model.rollout(latent, some_actions()).state
+    latent = model.encode(pixels, proprio, actions)
+    imagined = model.rollout(latent, some_actions())
     norm = model.normaliser
     for name in ("proprio", "action"):
         getattr(norm, f"{name}_mean").mul_(10).add_(3)
         getattr(norm, f"{name}_std").mul_(10)
     again = model.encode(pixels, 10 * proprio + 3, 10 * actions + 3)
-    assert latent.state is not None and again.state is not None and imagined is not None
-    torch.testing.assert_close(again.state, latent.state, atol=1e-4, rtol=1e-4)
-    shifted = model.rollout(again, 10 * some_actions() + 3).state
-    assert shifted is not None
-    torch.testing.assert_close(shifted, imagined, atol=1e-4, rtol=1e-4)
+    shifted = model.rollout(again, 10 * some_actions() + 3)
+    for expected, actual in ((latent, again), (imagined, shifted)):
+        torch.testing.assert_close(belief_of(actual).state, belief_of(expected).state, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(belief_of(actual).proprio, belief_of(expected).proprio, atol=1e-4, rtol=1e-4)
 
 
 def test_rollout_has_its_shape_and_treats_each_sample_alike(model: WorldModel) -> None:
     latent, actions = model.encode(*seen()), some_actions()
-    states = model.rollout(latent, actions).state
-    assert states is not None and latent.state is not None
-    assert states.shape == (2, 5, 4, 32)
-    single = model.rollout(Latent(latent.state[1:]), actions[1:, 3:4]).state
-    assert single is not None
-    torch.testing.assert_close(single, states[1:, 3:4])
+    imagined = belief_of(model.rollout(latent, actions))
+    assert imagined.state.shape == (2, 5, 4, 32)
+    assert imagined.proprio.shape == (2, 5, 4, 2)
+    start = Belief(belief_of(latent).state[1:], belief_of(latent).proprio[1:])
+    single = belief_of(model.rollout(Latent(start), actions[1:, 3:4]))
+    torch.testing.assert_close(single.state, imagined.state[1:, 3:4])
+    torch.testing.assert_close(single.proprio, imagined.proprio[1:, 3:4])
 
 
 def test_the_distance_is_its_equation(model: WorldModel) -> None:
@@ -101,10 +96,10 @@ def test_the_distance_is_its_equation(model: WorldModel) -> None:
     imagined = model.rollout(latent, some_actions())
     distance = model.distance(imagined, goal)
     assert distance.shape == (2, 5, 4)
-    assert imagined.state is not None and goal.features is not None
     for b, s, h in ((0, 0, 0), (1, 4, 3), (0, 2, 1)):
-        read = model.predictor.read_features(imagined.state[b, s, h])
-        assert distance[b, s, h].item() == pytest.approx((read - goal.features[b]).pow(2).mean().item(), rel=1e-4)
+        read = model.predictor.read(belief_of(imagined).state[b, s, h])
+        expected = ((read - features_of(goal)[b]).pow(2) * model.compression.metric).mean()
+        assert distance[b, s, h].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> None:
@@ -119,10 +114,10 @@ def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> N
 
 
 def test_a_perfect_reading_has_distance_zero(model: WorldModel) -> None:
-    latent = model.encode(*seen())
-    assert latent.state is not None
-    reading = model.predictor.read_features(latent.state)
-    distance = model.distance(Latent(latent.state[:, None, None]), Latent(features=reading))
+    belief = belief_of(model.encode(*seen()))
+    imagined = Belief(belief.state[:, None, None], belief.proprio[:, None, None])
+    distance = model.distance(Latent(imagined), Latent(features=model.predictor.read(belief.state)))
+    assert distance.shape == (2, 1, 1)
     assert distance.abs().max() < 1e-9
 
 
@@ -133,8 +128,7 @@ def test_gradients_flow_to_the_actions_when_asked(model: WorldModel) -> None:
     assert actions.grad is not None
     assert bool((actions.grad.abs().sum(-1) > 0).all()), "every action of every sample counts"
     with torch.no_grad():
-        state = model.rollout(latent, actions).state
-    assert state is not None and not state.requires_grad
+        assert not belief_of(model.rollout(latent, actions)).state.requires_grad
 
 
 def test_bf16_planning_is_close_to_full_precision(model: WorldModel) -> None:
@@ -153,7 +147,8 @@ def test_bf16_planning_is_close_to_full_precision(model: WorldModel) -> None:
 def test_a_saved_model_comes_back(tmp_path: Path, model: WorldModel) -> None:
     model.save(tmp_path, {"seed": 3})
     loaded = WorldModel.load(str(tmp_path), CPU)
-    assert (loaded.spec, loaded.encoder_config, loaded.predictor_config) == (SPEC, ENCODER, PREDICTOR)
+    assert (loaded.spec, loaded.encoder_config) == (SPEC, ENCODER)
+    assert (loaded.compression_config, loaded.predictor_config) == (COMPRESSION, PREDICTOR)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     norm, original = loaded.normaliser.state_dict(), model.normaliser.state_dict()

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldmodel.compression import CompressionConfig
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.predictor import PredictorConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
+from worldmodel.world_model import WorldModel
 
 SIZE = 32
 SPEC = EnvironmentSpec(
@@ -25,7 +27,8 @@ SPEC = EnvironmentSpec(
     simulator="none 1.0",
 )
 ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
-PREDICTOR = PredictorConfig(token_width=4, state_width=32, hidden_width=32, depth=1, history=3)
+COMPRESSION = CompressionConfig(channels=8, size=24, fit_frames=200)
+PREDICTOR = PredictorConfig(state_width=32, hidden_width=32, depth=1, history=3)
 
 
 def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -76,3 +79,18 @@ def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:
     """Noise, uint8 `[B, T, 32, 32, 3]`."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.integers(0, 256, (batch, frames, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def make_model(seed: int = 0) -> WorldModel:
+    """A world model with random weights, its components fitted to three episodes, its statistics away from 0 and 1."""
+    torch.manual_seed(seed)
+    model = WorldModel(SPEC, ENCODER, COMPRESSION, PREDICTOR).eval()
+    pixels = np.concatenate([make_episode(i).pixels for i in range(3)])
+    with torch.no_grad():
+        model.compression.fit(model.encoder.encode_frames(torch.from_numpy(pixels)))
+        norm = model.normaliser
+        for mean in (norm.proprio_mean, norm.action_mean):
+            mean.normal_()
+        for std in (norm.proprio_std, norm.action_std):
+            std.uniform_(0.5, 2.0)
+    return model
