@@ -63,7 +63,7 @@ def save(folder: Path, kind: str, config: dict[str, Any], module: nn.Module, hal
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: (value.half() if half and value.ndim >= 2 and "_mean" not in name else value).cpu().contiguous()
+        name: (value.half() if half and value.ndim >= 2 and not name.endswith("mean") else value).cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     (folder / "config.json").unlink(missing_ok=True)
