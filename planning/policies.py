@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -108,7 +110,12 @@ class SimulatorPolicy(Policy):
         return safe_actions(wanted, self._bounds)[0].numpy().astype(np.float32)
 
     def _cost(self, actions: Tensor) -> Tensor:
-        """Cost `[B, S]` of `actions [B, S, H, A]`, one environment after the other."""
-        rows = zip(self._envs, actions.double().numpy(), self._goals, strict=False)
-        costs = [env.goal_cost(env.simulate(env.get_state(), plan), goal) for env, plan, goal in rows]
+        """Cost `[B, S]` of `actions [B, S, H, A]`. MuJoCo lets go of Python's lock: a thread per processor pays."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            costs = list(threads.map(_simulated_cost, self._envs, actions.double().numpy(), self._goals))
         return self._planner.objective.reduce(torch.as_tensor(np.stack(costs), dtype=torch.float32))
+
+
+def _simulated_cost(env: Environment, actions: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """True cost `[S, H]` along `actions [S, H, A]` from where `env` stands."""
+    return env.goal_cost(env.simulate(env.get_state(), actions), goal)
