@@ -19,6 +19,7 @@ from planning import evaluate, manifest, run
 from planning.goal_image import GoalImage
 from planning.task import from_image
 from tests.planning.point_mass import PointEnv
+from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.predictor import PredictorConfig
 from worldmodel.vit import EncoderConfig
@@ -42,13 +43,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = env_options("push")
     env = make_env(options)
     spec = EnvironmentSpec.from_dict(describe(env, options))
+    frames = torch.from_numpy(np.stack([env.reset(seed=seed)[0]["pixels"] for seed in range(24)]))
     env.close()
     encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
     predictor = PredictorConfig(state_width=16, hidden_width=16, depth=1, history=2)
     folder = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        WorldModel(spec, encoder, predictor).save(folder, {})
+        model = WorldModel(spec, encoder, CompressionConfig(channels=8, size=16), predictor)
+        with torch.no_grad():
+            model.compression.fit(model.encoder.encode_frames(frames))
+        model.save(folder, {})
     return folder
 
 
