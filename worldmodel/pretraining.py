@@ -27,7 +27,7 @@ class PretrainConfig:
     Attributes:
         momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
         final_momentum: at the end.
-        masks: predicted at once; V-JEPA's short-range and long-range pair by default.
+        masks: predicted at once; V-JEPA's short-range and long-range pair by default. Plain mappings become `MaskConfig`.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         flip: mirror half of the clips left to right.
         probe_frames: frames for the linear probe, half of them held out.
@@ -41,6 +41,13 @@ class PretrainConfig:
     flip: bool = True
     probe_frames: int = 1000
     smallest_spread: float = 0.01
+
+    def __post_init__(self) -> None:
+        try:
+            masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
+        except TypeError as error:
+            raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
+        object.__setattr__(self, "masks", masks)
 
 
 @dataclasses.dataclass(frozen=True)
