@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from configs.command import UserError, command, console, from_config
 from envs.protocol import Floats, GoalEnv
@@ -46,8 +49,9 @@ class GoalConfig:
             raise UserError(f"out '{self.out}' is not a PNG file: expected a path that ends in .png")
 
 
-def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> Floats:
-    """A state `[N]` worth going to: where exploration leads in `num_steps`, or later if nothing has moved by then.
+def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Floats]:
+    """A start and a state worth going to from it, `[N]` each: where exploration leads from the reset in `num_steps`, or
+    later if nothing has moved by then.
 
     Raises:
         UserError: when exploration never leads anywhere.
@@ -60,12 +64,15 @@ def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> Floats:
         if diverged:
             break
         if step >= num_steps and env.is_interesting(start, info["state"]):
-            return np.asarray(info["state"], np.float64)
+            return np.asarray(start, np.float64), np.asarray(info["state"], np.float64)
     raise UserError(f"seed {seed}: exploring {env.name} leads nowhere in {step} steps: try another seed")
 
 
-def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
+def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats]) -> None:
     """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
+
+    `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
+    the simulator's success rule. No planner sees them, and a photo does without.
 
     Raises:
         UserError: when the folder cannot be written to.
@@ -74,7 +81,10 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Image.fromarray(pixels).save(partial, format="PNG")
+            notes = PngInfo()
+            for name, state in states.items():
+                notes.add_text(name, json.dumps(state.tolist()))
+            Image.fromarray(pixels).save(partial, format="PNG", pnginfo=notes)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -99,10 +109,11 @@ def main(config: DictConfig) -> None:
     goal = from_config(GoalConfig, {str(key): value for key, value in values.items()}, "goal")
     env = make_env(env_options)
     try:
-        pixels = env.render_state(explore_to_goal(env, goal.seed, goal.steps), goal.size)
+        start, end = explore_to_goal(env, goal.seed, goal.steps)
+        pixels = env.render_state(end, goal.size)
     finally:
         env.close()
-    save_png(pixels, Path(goal.out))
+    save_png(pixels, Path(goal.out), {"start_state": start, "goal_state": end})
     console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
     console.print(f"next: python -m planning.run {_selection()} goal={goal.out}")
 

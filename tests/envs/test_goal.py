@@ -39,7 +39,7 @@ def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
     assert [file.name for file in out.parent.iterdir()] == ["img.png"]
     env = make_named("push")
     try:
-        expected = env.render_state(explore_to_goal(env, seed=3, num_steps=25), 96)
+        expected = env.render_state(explore_to_goal(env, seed=3, num_steps=25)[1], 96)
     finally:
         env.close()
     np.testing.assert_array_equal(picture(out), expected)
@@ -84,7 +84,7 @@ def test_values_out_of_range_are_refused(change):
 def test_a_goal_is_worth_reaching_and_depends_on_the_seed_alone(name):
     env = make_named(name, image_size=16)
     try:
-        goals = [explore_to_goal(env, seed=seed, num_steps=25) for seed in (0, 1, 0)]
+        goals = [explore_to_goal(env, seed=seed, num_steps=25)[1] for seed in (0, 1, 0)]
         np.testing.assert_array_equal(goals[0], goals[2])
         assert not np.array_equal(goals[0], goals[1])
         assert env.is_interesting(env.reset(seed=0)[1]["state"], goals[0])
@@ -105,14 +105,14 @@ def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "img.png"
-    save_png(np.zeros((8, 8, 3), np.uint8), path)
+    save_png(np.zeros((8, 8, 3), np.uint8), path, {})
 
     def full_disk(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(UserError, match=r"img.png' cannot be written: No space left on device"):
-        save_png(np.full((8, 8, 3), 255, np.uint8), path)
+        save_png(np.full((8, 8, 3), 255, np.uint8), path, {})
     assert picture(path).max() == 0
     assert [file.name for file in tmp_path.iterdir()] == ["img.png"]
 
@@ -120,4 +120,4 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "file" / "img.png")
+        save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "file" / "img.png", {})
