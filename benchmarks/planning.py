@@ -1,7 +1,7 @@
 """Planning time against the number of samples and environments.
 
-    python -m benchmarks.planning              # the optimiser alone, on a cost that is nearly free
-    python -m benchmarks.planning push         # with a checkpoint: a shipped name or a folder
+python -m benchmarks.planning              # the optimiser alone, on a cost that is nearly free
+python -m benchmarks.planning push         # with a checkpoint: a shipped name or a folder
 """
 
 from __future__ import annotations

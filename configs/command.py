@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -174,3 +175,10 @@ def _quiet_user_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConf
 
     wrapped.__module__ = main.__module__
     return wrapped
+
+
+def env_selection() -> str:
+    """What to type so that another command opens the same environment, for example `env=push env.distractors=true`."""
+    chosen = HydraConfig.get()
+    options = [override for override in chosen.overrides.task if override.startswith("env.")]
+    return " ".join([f"env={chosen.runtime.choices['env']}", *options])

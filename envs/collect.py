@@ -20,13 +20,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config
+from configs.command import command, console, env_selection, from_config
+from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
 
-# Recordings reset environments with seeds below this; evaluation takes seeds from here on, and so never meets them.
-FIRST_EVALUATION_SEED = 2**31
 _MAX_ATTEMPTS = 100
 
 
@@ -181,7 +180,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     console.print(
         f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, {megabytes:.1f} MB on disk"
     )
-    console.print(f"next: python -m worldmodel.pretrain env={spec.env}")
+    console.print(f"next: python -m worldmodel.pretrain {env_selection()}")
 
 
 def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:

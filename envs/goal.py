@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from configs.command import UserError, command, console, from_config
+from configs.command import UserError, command, console, env_selection, from_config
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
 
@@ -92,15 +92,6 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
         raise UserError(f"out '{path}' cannot be written: {error.strerror or error}") from error
 
 
-def _selection() -> str:
-    """How to ask another command for the same environment."""
-    from hydra.core.hydra_config import HydraConfig
-
-    chosen = HydraConfig.get().runtime.choices["env"]
-    overrides = [o for o in HydraConfig.get().overrides.task if o.startswith("env.")]
-    return " ".join([f"env={chosen}", *overrides])
-
-
 @command("goal")
 def main(config: DictConfig) -> None:
     values = OmegaConf.to_container(config, resolve=True)
@@ -115,7 +106,7 @@ def main(config: DictConfig) -> None:
         env.close()
     save_png(pixels, Path(goal.out), {"start_state": start, "goal_state": end})
     console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
-    console.print(f"next: python -m planning.run {_selection()} goal={goal.out}")
+    console.print(f"next: python -m planning.run {env_selection()} goal={goal.out}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class PushEnv(GoalEnv):
         self._large_renderers: dict[int, LeanRenderer] = {}
         self._goal: Floats | None = None
         low, high = self._model.actuator_ctrlrange.T.astype(np.float32)
-        self.action_space = gymnasium.spaces.Box(low, high)
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Dict(
             pixels=gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
             proprio=gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
@@ -85,9 +85,7 @@ class PushEnv(GoalEnv):
         self.set_goal((options or {}).get("goal"))
         return self.observe(), self._info(diverged=False)
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Hold the velocity `action [2]` [m/s] for one control step. Raises UserError for a non-finite one."""
         action = np.asarray(action, np.float64)
         if action.shape != (2,) or not np.isfinite(action).all():
@@ -184,7 +182,7 @@ class PushEnv(GoalEnv):
     # --- exploration and simulation --------------------------------------------------------------------------------
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
-        low, high = self.action_space.low, self.action_space.high
+        low, high = (bound.astype(np.float32) for bound in (self.action_space.low, self.action_space.high))
         return SwitchingExplorer([SmoothRandomExplorer(low, high, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng)
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:

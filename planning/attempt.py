@@ -94,9 +94,7 @@ def attempt(
     )
 
 
-def _is_at_goal(
-    env: Environment, task: Task, state: NDArray[np.float64], distance: list[float], ratio: float
-) -> bool:
+def _is_at_goal(env: Environment, task: Task, state: NDArray[np.float64], distance: list[float], ratio: float) -> bool:
     if task.goal_state is not None:
         return bool(env.is_success(state, task.goal_state))
     return distance[-1] <= ratio * distance[0]

@@ -70,9 +70,7 @@ def run_batch(
     """
     envs = envs[: len(pairs)]
     states = [[np.array(pair.start)] for _, pair in pairs]
-    latest = [
-        env.reset(options={"state": np.array(pair.start)})[0] for env, (_, pair) in zip(envs, pairs, strict=True)
-    ]
+    latest = [env.reset(options={"state": np.array(pair.start)})[0] for env, (_, pair) in zip(envs, pairs, strict=True)]
     goals = np.stack([env.render_state(np.array(pair.goal)) for env, (_, pair) in zip(envs, pairs, strict=True)])
     policy.reset([pair for _, pair in pairs], goals)
     diverged = [False] * len(envs)

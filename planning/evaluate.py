@@ -1,7 +1,7 @@
 """Success rates on a manifest, beside floors and a ceiling.
 
-    python -m planning.evaluate env=push
-    python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 ceiling=false
+python -m planning.evaluate env=push
+python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 ceiling=false
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, command, console, from_config
+from configs.command import UserError, command, console, env_selection, from_config
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
 from planning.latency import measure_plan_ms
@@ -26,7 +26,6 @@ from planning.loading import (
     bounds_of,
     choose_checkpoint,
     choose_device,
-    env_selection,
     load_model,
     open_env,
 )
@@ -111,8 +110,10 @@ def evaluate(config: DictConfig) -> None:
 
 def _introduce(task: Evaluation) -> None:
     frozen = "frozen" if task.config.manifest.seed is None else f"drawn with seed {task.config.manifest.seed}"
-    console.print(f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({frozen}, "
-                  f"{task.manifest.sha256[:12]}), {task.config.budget} steps each")
+    console.print(
+        f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({frozen}, "
+        f"{task.manifest.sha256[:12]}), {task.config.budget} steps each"
+    )
     for what, frozen_value, here in (
         ("simulator", task.manifest.simulator, task.spec.simulator),
         ("options", task.manifest.options, task.spec.options),

@@ -7,7 +7,6 @@ import hashlib
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from configs.command import UserError
@@ -46,13 +45,6 @@ def open_env(config: DictConfig) -> tuple[GoalEnv, EnvironmentSpec]:
     """An environment of the configuration group `env`, with its description."""
     env = make_env(config)
     return env, EnvironmentSpec.from_dict(describe(env, config))
-
-
-def env_selection() -> str:
-    """What to type so that another command opens the same environment."""
-    chosen = HydraConfig.get()
-    options = [override for override in chosen.overrides.task if override.startswith("env.")]
-    return " ".join([f"env={chosen.runtime.choices['env']}", *options])
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:

@@ -1,6 +1,6 @@
 """The list of (start, goal) pairs that an evaluation runs, frozen and hashed.
 
-    python -m planning.manifest env=push                  # draws 100 pairs and writes planning/manifests/push.json
+python -m planning.manifest env=push                  # draws 100 pairs and writes planning/manifests/push.json
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from configs.command import UserError, from_config
+from configs.seeds import FIRST_EVALUATION_SEED
 from planning.environment import Environment, Floats
 
-# Data collection seeds its episodes with (seed, i): a third number makes streams that it can never meet.
+# Exploration noise: data collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
 _NAMESPACE = 0x6D616E
 _LATEST_START = 50  # control steps into the episode
 
@@ -146,7 +147,7 @@ def draw(
 
 def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:
     rng = np.random.default_rng(entropy)
-    env.reset(seed=int(rng.integers(2**31)))
+    env.reset(seed=int(rng.integers(FIRST_EVALUATION_SEED, 2**32)))
     explorer = env.explorer(rng)
     start_step = int(rng.integers(_LATEST_START))
     start: Floats = env.get_state()
@@ -164,8 +165,8 @@ def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
 
-    from configs.command import command, console
-    from planning.loading import env_selection, open_env
+    from configs.command import command, console, env_selection
+    from planning.loading import open_env
 
     def freeze(config: DictConfig) -> None:
         env, spec = open_env(config.env)

@@ -1,7 +1,7 @@
 """Make the world look like a picture.
 
-    python -m planning.run env=push goal=img.png
-    python -m planning.run env=push seed=7          # a pair of the manifest
+python -m planning.run env=push goal=img.png
+python -m planning.run env=push seed=7          # a pair of the manifest
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.live import Live
 
-from configs.command import UserError, command, console
+from configs.command import UserError, command, console, env_selection
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
 from planning.figure import draw_plan
@@ -26,7 +26,6 @@ from planning.loading import (
     bounds_of,
     choose_checkpoint,
     choose_device,
-    env_selection,
     load_model,
     open_env,
 )
@@ -114,9 +113,7 @@ def describe_outcome(env: Environment, outcome: Outcome) -> str:
     return f"{'reached' if outcome.reached else 'not reached'} after {steps} steps: {errors} off"
 
 
-def _save(
-    env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint, out: Path
-) -> None:
+def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint, out: Path) -> None:
     draw_plan(env, task, outcome, verdict, out / "plan.png")
     write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.goal), 1 / env.control_step_s)
     record = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, command, console, from_config
+from configs.command import UserError, command, console, env_selection, from_config
 from worldmodel.data.clips import ClipSampler, Split, split_episodes
 from worldmodel.data.progress import load_frames_with_progress
 from worldmodel.data.store import TrajectoryStore
@@ -61,7 +61,7 @@ def main(config: DictConfig) -> None:
     assert isinstance(plain, dict)
     description = {**{str(k): v for k, v in plain.items() if k not in ("device", "out")}, "store": store.identity}
     open_run(folder, description)
-    following = f"next: python -m worldmodel.train env={config.env.name}"
+    following = f"next: python -m worldmodel.train {env_selection()}"
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

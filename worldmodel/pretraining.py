@@ -27,7 +27,7 @@ class PretrainConfig:
     Attributes:
         momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
         final_momentum: at the end.
-        masks: predicted at once; V-JEPA's short-range and long-range pair by default. Plain mappings become `MaskConfig`.
+        masks: predicted at once (mappings become `MaskConfig`); V-JEPA's short-range and long-range pair by default.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         flip: mirror half of the clips left to right.
         probe_frames: frames for the linear probe, half of them held out.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import command, console, from_config
+from configs.command import command, console, env_selection, from_config
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.clips import ClipSampler, split_episodes
@@ -81,7 +81,7 @@ def main(config: DictConfig) -> None:
     kept = {str(k): v for k, v in plain.items() if k not in ("device", "out")}
     description = {**kept, "store": store.identity, "encoder_hash": hashed}
     open_run(folder, description)
-    following = f"next: python -m planning.run env={config.env.name}"
+    following = f"next: python -m planning.run {env_selection()}"
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

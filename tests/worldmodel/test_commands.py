@@ -90,7 +90,7 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
         (PRETRAIN, ("encoder.patch_size=5",), "image_size 32 is not a multiple of patch_size 5"),
         (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
-        (PRETRAIN, ("jepa.predictor_heads=5",), "jepa: predictor_width 96 is not a multiple"),
+        (PRETRAIN, ("jepa.predictor_width=96", "jepa.predictor_heads=5"), "jepa: predictor_width 96 is not a multiple"),
         (PRETRAIN, ("trainer.log_every=0",), "trainer: log_every and evaluate_every must be at least 1"),
         (PRETRAIN, ("trainer.precision=fp8",), "precision 'fp8' is unknown: choose from bf16, fp32"),
         (PRETRAIN, ("clips.frames=5",), "clips.frames 5 is not a multiple of 2"),

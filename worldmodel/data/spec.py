@@ -42,7 +42,8 @@ class EnvironmentSpec:
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) - names or names - set(values) - {"options"}:
             raise UserError(f"environment description has keys {sorted(values)}, expected {sorted(names)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
