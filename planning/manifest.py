@@ -18,7 +18,7 @@ from configs.command import UserError, from_config
 from configs.seeds import FIRST_EVALUATION_SEED
 from planning.environment import Environment, Floats
 
-# Exploration noise: data collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
+# Exploration noise: collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
 _NAMESPACE = 0x6D616E
 _LATEST_START = 50  # control steps into the episode
 
