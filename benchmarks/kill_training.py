@@ -36,7 +36,7 @@ def command(module: str, steps: int, data: Path) -> list[str]:
 def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Begin with `folder` as working directory."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("ab") as output:
         return subprocess.Popen(line, cwd=folder, env=environment, stdout=output, stderr=output)
 
@@ -66,14 +66,18 @@ def measure(module: str, kills: int, steps: int, data: Path, work: Path, rng: ra
     while stages.total() < kills:
         folder = work / f"killed_{finished}"
         while stages.total() < kills:
+            began = time.monotonic()
             process = start(line, folder)
             try:
                 process.wait(rng.uniform(0, seconds))
-                break  # it came to its end: the next kills hit a new run
+                # It came to its end, so the next kills hit a new run, and none should come later than this.
+                seconds = min(seconds, time.monotonic() - began)
+                break
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 stages[stage(folder)] += 1
+                print(f"{module}: kill {stages.total()} of {kills} while {stage(folder)}", flush=True)
         require_success(line, folder)
         finished += 1
         equal += (folder / "run" / "model.safetensors").read_bytes() == expected
