@@ -51,7 +51,7 @@ def stage(folder: Path) -> str:
 def require_success(line: list[str], folder: Path) -> None:
     """Run to the end."""
     if start(line, folder).wait() != 0:
-        raise SystemExit(f"{' '.join(line[2:])} failed: see {folder / 'output.txt'}")
+        raise SystemExit(f"{' '.join(line[2:])} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
 
 
 def measure(module: str, kills: int, steps: int, data: Path, work: Path, rng: random.Random) -> bool:
