@@ -180,7 +180,6 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     console.print(
         f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, {megabytes:.1f} MB on disk"
     )
-    console.print(f"next: python -m worldmodel.pretrain {env_selection()}")
 
 
 def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:
@@ -223,6 +222,7 @@ def main(config: DictConfig) -> None:
     except RuntimeError as error:
         console.print(f"[red]stopped[/]: {error}")
         raise SystemExit(1) from error
+    console.print(f"next: python -m worldmodel.pretrain {env_selection()}")
 
 
 if __name__ == "__main__":

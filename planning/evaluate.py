@@ -17,6 +17,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import UserError, command, console, env_selection, from_config
+from configs.device import pick_device
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
 from planning.latency import measure_plan_ms
@@ -25,7 +26,6 @@ from planning.loading import (
     Checkpoint,
     bounds_of,
     choose_checkpoint,
-    choose_device,
     load_model,
     open_env,
 )
@@ -76,7 +76,7 @@ def evaluate(config: DictConfig) -> None:
     if config.batch < 1 or config.budget < 1:
         raise UserError(f"batch={config.batch} budget={config.budget}: both must be at least 1")
     manifest_config = from_config(ManifestConfig, config.manifest, "manifest")
-    device = choose_device(config.device)
+    device = pick_device(config.device)
     env, spec = open_env(config.env)
     checkpoint = choose_checkpoint(config.checkpoint, spec.env)
     model = load_model(checkpoint, spec, device)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from rich.live import Live
 
 from configs.command import UserError, command, console, env_selection
+from configs.device import pick_device
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
 from planning.figure import draw_plan
@@ -25,7 +26,6 @@ from planning.loading import (
     Checkpoint,
     bounds_of,
     choose_checkpoint,
-    choose_device,
     load_model,
     open_env,
 )
@@ -43,7 +43,7 @@ def run(config: DictConfig) -> None:
     if config.budget < 1 or not 0 < config.reached_ratio < 1:
         received = f"budget={config.budget} reached_ratio={config.reached_ratio}"
         raise UserError(f"{received}: at least 1, and a number between 0 and 1 are accepted")
-    device = choose_device(config.device)
+    device = pick_device(config.device)
     env, spec = open_env(config.env)
     try:
         task = _choose_task(config, env, spec)

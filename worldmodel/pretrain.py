@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import UserError, command, console, env_selection, from_config
+from configs.device import pick_device
 from worldmodel.data.clips import ClipSampler, Split, split_episodes
 from worldmodel.data.progress import load_frames_with_progress
 from worldmodel.data.store import TrajectoryStore
@@ -16,7 +17,7 @@ from worldmodel.encoders import save_encoder
 from worldmodel.jepa import Jepa, JepaConfig
 from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData
 from worldmodel.runs import is_finished, open_run
-from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_device
+from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
 from worldmodel.vit import EncoderConfig
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import command, console, env_selection, from_config
+from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.clips import ClipSampler, split_episodes
@@ -20,7 +21,7 @@ from worldmodel.encoders import RANDOM, load_encoder, random_encoder
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import is_finished, open_run
-from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped, pick_device
+from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
 from worldmodel.vit import EncoderConfig, VisionTransformer
 from worldmodel.world_model import WorldModel

@@ -132,7 +132,6 @@ def test_a_finished_recording_says_so(recording, options, capsys):
     printed = capsys.readouterr().out
     assert "already recorded: 5 episodes" in printed
     assert f"{recording} · 5 episodes, 30 steps" in printed
-    assert "next: python -m worldmodel.pretrain env=push" in printed
     assert (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns == before
 
 

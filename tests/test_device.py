@@ -1,0 +1,30 @@
+"""Where networks run: named, found, or refused with the choices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from configs.command import UserError
+from configs.device import pick_device
+
+
+def test_devices_are_named_or_refused() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"device 'tpu' is not on this machine: choose from auto, cpu"):
+        pick_device("tpu")
+
+
+@pytest.mark.parametrize(("cuda", "mps", "expected"), [(0, False, "cpu"), (2, True, "cuda"), (0, True, "mps")])
+def test_auto_takes_the_fastest_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto") == torch.device(expected)
+    if cuda:
+        assert pick_device("cuda:1") == torch.device("cuda:1")
+    else:
+        with pytest.raises(UserError, match="cuda:0"):
+            pick_device("cuda:0")
