@@ -13,7 +13,7 @@ from configs.command import UserError
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from planning.types import Bounds
-from worldmodel.checkpoint import resolve
+from worldmodel.checkpoint import resolve, shipped_names
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.world_model import WorldModel
 
@@ -34,10 +34,10 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything in the folder: two models with one name are two models."""
-        digest = hashlib.sha256()
-        for path in sorted(p for p in resolve(self.source).iterdir() if p.suffix in (".json", ".safetensors")):
-            digest.update(path.name.encode() + path.read_bytes())
+        """Hash of configuration and weights: two models with one name are two, a copy elsewhere is the same one."""
+        folder = resolve(self.source)
+        digest = hashlib.sha256((folder / "config.json").read_bytes())
+        digest.update((folder / "model.safetensors").read_bytes())
         return digest.hexdigest()
 
 
@@ -48,25 +48,23 @@ def open_env(config: DictConfig) -> tuple[GoalEnv, EnvironmentSpec]:
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
-    """What the user asked for; else their own trained model of `env`; else the shipped one."""
+    """What the user asked for; else their own trained model of `env`; else the shipped one.
+
+    Raises:
+        UserError: when nothing was asked for and there is neither.
+    """
     if wanted is not None:
         return Checkpoint(wanted, f"the checkpoint {wanted}")
     own = RUNS / env / "model"
     if (own / "config.json").exists():
         return Checkpoint(str(own), f"your own model {own}")
-    return Checkpoint(env, f"the shipped checkpoint '{env}'")
-
-
-def choose_device(wanted: str | None) -> torch.device:
-    """`wanted`, or a GPU where there is one. Raises UserError for one that is not there."""
-    if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        raise UserError(f"device '{wanted}' cannot be used here: cpu always can, cuda with an NVIDIA GPU") from error
-    return device
+    unfinished = f"the training of your own model {own} is not finished" if own.exists() else ""
+    if env not in shipped_names():
+        raise UserError(
+            f"there is no world model of {env}: {unfinished or f'none at {own}'}, and none is shipped; "
+            "`python -m worldmodel.train` with the same env makes one, checkpoint=FOLDER takes another"
+        )
+    return Checkpoint(env, f"the shipped checkpoint '{env}'" + (f" ({unfinished})" if unfinished else ""))
 
 
 def load_model(checkpoint: Checkpoint, spec: EnvironmentSpec, device: torch.device) -> WorldModel:

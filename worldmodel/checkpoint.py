@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from configs.command import UserError, choices_message
-from worldmodel.features import write_json
+from worldmodel.files import replacing, write_json
 
 FORMAT_VERSION = 1
 
@@ -39,7 +39,10 @@ def resolve(name_or_path: str) -> Path:
         return path
     if path.is_dir():
         raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
-    raise UserError(choices_message("checkpoint", name_or_path, shipped_names()) + ", or a folder that training made")
+    folders = "the folder of a world model that `python -m worldmodel.train` made"
+    if not shipped_names():
+        raise UserError(f"unknown checkpoint '{name_or_path}': give {folders} (none is shipped)")
+    raise UserError(choices_message("checkpoint", name_or_path, shipped_names()) + f", or give {folders}")
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -67,11 +70,8 @@ def save(folder: Path, kind: str, config: dict[str, Any], module: nn.Module, hal
         for name, value in module.state_dict().items()
     }
     (folder / "config.json").unlink(missing_ok=True)
-    temporary = folder / "model.safetensors.tmp"
-    save_file(tensors, temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as file:
+        file.write(to_bytes(tensors))
     write_json({"format_version": FORMAT_VERSION, "kind": kind, **config}, folder / "config.json")
 
 

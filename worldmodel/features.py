@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.compression import Compression
+from worldmodel.files import write_json
 from worldmodel.vit import VisionTransformer
 
 _BLOCK = 512
@@ -110,14 +109,3 @@ def _rows_done(note: Path, path: Path, key: FeatureCacheKey) -> int:
         return int(content["rows_done"]) if fits else 0
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write readable JSON; the old file or the new one is there, whatever happens."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.diagnostics import effective_rank, linear_probe, spread
+from worldmodel.features import encode_frames
 from worldmodel.jepa import Jepa
 from worldmodel.masking import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
 from worldmodel.trainer import TrainingStopped, TrainingTask, cosine
-from worldmodel.vit import VisionTransformer
+from worldmodel.vit import VisionTransformer, to_unit_range
 
 # `(step) -> row numbers [B, T]` of the clips of that step.
 ClipRows = Callable[[int], NDArray[np.int64]]
@@ -60,19 +61,12 @@ class ProbeData:
     test_state: NDArray[np.float32]
 
 
-@torch.no_grad()
-def encode_all(encoder: VisionTransformer, pixels: NDArray[np.uint8], device: torch.device, batch: int = 256) -> Tensor:
-    """Frozen features `[R, N, D]` (float32, on the CPU) of still frames `[R, H, W, 3]`."""
-    parts = [
-        encoder.encode_frames(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])).to(device)).float().cpu()
-        for i in range(0, len(pixels), batch)
-    ]
-    return torch.cat(parts)
-
-
 def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
     """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged)."""
-    train, test = (encode_all(encoder, pixels, device) for pixels in (data.train_pixels, data.test_pixels))
+    train, test = (
+        encode_frames(encoder, pixels, np.arange(len(pixels)), device)
+        for pixels in (data.train_pixels, data.test_pixels)
+    )
     # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
     normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
     scores = linear_probe(
@@ -105,7 +99,7 @@ class PretrainTask(TrainingTask):
 
     def _augment(self, clips: Tensor, rng: np.random.Generator) -> Tensor:
         """The same brightness, contrast and mirroring for every frame of a clip; float clips in [-2, 2]."""
-        pixels = clips.float() / 63.75 - 2.0
+        pixels = to_unit_range(clips)
         batch, jitter = len(clips), self._config.jitter
         if jitter:
             contrast, brightness = rng.uniform(-jitter, jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.command import UserError
-from worldmodel.features import write_json
+from worldmodel.files import write_json
 
 
 def open_run(folder: Path, description: dict[str, Any]) -> None:

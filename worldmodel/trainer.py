@@ -10,14 +10,12 @@ import abc
 import dataclasses
 import json
 import math
-import os
 import pickle
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.command import UserError, console
+from worldmodel.files import replacing
 
 
 class TrainingStopped(RuntimeError):
@@ -109,20 +108,6 @@ def learning_rate_at(step: int, config: TrainerConfig) -> float:
     return cosine(config.learning_rate, config.final_learning_rate, progress)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`. Raises UserError for a device this machine lacks."""
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if name == "auto":
-        return torch.device("cuda" if "cuda" in available else available[-1])
-    if name not in available:
-        raise UserError(f"device '{name}' is not on this machine: choose from auto, {', '.join(available)}")
-    return torch.device(name)
-
-
 class JsonlLog:
     """One JSON object per line, and the same numbers to TensorBoard."""
 
@@ -149,16 +134,6 @@ class JsonlLog:
     def close(self) -> None:
         """Flush TensorBoard."""
         self._board.close()
-
-
-def save_atomically(value: dict[str, Any], path: Path) -> None:
-    """`torch.save` that leaves either the old file or the new one, whatever happens."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @contextmanager
@@ -205,7 +180,8 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        save_atomically(state, self._path)
+        with replacing(self._path) as file:
+            torch.save(state, file)
 
     def _require_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):

@@ -104,6 +104,9 @@ def test_a_name_that_is_nothing_names_what_there_is(tmp_path: Path, monkeypatch:
         checkpoint.resolve("puhs")
     with pytest.raises(UserError, match=r"no config\.json"):
         checkpoint.resolve(str(tmp_path))
+    monkeypatch.setattr(checkpoint, "shipped_names", list)
+    with pytest.raises(UserError, match=r"unknown checkpoint 'push': give the folder of .* \(none is shipped\)"):
+        checkpoint.resolve("push")
 
 
 def test_config_is_written_last_and_makes_the_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
 from worldmodel import features
 from worldmodel.compression import Compression
-from worldmodel.features import FeatureCacheKey, Normaliser, encode_frames, encode_store, write_json
+from worldmodel.features import FeatureCacheKey, Normaliser, encode_frames, encode_store
 
 CPU = torch.device("cpu")
 ROWS = 39  # twenty blocks of two, the last one half
@@ -131,6 +131,7 @@ def test_frames_are_encoded_in_the_order_asked_for(frames: NDArray[np.uint8]) ->
     encoded = encode_frames(encoder, frames, rows, CPU)
     assert encoded.shape == (5, 16, 32)
     assert encoded.dtype == torch.float32
+    assert not encoded.requires_grad
     with torch.no_grad():
         expected = encoder.encode_frames(torch.from_numpy(frames[rows]))
     torch.testing.assert_close(encoded, expected, atol=0.05, rtol=0.05)  # bf16
@@ -146,11 +147,3 @@ def test_proprio_and_actions_use_their_own_statistics() -> None:
     assert norm.proprio(torch.tensor([[1.0, 5.0]])).tolist() == [[0.0, 3.0]]
     assert norm.actions(torch.tensor([4.0, 4.0, 4.0])).tolist() == [4.0, 2.0, 1.0]
     assert set(norm.state_dict()) == {f"{n}_{s}" for n in ("proprio", "action") for s in ("mean", "std")}
-
-
-def test_json_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "note.json"
-    write_json({"a": 1}, path)
-    with pytest.raises(TypeError):
-        write_json({"a": object()}, path)
-    assert json.loads(path.read_text()) == {"a": 1}

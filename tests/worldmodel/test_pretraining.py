@@ -11,7 +11,7 @@ import torch
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode
 from worldmodel.jepa import Jepa, JepaConfig
-from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData, encode_all, probe_encoder
+from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData, probe_encoder
 from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
 from worldmodel.vit import to_unit_range
 
@@ -77,14 +77,6 @@ def test_the_target_follows_ever_more_slowly(step: int, momentum: float) -> None
         jepa.encoder.norm.bias.add_(1.0)
     task.after_step(step, total=100)
     assert jepa.target.norm.bias[0].item() == pytest.approx(1 - momentum, abs=1e-6)
-
-
-def test_frames_are_encoded_alike_in_batches_of_any_size() -> None:
-    encoder = make_encoder()
-    at_once, in_parts = (encode_all(encoder, FRAMES[:20], CPU, batch) for batch in (256, 7))
-    assert at_once.shape == (20, 16, 32)
-    assert not at_once.requires_grad
-    torch.testing.assert_close(at_once, in_parts)
 
 
 def test_the_probe_finds_what_pictures_show() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tests.worldmodel.toy import COMPRESSION, ENCODER, PREDICTOR, SPEC, make_encoder
 from worldmodel.compression import Compression
 from worldmodel.data import ClipSampler, TrajectoryStore
+from worldmodel.features import encode_frames
 from worldmodel.predictor import Belief, Observed
-from worldmodel.pretraining import encode_all
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
 from worldmodel.world_model import WorldModel
@@ -28,7 +28,7 @@ CONFIG = PredictionConfig(rollout_steps=AHEAD, proprio_weight=0.3, reconstructio
 @pytest.fixture(scope="module")
 def recording(toy_store: TrajectoryStore) -> Recording:
     columns = {name: toy_store.read(name, 0, toy_store.num_rows) for name in ("pixels", "proprio", "action")}
-    tokens = encode_all(make_encoder(), columns["pixels"], CPU)
+    tokens = encode_frames(make_encoder(), columns["pixels"], np.arange(toy_store.num_rows), CPU)
     compression = Compression(COMPRESSION, 16, 32)
     compression.fit(tokens)
     return Recording(compression(tokens).numpy().astype(np.float16), columns["proprio"], columns["action"])
