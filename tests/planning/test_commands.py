@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -18,6 +20,7 @@ from envs.registry import describe, env_options, make_env
 from planning import evaluate, manifest, run
 from planning.goal_image import GoalImage
 from planning.task import from_image
+from planning.types import Bounds
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
@@ -39,21 +42,31 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spec() -> EnvironmentSpec:
     options = env_options("push")
     env = make_env(options)
-    spec = EnvironmentSpec.from_dict(describe(env, options))
-    frames = torch.from_numpy(np.stack([env.reset(seed=seed)[0]["pixels"] for seed in range(24)]))
     env.close()
+    return EnvironmentSpec.from_dict(describe(env, options))
+
+
+def make_model(spec: EnvironmentSpec) -> WorldModel:
+    """Untrained, of toy size."""
     encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
     predictor = PredictorConfig(state_width=16, hidden_width=16, depth=1, history=2)
-    folder = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = WorldModel(spec, encoder, CompressionConfig(channels=8, size=16), predictor)
-        with torch.no_grad():
-            model.compression.fit(model.encoder.encode_frames(frames))
-        model.save(folder, {})
+        return WorldModel(spec, encoder, CompressionConfig(channels=8, size=16), predictor)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(spec: EnvironmentSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    env = make_env(env_options("push"))
+    frames = torch.from_numpy(np.stack([env.reset(seed=seed)[0]["pixels"] for seed in range(24)]))
+    env.close()
+    folder, model = tmp_path_factory.mktemp("checkpoint"), make_model(spec)
+    with torch.no_grad():
+        model.compression.fit(model.encoder.encode_frames(frames))
+    model.save(folder, {})
     return folder
 
 
@@ -160,7 +173,7 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
         (["planner.execute=9"], "execute 9"),
         (["budget=0"], "budget=0"),
         (["seed=-1"], "seed=-1"),
-        (["device=cudda"], "device 'cudda'"),
+        (["device=cudda"], "device 'cudda' is not on this machine: choose from auto, cpu"),
         (["checkpoint=nowhere"], "unknown checkpoint 'nowhere'"),
         (["env.image_size=32"], "made for image_size 64, but env push has image_size 32"),
         (["env=reacher"], "made for env push, but env reacher"),
@@ -171,6 +184,44 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 ) -> None:
     given = {"goal": f"goal={goal}", "checkpoint": f"checkpoint={checkpoint}"}
     given.update({argument.split("=")[0]: argument for argument in arguments})
-    code, text = call(run, *given.values())
+    assert_refused(call(run, *given.values()), part)
+
+
+def assert_refused(ended: tuple[int, str], part: str) -> None:
+    code, text = ended
     assert code == 2 and part in text
     assert len(text.strip().splitlines()) == 1 and text.startswith("error: ")
+
+
+@pytest.mark.parametrize("module", [run, evaluate])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"env": "pull"},
+        {"image_size": 32},
+        {"control_step_s": 0.05},
+        {"action_high": (1.0, 1.0)},
+        {"action_low": (-0.4,) * 3, "action_high": (0.4,) * 3},
+        {"proprio_size": 3},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_checkpoint_made_for_something_else_is_refused(
+    call: Command, spec: EnvironmentSpec, module: ModuleType, changes: dict[str, Any]
+) -> None:
+    make_model(dataclasses.replace(spec, **changes)).save(Path("other"), {})
+    field, value = next(iter(changes.items()))
+    ended = call(module, "checkpoint=other")
+    assert_refused(ended, f"the checkpoint other was made for {field} {value}, but env push has {field} ")
+
+
+def test_a_non_finite_action_stops_the_run(
+    call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(actions: torch.Tensor, bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(actions, torch.nan), torch.zeros(len(actions), dtype=torch.bool)
+
+    monkeypatch.setattr("planning.mpc.safe_actions", broken)  # the gate that keeps them from the environment
+    code, text = call(run, f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    errors = text[text.index("error: ") :]  # after what the run had said before
+    assert_refused((code, errors), "action [nan, nan] cannot be taken: expected 2 finite velocities")
