@@ -37,8 +37,8 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     mean_x, mean_y = train_x.mean(0), train_y.mean(0)
     scale = (train_x - mean_x).pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
     inner, outer = (train_x - mean_x) / scale, (test_x - mean_x) / scale
-    gram = inner @ inner.T
-    dual = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)), train_y - mean_y)
+    # Scaled to unit mean square, so that `ridge` means the same for all features, and rows that are all alike give 0.
+    dual = torch.linalg.solve(inner @ inner.T + ridge * torch.eye(len(inner)), train_y - mean_y)
     residual = test_y - mean_y - outer @ (inner.T @ dual)
     total = (test_y - test_y.mean(0)).pow(2).sum(0)
     varies = total > 1e-8 * len(test_y)

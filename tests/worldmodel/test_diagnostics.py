@@ -83,3 +83,9 @@ def test_probe_does_not_care_for_the_features_scale() -> None:
     x, linear, _ = probe_case(num_train=100, width=10)
     small, large = (linear_probe(s * x[:100], linear[:100], s * x[100:], linear[100:]) for s in (1e-2, 1e2))
     torch.testing.assert_close(small, large, atol=1e-3, rtol=1e-3)
+
+
+def test_probe_of_features_that_are_all_alike_finds_nothing() -> None:
+    _, linear, _ = probe_case(num_train=100, width=10)
+    x = torch.full((len(linear), 10), 0.25)
+    assert linear_probe(x[:100], linear[:100], x[100:], linear[100:]).max() < 0.01
