@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from configs.command import UserError, command, console, env_selection, from_config
 from configs.device import pick_device
@@ -16,8 +16,8 @@ from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import save_encoder
 from worldmodel.jepa import Jepa, JepaConfig
 from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData
-from worldmodel.runs import is_finished, open_run
-from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
+from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.vit import EncoderConfig
 
 
@@ -34,9 +34,8 @@ def probe_data(
         rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, episodes)])
         picked.append(np.sort(rng.choice(rows, min(num_frames // 2, len(rows)), replace=False)))
     train, test = picked
-    return ProbeData(
-        frames[train], state[train].astype(np.float32), frames[test], state[test].astype(np.float32)
-    )  # fmt: skip
+    state = state.astype(np.float32)
+    return ProbeData(frames[train], state[train], frames[test], state[test])
 
 
 @command("pretrain")
@@ -58,9 +57,7 @@ def main(config: DictConfig) -> None:
         store.episode_ends, config.clips.frames, tuple(config.clips.strides), trainer_config.seed, split.train
     )
     folder = Path(config.out)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    description = {**{str(k): v for k, v in plain.items() if k not in ("device", "out")}, "store": store.identity}
+    description = describe_run(config, store=store.identity)
     open_run(folder, description)
     following = f"next: python -m worldmodel.train {env_selection()}"
     if is_finished(folder):
@@ -79,12 +76,7 @@ def main(config: DictConfig) -> None:
         trainer_config.seed,
         device,
     )
-    trainer = Trainer(task, trainer_config, folder, device)
-    try:
-        trainer.run("pretrain")
-    except TrainingStopped as stop:
-        console.print(f"[red]stopped[/]: {stop}")
-        raise SystemExit(1) from stop
+    run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
     save_encoder(module.target, folder, store.spec, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 

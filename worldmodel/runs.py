@@ -6,8 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.command import UserError
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import UserError, console
 from worldmodel.files import write_json
+from worldmodel.trainer import Trainer, TrainingStopped
+
+_WITHOUT_INFLUENCE = ("device", "out")
+
+
+def describe_run(config: DictConfig, **made_from: str) -> dict[str, Any]:
+    """What decides a run's result, as JSON values: its options, and the hashes of what it is `made_from`."""
+    options = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(options, dict)
+    return {**{str(k): v for k, v in options.items() if k not in _WITHOUT_INFLUENCE}, **made_from}
 
 
 def open_run(folder: Path, description: dict[str, Any]) -> None:
@@ -44,6 +56,15 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
                 return found
         return None
     return None if old == new else (key, old, new)
+
+
+def run_to_end(trainer: Trainer, title: str) -> None:
+    """Train; a training that cannot go on says why and ends the program with exit code 1."""
+    try:
+        trainer.run(title)
+    except TrainingStopped as stop:
+        console.print(f"[red]stopped[/]: {stop}")
+        raise SystemExit(1) from stop
 
 
 def is_finished(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from configs.command import command, console, env_selection, from_config
 from configs.device import pick_device
@@ -20,8 +20,8 @@ from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import RANDOM, load_encoder, random_encoder
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.predictor import PredictorConfig
-from worldmodel.runs import is_finished, open_run
-from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
+from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
 from worldmodel.vit import EncoderConfig, VisionTransformer
 from worldmodel.world_model import WorldModel
@@ -47,7 +47,7 @@ def make_model(
     torch.manual_seed(seed)
     model = WorldModel(store.spec, encoder.config, *configs)
     model.encoder.load_state_dict(encoder.state_dict())
-    norm, statistics = model.normaliser, compute_statistics(store, train, frames)
+    norm, statistics = model.normaliser, compute_statistics(store, train)
     for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
         getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
     rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
@@ -76,11 +76,8 @@ def main(config: DictConfig) -> None:
         ClipSampler(store.episode_ends, length, (1,), seed, part) for part in (split.train, split.held_out)
     )
     folder = Path(config.out)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
     hashed = weights_hash(encoder)
-    kept = {str(k): v for k, v in plain.items() if k not in ("device", "out")}
-    description = {**kept, "store": store.identity, "encoder_hash": hashed}
+    description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
     following = f"next: python -m planning.run {env_selection()}"
     if is_finished(folder):
@@ -104,12 +101,7 @@ def main(config: DictConfig) -> None:
         seed,
         device,
     )
-    trainer = Trainer(task, trainer_config, folder, device)
-    try:
-        trainer.run("train")
-    except TrainingStopped as stop:
-        console.print(f"[red]stopped[/]: {stop}")
-        raise SystemExit(1) from stop
+    run_to_end(Trainer(task, trainer_config, folder, device), "train")
     model.save(folder, description)
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
