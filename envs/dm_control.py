@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from configs.command import UserError, choices_message
 from envs.exploration import SmoothRandomExplorer
 from envs.joints import Encoders, Joint, choose_joints
-from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels
+from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
 from envs.rendering import LeanRenderer
 from envs.simulation import MAX_FINITE, roll_out
 from envs.view import MarkerView, hide_goal, lighten
@@ -157,16 +157,13 @@ class DmControlEnv(GoalEnv):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Begin as the suite's task does; or start from `options["state"]`, toward `options["goal"]`."""
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"state", "goal"}
-        if unknown:
-            raise UserError(f"unknown reset option {sorted(unknown)}: choose from state, goal")
-        state = (options or {}).get("state")
+        state, goal = read_reset_options(options)
         if state is None:
             self._draw(int(self.np_random.integers(2**31)))
             self._load(self.get_state())
         else:
             self.set_state(state)
-        self.set_goal((options or {}).get("goal"))
+        self.set_goal(goal)
         return self.observe(), self._info(self.get_state(), diverged=False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:

@@ -15,6 +15,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.command import UserError, choices_message
+
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
@@ -32,6 +34,15 @@ class Metric:
     name: str
     unit: str
     tolerance: float
+
+
+def read_reset_options(options: Mapping[str, Any] | None) -> tuple[Floats | None, Floats | None]:
+    """`state` and `goal` of the options of `reset`, None where they are not given. Raises UserError for other keys."""
+    given = dict(options or {})
+    for key in given:
+        if key not in ("state", "goal"):
+            raise UserError(choices_message("reset option", key, ("state", "goal")))
+    return given.get("state"), given.get("goal")
 
 
 class Explorer(abc.ABC):

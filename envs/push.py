@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from configs.command import UserError
 from envs.exploration import SmoothRandomExplorer, SwitchingExplorer
-from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels
+from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
 from envs.rendering import LeanRenderer
 from envs.scenery import Scenery
 from envs.simulation import roll_out
@@ -77,12 +77,9 @@ class PushEnv(GoalEnv):
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Place block and pusher at random, apart; or start from `options["state"]`, toward `options["goal"]`."""
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"state", "goal"}
-        if unknown:
-            raise UserError(f"unknown reset option {sorted(unknown)}: choose from state, goal")
-        state = (options or {}).get("state")
+        state, goal = read_reset_options(options)
         self.set_state(self._random_state() if state is None else state)
-        self.set_goal((options or {}).get("goal"))
+        self.set_goal(goal)
         return self.observe(), self._info(diverged=False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:

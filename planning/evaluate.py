@@ -6,6 +6,7 @@ python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -77,13 +78,16 @@ def evaluate(config: DictConfig) -> None:
         raise UserError(f"batch={config.batch} budget={config.budget}: both must be at least 1")
     manifest_config = from_config(ManifestConfig, config.manifest, "manifest")
     device = pick_device(config.device)
-    env, spec = open_env(config.env)
-    checkpoint = choose_checkpoint(config.checkpoint, spec.env)
-    model = load_model(checkpoint, spec, device)
-    planner = make_planner(config.planner, model.history, config.seed)
-    manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
-    envs = [env, *(open_env(config.env)[0] for _ in range(min(config.batch, len(manifest.pairs)) - 1))]
-    try:
+    with contextlib.ExitStack() as opened:
+        env, spec = open_env(config.env)
+        opened.callback(env.close)
+        checkpoint = choose_checkpoint(config.checkpoint, spec.env)
+        model = load_model(checkpoint, spec, device)
+        planner = make_planner(config.planner, model.history, config.seed)
+        manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
+        envs = [env, *(open_env(config.env)[0] for _ in range(min(config.batch, len(manifest.pairs)) - 1))]
+        for other in envs[1:]:
+            opened.callback(other.close)
         task = Evaluation(config, envs, spec, manifest, checkpoint, model)
         _introduce(task)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
@@ -103,9 +107,6 @@ def evaluate(config: DictConfig) -> None:
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
         _report(task, episodes, timing, Path(config.out or RUNS / spec.env / "evaluate" / key))
-    finally:
-        for opened in envs:
-            opened.close()
 
 
 def _introduce(task: Evaluation) -> None:

@@ -47,11 +47,6 @@ class GoalImage:
     start_state: NDArray[np.float64] | None = None
 
 
-def load_goal(path: str | Path, size: int) -> NDArray[np.uint8]:
-    """`read_goal(path, size).pixels`."""
-    return read_goal(path, size).pixels
-
-
 def read_goal(path: str | Path, size: int) -> GoalImage:
     """The picture in `path`, averaged down (or up) to `size` pixels.
 

@@ -75,16 +75,17 @@ def _choose_task(config: DictConfig, env: Environment, spec: EnvironmentSpec) ->
 
 
 def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule) -> Outcome:
-    first: list[float] = []
+    first = 0.0
 
     with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
 
         def show(step: int, decision: Decision) -> None:
+            nonlocal first
             distance = float(decision.distance[0])
-            first.append(distance)
+            first = distance if step == 1 else first
             line = (
                 f"step {step}/{stop.budget}   latent distance {distance:.3f} "
-                f"({100 * distance / max(first[0], 1e-12):.0f} % of the first)   "
+                f"({100 * distance / max(first, 1e-12):.0f} % of the first)   "
                 f"planning {decision.plan_ms:.0f} ms   {1e3 / decision.plan_ms:.1f} Hz"
             )
             if console.is_terminal:
