@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.worldmodel.commands import ROOT, TOY
+from tests.commands import assert_refused, type_in
+from tests.worldmodel.commands import TOY
 
 ENV = ("env=push", "env.image_size=32")
 PLANNER = (
@@ -21,35 +19,22 @@ PLANNER = (
 )
 
 
-def type_in(folder: Path, module: str, *overrides: str) -> str:
-    """What `python -m <module> <overrides>` prints in `folder`; it must succeed and suggest a next command."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment.setdefault("MUJOCO_GL", "egl")
-    done = subprocess.run(
-        [sys.executable, "-m", module, *overrides],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{module}: {done.stdout}\n{done.stderr}"
-    assert "next: python -m " in done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which recording, both trainings, one plan and an evaluation were made."""
     folder = tmp_path_factory.mktemp("pipeline")
-    type_in(folder, "envs.collect", *ENV, "episodes=6", "episode_steps=16", "workers=1")
-    type_in(folder, "worldmodel.pretrain", *ENV, *TOY["worldmodel.pretrain"], "device=cpu")
-    type_in(folder, "worldmodel.train", *ENV, *TOY["worldmodel.train"], "device=cpu")
-    type_in(folder, "envs.goal", *ENV, "seed=3", "out=goal.png")
-    type_in(folder, "planning.run", *ENV, *PLANNER, "goal=goal.png", "budget=4", "out=plan", "device=cpu")
-    evaluation = ("manifest.seed=1", "manifest.n=2", "budget=4", "videos=1", "batch=2", "out=evaluation", "device=cpu")
-    type_in(folder, "planning.evaluate", *ENV, *PLANNER, *evaluation)
+    evaluation = ("manifest.seed=1", "manifest.n=2", "budget=4", "videos=1", "batch=2", "out=evaluation")
+    for module, *options in (
+        ("envs.collect", "episodes=6", "episode_steps=16", "workers=1"),
+        ("worldmodel.pretrain", *TOY["worldmodel.pretrain"], "device=cpu"),
+        ("worldmodel.train", *TOY["worldmodel.train"], "device=cpu"),
+        ("envs.goal", "seed=3", "out=goal.png"),
+        ("planning.run", *PLANNER, "goal=goal.png", "budget=4", "out=plan", "device=cpu"),
+        ("planning.evaluate", *PLANNER, *evaluation, "device=cpu"),
+    ):
+        ended = type_in(folder, module, *ENV, *options)
+        assert ended.code == 0, f"{module}: {ended}"
+        assert "next: python -m " in ended.out
     return folder
 
 
@@ -86,14 +71,5 @@ def test_an_evaluation_leaves_a_table_with_floors_and_ceiling(runs: Path) -> Non
 
 
 def test_a_model_for_another_image_size_is_refused_before_the_first_step(runs: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "planning.run", "env=push", "env.image_size=64", "goal=goal.png", "device=cpu"],
-        cwd=runs,
-        env={"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "image_size 32" in done.stderr and "image_size 64" in done.stderr
+    ended = type_in(runs, "planning.run", "env=push", "env.image_size=64", "goal=goal.png", "device=cpu")
+    assert_refused(ended, "image_size 32, but env push has image_size 64")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_collect import (
-    ROOT,
     child_processes,
     committed_episodes,
     differences,
@@ -23,6 +21,7 @@ from benchmarks.kill_collect import (
 from configs.command import UserError
 from envs import collect
 from envs.registry import env_options, make_env
+from tests.commands import assert_refused, type_in
 from worldmodel.data import StoreError, TrajectoryStore
 
 TINY = ("episodes=150", "episode_steps=4", "env.image_size=16", "workers=2")
@@ -43,11 +42,6 @@ def recording(tmp_path_factory, options) -> Path:
     out = tmp_path_factory.mktemp("collect") / "data.zarr"
     collect.collect(config(out), options)
     return out
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "envs.collect", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_episode_i_depends_on_seed_and_i_alone(recording, options):
@@ -126,12 +120,14 @@ def test_the_number_of_workers_does_not_matter_and_more_can_follow(tmp_path, rec
     assert committed_episodes(out) == 5
 
 
-def test_a_finished_recording_says_so(recording, options, capsys):
+def test_a_finished_recording_says_so_and_what_comes_next(tmp_path, recording):
     before = (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns
-    collect.collect(config(recording), options)
-    printed = capsys.readouterr().out
+    same = ("env=push", "env.image_size=16", "episodes=5", "episode_steps=6", f"out={recording}")
+    code, printed, _ = type_in(tmp_path, "envs.collect", *same)
+    assert code == 0
     assert "already recorded: 5 episodes" in printed
     assert f"{recording} · 5 episodes, 30 steps" in printed
+    assert "next: python -m worldmodel.pretrain env=push env.image_size=16" in printed
     assert (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns == before
 
 
@@ -169,10 +165,7 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
         (("env=push", "episodes=none_at_all"), "episodes 'none_at_all': expected a whole number"),
         (("env=push", f"out={tmp_path}"), "not a trajectory store"),
     ):
-        result = run(*arguments)
-        assert result.returncode == 2, result.stderr
-        assert message in result.stderr
-        assert result.stderr.count("\n") == 1
+        assert_refused(type_in(tmp_path, "envs.collect", *arguments), message)
 
 
 def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
@@ -180,7 +173,7 @@ def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
     collect.collect(config(unbroken, episodes=150, episode_steps=4, workers=1), options)
     before = 0
-    for _ in range(3):
+    for _ in range(2):  # benchmarks/kill_collect.py does twenty
         present, _ = kill_at_random(killed, rng, *TINY)
         assert present >= before
         assert not killed.exists() or differences(killed, unbroken) == []
@@ -211,9 +204,9 @@ def test_ctrl_c_keeps_what_is_recorded_and_ends_the_workers(tmp_path):
     assert not out.with_name("data.zarr.lock").exists()
 
 
-def test_a_damaged_recording_is_not_continued(tmp_path, options):
+def test_a_damaged_recording_is_not_continued(tmp_path, recording, options):
     out = tmp_path / "data.zarr"
-    collect.collect(config(out, episodes=1), options)
-    (out / "data/pixels/c.0.0.0.0").unlink()
-    with pytest.raises(StoreError, match="chunk 0 of data/pixels is missing"):
-        collect.collect(config(out, episodes=2), options)
+    shutil.copytree(recording, out)
+    (out / "data/pixels/c.2.0.0.0").unlink()  # the one that an append would fill up
+    with pytest.raises(StoreError, match="chunk 2 of data/pixels is missing"):
+        collect.collect(config(out, episodes=9), options)

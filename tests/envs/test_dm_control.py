@@ -51,18 +51,10 @@ def pose(shoulder: float, wrist: float) -> Floats:
 @pytest.mark.parametrize(
     ("domain", "task"),
     [
-        ("acrobot", "swingup"),
-        ("ball_in_cup", "catch"),
-        ("cartpole", "swingup"),
-        ("cheetah", "run"),
-        ("finger", "turn_easy"),
-        ("fish", "swim"),
-        ("humanoid", "stand"),
-        ("lqr", "lqr_2_1"),
-        ("manipulator", "insert_peg"),
-        ("quadruped", "fetch"),
-        ("swimmer", "swimmer6"),
-        ("walker", "walk"),
+        ("ball_in_cup", "catch"),  # slides, tendons, and a ball that no motor moves
+        ("finger", "turn_easy"),  # a goal to hide
+        ("manipulator", "insert_peg"),  # a model that is drawn anew, contacts
+        ("quadruped", "fetch"),  # a free joint
     ],
 )
 def test_any_suite_task_replays_exactly(domain, task):

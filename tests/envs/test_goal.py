@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,7 @@ from PIL import Image
 from configs.command import UserError
 from envs.goal import GoalConfig, explore_to_goal, save_png
 from envs.registry import make_named
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "envs.goal", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
+from tests.commands import assert_refused, type_in
 
 
 def picture(path: Path) -> np.ndarray:
@@ -31,10 +22,10 @@ def picture(path: Path) -> np.ndarray:
 
 def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
     out = tmp_path / "new folder" / "img.png"
-    done = run("env=push", "seed=3", f"out={out}", "size=96")
-    assert done.returncode == 0, done.stderr
-    assert str(out) in done.stdout
-    assert "python -m planning.run env=push goal=" in done.stdout
+    done = type_in(tmp_path, "envs.goal", "env=push", "seed=3", f"out={out}", "size=96")
+    assert done.code == 0, done
+    assert str(out) in done.out
+    assert "python -m planning.run env=push goal=" in done.out
     assert picture(out).shape == (96, 96, 3)
     assert [file.name for file in out.parent.iterdir()] == ["img.png"]
     env = make_named("push")
@@ -54,11 +45,8 @@ def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
         (["out=goal.jpg"], "expected a path that ends in .png"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_exit_code_2(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+def test_a_mistake_ends_in_one_line_and_exit_code_2(tmp_path, arguments, message):
+    assert_refused(type_in(tmp_path, "envs.goal", *arguments), message)
 
 
 @pytest.mark.parametrize(

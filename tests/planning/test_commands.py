@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import imageio_ffmpeg
@@ -17,10 +15,11 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from envs.registry import describe, env_options, make_env
-from planning import evaluate, manifest, run
 from planning.goal_image import GoalImage
+from planning.manifest import read_manifest
 from planning.task import from_image
 from planning.types import Bounds
+from tests.commands import Ended, assert_refused, type_in
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
@@ -28,17 +27,8 @@ from worldmodel.predictor import PredictorConfig
 from worldmodel.vit import EncoderConfig
 from worldmodel.world_model import WorldModel
 
-Command = Callable[..., tuple[int, str]]
+Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small lose more time to waiting for each other's threads than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +61,10 @@ def checkpoint(spec: EnvironmentSpec, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in an empty folder; gives its exit code and all that it printed."""
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Type a command in an empty folder, which is the working directory of the test too."""
     monkeypatch.chdir(tmp_path)
-
-    def run_command(module: ModuleType, *arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            module.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run_command
+    return lambda module, *arguments: type_in(tmp_path, module, *arguments)
 
 
 @pytest.fixture
@@ -100,8 +78,8 @@ def goal(tmp_path: Path) -> Path:
 
 
 def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None:
-    code, text = call(run, f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
-    assert code == 0, text
+    code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    assert code == 0
     assert "as the model judges" in text and "next: python -m planning.evaluate env=push" in text
     (out,) = Path("runs/push/plan").iterdir()
     result = json.loads((out / "result.json").read_text())
@@ -120,8 +98,8 @@ def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoin
     text.add_text("start_state", json.dumps(state.tolist()))
     Image.fromarray(env.render_state(state)).save(tmp_path / "here.png", pnginfo=text)
     env.close()
-    code, text_out = call(run, "goal=here.png", f"checkpoint={checkpoint}", "out=there", *SMALL)
-    assert code == 0 and "reached after 0 steps" in text_out, text_out
+    ended = call("planning.run", "goal=here.png", f"checkpoint={checkpoint}", "out=there", *SMALL)
+    assert ended.code == 0 and "reached after 0 steps" in ended.out, ended
     result = json.loads(Path("there/result.json").read_text())
     assert result["reached"] and result["judged_by"] == "simulator" and result["steps"] == 0
     np.testing.assert_array_equal(result["states"], [state])
@@ -139,7 +117,7 @@ def test_a_seed_overrules_the_pictures_start_and_foreign_states_are_left_aside()
 def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkpoint: Path) -> None:
     arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", "videos=1", "out=here", *SMALL]
     arguments.append(f"checkpoint={checkpoint}")
-    code, text = call(evaluate, *arguments)
+    code, text, _ = call("planning.evaluate", *arguments)
     results = json.loads(Path("here/results.json").read_text())
     assert code == 0 and "results: here/results.json" in text
     assert results["task"] == "push" and results["n"] == 3 == len(results["episodes"])
@@ -149,16 +127,16 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     assert results["manifest_hash"] and results["batched_plans_per_s"] > 0
     failed = sum(not e["success_any"] for e in results["episodes"])
     assert len(list(Path("here/failures").glob("*.mp4"))) == min(failed, 1)
-    assert call(evaluate, *arguments)[0] == 0
+    assert call("planning.evaluate", *arguments).code == 0
     again = json.loads(Path("here/results.json").read_text())
     assert again["batched_plans_per_s"] is None  # nothing had to be planned anew
     assert again["episodes"] == results["episodes"]
 
 
 def test_manifest_is_written_where_asked(call: Command) -> None:
-    code, text = call(manifest, "n=2", "out=pairs.json")
+    code, text, _ = call("planning.manifest", "n=2", "out=pairs.json")
     assert code == 0 and "next: python -m planning.evaluate env=push" in text
-    assert len(manifest.read_manifest(Path("pairs.json")).pairs) == 2
+    assert len(read_manifest(Path("pairs.json")).pairs) == 2
 
 
 @pytest.mark.parametrize(
@@ -184,16 +162,10 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 ) -> None:
     given = {"goal": f"goal={goal}", "checkpoint": f"checkpoint={checkpoint}"}
     given.update({argument.split("=")[0]: argument for argument in arguments})
-    assert_refused(call(run, *given.values()), part)
+    assert_refused(call("planning.run", *given.values()), part)
 
 
-def assert_refused(ended: tuple[int, str], part: str) -> None:
-    code, text = ended
-    assert code == 2 and part in text
-    assert len(text.strip().splitlines()) == 1 and text.startswith("error: ")
-
-
-@pytest.mark.parametrize("module", [run, evaluate])
+@pytest.mark.parametrize("module", ["planning.run", "planning.evaluate"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -207,7 +179,7 @@ def assert_refused(ended: tuple[int, str], part: str) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_checkpoint_made_for_something_else_is_refused(
-    call: Command, spec: EnvironmentSpec, module: ModuleType, changes: dict[str, Any]
+    call: Command, spec: EnvironmentSpec, module: str, changes: dict[str, Any]
 ) -> None:
     make_model(dataclasses.replace(spec, **changes)).save(Path("other"), {})
     field, value = next(iter(changes.items()))
@@ -222,6 +194,5 @@ def test_a_non_finite_action_stops_the_run(
         return torch.full_like(actions, torch.nan), torch.zeros(len(actions), dtype=torch.bool)
 
     monkeypatch.setattr("planning.mpc.safe_actions", broken)  # the gate that keeps them from the environment
-    code, text = call(run, f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
-    errors = text[text.index("error: ") :]  # after what the run had said before
-    assert_refused((code, errors), "action [nan, nan] cannot be taken: expected 2 finite velocities")
+    ended = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    assert_refused(ended._replace(out=""), "action [nan, nan] cannot be taken: expected 2 finite velocities")

@@ -1,22 +1,11 @@
-"""One thread for every test: at toy size more of them only wait for each other."""
+"""A recording that needs no simulator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from tests.worldmodel.toy import write_store
 from worldmodel.data import TrajectoryStore
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
