@@ -1,0 +1,30 @@
+"""How fast, and how busy, the machine is at this moment: the yardstick beside every other figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+_REPEATS = 5
+_SECONDS_PER_REPEAT = 0.15
+
+
+def rate(function: Callable[[], object]) -> float:
+    """Calls per second: the best of several short stretches, which other programs disturb least."""
+    function()
+    best = 0.0
+    for _ in range(_REPEATS):
+        calls, began = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - began) < _SECONDS_PER_REPEAT:
+            function()
+            calls += 1
+        best = max(best, calls / elapsed)
+    return best
+
+
+def matrix_product_gflops(dtype: torch.dtype, width: int = 512) -> float:
+    """Billions of operations per second in a product of two square matrices, on as many threads as torch has."""
+    matrix = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return rate(lambda: matrix @ matrix) * 2 * width**3 / 1e9
