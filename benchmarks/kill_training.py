@@ -2,9 +2,9 @@
 
     python benchmarks/kill_training.py                  # 20 kills of each training, in a temporary folder
 
-Every kill hits the real command at a random moment: one in four anywhere in the time that the unbroken run took (most of
-which goes into importing), the others within a second of the first step of that attempt. Prints, per training, in which
-stage the kills hit, and whether the result is the same. Exit code 1 if not.
+Every kill hits the real command at a random moment: one in four anywhere in the time that the unbroken run took (most
+of which goes into importing), the others within a second of the attempt's first checkpoint. Prints, per training, in
+which stage the kills hit, and whether the result is the same. Exit code 1 if not.
 """
 
 from __future__ import annotations

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +118,41 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert expected in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "runs").exists(), "the corrected command must not be told of a run that never began"
+
+
+def _cut_rows(store: Path) -> None:
+    path = store / "data" / "action" / "zarr.json"
+    description = json.loads(path.read_text())
+    description["shape"][0] -= 20
+    path.write_text(json.dumps(description))
+
+
+FIRST_FRAMES = "data/pixels/c.0.0.0.0"
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/pixels is missing"),
+    "a chunk is cut": (
+        lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
+        "chunk 0 of data/pixels cannot be decoded",
+    ),
+    "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
+    "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio cannot be opened"),
+    "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),
+}
+
+
+@pytest.mark.parametrize("module", [PRETRAIN, TRAIN])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_truncated_store_is_refused_with_its_damage(
+    tmp_path: Path, toy_store: TrajectoryStore, module: str, damage: str
+) -> None:
+    inflict, expected = DAMAGES[damage]
+    shutil.copytree(toy_store.path, tmp_path / "data.zarr")
+    inflict(tmp_path / "data.zarr")
+    encoder = ("encoder_from=random",) if module == TRAIN else ()
+    result = run(module, (CPU, f"data={tmp_path / 'data.zarr'}", *TOY[module], *encoder), tmp_path)
+    assert result.exit_code == 2, result
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert expected in result.stderr
 
 
 def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_store: TrajectoryStore) -> None:
