@@ -165,6 +165,28 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert_refused(call("planning.run", *given.values()), part)
 
 
+@pytest.mark.parametrize(
+    ("picture", "part"),
+    [
+        (Image.new("L", (64, 64)), "colour mode L"),
+        (Image.new("RGBA", (64, 64)), "transparent in places"),
+        (Image.new("RGB", (96, 64)), "is 96 x 64 pixels"),
+        (Image.new("1", (8000, 8000)), "has 8000 x 8000 pixels: at most 40,000,000"),
+        (b"\x89PNG\r\n\x1a\n and no more", "goal.png is"),
+    ],
+    ids=["grey", "transparent", "wide", "huge", "corrupt"],
+)
+def test_a_goal_that_cannot_be_used_gets_one_line_and_exit_code_2(
+    call: Command, checkpoint: Path, tmp_path: Path, picture: Image.Image | bytes, part: str
+) -> None:
+    path = tmp_path / "goal.png"
+    if isinstance(picture, bytes):
+        path.write_bytes(picture)
+    else:
+        picture.save(path)
+    assert_refused(call("planning.run", f"goal={path}", f"checkpoint={checkpoint}"), part)
+
+
 @pytest.mark.parametrize("module", ["planning.run", "planning.evaluate"])
 @pytest.mark.parametrize(
     "changes",
