@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from benchmarks.machine import matrix_product_gflops
 from planning.cem import CEM, CEMConfig
 from planning.mpc import Controller, ControllerConfig, Observations
 from planning.objectives import ObjectiveConfig
@@ -51,7 +52,11 @@ def controller_ms(model: WorldModel, samples: int, batch: int) -> float:
 
 def main() -> None:
     model = WorldModel.load(sys.argv[1], torch.device("cpu")) if len(sys.argv) > 1 else None
-    print(f"horizon {HORIZON}, 4 iterations, {torch.get_num_threads()} threads; median ms of {REPEATS} plans")
+    gflops = matrix_product_gflops(torch.float32)
+    print(
+        f"horizon {HORIZON}, 4 iterations; median ms of {REPEATS} plans with {torch.get_num_threads()} threads "
+        f"beside {gflops:.0f} GFLOP/s (float32 matrix product)"
+    )
     print("samples  batch  " + ("controller" if model else "optimiser"))
     for samples in (64, 128, 256):
         for batch in (1, 10):
