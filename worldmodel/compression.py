@@ -54,6 +54,7 @@ class Compression(nn.Module):
     joint_basis: Tensor
     scale: Tensor
     metric: Tensor
+    variance: Tensor
 
     def __init__(self, config: CompressionConfig, num_tokens: int, token_size: int) -> None:
         super().__init__()
@@ -65,6 +66,7 @@ class Compression(nn.Module):
         self.register_buffer("joint_basis", torch.zeros(num_tokens * channels, self.size))
         self.register_buffer("scale", torch.ones(self.size))
         self.register_buffer("metric", torch.ones(self.size))
+        self.register_buffer("variance", torch.ones(self.size))
 
     def fit(self, tokens: Tensor) -> float:
         """Compute the components of `tokens [R, N, D]`; returns the share of their variance that is kept.
@@ -87,6 +89,7 @@ class Compression(nn.Module):
         std = kept.pow(2).mean(0).sqrt()
         std = std.clamp_min(1e-3 * std.max())  # with few frames the last directions are empty
         self.scale.copy_(std**self.config.whitening * (std ** (1 - self.config.whitening)).pow(2).mean().sqrt())
+        self.variance.copy_(std.pow(2) / std.pow(2).mean())
         self.metric.copy_(self.scale.double() ** 2 / std.pow(2).mean())
         return float(kept.pow(2).sum() / total)
 
@@ -94,6 +97,10 @@ class Compression(nn.Module):
         """Tokens `[..., N, D]` → z `[..., K]`, whose mean square over the recording is one."""
         reduced = (tokens.float() - self.mean) @ self.channel_basis
         return reduced.flatten(-2) @ self.joint_basis / self.scale
+
+    def coarse_weights(self, coarseness: float) -> Tensor:
+        """Weights `[K]` of z under which a direction counts with the tokens' variance to the power 1 + `coarseness`."""
+        return self.metric.sqrt() * self.variance.pow(coarseness / 2)
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
         """Mean squared distance `[...]` between the tokens behind two z `[..., K]`.

@@ -19,10 +19,11 @@ from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import RANDOM, load_encoder, random_encoder
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
 from worldmodel.trainer import Trainer, TrainerConfig
-from worldmodel.training import PredictionConfig, PredictionTask, Recording
+from worldmodel.training import PredictionConfig, PredictionTask, Recording, prefer_motion
 from worldmodel.vit import EncoderConfig, VisionTransformer
 from worldmodel.world_model import WorldModel
 
@@ -36,7 +37,7 @@ def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
 
 
 def make_model(
-    configs: tuple[CompressionConfig, PredictorConfig],
+    configs: tuple[CompressionConfig, GeodesicConfig, PredictorConfig],
     store: TrajectoryStore,
     encoder: VisionTransformer,
     frames: NDArray[np.uint8],
@@ -70,6 +71,7 @@ def main(config: DictConfig) -> None:
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     predictor = from_config(PredictorConfig, config.predictor, "predictor")
     compression = from_config(CompressionConfig, config.compression, "compression")
+    geodesic = from_config(GeodesicConfig, config.geodesic, "geodesic")
     length, seed = predictor.history + options.rollout_steps, trainer_config.seed
     split = split_episodes(store.num_episodes, config.held_out_fraction, seed)
     train, held_out = (
@@ -85,18 +87,25 @@ def main(config: DictConfig) -> None:
         return
 
     frames = load_frames_with_progress(store, Path(config.cache))
-    model = make_model((compression, predictor), store, encoder, frames, split.train, seed)
+    model = make_model((compression, geodesic, predictor), store, encoder, frames, split.train, seed)
     key = FeatureCacheKey(
         store.identity, hashed, weights_hash(model.compression), store.num_rows, model.compression.size
     )
     with counting("encode frames") as progress:
         features = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
+    # Fitted again when a run goes on: it takes seconds, comes out the same, and the sampling below depends on it.
+    rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, split.train)])
+    picked = np.sort(np.random.default_rng(seed).choice(rows, min(geodesic.frames, len(rows)), replace=False))
+    error = model.geodesic.fit(torch.from_numpy(features[picked]).float(), model.compression, seed)
+    console.print(f"way to the goal: embedded with a relative error of {error:.1%}")
     recording = Recording(features, store.read("proprio", 0, store.num_rows), store.read("action", 0, store.num_rows))
+    with torch.no_grad():
+        places = model.geodesic(torch.from_numpy(np.array(features)).float()).numpy()
     task = PredictionTask(
         model,
         options,
         recording,
-        lambda step: train.sample(step, trainer_config.batch_size).rows,
+        lambda step: prefer_motion(train.sample(step, 2 * trainer_config.batch_size).rows, places, model.history - 1),
         held_out.sample(0, config.held_out_sequences).rows,
         seed,
         device,

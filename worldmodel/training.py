@@ -70,6 +70,20 @@ class Batch:
         return Batch(self.features[:, -frames:], self.proprio[:, -frames:], self.actions[:, 1 - frames :])
 
 
+def prefer_motion(candidates: NDArray[np.int64], places: NDArray[np.float32], first: int) -> NDArray[np.int64]:
+    """Half of `candidates [2B, T]`: the `B / 2` in which the scene changes most, and as many of the rest as they come.
+
+    In most of a recording nothing but the robot moves, which is quickly learned. How much changes is the distance
+    between the geodesic embeddings `places [R, E]` of frame `first` and of the last one; the robot itself weighs little
+    there.
+    """
+    half = len(candidates) // 4
+    change = np.linalg.norm(places[candidates[:, -1]] - places[candidates[:, first]], axis=1)
+    order = np.argsort(-change, kind="stable")
+    rest = np.sort(order[half:])
+    return candidates[np.concatenate([order[:half], rest[: len(candidates) // 2 - half]])]
+
+
 class PredictionTask(TrainingTask):
     """Teacher forcing over the context, then an open-loop rollout.
 

@@ -18,6 +18,7 @@ from worldmodel import checkpoint
 from worldmodel.compression import Compression, CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.features import Normaliser
+from worldmodel.geodesic import GeodesicConfig, GeodesicEmbedding
 from worldmodel.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
 
@@ -43,16 +44,18 @@ class WorldModel(nn.Module):
         spec: EnvironmentSpec,
         encoder: EncoderConfig,
         compression: CompressionConfig,
+        geodesic: GeodesicConfig,
         predictor: PredictorConfig,
     ) -> None:
         super().__init__()
         self.spec, self.encoder_config = spec, encoder
-        self.compression_config, self.predictor_config = compression, predictor
+        self.compression_config, self.geodesic_config, self.predictor_config = compression, geodesic, predictor
         self.encoder = VisionTransformer(encoder).requires_grad_(False)
         self.compression = Compression(compression, encoder.tokens_per_frame, encoder.width)
         sizes = (spec.proprio_size, len(spec.action_low))
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(predictor, self.compression.size, *sizes)
+        self.geodesic = GeodesicEmbedding(geodesic, self.compression.size).requires_grad_(False)
         self.precision = torch.float32
 
     @property
@@ -92,17 +95,22 @@ class WorldModel(nn.Module):
     def distance(self, latent: Latent, goal: Latent) -> Tensor:
         """Distance `[B, S, H]` between the frames that imagined latents stand for and the goal pictures.
 
-        See `Compression.distance`: two unrelated frames are about 2 apart.
+        The distance between the tokens, which is exact about what is near, plus the length of the way, which still
+        points somewhere when the goal is far (`worldmodel.geodesic`). For two unrelated frames each is about 2.
         """
         assert latent.belief is not None and goal.features is not None
         with torch.autocast(goal.features.device.type, self.precision, enabled=self.precision != torch.float32):
             features = self.predictor.read(latent.belief.state)
-        return self.compression.distance(features.float(), goal.features[:, None, None])
+            return self._distance(features.float(), goal.features[:, None, None])
 
     def distance_now(self, latent: Latent, goal: Latent) -> Tensor:
         """The same distance `[B]` for frames that were really seen: `latent` of `encode`."""
         assert latent.features is not None and goal.features is not None
-        return self.compression.distance(latent.features, goal.features)
+        return self._distance(latent.features, goal.features)
+
+    def _distance(self, features: Tensor, goal: Tensor) -> Tensor:
+        way = self.geodesic.distance(features, goal)
+        return self.compression.distance(features, goal) + self.geodesic_config.weight * way
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -112,6 +120,7 @@ class WorldModel(nn.Module):
             "environment": self.spec.to_dict(),
             "encoder": dataclasses.asdict(self.encoder_config),
             "compression": dataclasses.asdict(self.compression_config),
+            "geodesic": dataclasses.asdict(self.geodesic_config),
             "predictor": dataclasses.asdict(self.predictor_config),
             "encoder_hash": checkpoint.weights_hash(self.encoder),
             "provenance": provenance,
@@ -132,6 +141,7 @@ class WorldModel(nn.Module):
                 EnvironmentSpec.from_dict(config["environment"]),
                 EncoderConfig(**config["encoder"]),
                 CompressionConfig(**config["compression"]),
+                GeodesicConfig(**config["geodesic"]),
                 PredictorConfig(**config["predictor"]),
             )
         except (KeyError, TypeError, ValueError) as error:
