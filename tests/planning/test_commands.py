@@ -23,6 +23,7 @@ from tests.commands import Ended, assert_refused, type_in
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.vit import EncoderConfig
 from worldmodel.world_model import WorldModel
@@ -45,7 +46,9 @@ def make_model(spec: EnvironmentSpec) -> WorldModel:
     predictor = PredictorConfig(state_width=16, hidden_width=16, depth=1, history=2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return WorldModel(spec, encoder, CompressionConfig(channels=8, size=16), predictor)
+        return WorldModel(
+            spec, encoder, CompressionConfig(channels=8, size=16), GeodesicConfig(hidden=8, size=2), predictor
+        )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.worldmodel.toy import COMPRESSION, ENCODER, PREDICTOR, SPEC, make_encoder
+from tests.worldmodel.toy import COMPRESSION, ENCODER, GEODESIC, PREDICTOR, SPEC, make_encoder
 from worldmodel.compression import Compression
 from worldmodel.data import ClipSampler, TrajectoryStore
 from worldmodel.features import encode_frames
@@ -40,7 +40,7 @@ def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
 
 def make_task(store: TrajectoryStore, recording: Recording, seed: int = 0, held_out: int = 100) -> PredictionTask:
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, ENCODER, COMPRESSION, PREDICTOR)
+    model = WorldModel(SPEC, ENCODER, COMPRESSION, GEODESIC, PREDICTOR)
     norm = model.normaliser
     for name, column in (("proprio", recording.proprio), ("action", recording.actions)):
         getattr(norm, f"{name}_mean").copy_(torch.from_numpy(column.mean(0)))
@@ -155,7 +155,7 @@ def report(model: nn.Module, num_sequences: int = 96) -> dict[str, float]:
     recording = Recording(points.astype(np.float16), points, actions.reshape(-1, 2))
     rows: NDArray[np.int64] = np.arange(num_sequences * length).reshape(num_sequences, length)
     shape = dataclasses.replace(ENCODER, image_size=8, patch_size=8, width=4, depth=1, heads=2)
-    world = WorldModel(SPEC, shape, dataclasses.replace(COMPRESSION, size=2), PREDICTOR)
+    world = WorldModel(SPEC, shape, dataclasses.replace(COMPRESSION, size=2), GEODESIC, PREDICTOR)
     world.predictor = model  # type: ignore[assignment]
     return PredictionTask(world, CONFIG, recording, lambda _: rows, rows, 0, CPU).evaluate(0)
 

@@ -99,6 +99,7 @@ def test_the_distance_is_its_equation(model: WorldModel) -> None:
     for b, s, h in ((0, 0, 0), (1, 4, 3), (0, 2, 1)):
         read = model.predictor.read(belief_of(imagined).state[b, s, h])
         expected = ((read - features_of(goal)[b]).pow(2) * model.compression.metric).mean()
+        expected = expected + model.geodesic_config.weight * model.geodesic.distance(read, features_of(goal)[b])
         assert distance[b, s, h].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -108,7 +109,7 @@ def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> N
     here = model.distance_now(latent, model.encode_goal(pixels[:, -1]))
     there = model.distance_now(latent, model.encode_goal(pixels[:, -1].flip(0)))
     assert here.shape == (2,)
-    assert here.max() < 1e-9
+    assert here.max() < 1e-5
     assert there.min() > 1e-4
     torch.testing.assert_close(there[0], there[1])  # symmetric: each is the other's goal
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from worldmodel.compression import CompressionConfig
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
+from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
 from worldmodel.world_model import WorldModel
@@ -28,6 +29,7 @@ SPEC = EnvironmentSpec(
 )
 ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 COMPRESSION = CompressionConfig(channels=8, size=24, fit_frames=200)
+GEODESIC = GeodesicConfig(frames=60, landmarks=20, neighbours=8, inputs=16, size=4, hidden=16, steps=20)
 PREDICTOR = PredictorConfig(state_width=32, hidden_width=32, depth=1, history=3)
 
 
@@ -84,7 +86,7 @@ def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:
 def make_model(seed: int = 0) -> WorldModel:
     """A world model with random weights, its components fitted to three episodes, its statistics away from 0 and 1."""
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, ENCODER, COMPRESSION, PREDICTOR).eval()
+    model = WorldModel(SPEC, ENCODER, COMPRESSION, GEODESIC, PREDICTOR).eval()
     pixels = np.concatenate([make_episode(i).pixels for i in range(3)])
     with torch.no_grad():
         model.compression.fit(model.encoder.encode_frames(torch.from_numpy(pixels)))
