@@ -151,7 +151,7 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
         (["planner=cam"], "choose from cem"),
         (["planner.options.elites=0"], "elites 0"),
         (["planner.objective.steps=sum"], "choose from discounted"),
-        (["planner.execute=9"], "execute 9"),
+        (["planner.execute=13"], "execute 13"),
         (["budget=0"], "budget=0"),
         (["seed=-1"], "seed=-1"),
         (["device=cudda"], "device 'cudda' is not on this machine: choose from auto, cpu"),
