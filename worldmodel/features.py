@@ -1,7 +1,7 @@
 """Frozen features: normalisation beside them, and a cache so that the encoder runs once per frame rather than per step.
 
-Shapes: `R` frames (rows of a store), `N` tokens of a frame, `D` width, `K` compressed features, `P` proprioception,
-`A` action.
+Shapes: `R` frames (rows of a store), `N` tokens of a frame, `D` width, `C` channels kept, `P` proprioception, `A`
+action.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ class FeatureCacheKey:
     encoder: str
     compression: str
     rows: int
-    size: int
+    tokens: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(R, N, C)."""
+        return self.rows, self.tokens, self.channels
 
 
 def encode_frames(
@@ -78,7 +84,7 @@ def encode_store(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float16]:
-    """Compressed features `[R, K]` of all `frames [R, H, W, 3]`, float16, as a read-only memory map of the file `path`.
+    """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`, float16, as a read-only memory map of the file `path`.
 
     A run that was killed goes on after the last block it noted; a file made for another `key` is made anew.
     """
@@ -87,7 +93,7 @@ def encode_store(
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)  # it would vouch for what is about to be overwritten
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(key.rows, key.size)).flush()
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=key.shape).flush()
     if done < key.rows:
         cache = np.lib.format.open_memmap(path, mode="r+")
         for start in range(done, key.rows, _BLOCK):
@@ -105,7 +111,7 @@ def encode_store(
 def _rows_done(note: Path, path: Path, key: FeatureCacheKey) -> int:
     try:
         content = json.loads(note.read_text())
-        fits = content["key"] == dataclasses.asdict(key) and np.load(path, mmap_mode="r").shape == (key.rows, key.size)
+        fits = content["key"] == dataclasses.asdict(key) and np.load(path, mmap_mode="r").shape == key.shape
         return int(content["rows_done"]) if fits else 0
     except (OSError, ValueError, KeyError):
         return 0

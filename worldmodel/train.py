@@ -1,7 +1,8 @@
-"""`python -m worldmodel.train env=push`: an action-conditioned predictor on the frozen encoder → a world model."""
+"""`python -m worldmodel.train env=push`: scene code and predictor on the frozen encoder → a world model."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,78 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from configs.command import command, console, env_selection, from_config
+from configs.command import UserError, command, console, env_selection, from_config
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
-from worldmodel.data.clips import ClipSampler, split_episodes
+from worldmodel.data.clips import ClipSampler, Split, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import RANDOM, load_encoder, random_encoder
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.scene import SceneConfig
+from worldmodel.scene_training import SceneAutoencoder, SceneTask, SceneTrainingConfig, encode_tokens, neighbours
 from worldmodel.trainer import Trainer, TrainerConfig
-from worldmodel.training import PredictionConfig, PredictionTask, Recording, prefer_motion
+from worldmodel.training import PredictionConfig, PredictionTask, Recording
 from worldmodel.vit import EncoderConfig, VisionTransformer
-from worldmodel.world_model import WorldModel
+from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All that `configs/train.yaml` holds, checked."""
+
+    model: WorldModelConfig
+    scene_training: SceneTrainingConfig
+    scene_trainer: TrainerConfig
+    prediction: PredictionConfig
+    trainer: TrainerConfig
+
+    @classmethod
+    def read(cls, config: DictConfig, encoder: EncoderConfig) -> Options:
+        """Raises UserError for what cannot be used."""
+        model = WorldModelConfig(
+            encoder,
+            from_config(CompressionConfig, config.compression, "compression"),
+            from_config(SceneConfig, config.scene, "scene"),
+            from_config(PredictorConfig, config.predictor, "predictor"),
+            from_config(GoalConfig, config.goal, "goal"),
+        )
+        return cls(
+            model,
+            from_config(SceneTrainingConfig, config.scene_training, "scene_training"),
+            from_config(TrainerConfig, config.scene_trainer, "scene_trainer"),
+            from_config(PredictionConfig, config.prediction, "prediction"),
+            from_config(TrainerConfig, config.trainer, "trainer"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Samplers:
+    """Where both trainings draw from: neighbouring frames, and sequences; to learn from, and to report on."""
+
+    pairs: ClipSampler
+    held_out_pairs: ClipSampler
+    sequences: ClipSampler
+    held_out_sequences: ClipSampler
+
+    @classmethod
+    def of(cls, store: TrajectoryStore, split: Split, options: Options) -> Samplers:
+        """Raises UserError when no episode is long enough."""
+        seed, lengths = options.trainer.seed, (
+            options.scene_training.gap + 1,
+            options.model.predictor.history + options.prediction.rollout_steps,
+        )
+        return cls(
+            *(
+                ClipSampler(store.episode_ends, length, (1,), seed, part)
+                for length in lengths
+                for part in (split.train, split.held_out)
+            )
+        )
 
 
 def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
@@ -37,27 +93,59 @@ def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
 
 
 def make_model(
-    configs: tuple[CompressionConfig, GeodesicConfig, PredictorConfig],
+    config: WorldModelConfig,
     store: TrajectoryStore,
     encoder: VisionTransformer,
     frames: NDArray[np.uint8],
     train: NDArray[np.int64],
     seed: int,
 ) -> WorldModel:
-    """A world model with the encoder and the dataset's statistics in place, its predictor untrained."""
+    """A world model with the encoder and the dataset's statistics in place, the rest untrained."""
     torch.manual_seed(seed)
-    model = WorldModel(store.spec, encoder.config, *configs)
+    model = WorldModel(store.spec, config)
     model.encoder.load_state_dict(encoder.state_dict())
     norm, statistics = model.normaliser, compute_statistics(store, train)
     for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
         getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
     rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
-    count = min(configs[0].fit_frames, len(rows))
+    count = min(config.compression.fit_frames, len(rows))
     sample = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
     device = next(encoder.parameters()).device
     kept = model.compression.fit(encode_frames(encoder, frames, sample, device))
-    console.print(f"{model.compression.size} components keep {kept:.1%} of the features' variance")
+    console.print(f"{model.compression.channels} channels per token keep {kept:.1%} of the features' variance")
     return model
+
+
+def learn_scene(
+    model: WorldModel,
+    tokens: NDArray[np.float16],
+    proprio: torch.Tensor,
+    samplers: Samplers,
+    options: Options,
+    held_out: int,
+    folder: Path,
+    device: torch.device,
+) -> torch.Tensor:
+    """Train the scene code, or go on training it; returns the standardised codes `[R, Z]` of all frames."""
+    config, seed = options.scene_trainer, options.scene_trainer.seed
+    torch.manual_seed(seed)
+    module = SceneAutoencoder(model.scene.requires_grad_(True), model.compression.channels, proprio.shape[1])
+    gap = options.scene_training.gap
+
+    def pairs(step: int) -> NDArray[np.int64]:
+        rows = samplers.pairs.sample(step, config.batch_size).rows
+        return neighbours(rows, gap, np.random.default_rng([seed, step]))
+
+    rng = np.random.default_rng(seed)
+    reported = neighbours(samplers.held_out_pairs.sample(0, held_out).rows, gap, rng)
+    task = SceneTask(module, options.scene_training, tokens, proprio, pairs, reported, seed, device)
+    folder.mkdir(exist_ok=True)
+    run_to_end(Trainer(task, config, folder, device), "scene code")
+    model.scene.requires_grad_(False)
+    with counting("scene codes") as progress:
+        raw, robot = encode_tokens(model.scene, tokens, device, progress)
+    model.scene.cpu().calibrate(raw, robot, proprio)
+    return (raw - model.scene.code_mean) / model.scene.code_std
 
 
 @command("train")
@@ -66,17 +154,13 @@ def main(config: DictConfig) -> None:
     device = pick_device(config.device)
     store = TrajectoryStore.open(config.data)
     encoder = choose_encoder(config, store.spec.image_size).to(device)
-    options = from_config(PredictionConfig, config.prediction, "prediction")
-    trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
-    predictor = from_config(PredictorConfig, config.predictor, "predictor")
-    compression = from_config(CompressionConfig, config.compression, "compression")
-    geodesic = from_config(GeodesicConfig, config.geodesic, "geodesic")
-    length, seed = predictor.history + options.rollout_steps, trainer_config.seed
+    options = Options.read(config, encoder.config)
+    if config.held_out_sequences < 2:
+        raise UserError(f"held_out_sequences {config.held_out_sequences} must be at least 2")
+    seed = options.trainer.seed
     split = split_episodes(store.num_episodes, config.held_out_fraction, seed)
-    train, held_out = (
-        ClipSampler(store.episode_ends, length, (1,), seed, part) for part in (split.train, split.held_out)
-    )
+    samplers = Samplers.of(store, split, options)
     folder = Path(config.out)
     hashed = weights_hash(encoder)
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
@@ -87,30 +171,25 @@ def main(config: DictConfig) -> None:
         return
 
     frames = load_frames_with_progress(store, Path(config.cache))
-    model = make_model((compression, geodesic, predictor), store, encoder, frames, split.train, seed)
-    key = FeatureCacheKey(
-        store.identity, hashed, weights_hash(model.compression), store.num_rows, model.compression.size
-    )
+    model = make_model(options.model, store, encoder, frames, split.train, seed)
+    shape = (store.num_rows, encoder.config.tokens_per_frame, model.compression.channels)
+    key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)
     with counting("encode frames") as progress:
-        features = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
-    # Fitted again when a run goes on: it takes seconds, comes out the same, and the sampling below depends on it.
-    rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, split.train)])
-    picked = np.sort(np.random.default_rng(seed).choice(rows, min(geodesic.frames, len(rows)), replace=False))
-    error = model.geodesic.fit(torch.from_numpy(features[picked]).float(), model.compression, seed)
-    console.print(f"way to the goal: embedded with a relative error of {error:.1%}")
-    recording = Recording(features, store.read("proprio", 0, store.num_rows), store.read("action", 0, store.num_rows))
-    with torch.no_grad():
-        places = model.geodesic(torch.from_numpy(np.array(features)).float()).numpy()
+        tokens = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
+    proprio = store.read("proprio", 0, store.num_rows)
+    standardised = model.normaliser.proprio(torch.from_numpy(proprio))
+    held_out = int(config.held_out_sequences)
+    codes = learn_scene(model, tokens, standardised, samplers, options, held_out, folder / "scene", device)
     task = PredictionTask(
         model,
-        options,
-        recording,
-        lambda step: prefer_motion(train.sample(step, 2 * trainer_config.batch_size).rows, places, model.history - 1),
-        held_out.sample(0, config.held_out_sequences).rows,
+        options.prediction,
+        Recording(codes, proprio, store.read("action", 0, store.num_rows)),
+        lambda step: samplers.sequences.sample(step, options.trainer.batch_size).rows,
+        samplers.held_out_sequences.sample(0, held_out).rows,
         seed,
         device,
     )
-    run_to_end(Trainer(task, trainer_config, folder, device), "train")
+    run_to_end(Trainer(task, options.trainer, folder, device), "predictor")
     model.save(folder, description)
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 

@@ -1,7 +1,7 @@
-"""Frozen encoder + action-conditioned predictor: all that planning sees of learning.
+"""Frozen encoder + scene code + action-conditioned predictor: all that planning sees of learning.
 
-Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `K` compressed
-features of a frame, `P` proprioception, `W` the predictor's state.
+Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `N` tokens of a frame,
+`C` channels of each; `Z` scene code, `P` proprioception, `M` memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,48 @@ from worldmodel import checkpoint
 from worldmodel.compression import Compression, CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.features import Normaliser
-from worldmodel.geodesic import GeodesicConfig, GeodesicEmbedding
 from worldmodel.predictor import Belief, Predictor, PredictorConfig
+from worldmodel.scene import SceneConfig, SceneEncoder
 from worldmodel.vit import EncoderConfig, VisionTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class GoalConfig:
+    """What counts as near to a goal picture.
+
+    Attributes:
+        robot_weight: weight of the robot's place (in standard deviations of its proprioception, as far as the goal
+            picture shows it) beside that of the scene's keypoints (in half widths of the picture). Small: where the
+            robot is in the goal picture should decide only when nothing else does.
+    """
+
+    robot_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.robot_weight >= 0:
+            raise ValueError(f"robot_weight must not be negative, got {self.robot_weight}")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelConfig:
+    """Shapes of all parts."""
+
+    encoder: EncoderConfig
+    compression: CompressionConfig
+    scene: SceneConfig
+    predictor: PredictorConfig
+    goal: GoalConfig
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> WorldModelConfig:
+        """Read back what `dataclasses.asdict` wrote. Raises KeyError, TypeError or ValueError."""
+        return cls(
+            EncoderConfig(**content["encoder"]),
+            CompressionConfig(**content["compression"]),
+            SceneConfig(**content["scene"]),
+            PredictorConfig(**content["predictor"]),
+            GoalConfig(**content["goal"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,89 +67,88 @@ class Latent:
     """What the model knows of one or many moments.
 
     Attributes:
-        belief: the predictor's belief `[..., W]`; None for a goal picture, which has no history.
-        features: compressed features `[..., K]` of a frame that was really seen; None for an imagined moment.
+        code: standardised scene code `[..., Z]`.
+        proprio: standardised proprioception `[..., P]`; for a goal picture, what it shows of it.
+        memory: of the predictor `[..., M]`; None for a goal picture, which has no history.
     """
 
-    belief: Belief | None = None
-    features: Tensor | None = None
+    code: Tensor
+    proprio: Tensor
+    memory: Tensor | None = None
 
 
 class WorldModel(nn.Module):
-    """W(history, actions) → future, in the space of frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
+    """W(history, actions) → future, in a code of frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
-    def __init__(
-        self,
-        spec: EnvironmentSpec,
-        encoder: EncoderConfig,
-        compression: CompressionConfig,
-        geodesic: GeodesicConfig,
-        predictor: PredictorConfig,
-    ) -> None:
+    def __init__(self, spec: EnvironmentSpec, config: WorldModelConfig) -> None:
         super().__init__()
-        self.spec, self.encoder_config = spec, encoder
-        self.compression_config, self.geodesic_config, self.predictor_config = compression, geodesic, predictor
-        self.encoder = VisionTransformer(encoder).requires_grad_(False)
-        self.compression = Compression(compression, encoder.tokens_per_frame, encoder.width)
+        self.spec, self.config = spec, config
+        encoder = config.encoder
         sizes = (spec.proprio_size, len(spec.action_low))
+        self.encoder = VisionTransformer(encoder).requires_grad_(False)
+        self.compression = Compression(config.compression, encoder.tokens_per_frame, encoder.width)
+        self.scene = SceneEncoder(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)
+        self.scene.requires_grad_(False)  # trained before the predictor, in a training of its own
         self.normaliser = Normaliser(*sizes)
-        self.predictor = Predictor(predictor, self.compression.size, *sizes)
-        self.geodesic = GeodesicEmbedding(geodesic, self.compression.size).requires_grad_(False)
+        self.predictor = Predictor(config.predictor, config.scene.size, *sizes)
         self.precision = torch.float32
 
     @property
     def history(self) -> int:
         """Frames of context that `encode` makes use of."""
-        return self.predictor_config.history
+        return self.config.predictor.history
 
     # --- what planning calls ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def features(self, pixels: Tensor) -> Tensor:
-        """Compressed frozen features `[B, K]` of pictures, uint8 `[B, H, W, 3]`."""
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Compressed frozen tokens `[B, N, C]` of pictures, uint8 `[B, H, W, 3]`."""
         return self.compression(self.encoder.encode_frames(pixels))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Latent:
         """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
-        features = self.features(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-        observed = self.predictor.observe(features, self.normaliser.proprio(proprio), self.normaliser.actions(actions))
-        return Latent(observed.now, features[:, -1])
+        codes = self.scene(self.tokens(pixels.flatten(0, 1))).unflatten(0, pixels.shape[:2])
+        now = self.predictor.observe(codes, self.normaliser.proprio(proprio), self.normaliser.actions(actions)).now
+        return Latent(now.code, now.proprio, now.memory)
 
     @torch.no_grad()
     def encode_goal(self, pixels: Tensor) -> Latent:
-        """Latent of goal pictures, uint8 `[B, H, W, 3]`. A picture says nothing of proprioception or motion."""
-        return Latent(features=self.features(pixels))
+        """Latent of goal pictures, uint8 `[B, H, W, 3]`."""
+        tokens = self.tokens(pixels)
+        return Latent(self.scene(tokens), self.scene.robot(tokens))
 
     def rollout(self, latent: Latent, actions: Tensor) -> Latent:
         """Imagined latents after each of `actions [B, S, H, A]` (physical units), over `[B, S, H, ...]`.
 
         Gradients flow to the actions unless the caller forbids it.
         """
-        assert latent.belief is not None
-        state, proprio = (x[:, None].expand(-1, actions.shape[1], -1) for x in _parts(latent.belief))
+        assert latent.memory is not None
+        parts = (latent.code, latent.proprio, latent.memory)
+        start = Belief(*(x[:, None].expand(-1, actions.shape[1], -1) for x in parts))
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return Latent(self.predictor.rollout(Belief(state, proprio), self.normaliser.actions(actions)))
+            ahead = self.predictor.rollout(start, self.normaliser.actions(actions))
+        return Latent(ahead.code, ahead.proprio, ahead.memory)
 
     def distance(self, latent: Latent, goal: Latent) -> Tensor:
-        """Distance `[B, S, H]` between the frames that imagined latents stand for and the goal pictures.
-
-        The distance between the tokens, which is exact about what is near, plus the length of the way, which still
-        points somewhere when the goal is far (`worldmodel.geodesic`). For two unrelated frames each is about 2.
-        """
-        assert latent.belief is not None and goal.features is not None
-        with torch.autocast(goal.features.device.type, self.precision, enabled=self.precision != torch.float32):
-            features = self.predictor.read(latent.belief.state)
-            return self._distance(features.float(), goal.features[:, None, None])
+        """Distance `[B, S, H]` of imagined latents to goals `[B]`."""
+        return self.between(latent, Latent(goal.code[:, None, None], goal.proprio[:, None, None]))
 
     def distance_now(self, latent: Latent, goal: Latent) -> Tensor:
-        """The same distance `[B]` for frames that were really seen: `latent` of `encode`."""
-        assert latent.features is not None and goal.features is not None
-        return self._distance(latent.features, goal.features)
+        """Distance `[B]` of frames that were really seen to goals `[B]`."""
+        return self.between(latent, goal)
 
-    def _distance(self, features: Tensor, goal: Tensor) -> Tensor:
-        way = self.geodesic.distance(features, goal)
-        return self.compression.distance(features, goal) + self.geodesic_config.weight * way
+    def between(self, latent: Latent, goal: Latent) -> Tensor:
+        """Distance `[...]` of latents to a goal, shapes broadcast.
+
+        How far the scene's keypoints are off, in half widths of the picture, and a little of how far the robot is off:
+        `sqrt(|keypoints - keypoints_goal|² + w² |r (proprio - proprio_goal)|²)`, where `r²` is the share of each part
+        of proprioception that a picture shows. It grows linearly with the way to go, near or far.
+        """
+        scene = self.scene.keypoints(latent.code.float()) - self.scene.keypoints(goal.code.float())
+        robot = (latent.proprio.float() - goal.proprio.float()) * self.scene.robot_readable.sqrt()
+        squared = scene.pow(2).sum(-1) + (self.config.goal.robot_weight * robot).pow(2).sum(-1)
+        return squared.clamp_min(1e-12).sqrt()
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -118,10 +156,7 @@ class WorldModel(nn.Module):
         """Write the inference-only model (no target encoder). `provenance` says how it came about."""
         config = {
             "environment": self.spec.to_dict(),
-            "encoder": dataclasses.asdict(self.encoder_config),
-            "compression": dataclasses.asdict(self.compression_config),
-            "geodesic": dataclasses.asdict(self.geodesic_config),
-            "predictor": dataclasses.asdict(self.predictor_config),
+            "model": dataclasses.asdict(self.config),
             "encoder_hash": checkpoint.weights_hash(self.encoder),
             "provenance": provenance,
         }
@@ -137,19 +172,9 @@ class WorldModel(nn.Module):
         folder = checkpoint.resolve(name_or_path)
         config = checkpoint.load_config(folder, "world_model")
         try:
-            model = cls(
-                EnvironmentSpec.from_dict(config["environment"]),
-                EncoderConfig(**config["encoder"]),
-                CompressionConfig(**config["compression"]),
-                GeodesicConfig(**config["geodesic"]),
-                PredictorConfig(**config["predictor"]),
-            )
+            model = cls(EnvironmentSpec.from_dict(config["environment"]), WorldModelConfig.from_dict(config["model"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'} does not describe a world model: {error}") from error
         checkpoint.load_weights(folder, model)
         model.eval().requires_grad_(False).to(device)
         return model
-
-
-def _parts(belief: Belief) -> tuple[Tensor, Tensor]:
-    return belief.state, belief.proprio

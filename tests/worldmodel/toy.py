@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from worldmodel.compression import CompressionConfig
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
-from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
+from worldmodel.scene import SceneConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
-from worldmodel.world_model import WorldModel
+from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
 
 SIZE = 32
 SPEC = EnvironmentSpec(
@@ -28,9 +28,11 @@ SPEC = EnvironmentSpec(
     simulator="none 1.0",
 )
 ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
-COMPRESSION = CompressionConfig(channels=8, size=24, fit_frames=200)
-GEODESIC = GeodesicConfig(frames=60, landmarks=20, neighbours=8, inputs=16, size=4, hidden=16, steps=20)
-PREDICTOR = PredictorConfig(state_width=32, hidden_width=32, depth=1, history=3)
+COMPRESSION = CompressionConfig(channels=8, fit_frames=200)
+SCENE = SceneConfig(keypoints=3, appearance=2, hidden=16, robot_keypoints=1)
+PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, memory=8, history=3)
+MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5))
+
 
 
 def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -84,15 +86,19 @@ def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:
 
 
 def make_model(seed: int = 0) -> WorldModel:
-    """A world model with random weights, its components fitted to three episodes, its statistics away from 0 and 1."""
+    """A world model with random weights, everything fitted to three episodes, its statistics away from 0 and 1."""
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, ENCODER, COMPRESSION, GEODESIC, PREDICTOR).eval()
-    pixels = np.concatenate([make_episode(i).pixels for i in range(3)])
+    model = WorldModel(SPEC, MODEL).eval()
+    episodes = [make_episode(i) for i in range(3)]
+    pixels = torch.from_numpy(np.concatenate([e.pixels for e in episodes]))
     with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(torch.from_numpy(pixels)))
+        model.compression.fit(model.encoder.encode_frames(pixels))
         norm = model.normaliser
         for mean in (norm.proprio_mean, norm.action_mean):
             mean.normal_()
         for std in (norm.proprio_std, norm.action_std):
             std.uniform_(0.5, 2.0)
+        tokens = model.tokens(pixels)
+        proprio = norm.proprio(torch.from_numpy(np.concatenate([e.proprio for e in episodes])))
+        model.scene.calibrate(model.scene.raw(tokens), 0.8 * proprio, proprio)
     return model

@@ -1,0 +1,152 @@
+"""The scene in a few numbers: keypoints on the map of frozen features, and what they look like there.
+
+A predictor that rolls out token features spends its effort on how a moving thing changes every token that it crosses.
+Where the thing is, and which way it is turned, are few numbers that move smoothly. They are found without labels, by
+an autoencoder whose bottleneck is spatial (deep spatial autoencoders, Finn et al. 2016, arXiv 1509.06113; keypoints as
+in Jakab et al. 2018, arXiv 1806.07823, and Transporter, Kulkarni et al. 2019, arXiv 1906.11883):
+
+    w_k = softmax_n(logits_k(z))     keypoint_k = sum_n w_kn position_n     appearance_k = head_k(sum_n w_kn h_n)
+
+The decoder paints the tokens of a *neighbouring* moment, and is told where the robot was then. So the code has nothing
+to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene. A goal can be
+compared there, wherever the robot happens to be in its picture.
+
+Shapes: `B` frames, `G` tokens along a side, `N = G^2` tokens, `C` channels, `K` keypoints, `F` appearance features of
+each, code size `Z = K (2 + F)`, `P` proprioception, `h` hidden width. Positions run from -1 to 1 from edge to edge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+    """Size of the scene code.
+
+    Attributes:
+        keypoints: K.
+        appearance: features per keypoint, F.
+        hidden: width of encoder and decoder.
+        robot_keypoints: places that the decoder derives from proprioception.
+    """
+
+    keypoints: int = 8
+    appearance: int = 4
+    hidden: int = 128
+    robot_keypoints: int = 2
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)) < 1:
+            raise ValueError(f"every size must be at least 1, got {self}")
+
+    @property
+    def size(self) -> int:
+        """Numbers in a code, Z."""
+        return self.keypoints * (2 + self.appearance)
+
+
+def token_positions(grid: int) -> Tensor:
+    """Centres `[N, 2]` (row, column) of the tokens."""
+    centres = (torch.arange(grid) + 0.5) * 2 / grid - 1
+    return torch.stack(torch.meshgrid(centres, centres, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+class SceneEncoder(nn.Module):
+    """Tokens → code; and tokens → what they show of the robot."""
+
+    positions: Tensor
+    code_mean: Tensor
+    code_std: Tensor
+    robot_readable: Tensor
+
+    def __init__(self, config: SceneConfig, grid: int, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        hidden, keypoints = config.hidden, config.keypoints
+        self.convolutions = nn.ModuleList(nn.Conv2d(c, hidden, 3, padding=1) for c in (channels, hidden))
+        self.logits, self.looks = nn.Linear(hidden, keypoints), nn.Linear(hidden, hidden)
+        self.heads = nn.Parameter(torch.randn(keypoints, hidden, config.appearance) / hidden**0.5)
+        self.robot_convolution = nn.Conv2d(channels, 16, 3, padding=1)
+        self.robot_head = nn.Sequential(
+            nn.Linear(16 * grid**2, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, proprio_size)
+        )
+        self.register_buffer("positions", token_positions(grid))
+        # Set by `calibrate`, when training is over.
+        self.register_buffer("code_mean", torch.zeros(config.size))
+        self.register_buffer("code_std", torch.ones(config.size))
+        self.register_buffer("robot_readable", torch.zeros(proprio_size))
+
+    def raw(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, N, C]` → keypoints and appearance `[B, Z]` in their own units."""
+        x = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        for convolution in self.convolutions:
+            x = F.gelu(convolution(x), approximate="tanh")
+        x = x.flatten(2).transpose(1, 2)
+        weights = self.logits(x).float().softmax(1)  # [B, N, K]
+        places = torch.einsum("bnk,nd->bkd", weights, self.positions)
+        pooled = torch.einsum("bnk,bnh->bkh", weights.to(x.dtype), F.gelu(self.looks(x), approximate="tanh"))
+        appearance = torch.einsum("bkh,khf->bkf", pooled, self.heads.to(pooled.dtype)).float()
+        return torch.cat([places.flatten(1), appearance.flatten(1)], dim=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, N, C]` → standardised code `[B, Z]`."""
+        return (self.raw(tokens) - self.code_mean) / self.code_std
+
+    def robot(self, tokens: Tensor) -> Tensor:
+        """The standardised proprioception `[B, P]` that tokens `[B, N, C]` let one guess.
+
+        What a picture cannot show, such as a velocity, comes out as its mean.
+        """
+        x = F.gelu(self.robot_convolution(tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))))
+        return self.robot_head(x.flatten(1)).float()
+
+    def keypoints(self, code: Tensor) -> Tensor:
+        """Places `[..., 2 K]` in a standardised code `[..., Z]`."""
+        count = 2 * self.config.keypoints
+        return code[..., :count] * self.code_std[:count] + self.code_mean[:count]
+
+    def calibrate(self, raw_codes: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
+        """Note the spread of `raw_codes [R, Z]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
+        self.code_mean.copy_(raw_codes.mean(0))
+        self.code_std.copy_(raw_codes.std(0).clamp_min(1e-4))
+        unexplained = (robot_read - proprio).pow(2).mean(0) / proprio.var(0).clamp_min(1e-12)
+        self.robot_readable.copy_((1 - unexplained).clamp(0, 1))
+
+
+class SceneDecoder(nn.Module):
+    """Code and proprioception → tokens. Needed for training only.
+
+    Every token sees how far it is from every keypoint, through a bump around it, and the whole code: what a thing looks
+    like is learned once for all places.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: SceneConfig, grid: int, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden, places = config.hidden, config.keypoints + config.robot_keypoints
+        self.robot = nn.Sequential(nn.Linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
+        self.log_radius = nn.Parameter(torch.full((places,), -1.2))
+        self.whole, self.near = nn.Linear(config.size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
+        self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, channels)
+        self.register_buffer("positions", token_positions(grid))
+
+    def forward(self, raw: Tensor, proprio: Tensor) -> Tensor:
+        """Code `[B, Z]` in its own units and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
+        scene = raw[:, : 2 * self.config.keypoints].unflatten(1, (-1, 2))
+        places = torch.cat([scene, self.robot(proprio).float().unflatten(1, (-1, 2))], dim=1)  # [B, K', 2]
+        offset = self.positions[None, :, None] - places[:, None]  # [B, N, K', 2]
+        bump = torch.exp(-offset.pow(2).sum(-1) / (2 * self.log_radius.exp() ** 2))
+        position = self.positions.expand(len(raw), -1, -1)
+        near = torch.cat([3 * (offset * bump[..., None]).flatten(2), bump, position], dim=-1)
+        x = F.gelu(self.near(near) + self.whole(torch.cat([raw, proprio], dim=1))[:, None], approximate="tanh")
+        x = x + F.gelu(self.inner(x), approximate="tanh")
+        x = x + F.gelu(self.outer(self.norm(x)), approximate="tanh")
+        return self.out(x)

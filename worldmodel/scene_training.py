@@ -1,0 +1,141 @@
+"""Training the scene code on frozen features, as a `TrainingTask`.
+
+Shapes as in `worldmodel.scene`; `R` rows of the recording.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldmodel.scene import SceneDecoder, SceneEncoder
+from worldmodel.trainer import TrainingTask
+
+# `(step) -> rows [B, 2]` of the pairs of that step: the frame that is encoded, the neighbouring one that is painted.
+PairRows = Callable[[int], NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneTrainingConfig:
+    """What the scene code is trained for.
+
+    Attributes:
+        gap: the frame that is painted is at most this many control steps away from the one that is encoded.
+        noise: standard deviation of what is added to the raw code, so that near codes mean near scenes.
+        appearance_decay: weight of the appearance features' mean square, which keeps them beside that noise.
+        robot_weight: weight of the error in reading proprioception off the picture.
+    """
+
+    gap: int = 3
+    noise: float = 0.03
+    appearance_decay: float = 1e-3
+    robot_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.gap < 1:
+            raise ValueError(f"gap must be at least 1, got {self.gap}")
+        if min(self.noise, self.appearance_decay, self.robot_weight) < 0:
+            raise ValueError(f"noise and weights must not be negative, got {self}")
+
+
+class SceneAutoencoder(nn.Module):
+    """The encoder that stays with the world model, and the decoder that it is trained with."""
+
+    def __init__(self, encoder: SceneEncoder, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = SceneDecoder(encoder.config, encoder.grid, channels, proprio_size)
+
+
+class SceneTask(TrainingTask):
+    """loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2.
+
+    Args:
+        tokens: compressed frozen features float16 `[R, N, C]`.
+        proprio: standardised, float32 `[R, P]`.
+        pairs: rows `[B, 2]` for a step.
+        held_out: rows `[M, 2]` to report on.
+    """
+
+    def __init__(
+        self,
+        module: SceneAutoencoder,
+        config: SceneTrainingConfig,
+        tokens: NDArray[np.float16],
+        proprio: Tensor,
+        pairs: PairRows,
+        held_out: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: SceneAutoencoder = module
+        self._config, self._tokens, self._proprio = config, tokens, proprio
+        self._pairs, self._held_out, self._seed, self._device = pairs, held_out, seed, device
+
+    def _load(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(self._tokens[rows]).to(self._device).float()
+        return tokens, self._proprio[rows].to(self._device)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        rows, config = self._pairs(step), self._config
+        (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
+        encoder = self.module.encoder
+        raw = encoder.raw(tokens)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        noise = torch.randn(raw.shape, generator=generator).to(self._device)
+        painted = F.mse_loss(self.module.decoder(raw + config.noise * noise, there).float(), wanted)
+        appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
+        robot = F.mse_loss(encoder.robot(tokens), here)
+        loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
+        return {"loss": loss, "painted": painted, "robot": robot}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Shares of the held-out frames' variance that are explained: the tokens, and the robot's proprioception."""
+        errors, robots = [], []
+        for rows in np.array_split(self._held_out, max(1, len(self._held_out) // 256)):
+            tokens, here = self._load(rows[:, 0])
+            encoder = self.module.encoder
+            painted = self.module.decoder(encoder.raw(tokens), here)
+            errors.append(torch.stack([(painted - tokens).pow(2).mean((1, 2)), tokens.pow(2).mean((1, 2))], 1))
+            robots.append(torch.stack([encoder.robot(tokens), here]))
+        error, power = torch.cat(errors).mean(0)
+        read, true = torch.cat(robots, dim=1)
+        unexplained = (read - true).pow(2).mean(0) / true.var(0).clamp_min(1e-12)
+        by_part = {f"robot_r2_{i:02d}": float(1 - v) for i, v in enumerate(unexplained)}
+        return {"tokens_r2": float(1 - error / power), **by_part}
+
+
+def neighbours(rows: NDArray[np.int64], gap: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs `[B, 2]` from clips `rows [B, gap + 1]`: half of them twice the same frame, half two different ones.
+
+    The same frame is where the code must be exact; in the other half the robot has moved on.
+    """
+    count, length = rows.shape
+    first = rng.integers(0, length, count)
+    second = np.where(rng.random(count) < 0.5, first, rng.integers(0, length, count))
+    picked = np.arange(count)
+    return np.stack([rows[picked, first], rows[picked, second]], axis=1)
+
+
+@torch.no_grad()
+def encode_tokens(
+    encoder: SceneEncoder, tokens: NDArray[np.float16], device: torch.device, progress: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor]:
+    """Raw codes `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
+    codes, robots = [], []
+    for start in range(0, len(tokens), 1024):
+        block = torch.from_numpy(tokens[start : start + 1024]).to(device).float()
+        codes.append(encoder.raw(block).cpu())
+        robots.append(encoder.robot(block).cpu())
+        progress(start + len(block), len(tokens))
+    return torch.cat(codes), torch.cat(robots)
+
+
