@@ -25,7 +25,7 @@ ENCODER = ["encoder.width=32", "encoder.depth=1", "encoder.heads=2"]
 COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8", "trainer.checkpoint_every_s=0.2"]
 SMALL = {
     "worldmodel.pretrain": [*ENCODER, "clips.frames=4", "jepa.predictor_width=16", "jepa.predictor_depth=1"],
-    "worldmodel.train": [*ENCODER, "predictor.state_width=32", "predictor.hidden_width=32", "encoder_from=random"],
+    "worldmodel.train": [*ENCODER, "predictor.width=32", "predictor.hidden_width=32", "encoder_from=random"],
 }
 
 

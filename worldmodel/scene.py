@@ -75,7 +75,7 @@ class SceneEncoder(nn.Module):
         self.robot_head = nn.Sequential(
             nn.Linear(16 * grid**2, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, proprio_size)
         )
-        self.register_buffer("positions", token_positions(grid))
+        self.register_buffer("positions", token_positions(grid), persistent=False)
         # Set by `calibrate`, when training is over.
         self.register_buffer("code_mean", torch.zeros(config.size))
         self.register_buffer("code_std", torch.ones(config.size))
@@ -136,7 +136,7 @@ class SceneDecoder(nn.Module):
         self.whole, self.near = nn.Linear(config.size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
         self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, channels)
-        self.register_buffer("positions", token_positions(grid))
+        self.register_buffer("positions", token_positions(grid), persistent=False)
 
     def forward(self, raw: Tensor, proprio: Tensor) -> Tensor:
         """Code `[B, Z]` in its own units and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""

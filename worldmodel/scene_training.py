@@ -113,8 +113,8 @@ class SceneTask(TrainingTask):
         return {"tokens_r2": float(1 - error / power), **by_part}
 
 
-def neighbours(rows: NDArray[np.int64], gap: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Pairs `[B, 2]` from clips `rows [B, gap + 1]`: half of them twice the same frame, half two different ones.
+def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs `[B, 2]` from clips `rows [B, L]`: half of them twice the same frame, half two different ones.
 
     The same frame is where the code must be exact; in the other half the robot has moved on.
     """

@@ -130,14 +130,13 @@ def learn_scene(
     config, seed = options.scene_trainer, options.scene_trainer.seed
     torch.manual_seed(seed)
     module = SceneAutoencoder(model.scene.requires_grad_(True), model.compression.channels, proprio.shape[1])
-    gap = options.scene_training.gap
 
     def pairs(step: int) -> NDArray[np.int64]:
         rows = samplers.pairs.sample(step, config.batch_size).rows
-        return neighbours(rows, gap, np.random.default_rng([seed, step]))
+        return neighbours(rows, np.random.default_rng([seed, step]))
 
     rng = np.random.default_rng(seed)
-    reported = neighbours(samplers.held_out_pairs.sample(0, held_out).rows, gap, rng)
+    reported = neighbours(samplers.held_out_pairs.sample(0, held_out).rows, rng)
     task = SceneTask(module, options.scene_training, tokens, proprio, pairs, reported, seed, device)
     folder.mkdir(exist_ok=True)
     run_to_end(Trainer(task, config, folder, device), "scene code")

@@ -110,7 +110,7 @@ class WorldModel(nn.Module):
         """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
         codes = self.scene(self.tokens(pixels.flatten(0, 1))).unflatten(0, pixels.shape[:2])
         now = self.predictor.observe(codes, self.normaliser.proprio(proprio), self.normaliser.actions(actions)).now
-        return Latent(now.code, now.proprio, now.memory)
+        return Latent(now.code, now.proprio, now.memory.detach())
 
     @torch.no_grad()
     def encode_goal(self, pixels: Tensor) -> Latent:

@@ -23,10 +23,10 @@ from tests.commands import Ended, assert_refused, type_in
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.geodesic import GeodesicConfig
 from worldmodel.predictor import PredictorConfig
+from worldmodel.scene import SceneConfig
 from worldmodel.vit import EncoderConfig
-from worldmodel.world_model import WorldModel
+from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
 
 Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
@@ -43,12 +43,11 @@ def spec() -> EnvironmentSpec:
 def make_model(spec: EnvironmentSpec) -> WorldModel:
     """Untrained, of toy size."""
     encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
-    predictor = PredictorConfig(state_width=16, hidden_width=16, depth=1, history=2)
+    scene, predictor = SceneConfig(2, 2, 8, 1), PredictorConfig(16, 16, depth=1, memory=4, history=2)
+    config = WorldModelConfig(encoder, CompressionConfig(channels=8), scene, predictor, GoalConfig())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return WorldModel(
-            spec, encoder, CompressionConfig(channels=8, size=16), GeodesicConfig(hidden=8, size=2), predictor
-        )
+        return WorldModel(spec, config)
 
 
 @pytest.fixture(scope="module")

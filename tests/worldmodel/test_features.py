@@ -19,7 +19,7 @@ from worldmodel.features import FeatureCacheKey, Normaliser, encode_frames, enco
 
 CPU = torch.device("cpu")
 ROWS = 39  # twenty blocks of two, the last one half
-KEY = FeatureCacheKey("store", "encoder", "compression", ROWS, 24)
+KEY = FeatureCacheKey("store", "encoder", "compression", ROWS, 16, 8)
 
 
 class PowerCutError(Exception):

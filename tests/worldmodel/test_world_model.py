@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from configs.command import UserError
-from tests.worldmodel.toy import COMPRESSION, ENCODER, PREDICTOR, SPEC, make_episode, make_model
+from tests.worldmodel.toy import MODEL, SPEC, make_episode, make_model
 from worldmodel.checkpoint import weights_hash
-from worldmodel.predictor import Belief
 from worldmodel.world_model import Latent, WorldModel
 
 CPU = torch.device("cpu")
@@ -36,32 +35,27 @@ def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
     return torch.randn(batch, samples, horizon, 2, generator=torch.Generator().manual_seed(5))
 
 
-def belief_of(latent: Latent) -> Belief:
-    assert latent.belief is not None
-    return latent.belief
-
-
-def features_of(latent: Latent) -> Tensor:
-    assert latent.features is not None
-    return latent.features
+def parts_of(latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
+    assert latent.memory is not None
+    return latent.code, latent.proprio, latent.memory
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 def test_encode_takes_any_length_of_history(model: WorldModel, frames: int) -> None:
-    latent = model.encode(*seen(frames))
-    assert belief_of(latent).state.shape == (2, 32)
-    assert belief_of(latent).proprio.shape == (2, 2)
-    assert features_of(latent).shape == (2, 24)
-    assert not belief_of(latent).state.requires_grad
+    code, proprio, memory = parts_of(model.encode(*seen(frames)))
+    assert (code.shape, proprio.shape, memory.shape) == ((2, MODEL.scene.size), (2, 2), (2, 8))
+    assert not memory.requires_grad
 
 
 def test_encode_remembers_and_is_not_confused_by_its_neighbours(model: WorldModel) -> None:
     pixels, proprio, actions = seen(3)
-    state = belief_of(model.encode(pixels, proprio, actions)).state
+    code, _, memory = parts_of(model.encode(pixels, proprio, actions))
     earlier = pixels.clone()
     earlier[:, 0] = 0
-    assert not torch.equal(belief_of(model.encode(earlier, proprio, actions)).state, state)
-    torch.testing.assert_close(belief_of(model.encode(pixels[1:], proprio[1:], actions[1:])).state, state[1:])
+    other = parts_of(model.encode(earlier, proprio, actions))
+    assert torch.equal(other[0], code), "the code is of the last frame alone"
+    assert not torch.equal(other[2], memory)
+    torch.testing.assert_close(parts_of(model.encode(pixels[1:], proprio[1:], actions[1:]))[2], memory[1:])
 
 
 def test_everything_goes_through_the_dataset_statistics(model: WorldModel) -> None:
@@ -76,19 +70,19 @@ def test_everything_goes_through_the_dataset_statistics(model: WorldModel) -> No
     again = model.encode(pixels, 10 * proprio + 3, 10 * actions + 3)
     shifted = model.rollout(again, 10 * some_actions() + 3)
     for expected, actual in ((latent, again), (imagined, shifted)):
-        torch.testing.assert_close(belief_of(actual).state, belief_of(expected).state, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(belief_of(actual).proprio, belief_of(expected).proprio, atol=1e-4, rtol=1e-4)
+        for one, other in zip(parts_of(expected), parts_of(actual), strict=True):
+            torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
 
 
 def test_rollout_has_its_shape_and_treats_each_sample_alike(model: WorldModel) -> None:
     latent, actions = model.encode(*seen()), some_actions()
-    imagined = belief_of(model.rollout(latent, actions))
-    assert imagined.state.shape == (2, 5, 4, 32)
+    imagined = model.rollout(latent, actions)
+    assert imagined.code.shape == (2, 5, 4, MODEL.scene.size)
     assert imagined.proprio.shape == (2, 5, 4, 2)
-    start = Belief(belief_of(latent).state[1:], belief_of(latent).proprio[1:])
-    single = belief_of(model.rollout(Latent(start), actions[1:, 3:4]))
-    torch.testing.assert_close(single.state, imagined.state[1:, 3:4])
-    torch.testing.assert_close(single.proprio, imagined.proprio[1:, 3:4])
+    start = Latent(*(part[1:] for part in parts_of(latent)))
+    single = model.rollout(start, actions[1:, 3:4])
+    for one, all_of_them in zip(parts_of(single), parts_of(imagined), strict=True):
+        torch.testing.assert_close(one, all_of_them[1:, 3:4])
 
 
 def test_the_distance_is_its_equation(model: WorldModel) -> None:
@@ -96,15 +90,24 @@ def test_the_distance_is_its_equation(model: WorldModel) -> None:
     imagined = model.rollout(latent, some_actions())
     distance = model.distance(imagined, goal)
     assert distance.shape == (2, 5, 4)
+    scene, places = model.scene, 2 * MODEL.scene.keypoints
     for b, s, h in ((0, 0, 0), (1, 4, 3), (0, 2, 1)):
-        read = model.predictor.read(belief_of(imagined).state[b, s, h])
-        expected = ((read - features_of(goal)[b]).pow(2) * model.compression.metric).mean()
-        expected = expected + model.geodesic_config.weight * model.geodesic.distance(read, features_of(goal)[b])
+        difference = (imagined.code[b, s, h] - goal.code[b])[:places] * scene.code_std[:places]
+        robot = (imagined.proprio[b, s, h] - goal.proprio[b]).pow(2) * scene.robot_readable
+        expected = (difference.pow(2).sum() + 0.5**2 * robot.sum()).sqrt()
         assert distance[b, s, h].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> None:
+def test_only_what_a_picture_shows_of_the_robot_counts(model: WorldModel) -> None:
+    model.scene.robot_readable.copy_(torch.tensor([1.0, 0.0]))  # the second may be a velocity
+    here, there = torch.zeros(MODEL.scene.size), torch.tensor([0.0, 7.0])
+    assert model.between(Latent(here, there), Latent(here, torch.zeros(2))) < 1e-5
+    assert model.between(Latent(here, there.flip(0)), Latent(here, torch.zeros(2))) > 1
+
+
+def test_the_scene_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> None:
     pixels, proprio, actions = seen(3)
+    model.scene.robot_readable.zero_()
     latent = model.encode(pixels, proprio, actions)
     here = model.distance_now(latent, model.encode_goal(pixels[:, -1]))
     there = model.distance_now(latent, model.encode_goal(pixels[:, -1].flip(0)))
@@ -114,14 +117,6 @@ def test_a_frame_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> N
     torch.testing.assert_close(there[0], there[1])  # symmetric: each is the other's goal
 
 
-def test_a_perfect_reading_has_distance_zero(model: WorldModel) -> None:
-    belief = belief_of(model.encode(*seen()))
-    imagined = Belief(belief.state[:, None, None], belief.proprio[:, None, None])
-    distance = model.distance(Latent(imagined), Latent(features=model.predictor.read(belief.state)))
-    assert distance.shape == (2, 1, 1)
-    assert distance.abs().max() < 1e-5
-
-
 def test_gradients_flow_to_the_actions_when_asked(model: WorldModel) -> None:
     latent, goal = model.encode(*seen()), model.encode_goal(seen()[0][:, 0])
     actions = some_actions().requires_grad_()
@@ -129,7 +124,7 @@ def test_gradients_flow_to_the_actions_when_asked(model: WorldModel) -> None:
     assert actions.grad is not None
     assert bool((actions.grad.abs().sum(-1) > 0).all()), "every action of every sample counts"
     with torch.no_grad():
-        assert not belief_of(model.rollout(latent, actions)).state.requires_grad
+        assert not model.rollout(latent, actions).code.requires_grad
 
 
 def test_bf16_planning_is_close_to_full_precision(model: WorldModel) -> None:
@@ -148,8 +143,7 @@ def test_bf16_planning_is_close_to_full_precision(model: WorldModel) -> None:
 def test_a_saved_model_comes_back(tmp_path: Path, model: WorldModel) -> None:
     model.save(tmp_path, {"seed": 3})
     loaded = WorldModel.load(str(tmp_path), CPU)
-    assert (loaded.spec, loaded.encoder_config) == (SPEC, ENCODER)
-    assert (loaded.compression_config, loaded.predictor_config) == (COMPRESSION, PREDICTOR)
+    assert (loaded.spec, loaded.config) == (SPEC, MODEL)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     norm, original = loaded.normaliser.state_dict(), model.normaliser.state_dict()
