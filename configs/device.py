@@ -1,10 +1,10 @@
-"""Where networks run."""
+"""Where networks run, and how precisely."""
 
 from __future__ import annotations
 
 import torch
 
-from configs.command import UserError
+from configs.command import UserError, choices_message
 
 
 def pick_device(name: str) -> torch.device:
@@ -19,3 +19,11 @@ def pick_device(name: str) -> torch.device:
     if name not in available:
         raise UserError(f"device '{name}' is not on this machine: choose from auto, {', '.join(available)}")
     return torch.device(name)
+
+
+def pick_precision(name: str) -> torch.dtype:
+    """`bf16` or `fp32`. Raises UserError for another."""
+    precisions = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name not in precisions:
+        raise UserError(choices_message("precision", str(name), precisions))
+    return precisions[name]

@@ -82,7 +82,7 @@ def evaluate(config: DictConfig) -> None:
         env, spec = open_env(config.env)
         opened.callback(env.close)
         checkpoint = choose_checkpoint(config.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device)
+        model = load_model(checkpoint, spec, device, config.precision)
         planner = make_planner(config.planner, model.history, config.seed)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *(open_env(config.env)[0] for _ in range(min(config.batch, len(manifest.pairs)) - 1))]
@@ -92,7 +92,7 @@ def evaluate(config: DictConfig) -> None:
         _introduce(task)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
         settings = OmegaConf.to_container(config.planner, resolve=True)
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256)
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, precision=config.precision)
         episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
         batched_ms = list(policy.plan_ms)
         plan_ms = measure_plan_ms(env, manifest.pairs[0], policy, warm_up=model.history + 1)
@@ -141,6 +141,7 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "simulator": task.spec.simulator,
         "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
         "planner": OmegaConf.to_container(task.config.planner, resolve=True),
+        "precision": task.config.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def run(config: DictConfig) -> None:
     try:
         task = _choose_task(config, env, spec)
         checkpoint = choose_checkpoint(config.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device)
+        model = load_model(checkpoint, spec, device, config.precision)
         planner = make_planner(config.planner, model.history, config.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
         console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")

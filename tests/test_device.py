@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.command import UserError
-from configs.device import pick_device
+from configs.device import pick_device, pick_precision
 
 
 def test_devices_are_named_or_refused() -> None:
@@ -28,3 +28,9 @@ def test_auto_takes_the_fastest_that_is_there(
     else:
         with pytest.raises(UserError, match="cuda:0"):
             pick_device("cuda:0")
+
+
+def test_precision_is_one_of_two() -> None:
+    assert [pick_precision(name) for name in ("bf16", "fp32")] == [torch.bfloat16, torch.float32]
+    with pytest.raises(UserError, match=r"unknown precision 'bf15': choose from bf16, fp32 \(did you mean bf16\?\)"):
+        pick_precision("bf15")

@@ -84,7 +84,7 @@ def encode_store(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float16]:
-    """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`, float16, as a read-only memory map of the file `path`.
+    """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`: float16, a read-only memory map of the file `path`.
 
     A run that was killed goes on after the last block it noted; a file made for another `key` is made anew.
     """

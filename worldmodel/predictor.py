@@ -3,7 +3,8 @@
 A planner evaluates thousands of imagined steps per decision, so what is rolled out is a short vector, not a grid of
 tokens:
 
-    code_t+1, proprio_t+1, m_t+1 = code_t + Δcode, proprio_t + Δproprio, m'        Δ, m' = f(code_t, proprio_t, m_t, a_t)
+    code_t+1, proprio_t+1 = code_t + Δcode, proprio_t + Δproprio
+    Δcode, Δproprio, m_t+1 = f(code_t, proprio_t, m_t, a_t)
 
 What nothing touches stays where it is by construction. The memory `m` holds what one picture cannot show (velocities,
 contacts): over a history, f is run with the codes that were seen (teacher forcing), and what remains of it is m.

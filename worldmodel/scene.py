@@ -8,8 +8,8 @@ in Jakab et al. 2018, arXiv 1806.07823, and Transporter, Kulkarni et al. 2019, a
     w_k = softmax_n(logits_k(z))     keypoint_k = sum_n w_kn position_n     appearance_k = head_k(sum_n w_kn h_n)
 
 The decoder paints the tokens of a *neighbouring* moment, and is told where the robot was then. So the code has nothing
-to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene. A goal can be
-compared there, wherever the robot happens to be in its picture.
+to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene, and a goal
+can be compared there wherever the robot happens to be in its picture.
 
 Shapes: `B` frames, `G` tokens along a side, `N = G^2` tokens, `C` channels, `K` keypoints, `F` appearance features of
 each, code size `Z = K (2 + F)`, `P` proprioception, `h` hidden width. Positions run from -1 to 1 from edge to edge.

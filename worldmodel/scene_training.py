@@ -132,10 +132,8 @@ def encode_tokens(
     """Raw codes `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
     codes, robots = [], []
     for start in range(0, len(tokens), 1024):
-        block = torch.from_numpy(tokens[start : start + 1024]).to(device).float()
+        block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
         codes.append(encoder.raw(block).cpu())
         robots.append(encoder.robot(block).cpu())
         progress(start + len(block), len(tokens))
     return torch.cat(codes), torch.cat(robots)
-
-

@@ -71,9 +71,12 @@ class Samplers:
     @classmethod
     def of(cls, store: TrajectoryStore, split: Split, options: Options) -> Samplers:
         """Raises UserError when no episode is long enough."""
-        seed, lengths = options.trainer.seed, (
-            options.scene_training.gap + 1,
-            options.model.predictor.history + options.prediction.rollout_steps,
+        seed, lengths = (
+            options.trainer.seed,
+            (
+                options.scene_training.gap + 1,
+                options.model.predictor.history + options.prediction.rollout_steps,
+            ),
         )
         return cls(
             *(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tests.worldmodel.toy import MODEL, PREDICTOR, SPEC
 from worldmodel.data import ClipSampler, TrajectoryStore
 from worldmodel.predictor import Belief, Observed
+from worldmodel.scene import SceneConfig
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
-from worldmodel.scene import SceneConfig
 from worldmodel.world_model import GoalConfig, WorldModel
 
 CPU = torch.device("cpu")

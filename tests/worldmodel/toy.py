@@ -34,7 +34,6 @@ PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, memory=8, histor
 MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5))
 
 
-
 def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
     """A picture `[32, 32, 3]` with a 6-pixel square whose upper left corner is at `position` (column, row)."""
     pixels = np.full((SIZE, SIZE, 3), 40, np.uint8)
