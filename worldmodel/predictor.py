@@ -1,18 +1,19 @@
 """The action-conditioned predictor: it carries the scene code and proprioception along, and says how they change.
 
 A planner evaluates thousands of imagined steps per decision, so what is rolled out is a short vector, not a grid of
-tokens:
+tokens, and one evaluation of the network looks several control steps ahead (action blocks, as in DINO-WM, arXiv
+2411.04983; but every step in between is predicted too):
 
-    code_t+1, proprio_t+1 = code_t + Δcode, proprio_t + Δproprio
-    Δcode, Δproprio, m_t+1 = f(code_t, proprio_t, m_t, a_t)
+    code_t+i, proprio_t+i = code_t + Δcode_i, proprio_t + Δproprio_i        i = 1 ... block
+    Δcode, Δproprio = f(code_t, motion_t, proprio_t, a_t ... a_t+block-1)   motion_t = code_t - code_t-1
 
-What nothing touches stays where it is by construction. The memory `m` holds what one picture cannot show (velocities,
-contacts): over a history, f is run with the codes that were seen (teacher forcing), and what remains of it is m.
+What nothing touches stays where it is by construction, and errors pile up per block instead of per step. `motion` is
+what one picture cannot show; it is zero where an episode begins.
 
-Targets are codes of real frames under the frozen encoder, as in V-JEPA 2-AC (arXiv 2506.09985), from which teacher
-forcing and the rollout loss come too.
+Targets are codes of real frames under the frozen encoder, as in V-JEPA 2-AC (arXiv 2506.09985), and so is the rollout
+loss.
 
-Shapes: `B` sequences (any leading dimensions), `T` frames, `Z` scene code, `P` proprioception, `A` action, `M` memory.
+Shapes: `B` sequences (any leading dimensions), `H` control steps, `Z` scene code, `P` proprioception, `A` action.
 Codes, proprioception and actions are standardised.
 """
 
@@ -32,16 +33,14 @@ class PredictorConfig:
     Attributes:
         width: of the residual stream.
         hidden_width: hidden size of the residual blocks.
-        depth: residual blocks per imagined control step.
-        memory: size of m.
-        history: frames of context that the memory is built from.
+        depth: residual blocks per evaluation.
+        block: control steps that one evaluation predicts.
     """
 
     width: int = 256
     hidden_width: int = 512
     depth: int = 3
-    memory: int = 32
-    history: int = 3
+    block: int = 4
 
     def __post_init__(self) -> None:
         if min(dataclasses.astuple(self)) < 1:
@@ -50,24 +49,11 @@ class PredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Belief:
-    """One or many moments: scene code `[..., Z]`, proprioception `[..., P]`, memory `[..., M]`."""
+    """One or many moments: scene code `[..., Z]`, its last change `[..., Z]`, proprioception `[..., P]`."""
 
     code: Tensor
+    motion: Tensor
     proprio: Tensor
-    memory: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Observed:
-    """What a history leads to.
-
-    Attributes:
-        now: the belief at the last frame.
-        predictions: what was expected just before each frame from the second on, `[B, T-1, ...]`.
-    """
-
-    now: Belief
-    predictions: Belief
 
 
 class ResidualBlock(nn.Module):
@@ -91,42 +77,36 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig, code_size: int, proprio_size: int, action_size: int) -> None:
         super().__init__()
         self.config = config
-        carried = code_size + proprio_size
-        self._sizes = [code_size, proprio_size, config.memory]
-        self.inward = nn.Linear(sum(self._sizes) + action_size, config.width)
+        self._sizes = [code_size, proprio_size]
+        self.inward = nn.Linear(2 * code_size + proprio_size + config.block * action_size, config.width)
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.hidden_width) for _ in range(config.depth))
-        self.change, self.remember = nn.Linear(config.width, carried), nn.Linear(config.width, config.memory)
-        self.initial_memory = nn.Parameter(torch.zeros(config.memory))
+        self.change = nn.Linear(config.width, config.block * sum(self._sizes))
         with torch.no_grad():
             self.change.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
 
-    def advance(self, belief: Belief, action: Tensor) -> Belief:
-        """One control step under `action [..., A]`."""
-        x = self.inward(torch.cat([belief.code, belief.proprio, belief.memory, action], dim=-1))
+    def advance(self, belief: Belief, actions: Tensor) -> Belief:
+        """The `block` moments `[..., block, ·]` that follow under `actions [..., block, A]`."""
+        x = self.inward(torch.cat([belief.code, belief.motion, belief.proprio, actions.flatten(-2)], dim=-1))
         for block in self.blocks:
             x = block(x)
-        code, proprio = self.change(x).split(self._sizes[:2], dim=-1)
-        return Belief(belief.code + code, belief.proprio + proprio, torch.tanh(self.remember(x)))
-
-    def observe(self, codes: Tensor, proprio: Tensor, actions: Tensor) -> Observed:
-        """Run over a history of codes `[B, T, Z]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
-        memory = self.initial_memory.to(codes).expand(len(codes), -1)
-        expected = []
-        for t in range(1, codes.shape[1]):
-            expected.append(self.advance(Belief(codes[:, t - 1], proprio[:, t - 1], memory), actions[:, t - 1]))
-            memory = expected[-1].memory
-        nothing = Belief(codes[:, :0], proprio[:, :0], memory[:, None][:, :0])
-        return Observed(Belief(codes[:, -1], proprio[:, -1], memory), _stack(expected) if expected else nothing)
+        change = self.change(x).unflatten(-1, (self.config.block, -1)).float()
+        code_change, proprio_change = change.split(self._sizes, dim=-1)
+        codes = belief.code[..., None, :] + code_change
+        motions = torch.diff(codes, dim=-2, prepend=belief.code[..., None, :])
+        return Belief(codes, motions, belief.proprio[..., None, :] + proprio_change)
 
     def rollout(self, belief: Belief, actions: Tensor) -> Belief:
-        """Beliefs `[..., H, ·]` after each of `actions [..., H, A]`, open loop."""
+        """Moments `[..., H, ·]` after each of `actions [..., H, A]`, open loop. H need not be a multiple of `block`."""
+        horizon, block = actions.shape[-2], self.config.block
+        # What the last block is padded with lies beyond the horizon, and what comes of it is cut off again.
+        padded = F.pad(actions, (0, 0, 0, -horizon % block))
         ahead = []
-        for t in range(actions.shape[-2]):
-            belief = self.advance(belief, actions[..., t, :])
-            ahead.append(belief)
-        return _stack(ahead)
+        for chunk in padded.split(block, dim=-2):
+            ahead.append(self.advance(belief, chunk))
+            belief = Belief(*(part[..., -1, :] for part in _parts(ahead[-1])))
+        joined = (torch.cat(parts, dim=-2)[..., :horizon, :] for parts in zip(*map(_parts, ahead), strict=True))
+        return Belief(*joined)
 
 
-def _stack(beliefs: list[Belief]) -> Belief:
-    """Join beliefs along a new time axis, the last but one."""
-    return Belief(*(torch.stack([getattr(b, f.name) for b in beliefs], -2) for f in dataclasses.fields(Belief)))
+def _parts(belief: Belief) -> tuple[Tensor, Tensor, Tensor]:
+    return belief.code, belief.motion, belief.proprio

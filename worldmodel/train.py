@@ -75,7 +75,7 @@ class Samplers:
             options.trainer.seed,
             (
                 options.scene_training.gap + 1,
-                options.model.predictor.history + options.prediction.rollout_steps,
+                2 + options.prediction.rollout_steps,
             ),
         )
         return cls(

@@ -1,6 +1,6 @@
 """Training the action-conditioned predictor on frozen features, as a `TrainingTask`.
 
-Shapes: `B` sequences, `T` frames (context and rollout), `C` context frames, `Z` scene code, `P` proprioception, `A`
+Shapes: `B` sequences, `T` frames (two of context and the rollout), `Z` scene code, `P` proprioception, `A`
 action, `R` rows of the recording.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.predictor import Belief, Observed
+from worldmodel.predictor import Belief
 from worldmodel.trainer import TrainingTask
 from worldmodel.world_model import Latent, WorldModel
 
@@ -24,6 +24,7 @@ SequenceRows = Callable[[int], NDArray[np.int64]]
 
 # Below this, in standard deviations, errors count quadratically: there they are noise of the encoder.
 _HUBER_BETA = 0.1
+_NO_HISTORY = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PredictionConfig:
         proprio_weight: weight of the error in proprioception beside that in the scene code (both standardised).
     """
 
-    rollout_steps: int = 8
+    rollout_steps: int = 12
     proprio_weight: float = 0.3
 
     def __post_init__(self) -> None:
@@ -66,16 +67,16 @@ class Batch:
     proprio: Tensor
     actions: Tensor
 
-    def last(self, frames: int) -> Batch:
-        """The same sequences without their earliest frames."""
-        return Batch(self.codes[:, -frames:], self.proprio[:, -frames:], self.actions[:, 1 - frames :])
+    def start(self) -> Belief:
+        """The moment of the second frame, from where the future is imagined."""
+        return Belief(self.codes[:, 1], self.codes[:, 1] - self.codes[:, 0], self.proprio[:, 1])
 
 
 class PredictionTask(TrainingTask):
-    """Teacher forcing over the context, then an open-loop rollout.
+    """An open-loop rollout from the second frame on, compared with what was recorded.
 
-    loss = huber(ĉ_t - c_t) + w_p huber(p̂_t - p_t), mean over the frames after the first.
-    The context is 1 to `history` frames long, drawn anew for every batch, because an episode begins with one.
+    loss = huber(ĉ_t - c_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
+    In one of four batches the first frame is not seen, as when an episode begins.
     """
 
     def __init__(
@@ -100,23 +101,15 @@ class PredictionTask(TrainingTask):
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
-        rng = np.random.default_rng([self._seed, step])
-        context = int(rng.integers(1, self.module.history + 1))
         with torch.autocast(self._device.type, enabled=False):
-            batch = self.batch(self._train_rows(step)).last(context + self._config.rollout_steps)
-        observed, ahead = self._look_and_roll(batch, context)
-        codes = torch.cat([observed.predictions.code, ahead.code], dim=1).float()
-        proprios = torch.cat([observed.predictions.proprio, ahead.proprio], dim=1).float()
-        code = F.smooth_l1_loss(codes, batch.codes[:, 1:], beta=_HUBER_BETA)
-        proprio = F.smooth_l1_loss(proprios, batch.proprio[:, 1:], beta=_HUBER_BETA)
+            batch = self.batch(self._train_rows(step))
+            start = batch.start()
+            if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
+                start = Belief(start.code, torch.zeros_like(start.motion), start.proprio)
+        ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
+        code = F.smooth_l1_loss(ahead.code, batch.codes[:, 2:], beta=_HUBER_BETA)
+        proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
         return {"loss": code + self._config.proprio_weight * proprio, "code": code, "proprio": proprio}
-
-    def _look_and_roll(self, batch: Batch, context: int) -> tuple[Observed, Belief]:
-        """Observe the first `context` frames, then roll out over the actions that are left."""
-        observed = self.module.predictor.observe(
-            batch.codes[:, :context], batch.proprio[:, :context], batch.actions[:, : context - 1]
-        )
-        return observed, self.module.predictor.rollout(observed.now, batch.actions[:, context - 1 :])
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -124,20 +117,19 @@ class PredictionTask(TrainingTask):
 
         Errors are distances as a planner measures them, between the imagined moment and the real one.
         """
-        context, model = self.module.history, self.module
+        model = self.module
         copies: list[Tensor] = []
         errors: list[Tensor] = []
         ranks: list[Tensor] = []
         generator = torch.Generator().manual_seed(self._seed)
         for rows in np.array_split(self._held_out_rows, max(1, len(self._held_out_rows) // 64)):
             batch = self.batch(rows)
-            future = Latent(batch.codes[:, context:], batch.proprio[:, context:])
-            last = Latent(batch.codes[:, context - 1 : context], batch.proprio[:, context - 1 : context])
-            observed, ahead = self._look_and_roll(batch, context)
+            future, last = Latent(batch.codes[:, 2:], batch.proprio[:, 2:]), batch.start()
+            ahead = model.predictor.rollout(last, batch.actions[:, 1:])
             errors.append(model.between(Latent(ahead.code, ahead.proprio), future))
-            copies.append(model.between(last, future))
+            copies.append(model.between(Latent(last.code[:, None], last.proprio[:, None]), future))
             goal = Latent(future.code[:, -1:], future.proprio[:, -1:])
-            ranks.append(self._rank(observed.now, batch.actions[:, context - 1 :], goal, generator))
+            ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
         error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
         by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
         return {
@@ -156,7 +148,7 @@ class PredictionTask(TrainingTask):
         others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
         rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
         candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
-        parts = (belief.code, belief.proprio, belief.memory)
+        parts = (belief.code, belief.motion, belief.proprio)
         start = Belief(*(x[:, None].expand(-1, candidates.shape[1], -1) for x in parts))
         ahead = self.module.predictor.rollout(start, candidates)
         to_goal = self.module.between(Latent(ahead.code[:, :, -1], ahead.proprio[:, :, -1]), goal)

@@ -1,7 +1,7 @@
 """Frozen encoder + scene code + action-conditioned predictor: all that planning sees of learning.
 
 Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `N` tokens of a frame,
-`C` channels of each; `Z` scene code, `P` proprioception, `M` memory.
+`C` channels of each; `Z` scene code, `P` proprioception.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Latent:
     Attributes:
         code: standardised scene code `[..., Z]`.
         proprio: standardised proprioception `[..., P]`; for a goal picture, what it shows of it.
-        memory: of the predictor `[..., M]`; None for a goal picture, which has no history.
+        motion: last change of the code `[..., Z]`; None for a goal picture, which has no history.
     """
 
     code: Tensor
     proprio: Tensor
-    memory: Tensor | None = None
+    motion: Tensor | None = None
 
 
 class WorldModel(nn.Module):
@@ -95,8 +95,8 @@ class WorldModel(nn.Module):
 
     @property
     def history(self) -> int:
-        """Frames of context that `encode` makes use of."""
-        return self.config.predictor.history
+        """Frames that `encode` makes use of: the last one, and the one before it for what moves."""
+        return 2
 
     # --- what planning calls ---------------------------------------------------------------------------------------
 
@@ -107,10 +107,13 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Latent:
-        """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
-        codes = self.scene(self.tokens(pixels.flatten(0, 1))).unflatten(0, pixels.shape[:2])
-        now = self.predictor.observe(codes, self.normaliser.proprio(proprio), self.normaliser.actions(actions)).now
-        return Latent(now.code, now.proprio, now.memory.detach())
+        """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`.
+
+        Proprioception counts as it is now, and actions that were taken are seen in what they did.
+        """
+        recent = pixels[:, -self.history :]
+        codes = self.scene(self.tokens(recent.flatten(0, 1))).unflatten(0, recent.shape[:2])
+        return Latent(codes[:, -1], self.normaliser.proprio(proprio[:, -1]), codes[:, -1] - codes[:, 0])
 
     @torch.no_grad()
     def encode_goal(self, pixels: Tensor) -> Latent:
@@ -123,12 +126,12 @@ class WorldModel(nn.Module):
 
         Gradients flow to the actions unless the caller forbids it.
         """
-        assert latent.memory is not None
-        parts = (latent.code, latent.proprio, latent.memory)
+        assert latent.motion is not None
+        parts = (latent.code, latent.motion, latent.proprio)
         start = Belief(*(x[:, None].expand(-1, actions.shape[1], -1) for x in parts))
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
             ahead = self.predictor.rollout(start, self.normaliser.actions(actions))
-        return Latent(ahead.code, ahead.proprio, ahead.memory)
+        return Latent(ahead.code, ahead.proprio, ahead.motion)
 
     def distance(self, latent: Latent, goal: Latent) -> Tensor:
         """Distance `[B, S, H]` of imagined latents to goals `[B]`."""

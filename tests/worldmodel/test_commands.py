@@ -102,7 +102,7 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (TRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
         (TRAIN, (), "no encoder at runs/push/encoder: make one with `python -m worldmodel.pretrain`"),
         (TRAIN, ("encoder_from=random", "prediction.rollout_steps=0"), "rollout_steps must be at least 1, got 0"),
-        (TRAIN, ("encoder_from=random", "prediction.rollout_steps=50"), "no episode is long enough for clips of 53"),
+        (TRAIN, ("encoder_from=random", "prediction.rollout_steps=50"), "no episode is long enough for clips of 52"),
         (TRAIN, ("encoder_from=random", "predictor=transformer"), "unknown predictor 'transformer': choose from"),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],

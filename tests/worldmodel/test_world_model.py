@@ -36,26 +36,26 @@ def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
 
 
 def parts_of(latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
-    assert latent.memory is not None
-    return latent.code, latent.proprio, latent.memory
+    assert latent.motion is not None
+    return latent.code, latent.proprio, latent.motion
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 def test_encode_takes_any_length_of_history(model: WorldModel, frames: int) -> None:
-    code, proprio, memory = parts_of(model.encode(*seen(frames)))
-    assert (code.shape, proprio.shape, memory.shape) == ((2, MODEL.scene.size), (2, 2), (2, 8))
-    assert not memory.requires_grad
+    code, proprio, motion = parts_of(model.encode(*seen(frames)))
+    assert (code.shape, proprio.shape, motion.shape) == ((2, MODEL.scene.size), (2, 2), (2, MODEL.scene.size))
+    assert bool(motion.any()) == (frames > 1), "where an episode begins, nothing has moved yet"
 
 
-def test_encode_remembers_and_is_not_confused_by_its_neighbours(model: WorldModel) -> None:
+def test_encode_sees_what_moved_and_is_not_confused_by_its_neighbours(model: WorldModel) -> None:
     pixels, proprio, actions = seen(3)
-    code, _, memory = parts_of(model.encode(pixels, proprio, actions))
+    code, _, motion = parts_of(model.encode(pixels, proprio, actions))
     earlier = pixels.clone()
-    earlier[:, 0] = 0
+    earlier[:, 1] = 0
     other = parts_of(model.encode(earlier, proprio, actions))
     assert torch.equal(other[0], code), "the code is of the last frame alone"
-    assert not torch.equal(other[2], memory)
-    torch.testing.assert_close(parts_of(model.encode(pixels[1:], proprio[1:], actions[1:]))[2], memory[1:])
+    assert not torch.equal(other[2], motion)
+    torch.testing.assert_close(parts_of(model.encode(pixels[1:], proprio[1:], actions[1:]))[2], motion[1:])
 
 
 def test_everything_goes_through_the_dataset_statistics(model: WorldModel) -> None:

@@ -30,7 +30,7 @@ SPEC = EnvironmentSpec(
 ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 COMPRESSION = CompressionConfig(channels=8, fit_frames=200)
 SCENE = SceneConfig(keypoints=3, appearance=2, hidden=16, robot_keypoints=1)
-PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, memory=8, history=3)
+PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, block=2)
 MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5))
 
 
