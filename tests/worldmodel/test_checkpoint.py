@@ -140,3 +140,16 @@ def test_the_hash_is_of_names_and_values() -> None:
     with torch.no_grad():
         same.norm.bias[0] += 1e-7
     assert checkpoint.weights_hash(first) != checkpoint.weights_hash(same)
+
+
+@pytest.mark.parametrize("name", ["push"])
+def test_a_shipped_checkpoint_is_small_and_imagines(name: str) -> None:
+    folder = checkpoint.resolve(name)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+    model = WorldModel.load(name, torch.device("cpu"))
+    assert model.spec.env == name
+    size, low = model.spec.image_size, torch.tensor(model.spec.action_low)
+    pixels = torch.zeros(1, 1, size, size, 3, dtype=torch.uint8)
+    latent = model.encode(pixels, torch.zeros(1, 1, model.spec.proprio_size), torch.zeros(1, 0, len(low)))
+    ahead = model.rollout(latent, low.expand(1, 2, 12, -1))
+    assert model.distance(ahead, model.encode_goal(pixels[:, 0])).isfinite().all()
