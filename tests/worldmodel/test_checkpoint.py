@@ -142,7 +142,7 @@ def test_the_hash_is_of_names_and_values() -> None:
     assert checkpoint.weights_hash(first) != checkpoint.weights_hash(same)
 
 
-@pytest.mark.parametrize("name", ["push"])
+@pytest.mark.parametrize("name", ["push", "reacher"])
 def test_a_shipped_checkpoint_is_small_and_imagines(name: str) -> None:
     folder = checkpoint.resolve(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
