@@ -20,6 +20,7 @@ Codes, proprioception and actions are standardised.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,14 @@ class Belief:
     code: Tensor
     motion: Tensor
     proprio: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Belief:
+        """The same `change` of shape to all three."""
+        return Belief(change(self.code), change(self.motion), change(self.proprio))
+
+    def repeat(self, samples: int) -> Belief:
+        """Moments `[B, ·]`, each `samples` times: `[B, samples, ·]`."""
+        return self.map(lambda part: part[:, None].expand(-1, samples, -1))
 
 
 class ResidualBlock(nn.Module):
@@ -103,7 +112,7 @@ class Predictor(nn.Module):
         ahead = []
         for chunk in padded.split(block, dim=-2):
             ahead.append(self.advance(belief, chunk))
-            belief = Belief(*(part[..., -1, :] for part in _parts(ahead[-1])))
+            belief = ahead[-1].map(lambda part: part[..., -1, :])
         joined = (torch.cat(parts, dim=-2)[..., :horizon, :] for parts in zip(*map(_parts, ahead), strict=True))
         return Belief(*joined)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldmodel.predictor import Belief
 from worldmodel.trainer import TrainingTask
-from worldmodel.world_model import Latent, WorldModel
+from worldmodel.world_model import WorldModel
 
 # `(step) -> row numbers [B, T]` of the sequences of that step.
 SequenceRows = Callable[[int], NDArray[np.int64]]
@@ -70,6 +70,10 @@ class Batch:
     def start(self) -> Belief:
         """The moment of the second frame, from where the future is imagined."""
         return Belief(self.codes[:, 1], self.codes[:, 1] - self.codes[:, 0], self.proprio[:, 1])
+
+    def future(self) -> Belief:
+        """The moments `[B, T-2, ·]` that followed."""
+        return Belief(self.codes[:, 2:], torch.diff(self.codes[:, 1:], dim=1), self.proprio[:, 2:])
 
 
 class PredictionTask(TrainingTask):
@@ -124,11 +128,11 @@ class PredictionTask(TrainingTask):
         generator = torch.Generator().manual_seed(self._seed)
         for rows in np.array_split(self._held_out_rows, max(1, len(self._held_out_rows) // 64)):
             batch = self.batch(rows)
-            future, last = Latent(batch.codes[:, 2:], batch.proprio[:, 2:]), batch.start()
+            last, future = batch.start(), batch.future()
             ahead = model.predictor.rollout(last, batch.actions[:, 1:])
-            errors.append(model.between(Latent(ahead.code, ahead.proprio), future))
-            copies.append(model.between(Latent(last.code[:, None], last.proprio[:, None]), future))
-            goal = Latent(future.code[:, -1:], future.proprio[:, -1:])
+            errors.append(model.between(ahead, future))
+            copies.append(model.between(last.map(lambda part: part[:, None]), future))
+            goal = future.map(lambda part: part[:, -1:])
             ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
         error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
         by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
@@ -138,7 +142,7 @@ class PredictionTask(TrainingTask):
             **by_step,
         }
 
-    def _rank(self, belief: Belief, actions: Tensor, goal: Latent, generator: torch.Generator) -> Tensor:
+    def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
         """How often `[B]` the actions that were taken lead nearer to the `goal [B, 1, ·]` than another sequence's do.
 
         The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
@@ -148,9 +152,7 @@ class PredictionTask(TrainingTask):
         others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
         rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
         candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
-        parts = (belief.code, belief.motion, belief.proprio)
-        start = Belief(*(x[:, None].expand(-1, candidates.shape[1], -1) for x in parts))
-        ahead = self.module.predictor.rollout(start, candidates)
-        to_goal = self.module.between(Latent(ahead.code[:, :, -1], ahead.proprio[:, :, -1]), goal)
+        ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)
+        to_goal = self.module.between(ahead.map(lambda part: part[:, :, -1]), goal)
         wins = (to_goal[:, :1] < to_goal[:, 1:]).float() + 0.5 * (to_goal[:, :1] == to_goal[:, 1:]).float()
         return wins.mean(1)

@@ -62,21 +62,6 @@ class WorldModelConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Latent:
-    """What the model knows of one or many moments.
-
-    Attributes:
-        code: standardised scene code `[..., Z]`.
-        proprio: standardised proprioception `[..., P]`; for a goal picture, what it shows of it.
-        motion: last change of the code `[..., Z]`; None for a goal picture, which has no history.
-    """
-
-    code: Tensor
-    proprio: Tensor
-    motion: Tensor | None = None
-
-
 class WorldModel(nn.Module):
     """W(history, actions) → future, in a code of frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
@@ -106,42 +91,39 @@ class WorldModel(nn.Module):
         return self.compression(self.encoder.encode_frames(pixels))
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Latent:
+    def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Belief:
         """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`.
 
         Proprioception counts as it is now, and actions that were taken are seen in what they did.
         """
         recent = pixels[:, -self.history :]
         codes = self.scene(self.tokens(recent.flatten(0, 1))).unflatten(0, recent.shape[:2])
-        return Latent(codes[:, -1], self.normaliser.proprio(proprio[:, -1]), codes[:, -1] - codes[:, 0])
+        return Belief(codes[:, -1], codes[:, -1] - codes[:, 0], self.normaliser.proprio(proprio[:, -1]))
 
     @torch.no_grad()
-    def encode_goal(self, pixels: Tensor) -> Latent:
-        """Latent of goal pictures, uint8 `[B, H, W, 3]`."""
+    def encode_goal(self, pixels: Tensor) -> Belief:
+        """Latent of goal pictures, uint8 `[B, H, W, 3]`: at rest, with the proprioception that the picture shows."""
         tokens = self.tokens(pixels)
-        return Latent(self.scene(tokens), self.scene.robot(tokens))
+        code = self.scene(tokens)
+        return Belief(code, torch.zeros_like(code), self.scene.robot(tokens))
 
-    def rollout(self, latent: Latent, actions: Tensor) -> Latent:
+    def rollout(self, latent: Belief, actions: Tensor) -> Belief:
         """Imagined latents after each of `actions [B, S, H, A]` (physical units), over `[B, S, H, ...]`.
 
         Gradients flow to the actions unless the caller forbids it.
         """
-        assert latent.motion is not None
-        parts = (latent.code, latent.motion, latent.proprio)
-        start = Belief(*(x[:, None].expand(-1, actions.shape[1], -1) for x in parts))
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            ahead = self.predictor.rollout(start, self.normaliser.actions(actions))
-        return Latent(ahead.code, ahead.proprio, ahead.motion)
+            return self.predictor.rollout(latent.repeat(actions.shape[1]), self.normaliser.actions(actions))
 
-    def distance(self, latent: Latent, goal: Latent) -> Tensor:
+    def distance(self, latent: Belief, goal: Belief) -> Tensor:
         """Distance `[B, S, H]` of imagined latents to goals `[B]`."""
-        return self.between(latent, Latent(goal.code[:, None, None], goal.proprio[:, None, None]))
+        return self.between(latent, goal.map(lambda part: part[:, None, None]))
 
-    def distance_now(self, latent: Latent, goal: Latent) -> Tensor:
+    def distance_now(self, latent: Belief, goal: Belief) -> Tensor:
         """Distance `[B]` of frames that were really seen to goals `[B]`."""
         return self.between(latent, goal)
 
-    def between(self, latent: Latent, goal: Latent) -> Tensor:
+    def between(self, latent: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.
 
         How far the scene's keypoints are off, in half widths of the picture, and a little of how far the robot is off:

@@ -13,7 +13,8 @@ from torch import Tensor
 from configs.command import UserError
 from tests.worldmodel.toy import MODEL, SPEC, make_episode, make_model
 from worldmodel.checkpoint import weights_hash
-from worldmodel.world_model import Latent, WorldModel
+from worldmodel.predictor import Belief
+from worldmodel.world_model import WorldModel
 
 CPU = torch.device("cpu")
 
@@ -35,8 +36,7 @@ def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
     return torch.randn(batch, samples, horizon, 2, generator=torch.Generator().manual_seed(5))
 
 
-def parts_of(latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
-    assert latent.motion is not None
+def parts_of(latent: Belief) -> tuple[Tensor, Tensor, Tensor]:
     return latent.code, latent.proprio, latent.motion
 
 
@@ -79,7 +79,7 @@ def test_rollout_has_its_shape_and_treats_each_sample_alike(model: WorldModel) -
     imagined = model.rollout(latent, actions)
     assert imagined.code.shape == (2, 5, 4, MODEL.scene.size)
     assert imagined.proprio.shape == (2, 5, 4, 2)
-    start = Latent(*(part[1:] for part in parts_of(latent)))
+    start = latent.map(lambda part: part[1:])
     single = model.rollout(start, actions[1:, 3:4])
     for one, all_of_them in zip(parts_of(single), parts_of(imagined), strict=True):
         torch.testing.assert_close(one, all_of_them[1:, 3:4])
@@ -101,8 +101,8 @@ def test_the_distance_is_its_equation(model: WorldModel) -> None:
 def test_only_what_a_picture_shows_of_the_robot_counts(model: WorldModel) -> None:
     model.scene.robot_readable.copy_(torch.tensor([1.0, 0.0]))  # the second may be a velocity
     here, there = torch.zeros(MODEL.scene.size), torch.tensor([0.0, 7.0])
-    assert model.between(Latent(here, there), Latent(here, torch.zeros(2))) < 1e-5
-    assert model.between(Latent(here, there.flip(0)), Latent(here, torch.zeros(2))) > 1
+    assert model.between(Belief(here, here, there), Belief(here, here, torch.zeros(2))) < 1e-5
+    assert model.between(Belief(here, here, there.flip(0)), Belief(here, here, torch.zeros(2))) > 1
 
 
 def test_the_scene_is_at_its_own_goal_and_away_from_others(model: WorldModel) -> None:
