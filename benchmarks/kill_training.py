@@ -25,8 +25,11 @@ ENCODER = ["encoder.width=32", "encoder.depth=1", "encoder.heads=2"]
 COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8", "trainer.checkpoint_every_s=0.2"]
 SMALL = {
     "worldmodel.pretrain": [*ENCODER, "clips.frames=4", "jepa.predictor_width=16", "jepa.predictor_depth=1"],
-    "worldmodel.train": [*ENCODER, "predictor.width=32", "predictor.hidden_width=32", "encoder_from=random"],
-}
+    "worldmodel.train": [*ENCODER, "encoder_from=random", "scene.hidden=16", "scene_trainer.batch_size=8",
+                         "scene_trainer.steps=${trainer.steps}", "predictor.width=32", "predictor.hidden_width=32"],
+}  # fmt: skip
+# What a training checkpoints into, the later stage first.
+CHECKPOINTS = {"training": "training.pt", "training the scene code": "scene/training.pt"}
 
 
 def command(module: str, steps: int, data: Path) -> list[str]:
@@ -45,17 +48,23 @@ def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 def stage(folder: Path) -> str:
     """How far the killed run had come, by what it left."""
-    if (folder / "run" / "training.pt").exists():
-        return "training"
+    for name, path in CHECKPOINTS.items():
+        if (folder / "run" / path).exists():
+            return name
     return "preparing" if (folder / "run" / "run.json").exists() else "starting"
 
 
 def await_training(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait until this attempt has written a checkpoint of its training, or ended."""
-    path = folder / "run" / "training.pt"
-    before = path.stat().st_mtime_ns if path.exists() else 0
-    while process.poll() is None and (not path.exists() or path.stat().st_mtime_ns == before):
+    before = last_checkpoint(folder)
+    while process.poll() is None and last_checkpoint(folder) == before:
         time.sleep(0.005)
+
+
+def last_checkpoint(folder: Path) -> int:
+    """When the run wrote its last checkpoint [ns]; 0 before the first."""
+    paths = [folder / "run" / path for path in CHECKPOINTS.values()]
+    return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
 
 
 def await_moment(process: subprocess.Popen[bytes], seconds: float) -> None:

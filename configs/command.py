@@ -182,3 +182,14 @@ def env_selection() -> str:
     chosen = HydraConfig.get()
     options = [override for override in chosen.overrides.task if override.startswith("env.")]
     return " ".join([f"env={chosen.runtime.choices['env']}", *options])
+
+
+def next_command(module: str, *options: str, **renamed: str) -> str:
+    """The line that tells what to type next: `next: python -m worldmodel.pretrain env=push data=elsewhere.zarr`.
+
+    The same environment, then what the user gave this command and the next one needs too, `renamed` from its name here
+    to its name there, then further `options`.
+    """
+    given = dict(override.split("=", 1) for override in HydraConfig.get().overrides.task if "=" in override)
+    passed_on = [f"{there}={given[here]}" for here, there in renamed.items() if here in given]
+    return " ".join(["next: python -m", module, env_selection(), *passed_on, *options])

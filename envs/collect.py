@@ -20,7 +20,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, env_selection, from_config
+from configs.command import command, console, from_config, next_command
 from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
@@ -222,7 +222,7 @@ def main(config: DictConfig) -> None:
     except RuntimeError as error:
         console.print(f"[red]stopped[/]: {error}")
         raise SystemExit(1) from error
-    console.print(f"next: python -m worldmodel.pretrain {env_selection()}")
+    console.print(next_command("worldmodel.pretrain", out="data"))
 
 
 if __name__ == "__main__":

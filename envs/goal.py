@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from configs.command import UserError, command, console, env_selection, from_config
+from configs.command import UserError, command, console, from_config, next_command
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
 
@@ -106,7 +106,7 @@ def main(config: DictConfig) -> None:
         env.close()
     save_png(pixels, Path(goal.out), {"start_state": start, "goal_state": end})
     console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
-    console.print(f"next: python -m planning.run {env_selection()} goal={goal.out}")
+    console.print(next_command("planning.run", f"goal={goal.out}"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, command, console, env_selection, from_config
+from configs.command import UserError, command, console, from_config, next_command
 from configs.device import pick_device
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
@@ -152,7 +152,8 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
     console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
-    console.print(f"next: python -m planning.run {env_selection()} seed={_worth_watching(episodes[MODEL])}")
+    watch = f"seed={_worth_watching(episodes[MODEL])}"
+    console.print(next_command("planning.run", watch, checkpoint="checkpoint"))
 
 
 def _worth_watching(episodes: Sequence[Episode]) -> int:

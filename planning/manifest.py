@@ -165,7 +165,7 @@ def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
 
-    from configs.command import command, console, env_selection
+    from configs.command import command, console, next_command
     from planning.loading import open_env
 
     def freeze(config: DictConfig) -> None:
@@ -178,7 +178,7 @@ def main() -> None:
         path = Path(config.out or frozen_path(spec.env))
         manifest.write(path)
         console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
-        console.print(f"next: python -m planning.evaluate {env_selection()}")
+        console.print(next_command("planning.evaluate"))
 
     command("manifest")(freeze)()
 

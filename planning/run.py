@@ -15,7 +15,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.live import Live
 
-from configs.command import UserError, command, console, env_selection
+from configs.command import UserError, command, console, next_command
 from configs.device import pick_device
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
@@ -61,7 +61,7 @@ def run(config: DictConfig) -> None:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     console.print(f"output: {out}/episode.mp4, plan.png, result.json")
-    console.print(f"next: python -m planning.evaluate {env_selection()}")
+    console.print(next_command("planning.evaluate", checkpoint="checkpoint"))
 
 
 def _choose_task(config: DictConfig, env: Environment, spec: EnvironmentSpec) -> Task:

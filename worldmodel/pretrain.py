@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from configs.command import UserError, command, console, env_selection, from_config
+from configs.command import UserError, command, console, from_config, next_command
 from configs.device import pick_device
-from worldmodel.data.clips import ClipSampler, Split, split_episodes
+from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
 from worldmodel.data.progress import load_frames_with_progress
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.encoders import save_encoder
@@ -47,19 +47,16 @@ def main(config: DictConfig) -> None:
     jepa = from_config(JepaConfig, config.jepa, "jepa")
     options = from_config(PretrainConfig, config.pretrain, "pretrain")
     trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
-    if config.clips.frames % encoder.tubelet_frames:
-        raise UserError(
-            f"clips.frames {config.clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames"
-        )
+    clips = from_config(ClipConfig, config.clips, "clips")
+    if clips.frames % encoder.tubelet_frames:
+        raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
-    sampler = ClipSampler(
-        store.episode_ends, config.clips.frames, tuple(config.clips.strides), trainer_config.seed, split.train
-    )
+    sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
     folder = Path(config.out)
     description = describe_run(config, store=store.identity)
     open_run(folder, description)
-    following = f"next: python -m worldmodel.train {env_selection()}"
+    following = next_command("worldmodel.train", data="data", cache="cache", out="encoder_from")
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

@@ -56,6 +56,11 @@ def token_positions(grid: int) -> Tensor:
     return torch.stack(torch.meshgrid(centres, centres, indexing="ij"), dim=-1).flatten(0, 1)
 
 
+def explained_variance(read: Tensor, true: Tensor) -> Tensor:
+    """R² `[P]` of readings `[R, P]`: 1 is perfect, 0 no better than the mean."""
+    return 1 - (read - true).pow(2).mean(0) / true.var(0).clamp_min(1e-12)
+
+
 class SceneEncoder(nn.Module):
     """Tokens → code; and tokens → what they show of the robot."""
 
@@ -114,8 +119,7 @@ class SceneEncoder(nn.Module):
         """Note the spread of `raw_codes [R, Z]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
         self.code_mean.copy_(raw_codes.mean(0))
         self.code_std.copy_(raw_codes.std(0).clamp_min(1e-4))
-        unexplained = (robot_read - proprio).pow(2).mean(0) / proprio.var(0).clamp_min(1e-12)
-        self.robot_readable.copy_((1 - unexplained).clamp(0, 1))
+        self.robot_readable.copy_(explained_variance(robot_read, proprio).clamp(0, 1))
 
 
 class SceneDecoder(nn.Module):

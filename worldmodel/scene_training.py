@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worldmodel.scene import SceneDecoder, SceneEncoder
+from worldmodel.scene import SceneDecoder, SceneEncoder, explained_variance
 from worldmodel.trainer import TrainingTask
 
 # `(step) -> rows [B, 2]` of the pairs of that step: the frame that is encoded, the neighbouring one that is painted.
@@ -108,8 +108,7 @@ class SceneTask(TrainingTask):
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
         read, true = torch.cat(robots, dim=1)
-        unexplained = (read - true).pow(2).mean(0) / true.var(0).clamp_min(1e-12)
-        by_part = {f"robot_r2_{i:02d}": float(1 - v) for i, v in enumerate(unexplained)}
+        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(explained_variance(read, true))}
         return {"tokens_r2": float(1 - error / power), **by_part}
 
 

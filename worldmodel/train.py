@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from configs.command import UserError, command, console, env_selection, from_config
+from configs.command import UserError, command, console, from_config, next_command
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
@@ -71,19 +71,16 @@ class Samplers:
     @classmethod
     def of(cls, store: TrajectoryStore, split: Split, options: Options) -> Samplers:
         """Raises UserError when no episode is long enough."""
-        seed, lengths = (
-            options.trainer.seed,
-            (
-                options.scene_training.gap + 1,
-                2 + options.prediction.rollout_steps,
-            ),
-        )
+
+        def sampler(frames: int, episodes: NDArray[np.int64]) -> ClipSampler:
+            return ClipSampler(store.episode_ends, frames, (1,), options.trainer.seed, episodes)
+
+        pair, sequence = 1 + options.scene_training.gap, 2 + options.prediction.rollout_steps
         return cls(
-            *(
-                ClipSampler(store.episode_ends, length, (1,), seed, part)
-                for length in lengths
-                for part in (split.train, split.held_out)
-            )
+            pairs=sampler(pair, split.train),
+            held_out_pairs=sampler(pair, split.held_out),
+            sequences=sampler(sequence, split.train),
+            held_out_sequences=sampler(sequence, split.held_out),
         )
 
 
@@ -167,7 +164,7 @@ def main(config: DictConfig) -> None:
     hashed = weights_hash(encoder)
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
-    following = f"next: python -m planning.run {env_selection()}"
+    following = next_command("planning.run", out="checkpoint")
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

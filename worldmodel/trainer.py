@@ -125,9 +125,10 @@ class JsonlLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append `values` of `step`."""
+        """Append `values` of `step`; what is not finite has no JSON and becomes null."""
+        rounded = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

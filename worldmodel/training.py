@@ -24,6 +24,7 @@ SequenceRows = Callable[[int], NDArray[np.int64]]
 
 # Below this, in standard deviations, errors count quadratically: there they are noise of the encoder.
 _HUBER_BETA = 0.1
+# Share of the batches without a past. Every episode begins so; but most of a rollout has one, and it helps.
 _NO_HISTORY = 0.25
 
 

@@ -127,7 +127,7 @@ def test_a_finished_recording_says_so_and_what_comes_next(tmp_path, recording):
     assert code == 0
     assert "already recorded: 5 episodes" in printed
     assert f"{recording} · 5 episodes, 30 steps" in printed
-    assert "next: python -m worldmodel.pretrain env=push env.image_size=16" in printed
+    assert f"next: python -m worldmodel.pretrain env=push env.image_size=16 data={recording}" in printed
     assert (recording / "meta/episode_ends/zarr.json").stat().st_mtime_ns == before
 
 

@@ -34,7 +34,7 @@ def trained(toy_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
     data = f"data={toy_store.path}"
     pretrain = run(PRETRAIN, (CPU, data, *TOY[PRETRAIN]), folder)
     assert pretrain.exit_code == 0, pretrain
-    assert "next: python -m worldmodel.train env=push" in pretrain.stdout
+    assert f"next: python -m worldmodel.train env=push {data}\n" in pretrain.stdout
     assert "encoder: runs/push/encoder" in pretrain.stdout
     train = run(TRAIN, (CPU, data, *TOY[TRAIN]), folder)
     assert train.exit_code == 0, train
@@ -98,11 +98,13 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (PRETRAIN, ("trainer.precision=fp8",), "precision 'fp8' is unknown: choose from bf16, fp32"),
         (PRETRAIN, ("clips.frames=5",), "clips.frames 5 is not a multiple of 2"),
         (PRETRAIN, ("clips.frames=40",), "no episode is long enough for clips of 40 frames"),
+        (PRETRAIN, ("clips.strides=3",), "strides 3: expected a list of whole numbers, such as [1, 2, 3]"),
         (PRETRAIN, ("held_out_fraction=1.5",), "held_out_fraction 1.5: expected 0 up to"),
         (TRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
         (TRAIN, (), "no encoder at runs/push/encoder: make one with `python -m worldmodel.pretrain`"),
         (TRAIN, ("encoder_from=random", "prediction.rollout_steps=0"), "rollout_steps must be at least 1, got 0"),
         (TRAIN, ("encoder_from=random", "prediction.rollout_steps=50"), "no episode is long enough for clips of 52"),
+        (TRAIN, ("encoder_from=random", "held_out_sequences=1"), "held_out_sequences 1 must be at least 2"),
         (TRAIN, ("encoder_from=random", "predictor=transformer"), "unknown predictor 'transformer': choose from"),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],

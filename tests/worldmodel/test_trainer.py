@@ -196,8 +196,10 @@ def test_the_log_keeps_what_came_before_the_checkpoint_only(tmp_path: Path) -> N
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     log = JsonlLog(tmp_path, resume_step=10)
     log.write(10, {"loss": 0.123456789})
+    log.write(11, {"loss": math.nan})
     log.close()
-    assert [(e["step"], e["loss"]) for e in log_of(tmp_path)] == [(3, 1), (9, 2), (10, 0.123457)]
+    assert [(e["step"], e["loss"]) for e in log_of(tmp_path)] == [(3, 1), (9, 2), (10, 0.123457), (11, None)]
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "other module", "other optimiser"])

@@ -50,6 +50,23 @@ def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Sp
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Shape of the clips.
+
+    Attributes:
+        frames: per clip, `L`.
+        strides: control steps between neighbouring frames to choose from.
+    """
+
+    frames: int = 4
+    strides: tuple[int, ...] = (1, 2, 3)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.strides, tuple) or not all(isinstance(s, int) for s in self.strides):
+            raise ValueError(f"strides {self.strides!r}: expected a list of whole numbers, such as [1, 2, 3]")
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipBatch:
     """Rows to read.
 
