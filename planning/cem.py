@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ class CEMConfig:
         samples: action sequences drawn per iteration, S.
         iterations: rounds of sampling and refitting.
         elites: how many of the best samples the distribution is refitted to.
+        temperature: how far the cost of an elite, as a fraction of the spread between the best and the worst elite,
+            may lie above the best before its say in the new mean falls to 1/e. Infinite: all elites have the same say,
+            which washes out the one sample that found the way to the block among many that missed it.
         initial_std: standard deviation at the start of every plan, as a fraction of half the action range.
         min_std: smallest standard deviation, likewise; keeps the search alive.
         momentum: share of the old mean and standard deviation that a refit keeps.
@@ -32,6 +36,7 @@ class CEMConfig:
     samples: int = 128
     iterations: int = 4
     elites: int = 16
+    temperature: float = math.inf
     initial_std: float = 0.5
     min_std: float = 0.05
     momentum: float = 0.1
@@ -48,6 +53,8 @@ class CEMConfig:
         # With every sample an elite, the cost would have no say.
         if not 1 <= self.elites < self.samples:
             raise ValueError(f"elites {self.elites} must be at least 1 and below samples {self.samples}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature} must be positive (inf: all elites alike)")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum {self.momentum} must be at least 0 and below 1")
         if self.initial_std <= 0 or self.min_std < 0 or self.colour < 0:
@@ -64,7 +71,9 @@ class CEM(Optimiser):
 
     Each iteration draws `a_s = clip(mean + std * noise_s)`, sorts by cost, and moves toward the elites' moments:
     `mean <- m mean + (1 - m) mean_elites`, `std <- max(m std + (1 - m) std_elites, min_std)`. The present mean is one
-    of the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985).
+    of the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985). With a finite temperature the
+    elites' mean is weighted by cost, as in MPPI (Williams et al. 2015, arXiv 1509.01149) and TD-MPC (arXiv 2203.04955).
+    Their standard deviation about that mean is not: one elite with most of the weight would end the search.
 
     All rows of a batch share the noise, so a row's plan depends neither on the other rows nor on how many there are.
     A cost that is not finite can never be elite; a row without a finite cost keeps its mean and reports cost inf.
@@ -99,11 +108,11 @@ class CEM(Optimiser):
 
     def _refit(self, mean: Tensor, std: Tensor, elites: Tensor, cost: Tensor, min_std: Tensor) -> tuple[Tensor, Tensor]:
         """Moments `[B, K, A]` of the elites `[B, E, K, A]` whose cost `[B, E]` is finite, with momentum."""
-        finite = cost.isfinite()
-        weight = (finite / finite.sum(1, keepdim=True).clamp(min=1))[:, :, None, None]
-        elite_mean = (weight * elites).sum(1)
-        elite_std = (weight * (elites - elite_mean[:, None]) ** 2).sum(1).sqrt()
-        keep, any_finite = self.config.momentum, finite.any(1)[:, None, None]
+        by_cost = elite_weights(cost, self.config.temperature)[:, :, None, None]
+        alike = elite_weights(cost, math.inf)[:, :, None, None]
+        elite_mean = (by_cost * elites).sum(1)
+        elite_std = (alike * (elites - elite_mean[:, None]) ** 2).sum(1).sqrt()
+        keep, any_finite = self.config.momentum, cost.isfinite().any(1)[:, None, None]
         new_mean = torch.where(any_finite, keep * mean + (1 - keep) * elite_mean, mean)
         new_std = torch.where(any_finite, keep * std + (1 - keep) * elite_std, std)
         return new_mean, torch.maximum(new_std, min_std)
@@ -115,3 +124,17 @@ class CEM(Optimiser):
         cost = finite_or_worst(cost_fn(from_knots(mean[:, None], self.config.block, horizon)))[:, 0]
         fall_back = cost.isinf() & best_cost.isfinite()
         return torch.where(fall_back[:, None, None], best, mean), torch.where(fall_back, best_cost, cost)
+
+
+def elite_weights(cost: Tensor, temperature: float) -> Tensor:
+    """What each elite counts in the new mean `[B, E]`, from its cost `[B, E]` in ascending order: sums to 1 over a row.
+
+    Proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not matter. Elites
+    whose cost is not finite count nothing; a row without a finite cost is all zero.
+    """
+    finite = cost.isfinite()
+    above_best = torch.where(finite, cost - cost[:, :1], 0.0)
+    spread = above_best.amax(1, keepdim=True)
+    exponent = torch.where(spread > 0, above_best / (temperature * spread), 0.0)
+    weight = torch.where(finite, torch.exp(-exponent), 0.0)
+    return weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.command import UserError
-from planning.cem import CEM, CEMConfig
+from planning.cem import CEM, CEMConfig, elite_weights
 from planning.noise import coloured_noise
 from planning.random_shooting import RandomShooting, RandomShootingConfig
 from planning.registry import OPTIMISERS, make_optimiser
@@ -31,7 +31,7 @@ def plan(optimiser: Optimiser, targets: Tensor, horizon: int = 5, seed: int = 0)
     return optimiser.plan(quadratic(targets), start, BOUNDS, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("options", [{}, {"result": "best"}, {"block": 2}, {"colour": 2.0}])
+@pytest.mark.parametrize("options", [{}, {"result": "best"}, {"block": 2}, {"colour": 2.0}, {"temperature": 0.1}])
 def test_cem_finds_the_bounded_optimum_of_a_quadratic(options: dict) -> None:
     targets = torch.tensor([[0.3, 1.1], [-5.0, 9.0], [0.0, 0.0]])
     config = CEMConfig(samples=512, iterations=20, elites=32, min_std=0.01, **options)
@@ -107,6 +107,43 @@ def test_nan_never_becomes_elite() -> None:
     assert result.cost.isfinite().all() and (result.actions[..., 0] <= 0).all()
 
 
+@settings(deadline=None)
+@given(data=st.data())
+def test_elite_weights_favour_the_better_and_know_no_unit(data: st.DataObject) -> None:
+    temperature = data.draw(st.sampled_from([0.05, 0.3, 1.0, torch.inf]))
+    values = data.draw(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=8))
+    bad = data.draw(st.integers(0, 2))
+    cost = torch.tensor(sorted(values) + [torch.inf] * bad)[None]
+    weight = elite_weights(cost, temperature)
+    torch.testing.assert_close(weight.sum(1), torch.ones(1))
+    assert (weight.diff() <= 0).all() and (weight[cost.isinf()] == 0).all()
+    torch.testing.assert_close(elite_weights(4 * cost, temperature), weight)
+
+
+def test_elite_weights_by_hand() -> None:
+    cost = torch.tensor([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0], [torch.inf] * 3])
+    expected = torch.tensor([[1, torch.e**-1, torch.e**-2], [1, 1, 1], [0, 0, 0]])
+    expected = expected / expected.sum(1, keepdim=True).clamp(min=1)
+    torch.testing.assert_close(elite_weights(cost, 0.5), expected)
+    torch.testing.assert_close(elite_weights(cost, torch.inf)[0], torch.full((3,), 1 / 3))
+
+
+def test_a_low_temperature_follows_the_one_sample_that_found_the_way() -> None:
+    """All samples cost the same but those in a corner of the space: the plain mean of the elites hardly moves."""
+
+    def rare(actions: Tensor) -> Tensor:
+        return torch.where((actions[..., 0] > 0.8).all(-1), 0.0, 1.0)
+
+    def share(temperature: float) -> float:
+        config = CEMConfig(samples=64, iterations=3, elites=16, temperature=temperature)
+        start = torch.zeros(64, 2, 2)
+        noise = torch.Generator().manual_seed(0)
+        costs = [CEM(config).plan(rare, start[:1], BOUNDS, noise).cost for _ in range(64)]
+        return 1 - torch.cat(costs).mean().item()
+
+    assert share(0.1) > share(torch.inf) + 0.2
+
+
 def test_a_perfect_warm_start_is_kept_as_the_best() -> None:
     targets = torch.tensor([[0.2, 0.4]])
     start = targets[:, None].expand(-1, 4, -1)
@@ -151,6 +188,7 @@ def test_coloured_noise_has_unit_variance_and_its_colour(steps: int, colour: flo
         ({"elites": 200}, "elites 200"),
         ({"elites": 128}, "elites 128"),
         ({"samples": 1}, "samples 1"),
+        ({"temperature": 0.0}, "temperature 0.0"),
         ({"momentum": 1.0}, "momentum 1.0"),
         ({"initial_std": 0.0}, "initial_std 0.0"),
         ({"result": "worst"}, "choose from best, mean"),
