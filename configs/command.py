@@ -9,6 +9,8 @@ import dataclasses
 import difflib
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any, TypeVar
@@ -43,7 +45,7 @@ def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) ->
     """Build the dataclass `cls` from configuration values.
 
     Raises:
-        UserError: for a key that `cls` does not have, or a value that it refuses.
+        UserError: for a key that `cls` does not have, a value of another type, or one that it refuses.
     """
     container = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
     assert isinstance(container, dict)
@@ -53,10 +55,41 @@ def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) ->
         if key not in accepted:
             raise UserError(choices_message(f"{what} option", key, accepted))
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    hints = typing.get_type_hints(cls)
+    for key, value in plain.items():
+        if not _fits(value, hints[key]):
+            raise UserError(f"{what} option {key} is {value!r}: expected {_describe_type(hints[key])}")
     try:
         return cls(**plain)
     except (TypeError, ValueError) as error:
         raise UserError(f"{what}: {error}") from error
+
+
+def plain_options(config: DictConfig) -> dict[str, Any]:
+    """The options of a command itself: what is not in a group or section."""
+    return {str(key): config[key] for key in config if not OmegaConf.is_config(config[key])}
+
+
+_PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value from YAML is what a field is annotated with, as far as that is plain: `int`, `str | None`, ..."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        parts = [part for part in typing.get_args(hint) if part is not ...]
+        return isinstance(value, tuple) and all(any(_fits(item, part) for part in parts) for item in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint if hint in _PLAIN_TYPES else True
+
+
+def _describe_type(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {_describe_type(typing.get_args(hint)[0]).removeprefix('a ')}s"
+    parts = typing.get_args(hint) or (hint,)
+    return " or ".join(_PLAIN_TYPES.get(part, str(part)) for part in parts)
 
 
 def _group_choices(group: str) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config, next_command
+from configs.command import command, console, from_config, next_command, plain_options
 from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
@@ -50,12 +50,10 @@ class CollectConfig:
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("episode_steps", 1), ("seed", 0), ("workers", 1)):
             value = getattr(self, name)
-            if name == "workers" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} {value!r}: expected a whole number of at least {least}")
-        if not isinstance(self.out, str) or not self.out:
-            raise ValueError(f"out {self.out!r}: expected a path")
+            if value is not None and value < least:
+                raise ValueError(f"{name} {value}: expected a whole number of at least {least}")
+        if not self.out:
+            raise ValueError("out is empty: expected a path")
 
 
 def record_episode(env: GoalEnv, seed: int, index: int, num_steps: int) -> Episode:
@@ -214,11 +212,11 @@ def _num_processors() -> int:
 
 @command("collect")
 def main(config: DictConfig) -> None:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    env_options = plain.pop("env")
+    options = from_config(CollectConfig, plain_options(config), "collect")
+    env_options = OmegaConf.to_container(config.env, resolve=True)
+    assert isinstance(env_options, dict)
     try:
-        collect(from_config(CollectConfig, {str(k): v for k, v in plain.items()}, "collect"), env_options)
+        collect(options, {str(key): value for key, value in env_options.items()})
     except RuntimeError as error:
         console.print(f"[red]stopped[/]: {error}")
         raise SystemExit(1) from error

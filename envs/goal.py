@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from configs.command import UserError, command, console, from_config, next_command
+from configs.command import UserError, command, console, from_config, next_command, plain_options
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
 
@@ -41,11 +41,9 @@ class GoalConfig:
     def __post_init__(self) -> None:
         for key, low, high in (("seed", 0, 2**32 - 1), ("steps", 1, 10_000), ("size", 8, _LARGEST_PICTURE)):
             value = getattr(self, key)
-            if key == "size" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise UserError(f"{key} {value!r} cannot be used: expected a whole number from {low} to {high}")
-        if not isinstance(self.out, str) or Path(self.out).suffix.lower() != ".png":
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{key} {value} cannot be used: expected a whole number from {low} to {high}")
+        if Path(self.out).suffix.lower() != ".png":
             raise UserError(f"out '{self.out}' is not a PNG file: expected a path that ends in .png")
 
 
@@ -94,11 +92,8 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
 
 @command("goal")
 def main(config: DictConfig) -> None:
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    env_options = values.pop("env")
-    goal = from_config(GoalConfig, {str(key): value for key, value in values.items()}, "goal")
-    env = make_env(env_options)
+    goal = from_config(GoalConfig, plain_options(config), "goal")
+    env = make_env(config.env)
     try:
         start, end = explore_to_goal(env, goal.seed, goal.steps)
         pixels = env.render_state(end, goal.size)

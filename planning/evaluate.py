@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, command, console, from_config, next_command
+from configs.command import command, console, from_config, next_command, plain_options
 from configs.device import pick_device
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
@@ -42,11 +42,35 @@ from worldmodel.world_model import WorldModel
 MODEL, CEILING = "world model", "simulator"
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What `configs/evaluate.yaml` holds beside its groups; it says what each means."""
+
+    checkpoint: str | None
+    budget: int
+    batch: int
+    floors: bool
+    ceiling: bool
+    videos: int
+    seed: int
+    device: str
+    precision: str
+    out: str | None
+
+    def __post_init__(self) -> None:
+        if min(self.budget, self.batch) < 1 or min(self.seed, self.videos) < 0:
+            raise ValueError(
+                f"budget={self.budget} batch={self.batch} seed={self.seed} videos={self.videos}: "
+                "at least 1, 1, 0 and 0 are accepted"
+            )
+
+
 @dataclasses.dataclass
 class Evaluation:
     """One evaluation on its way: what it was asked, what it runs in, what came out so far."""
 
-    config: DictConfig
+    options: EvaluateConfig
+    planner: dict[str, Any]
     envs: list[GoalEnv]
     spec: EnvironmentSpec
     manifest: Manifest
@@ -59,61 +83,60 @@ class Evaluation:
             "manifest": self.manifest.sha256,
             "simulator": self.spec.simulator,
             "options": self.spec.options,
-            "budget": self.config.budget,
-            "seed": self.config.seed,
+            "budget": self.options.budget,
+            "seed": self.options.seed,
         }
         return hashlib.sha256(json.dumps({**common, **decisive}, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self, title: str, policy: Policy, name: str, key: str) -> list[Episode]:
         """Every episode of `policy`, going on from its log, with a progress bar."""
         log = EpisodeLog(RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl")
-        pairs, budget = self.manifest.pairs, int(self.config.budget)
+        pairs, budget = self.manifest.pairs, self.options.budget
         with EpisodeProgress(title, len(pairs), budget) as progress:
             return run_all(self.envs, pairs, policy, budget, log, progress.update)
 
 
 def evaluate(config: DictConfig) -> None:
     """What `python -m planning.evaluate` does. Raises UserError for input that cannot be used."""
-    if config.batch < 1 or config.budget < 1:
-        raise UserError(f"batch={config.batch} budget={config.budget}: both must be at least 1")
+    options = from_config(EvaluateConfig, plain_options(config), "evaluate")
     manifest_config = from_config(ManifestConfig, config.manifest, "manifest")
-    device = pick_device(config.device)
+    device = pick_device(options.device)
     with contextlib.ExitStack() as opened:
         env, spec = open_env(config.env)
         opened.callback(env.close)
-        checkpoint = choose_checkpoint(config.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, config.precision)
-        planner = make_planner(config.planner, model.history, config.seed)
+        checkpoint = choose_checkpoint(options.checkpoint, spec.env)
+        model = load_model(checkpoint, spec, device, options.precision)
+        planner = make_planner(config.planner, model.history, options.seed)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
-        envs = [env, *(open_env(config.env)[0] for _ in range(min(config.batch, len(manifest.pairs)) - 1))]
+        envs = [env, *(open_env(config.env)[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
         for other in envs[1:]:
             opened.callback(other.close)
-        task = Evaluation(config, envs, spec, manifest, checkpoint, model)
-        _introduce(task)
+        settings: dict[str, Any] = OmegaConf.to_container(config.planner, resolve=True)  # type: ignore[assignment]
+        task = Evaluation(options, settings, envs, spec, manifest, checkpoint, model)
+        _introduce(task, frozen=manifest_config.seed is None)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
-        settings = OmegaConf.to_container(config.planner, resolve=True)
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256, precision=config.precision)
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, precision=options.precision)
         episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
         batched_ms = list(policy.plan_ms)
         plan_ms = measure_plan_ms(env, manifest.pairs[0], policy, warm_up=model.history + 1)
         bounds = bounds_of(spec)
-        if config.ceiling:
+        if options.ceiling:
             simulator = SimulatorPolicy(envs, planner, bounds)
             episodes[CEILING] = task.run(f"{spec.env}: {CEILING}", simulator, "ceiling", task.key(planner=settings))
-        if config.floors:
-            random = UniformRandom(bounds, config.seed)
+        if options.floors:
+            random = UniformRandom(bounds, options.seed)
             episodes["random"] = task.run(f"{spec.env}: random actions", random, "random", task.key())
             episodes["no_op"] = task.run(f"{spec.env}: no action", NoOp(bounds), "no_op", task.key())
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
-        _report(task, episodes, timing, Path(config.out or RUNS / spec.env / "evaluate" / key))
+        _report(task, episodes, timing, Path(options.out or RUNS / spec.env / "evaluate" / key))
 
 
-def _introduce(task: Evaluation) -> None:
-    frozen = "frozen" if task.config.manifest.seed is None else f"drawn with seed {task.config.manifest.seed}"
+def _introduce(task: Evaluation, frozen: bool) -> None:
+    origin = "frozen" if frozen else f"drawn with seed {task.manifest.seed}"
     console.print(
-        f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({frozen}, "
-        f"{task.manifest.sha256[:12]}), {task.config.budget} steps each"
+        f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({origin}, "
+        f"{task.manifest.sha256[:12]}), {task.options.budget} steps each"
     )
     for what, frozen_value, here in (
         ("simulator", task.manifest.simulator, task.spec.simulator),
@@ -137,11 +160,11 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "manifest_hash": task.manifest.sha256,
         "manifest_seed": task.manifest.seed,
         "steps_ahead": task.manifest.steps_ahead,
-        "budget": task.config.budget,
+        "budget": task.options.budget,
         "simulator": task.spec.simulator,
         "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
-        "planner": OmegaConf.to_container(task.config.planner, resolve=True),
-        "precision": task.config.precision,
+        "planner": task.planner,
+        "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -163,7 +186,7 @@ def _worth_watching(episodes: Sequence[Episode]) -> int:
 
 def _write_videos(task: Evaluation, episodes: Sequence[Episode], out: Path) -> list[Path]:
     env, paths = task.envs[0], []
-    for episode in [e for e in episodes if not e.success_any][: task.config.videos]:
+    for episode in [e for e in episodes if not e.success_any][: task.options.videos]:
         goal = env.render_state(np.array(task.manifest.pairs[episode.index].goal))
         paths.append(out / "failures" / f"episode_{episode.index:03d}.mp4")
         write_video(paths[-1], side_by_side(env, np.array(episode.states), goal), 1 / env.control_step_s)

@@ -6,6 +6,7 @@ python -m planning.run env=push seed=7          # a pair of the manifest
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.live import Live
 
-from configs.command import UserError, command, console, next_command
+from configs.command import command, console, from_config, next_command, plain_options
 from configs.device import pick_device
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
@@ -38,24 +39,45 @@ from planning.task import Task, from_image, from_manifest
 from worldmodel.data.spec import EnvironmentSpec
 
 
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What `configs/run.yaml` holds beside its groups; it says what each means."""
+
+    goal: str | None
+    seed: int | None
+    checkpoint: str | None
+    budget: int
+    stop_when_reached: bool
+    reached_ratio: float
+    planner_seed: int
+    device: str
+    precision: str
+    out: str | None
+
+    def __post_init__(self) -> None:
+        if self.budget < 1 or not 0 < self.reached_ratio < 1:
+            received = f"budget={self.budget} reached_ratio={self.reached_ratio}"
+            raise ValueError(f"{received}: at least 1, and a number between 0 and 1 are accepted")
+        if (self.seed or 0) < 0:
+            raise ValueError(f"seed={self.seed}: a whole number from 0 up is accepted")
+
+
 def run(config: DictConfig) -> None:
     """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
-    if config.budget < 1 or not 0 < config.reached_ratio < 1:
-        received = f"budget={config.budget} reached_ratio={config.reached_ratio}"
-        raise UserError(f"{received}: at least 1, and a number between 0 and 1 are accepted")
-    device = pick_device(config.device)
+    options = from_config(RunConfig, plain_options(config), "run")
+    device = pick_device(options.device)
     env, spec = open_env(config.env)
     try:
-        task = _choose_task(config, env, spec)
-        checkpoint = choose_checkpoint(config.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, config.precision)
-        planner = make_planner(config.planner, model.history, config.planner_seed)
+        task = _choose_task(options, env, spec)
+        checkpoint = choose_checkpoint(options.checkpoint, spec.env)
+        model = load_model(checkpoint, spec, device, options.precision)
+        planner = make_planner(config.planner, model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
         console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
-        stop = StopRule(config.budget, config.stop_when_reached, config.reached_ratio)
+        stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
         outcome = _attempt_live(env, controller, task, stop)
         verdict = describe_outcome(env, outcome)
-        out = Path(config.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+        out = Path(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
         _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()
@@ -64,14 +86,12 @@ def run(config: DictConfig) -> None:
     console.print(next_command("planning.evaluate", checkpoint="checkpoint"))
 
 
-def _choose_task(config: DictConfig, env: Environment, spec: EnvironmentSpec) -> Task:
-    if config.seed is not None and config.seed < 0:
-        raise UserError(f"seed={config.seed}: a whole number from 0 up is accepted")
-    if config.goal is None:
+def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) -> Task:
+    if options.goal is None:
         # An environment without a frozen manifest gets one fresh pair.
-        wanted = ManifestConfig() if frozen_path(spec.env).exists() else ManifestConfig(seed=config.seed or 0, n=1)
-        return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), config.seed)
-    return from_image(env, read_goal(str(config.goal), spec.image_size), str(config.goal), config.seed)
+        wanted = ManifestConfig() if frozen_path(spec.env).exists() else ManifestConfig(seed=options.seed or 0, n=1)
+        return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), options.seed)
+    return from_image(env, read_goal(options.goal, spec.image_size), options.goal, options.seed)
 
 
 def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule) -> Outcome:

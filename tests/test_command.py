@@ -20,6 +20,7 @@ from configs.command import UserError, choices_message, command, from_config
 class Options:
     speed: float
     sizes: tuple[int, ...] = ()
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.speed < 0:
@@ -90,15 +91,20 @@ def test_values_become_the_dataclass() -> None:
     config = OmegaConf.create({"speed": 1.5, "sizes": [1, 2], "other": {"speed": "${speed}"}})
     config.pop("other")
     assert from_config(Options, config, "thing") == Options(1.5, (1, 2))
-    assert from_config(Options, {"speed": 2.0}, "thing") == Options(2.0)
+    assert from_config(Options, {"speed": 2, "limit": 3}, "thing") == Options(2.0, limit=3)
+    assert from_config(Options, {"speed": 2.0, "limit": None}, "thing") == Options(2.0)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sped": 1.0}, "unknown thing option 'sped': choose from sizes, speed (did you mean speed?)"),
+        ({"sped": 1.0}, "unknown thing option 'sped': choose from limit, sizes, speed (did you mean speed?)"),
         ({"speed": -1.0}, "thing: speed -1.0 must not be negative"),
-        ({"speed": "fast"}, "thing: '<' not supported"),
+        ({"speed": "fast"}, "thing option speed is 'fast': expected a number"),
+        ({"speed": True}, "thing option speed is True: expected a number"),
+        ({"speed": 1.0, "sizes": [1, 2.5]}, "thing option sizes is (1, 2.5): expected a list of whole numbers"),
+        ({"speed": 1.0, "sizes": 3}, "thing option sizes is 3: expected a list of whole numbers"),
+        ({"speed": 1.0, "limit": "all"}, "thing option limit is 'all': expected a whole number or null"),
         ({}, "thing: "),
     ],
 )

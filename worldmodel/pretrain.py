@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from configs.command import UserError, command, console, from_config, next_command
+from configs.command import UserError, command, console, from_config, next_command, plain_options
 from configs.device import pick_device
 from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
 from worldmodel.data.progress import load_frames_with_progress
@@ -19,6 +20,17 @@ from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.vit import EncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainOptions:
+    """What `configs/pretrain.yaml` holds beside its sections; it says what each means."""
+
+    data: str
+    cache: str
+    out: str
+    device: str
+    held_out_fraction: float
 
 
 def probe_data(
@@ -41,8 +53,9 @@ def probe_data(
 @command("pretrain")
 def main(config: DictConfig) -> None:
     """Train, or go on training, and write the target encoder."""
-    device = pick_device(config.device)
-    store = TrajectoryStore.open(config.data)
+    given = from_config(PretrainOptions, plain_options(config), "pretrain")
+    device = pick_device(given.device)
+    store = TrajectoryStore.open(given.data)
     encoder = from_config(EncoderConfig, {**config.encoder, "image_size": store.spec.image_size}, "encoder")
     jepa = from_config(JepaConfig, config.jepa, "jepa")
     options = from_config(PretrainConfig, config.pretrain, "pretrain")
@@ -51,9 +64,9 @@ def main(config: DictConfig) -> None:
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
-    split = split_episodes(store.num_episodes, config.held_out_fraction, trainer_config.seed)
+    split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
-    folder = Path(config.out)
+    folder = Path(given.out)
     description = describe_run(config, store=store.identity)
     open_run(folder, description)
     following = next_command("worldmodel.train", data="data", cache="cache", out="encoder_from")
@@ -61,7 +74,7 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, Path(config.cache))
+    frames = load_frames_with_progress(store, Path(given.cache))
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from configs.command import UserError, command, console, from_config, next_command
+from configs.command import command, console, from_config, next_command, plain_options
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
@@ -31,8 +31,25 @@ from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """All that `configs/train.yaml` holds, checked."""
+class TrainOptions:
+    """What `configs/train.yaml` holds beside its sections; it says what each means."""
+
+    data: str
+    cache: str
+    encoder_from: str
+    out: str
+    device: str
+    held_out_fraction: float
+    held_out_sequences: int
+
+    def __post_init__(self) -> None:
+        if self.held_out_sequences < 2:
+            raise ValueError(f"held_out_sequences {self.held_out_sequences} must be at least 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """The sections of `configs/train.yaml`, checked."""
 
     model: WorldModelConfig
     scene_training: SceneTrainingConfig
@@ -41,7 +58,7 @@ class Options:
     trainer: TrainerConfig
 
     @classmethod
-    def read(cls, config: DictConfig, encoder: EncoderConfig) -> Options:
+    def read(cls, config: DictConfig, encoder: EncoderConfig) -> Sections:
         """Raises UserError for what cannot be used."""
         model = WorldModelConfig(
             encoder,
@@ -69,13 +86,13 @@ class Samplers:
     held_out_sequences: ClipSampler
 
     @classmethod
-    def of(cls, store: TrajectoryStore, split: Split, options: Options) -> Samplers:
+    def of(cls, store: TrajectoryStore, split: Split, sections: Sections) -> Samplers:
         """Raises UserError when no episode is long enough."""
 
         def sampler(frames: int, episodes: NDArray[np.int64]) -> ClipSampler:
-            return ClipSampler(store.episode_ends, frames, (1,), options.trainer.seed, episodes)
+            return ClipSampler(store.episode_ends, frames, (1,), sections.trainer.seed, episodes)
 
-        pair, sequence = 1 + options.scene_training.gap, 2 + options.prediction.rollout_steps
+        pair, sequence = 1 + sections.scene_training.gap, 2 + sections.prediction.rollout_steps
         return cls(
             pairs=sampler(pair, split.train),
             held_out_pairs=sampler(pair, split.held_out),
@@ -121,13 +138,13 @@ def learn_scene(
     tokens: NDArray[np.float16],
     proprio: torch.Tensor,
     samplers: Samplers,
-    options: Options,
+    sections: Sections,
     held_out: int,
     folder: Path,
     device: torch.device,
 ) -> torch.Tensor:
     """Train the scene code, or go on training it; returns the standardised codes `[R, Z]` of all frames."""
-    config, seed = options.scene_trainer, options.scene_trainer.seed
+    config, seed = sections.scene_trainer, sections.scene_trainer.seed
     torch.manual_seed(seed)
     module = SceneAutoencoder(model.scene.requires_grad_(True), model.compression.channels, proprio.shape[1])
 
@@ -137,7 +154,7 @@ def learn_scene(
 
     rng = np.random.default_rng(seed)
     reported = neighbours(samplers.held_out_pairs.sample(0, held_out).rows, rng)
-    task = SceneTask(module, options.scene_training, tokens, proprio, pairs, reported, seed, device)
+    task = SceneTask(module, sections.scene_training, tokens, proprio, pairs, reported, seed, device)
     folder.mkdir(exist_ok=True)
     run_to_end(Trainer(task, config, folder, device), "scene code")
     model.scene.requires_grad_(False)
@@ -150,17 +167,16 @@ def learn_scene(
 @command("train")
 def main(config: DictConfig) -> None:
     """Encode the recording once, train or go on training, write the world model."""
-    device = pick_device(config.device)
-    store = TrajectoryStore.open(config.data)
+    options = from_config(TrainOptions, plain_options(config), "train")
+    device = pick_device(options.device)
+    store = TrajectoryStore.open(options.data)
     encoder = choose_encoder(config, store.spec.image_size).to(device)
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
-    options = Options.read(config, encoder.config)
-    if config.held_out_sequences < 2:
-        raise UserError(f"held_out_sequences {config.held_out_sequences} must be at least 2")
-    seed = options.trainer.seed
-    split = split_episodes(store.num_episodes, config.held_out_fraction, seed)
-    samplers = Samplers.of(store, split, options)
-    folder = Path(config.out)
+    sections = Sections.read(config, encoder.config)
+    seed = sections.trainer.seed
+    split = split_episodes(store.num_episodes, options.held_out_fraction, seed)
+    samplers = Samplers.of(store, split, sections)
+    folder = Path(options.out)
     hashed = weights_hash(encoder)
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
@@ -169,26 +185,26 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, Path(config.cache))
-    model = make_model(options.model, store, encoder, frames, split.train, seed)
+    frames = load_frames_with_progress(store, Path(options.cache))
+    model = make_model(sections.model, store, encoder, frames, split.train, seed)
     shape = (store.num_rows, encoder.config.tokens_per_frame, model.compression.channels)
     key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)
     with counting("encode frames") as progress:
         tokens = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
     proprio = store.read("proprio", 0, store.num_rows)
     standardised = model.normaliser.proprio(torch.from_numpy(proprio))
-    held_out = int(config.held_out_sequences)
-    codes = learn_scene(model, tokens, standardised, samplers, options, held_out, folder / "scene", device)
+    held_out = options.held_out_sequences
+    codes = learn_scene(model, tokens, standardised, samplers, sections, held_out, folder / "scene", device)
     task = PredictionTask(
         model,
-        options.prediction,
+        sections.prediction,
         Recording(codes, proprio, store.read("action", 0, store.num_rows)),
-        lambda step: samplers.sequences.sample(step, options.trainer.batch_size).rows,
+        lambda step: samplers.sequences.sample(step, sections.trainer.batch_size).rows,
         samplers.held_out_sequences.sample(0, held_out).rows,
         seed,
         device,
     )
-    run_to_end(Trainer(task, options.trainer, folder, device), "predictor")
+    run_to_end(Trainer(task, sections.trainer, folder, device), "predictor")
     model.save(folder, description)
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 

@@ -18,7 +18,7 @@ from benchmarks.kill_collect import (
     start_collect,
     wait_until_gone,
 )
-from configs.command import UserError
+from configs.command import UserError, from_config
 from envs import collect
 from envs.registry import env_options, make_env
 from tests.commands import assert_refused, type_in
@@ -29,7 +29,7 @@ TINY = ("episodes=150", "episode_steps=4", "env.image_size=16", "workers=2")
 
 def config(out: Path, **changes: object) -> collect.CollectConfig:
     values: dict[str, object] = {"episodes": 5, "episode_steps": 6, "seed": 0, "workers": 2, "out": str(out)}
-    return collect.CollectConfig(**(values | changes))  # type: ignore[arg-type]
+    return from_config(collect.CollectConfig, values | changes, "collect")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_different_recording_in_the_same_place_is_refused(recording, options, 
 @pytest.mark.parametrize("name", ["episodes", "episode_steps", "seed", "workers"])
 @pytest.mark.parametrize("value", [-1, 1.5, "many", True])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"{name} .*expected a whole number"):
+    with pytest.raises(UserError, match=f"{name} .*expected a whole number"):
         config(tmp_path, **{name: value})
 
 
@@ -162,7 +162,7 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     for arguments, message in (
         (("env=pussh",), "did you mean push"),
-        (("env=push", "episodes=none_at_all"), "episodes 'none_at_all': expected a whole number"),
+        (("env=push", "episodes=none_at_all"), "episodes is 'none_at_all': expected a whole number"),
         (("env=push", f"out={tmp_path}"), "not a trajectory store"),
     ):
         assert_refused(type_in(tmp_path, "envs.collect", *arguments), message)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.command import UserError
+from configs.command import UserError, from_config
 from envs.goal import GoalConfig, explore_to_goal, save_png
 from envs.registry import make_named
 from tests.commands import assert_refused, type_in
@@ -65,7 +65,7 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(tmp_path, arguments, message
 )
 def test_values_out_of_range_are_refused(change):
     with pytest.raises(UserError, match=str(next(iter(change)))):
-        GoalConfig(**{"seed": 0, "steps": 25, "size": None, "out": "img.png", **change})
+        from_config(GoalConfig, {"seed": 0, "steps": 25, "size": None, "out": "img.png", **change}, "goal")
 
 
 @pytest.mark.parametrize("name", ["push", "reacher"])

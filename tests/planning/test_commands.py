@@ -135,6 +135,19 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     assert again["episodes"] == results["episodes"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("batch=0", "batch=0"),
+        ("seed=-1", "seed=-1"),
+        ("ceiling=maybe", "evaluate option ceiling is 'maybe': expected true or false"),
+        ("manifest.n=x", "manifest option n is 'x': expected a whole number"),
+    ],
+)
+def test_bad_options_of_an_evaluation_get_one_line(call: Command, checkpoint: Path, argument: str, part: str) -> None:
+    assert_refused(call("planning.evaluate", f"checkpoint={checkpoint}", argument), part)
+
+
 def test_manifest_is_written_where_asked(call: Command) -> None:
     code, text, _ = call("planning.manifest", "n=2", "out=pairs.json")
     assert code == 0 and "next: python -m planning.evaluate env=push" in text
@@ -152,6 +165,11 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
         (["planner.objective.steps=sum"], "choose from discounted"),
         (["planner.execute=13"], "execute 13"),
         (["budget=0"], "budget=0"),
+        (["budget=many"], "run option budget is 'many': expected a whole number"),
+        (["stop_when_reached=3"], "run option stop_when_reached is 3: expected true or false"),
+        (["out=3"], "run option out is 3: expected text or null"),
+        (["planner.options.samples=few"], "planner cem option samples is 'few': expected a whole number"),
+        (["planner.options.temperature=0"], "temperature 0 must be positive"),
         (["seed=-1"], "seed=-1"),
         (["device=cudda"], "device 'cudda' is not on this machine: choose from auto, cpu"),
         (["checkpoint=nowhere"], "unknown checkpoint 'nowhere'"),

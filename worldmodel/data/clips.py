@@ -61,10 +61,6 @@ class ClipConfig:
     frames: int = 4
     strides: tuple[int, ...] = (1, 2, 3)
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.strides, tuple) or not all(isinstance(s, int) for s in self.strides):
-            raise ValueError(f"strides {self.strides!r}: expected a list of whole numbers, such as [1, 2, 3]")
-
 
 @dataclasses.dataclass(frozen=True)
 class ClipBatch:
