@@ -1,4 +1,8 @@
-"""Where a frozen encoder comes from: one that pretraining left in a folder, or a random one as the baseline."""
+"""Where a frozen encoder comes from: pretraining left it in a folder, or it is one of the baselines.
+
+What the rest of the toolkit needs of an encoder is `encode_frames(pixels [B, H, W, 3]) -> tokens [B, N, D]` and a
+`config` that tells `image_size`, `grid`, `tokens_per_frame` and `width`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,24 @@ import torch
 from configs.command import UserError
 from worldmodel import checkpoint
 from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.pixels import PixelConfig, PixelPatches
 from worldmodel.vit import EncoderConfig, VisionTransformer
 
-RANDOM = "random"
+# What `encoder_from=` accepts beside a folder.
+RANDOM, PIXELS = "random", "pixels"
+
+AnyEncoder = VisionTransformer | PixelPatches
+AnyEncoderConfig = EncoderConfig | PixelConfig
+
+
+def read_encoder_config(content: dict[str, Any]) -> AnyEncoderConfig:
+    """Read back what `dataclasses.asdict` wrote. Raises TypeError or ValueError."""
+    return PixelConfig(**content) if "shrink" in content else EncoderConfig(**content)
+
+
+def build_encoder(config: AnyEncoderConfig) -> AnyEncoder:
+    """The module of that shape, its weights still random if it has any."""
+    return PixelPatches(config) if isinstance(config, PixelConfig) else VisionTransformer(config)
 
 
 def random_encoder(config: EncoderConfig, seed: int) -> VisionTransformer:
@@ -42,7 +61,8 @@ def load_encoder(folder: Path, image_size: int) -> VisionTransformer:
     """
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give encoder_from=random"
+            f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give "
+            "encoder_from=random or encoder_from=pixels"
         )
     config = checkpoint.load_config(folder, "encoder")
     try:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.compression import Compression
+from worldmodel.encoders import AnyEncoder
 from worldmodel.files import write_json
-from worldmodel.vit import VisionTransformer
 
 _BLOCK = 512
 
@@ -64,7 +64,7 @@ class FeatureCacheKey:
 
 
 def encode_frames(
-    encoder: VisionTransformer, frames: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device
+    encoder: AnyEncoder, frames: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device
 ) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
     parts = []
@@ -76,7 +76,7 @@ def encode_frames(
 
 
 def encode_store(
-    encoder: VisionTransformer,
+    encoder: AnyEncoder,
     compression: Compression,
     frames: NDArray[np.uint8],
     key: FeatureCacheKey,

@@ -18,15 +18,16 @@ from worldmodel.data.clips import ClipSampler, Split, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
-from worldmodel.encoders import RANDOM, load_encoder, random_encoder
+from worldmodel.encoders import PIXELS, RANDOM, AnyEncoder, AnyEncoderConfig, load_encoder, random_encoder
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.pixels import PixelConfig, PixelPatches
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
 from worldmodel.scene import SceneConfig
 from worldmodel.scene_training import SceneAutoencoder, SceneTask, SceneTrainingConfig, encode_tokens, neighbours
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
-from worldmodel.vit import EncoderConfig, VisionTransformer
+from worldmodel.vit import EncoderConfig
 from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
 
 
@@ -58,7 +59,7 @@ class Sections:
     trainer: TrainerConfig
 
     @classmethod
-    def read(cls, config: DictConfig, encoder: EncoderConfig) -> Sections:
+    def read(cls, config: DictConfig, encoder: AnyEncoderConfig) -> Sections:
         """Raises UserError for what cannot be used."""
         model = WorldModelConfig(
             encoder,
@@ -101,10 +102,12 @@ class Samplers:
         )
 
 
-def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
-    """The pretrained encoder, or a random one of the same shape for `encoder_from=random`."""
-    if config.encoder_from == RANDOM:
+def choose_encoder(config: DictConfig, image_size: int) -> AnyEncoder:
+    """The pretrained encoder; or a baseline with the same tokens: `encoder_from=random` or `encoder_from=pixels`."""
+    if config.encoder_from in (RANDOM, PIXELS):
         shape = from_config(EncoderConfig, {**config.encoder, "image_size": image_size}, "encoder")
+        if config.encoder_from == PIXELS:
+            return PixelPatches(PixelConfig(image_size, shape.patch_size))
         return random_encoder(shape, config.trainer.seed)
     return load_encoder(Path(config.encoder_from), image_size)
 
@@ -112,10 +115,11 @@ def choose_encoder(config: DictConfig, image_size: int) -> VisionTransformer:
 def make_model(
     config: WorldModelConfig,
     store: TrajectoryStore,
-    encoder: VisionTransformer,
+    encoder: AnyEncoder,
     frames: NDArray[np.uint8],
     train: NDArray[np.int64],
     seed: int,
+    device: torch.device,
 ) -> WorldModel:
     """A world model with the encoder and the dataset's statistics in place, the rest untrained."""
     torch.manual_seed(seed)
@@ -127,7 +131,6 @@ def make_model(
     rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
     count = min(config.compression.fit_frames, len(rows))
     sample = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
-    device = next(encoder.parameters()).device
     kept = model.compression.fit(encode_frames(encoder, frames, sample, device))
     console.print(f"{model.compression.channels} channels per token keep {kept:.1%} of the features' variance")
     return model
@@ -186,7 +189,7 @@ def main(config: DictConfig) -> None:
         return
 
     frames = load_frames_with_progress(store, Path(options.cache))
-    model = make_model(sections.model, store, encoder, frames, split.train, seed)
+    model = make_model(sections.model, store, encoder, frames, split.train, seed, device)
     shape = (store.num_rows, encoder.config.tokens_per_frame, model.compression.channels)
     key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)
     with counting("encode frames") as progress:

@@ -17,10 +17,10 @@ from configs.command import UserError
 from worldmodel import checkpoint
 from worldmodel.compression import Compression, CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.encoders import AnyEncoderConfig, build_encoder, read_encoder_config
 from worldmodel.features import Normaliser
 from worldmodel.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.scene import SceneConfig, SceneEncoder
-from worldmodel.vit import EncoderConfig, VisionTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GoalConfig:
 class WorldModelConfig:
     """Shapes of all parts."""
 
-    encoder: EncoderConfig
+    encoder: AnyEncoderConfig
     compression: CompressionConfig
     scene: SceneConfig
     predictor: PredictorConfig
@@ -54,7 +54,7 @@ class WorldModelConfig:
     def from_dict(cls, content: dict[str, Any]) -> WorldModelConfig:
         """Read back what `dataclasses.asdict` wrote. Raises KeyError, TypeError or ValueError."""
         return cls(
-            EncoderConfig(**content["encoder"]),
+            read_encoder_config(content["encoder"]),
             CompressionConfig(**content["compression"]),
             SceneConfig(**content["scene"]),
             PredictorConfig(**content["predictor"]),
@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
         self.spec, self.config = spec, config
         encoder = config.encoder
         sizes = (spec.proprio_size, len(spec.action_low))
-        self.encoder = VisionTransformer(encoder).requires_grad_(False)
+        self.encoder = build_encoder(encoder).requires_grad_(False)
         self.compression = Compression(config.compression, encoder.tokens_per_frame, encoder.width)
         self.scene = SceneEncoder(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)
         self.scene.requires_grad_(False)  # trained before the predictor, in a training of its own

@@ -76,6 +76,18 @@ def test_training_leaves_a_world_model_around_that_encoder(trained: Path, toy_st
     assert 0 <= report[0]["action_ranking"] <= 1
 
 
+@pytest.mark.parametrize(("baseline", "width"), [("random", 32), ("pixels", 48)])
+def test_the_baselines_of_pretraining_train_by_the_same_command(
+    baseline: str, width: int, toy_store: TrajectoryStore, tmp_path: Path
+) -> None:
+    few = ("trainer.steps=2", "scene_trainer.steps=2")
+    given = (CPU, f"data={toy_store.path}", f"encoder_from={baseline}", *TOY[TRAIN], *few)
+    result = run(TRAIN, given, tmp_path)
+    assert result.exit_code == 0, result
+    model = WorldModel.load(str(tmp_path / "runs" / "push" / "model"), torch.device("cpu"))
+    assert model.encoder.config.width == width
+
+
 def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: TrajectoryStore) -> None:
     changed = (CPU, f"data={toy_store.path}", *TOY[TRAIN], "trainer.seed=5")
     result = run(TRAIN, changed, trained.parents[1])

@@ -1,0 +1,67 @@
+"""Pixels in the place of an encoder: what any encoder, learned or not, has to beat.
+
+Shapes: `B` pictures, `H, W` their height and width, `N = G^2` patches of a picture, `D` numbers in each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.vit import to_unit_range
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelConfig:
+    """Shape of the patches.
+
+    Attributes:
+        image_size: height and width of the frames [pixels].
+        patch_size: height and width of a patch [pixels].
+        shrink: every `shrink` x `shrink` pixels become their mean first.
+    """
+
+    image_size: int = 64
+    patch_size: int = 8
+    shrink: int = 2
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)) < 1:
+            raise ValueError(f"every size must be at least 1, got {self}")
+        if self.image_size % self.patch_size or self.patch_size % self.shrink:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}, "
+                f"or that not one of shrink {self.shrink}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a picture."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Patches of a picture, N."""
+        return self.grid**2
+
+    @property
+    def width(self) -> int:
+        """Numbers in a patch, D."""
+        return 3 * (self.patch_size // self.shrink) ** 2
+
+
+class PixelPatches(nn.Module):
+    """Downsampled pictures, cut into patches. Nothing in here is learned."""
+
+    def __init__(self, config: PixelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def encode_frames(self, pixels: Tensor) -> Tensor:
+        """Pictures, uint8 `[B, H, W, 3]`, → `[B, N, D]`."""
+        planes = rearrange(to_unit_range(pixels), "b h w c -> b c h w")
+        small = F.avg_pool2d(planes, self.config.shrink)
+        return rearrange(small, "b c (y p) (x q) -> b (y x) (p q c)", y=self.config.grid, x=self.config.grid)
