@@ -17,6 +17,7 @@ The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import json
@@ -26,6 +27,7 @@ from typing import Any, Final, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from configs.command import UserError, choices_message
 from worldmodel.data.spec import EnvironmentSpec
@@ -173,6 +175,7 @@ class TrajectoryStore:
         try:
             return np.asarray(array[start:stop])
         except (RuntimeError, ValueError, OSError) as error:
+            sync(_finish_other_reads())
             for chunk in chunks:
                 first, last = max(start, chunk * chunk_length), min(stop, (chunk + 1) * chunk_length)
                 try:
@@ -213,6 +216,15 @@ class TrajectoryStore:
                     f"{self.path} is damaged: rows of data/{name} have shape {array.shape[1:]}, "
                     f"its description says {row_shapes(self.spec)[name]}"
                 )
+
+
+async def _finish_other_reads() -> None:
+    """Wait for what zarr still reads after one of its concurrent reads has failed.
+
+    Otherwise Python complains about each of them when the program ends, below the one line that says what is damaged.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def row_shapes(spec: EnvironmentSpec) -> dict[str, tuple[int, ...]]:
