@@ -9,10 +9,12 @@ import dataclasses
 import difflib
 import re
 import sys
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -90,6 +92,35 @@ def _describe_type(hint: Any) -> str:
         return f"a list of {_describe_type(typing.get_args(hint)[0]).removeprefix('a ')}s"
     parts = typing.get_args(hint) or (hint,)
     return " or ".join(_PLAIN_TYPES.get(part, str(part)) for part in parts)
+
+
+def output_folder(path: str | Path, option: str = "out") -> Path:
+    """Make the folder that a command is going to write to, before it begins to work.
+
+    Raises:
+        UserError: where it cannot be made, or nothing can be written there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{option} '{folder}' cannot be written to ({reason}): expected a folder") from error
+    return folder
+
+
+def output_file(path: str | Path, option: str = "out") -> Path:
+    """Make the folder of a file that a command is going to write.
+
+    Raises:
+        UserError: where nothing can be written there, or there is a folder of that name.
+    """
+    output_folder(Path(path).parent, option)
+    if Path(path).is_dir():
+        raise UserError(f"{option} '{path}' is a folder: expected a file")
+    return Path(path)
 
 
 def _group_choices(group: str) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Generator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config, next_command, plain_options
+from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
@@ -116,6 +117,7 @@ def record_in_parallel(
     # Spawned, not forked: a child forked after the first rendering hangs in the graphics library.
     context = multiprocessing.get_context("spawn")
     workers, pipes = [], []
+    resource_tracker.ensure_running()  # it unblocks the signal as it starts, which must not happen in between
     # Ctrl-C goes to every process of the terminal; children inherit that it is blocked, and leave it to this one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -154,9 +156,11 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     """Record what is missing of the recording that `config` asks for.
 
     Raises:
-        UserError: when the store at `config.out` was recorded differently, or another process is writing it.
+        UserError: when the store at `config.out` was recorded differently, another process is writing it, or nothing
+            can be written there.
         RuntimeError: when a worker stops early; what was committed is kept.
     """
+    output_folder(Path(config.out).parent)
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import command, console, from_config, next_command, plain_options
+from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_device
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
@@ -116,6 +116,7 @@ def evaluate(config: DictConfig) -> None:
         _introduce(task, frozen=manifest_config.seed is None)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, precision=options.precision)
+        out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
         episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
         batched_ms = list(policy.plan_ms)
         plan_ms = measure_plan_ms(env, manifest.pairs[0], policy, warm_up=model.history + 1)
@@ -129,7 +130,7 @@ def evaluate(config: DictConfig) -> None:
             episodes["no_op"] = task.run(f"{spec.env}: no action", NoOp(bounds), "no_op", task.key())
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
-        _report(task, episodes, timing, Path(options.out or RUNS / spec.env / "evaluate" / key))
+        _report(task, episodes, timing, out)
 
 
 def _introduce(task: Evaluation, frozen: bool) -> None:
@@ -167,7 +168,6 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
-    out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
     console.print(make_table(title, summaries, metrics))

@@ -165,17 +165,17 @@ def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
 
-    from configs.command import command, console, next_command
+    from configs.command import command, console, next_command, output_file
     from planning.loading import open_env
 
     def freeze(config: DictConfig) -> None:
         env, spec = open_env(config.env)
         try:
             options = from_config(ManifestConfig, {k: config[k] for k in ("seed", "n", "steps_ahead")}, "manifest")
+            path = output_file(config.out or frozen_path(spec.env))
             manifest = draw(env, spec.simulator, spec.options, config.seed, options.n, options.steps_ahead)
         finally:
             env.close()
-        path = Path(config.out or frozen_path(spec.env))
         manifest.write(path)
         console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
         console.print(next_command("planning.evaluate"))

@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.live import Live
 
-from configs.command import command, console, from_config, next_command, plain_options
+from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_device
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
@@ -73,11 +73,11 @@ def run(config: DictConfig) -> None:
         model = load_model(checkpoint, spec, device, options.precision)
         planner = make_planner(config.planner, model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
+        out = output_folder(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
         console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
         stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
         outcome = _attempt_live(env, controller, task, stop)
         verdict = describe_outcome(env, outcome)
-        out = Path(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
         _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()

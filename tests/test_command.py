@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, choices_message, command, from_config
+from configs.command import UserError, choices_message, command, from_config, output_file, output_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,24 @@ def test_bad_values_are_the_users_to_mend(values: dict[str, object], message: st
     with pytest.raises(UserError) as caught:
         from_config(Options, values, "thing")
     assert str(caught.value).startswith(message)
+
+
+# --- where outputs go ------------------------------------------------------------------------------------------------
+
+
+def test_an_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    assert list(output_folder(tmp_path / "a" / "b").iterdir()) == []
+    assert output_file(tmp_path / "c" / "d.npy") == tmp_path / "c" / "d.npy"
+    assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder", Path("/proc/nowhere")):
+        with pytest.raises(UserError, match=rf"out '{path}' cannot be written to \(.+\): expected a folder"):
+            output_folder(path)
+    with pytest.raises(UserError, match=r"cache '.*' is a folder: expected a file"):
+        output_file(tmp_path, "cache")
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

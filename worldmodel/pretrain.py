@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from configs.command import UserError, command, console, from_config, next_command, plain_options
+from configs.command import (
+    UserError,
+    command,
+    console,
+    from_config,
+    next_command,
+    output_file,
+    output_folder,
+    plain_options,
+)
 from configs.device import pick_device
 from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
 from worldmodel.data.progress import load_frames_with_progress
@@ -66,7 +74,7 @@ def main(config: DictConfig) -> None:
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
-    folder = Path(given.out)
+    cache, folder = output_file(given.cache, "cache"), output_folder(given.out)
     description = describe_run(config, store=store.identity)
     open_run(folder, description)
     following = next_command("worldmodel.train", data="data", cache="cache", out="encoder_from")
@@ -74,7 +82,7 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, Path(given.cache))
+    frames = load_frames_with_progress(store, cache)
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(

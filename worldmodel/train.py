@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from configs.command import command, console, from_config, next_command, plain_options
+from configs.command import command, console, from_config, next_command, output_file, output_folder, plain_options
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
@@ -179,7 +179,7 @@ def main(config: DictConfig) -> None:
     seed = sections.trainer.seed
     split = split_episodes(store.num_episodes, options.held_out_fraction, seed)
     samplers = Samplers.of(store, split, sections)
-    folder = Path(options.out)
+    cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
     hashed = weights_hash(encoder)
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
@@ -188,7 +188,7 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, Path(options.cache))
+    frames = load_frames_with_progress(store, cache)
     model = make_model(sections.model, store, encoder, frames, split.train, seed, device)
     shape = (store.num_rows, encoder.config.tokens_per_frame, model.compression.channels)
     key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)

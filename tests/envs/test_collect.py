@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -164,6 +167,7 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
         (("env=pussh",), "did you mean push"),
         (("env=push", "episodes=none_at_all"), "episodes is 'none_at_all': expected a whole number"),
         (("env=push", f"out={tmp_path}"), "not a trajectory store"),
+        (("env=push", "out=/proc/no/where.zarr"), "out '/proc/no' cannot be written to"),
     ):
         assert_refused(type_in(tmp_path, "envs.collect", *arguments), message)
 
@@ -210,3 +214,19 @@ def test_a_damaged_recording_is_not_continued(tmp_path, recording, options):
     (out / "data/pixels/c.2.0.0.0").unlink()  # the one that an append would fill up
     with pytest.raises(StoreError, match="chunk 2 of data/pixels is missing"):
         collect.collect(config(out, episodes=9), options)
+
+
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_says_one_thing(tmp_path):
+    """A terminal sends the signal to the whole group; the workers must not answer it with tracebacks of their own."""
+    line = [sys.executable, "-m", "envs.collect", "env=push", "episodes=5000", f"out={tmp_path / 'data.zarr'}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("data.zarr/data/pixels/c*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    assert "interrupted" in out

@@ -167,6 +167,7 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
         (["budget=0"], "budget=0"),
         (["budget=many"], "run option budget is 'many': expected a whole number"),
         (["stop_when_reached=3"], "run option stop_when_reached is 3: expected true or false"),
+        (["out=/proc/nowhere"], "out '/proc/nowhere' cannot be written to"),
         (["out=3"], "run option out is 3: expected text or null"),
         (["planner.options.samples=few"], "planner cem option samples is 'few': expected a whole number"),
         (["planner.options.temperature=0"], "temperature 0 must be positive"),
