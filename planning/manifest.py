@@ -52,6 +52,19 @@ class ManifestConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FreezeConfig:
+    """What `configs/manifest.yaml` holds beside its groups; it says what each means."""
+
+    seed: int
+    n: int
+    steps_ahead: int
+    out: str | None
+
+    def __post_init__(self) -> None:
+        ManifestConfig(self.seed, self.n, self.steps_ahead)  # refuses what no manifest can have
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """Pairs and what they depend on.
 
@@ -165,15 +178,15 @@ def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
 
-    from configs.command import command, console, next_command, output_file
+    from configs.command import command, console, next_command, output_file, plain_options
     from planning.loading import open_env
 
     def freeze(config: DictConfig) -> None:
         env, spec = open_env(config.env)
         try:
-            options = from_config(ManifestConfig, {k: config[k] for k in ("seed", "n", "steps_ahead")}, "manifest")
-            path = output_file(config.out or frozen_path(spec.env))
-            manifest = draw(env, spec.simulator, spec.options, config.seed, options.n, options.steps_ahead)
+            options = from_config(FreezeConfig, plain_options(config), "manifest")
+            path = output_file(options.out or frozen_path(spec.env))
+            manifest = draw(env, spec.simulator, spec.options, options.seed, options.n, options.steps_ahead)
         finally:
             env.close()
         manifest.write(path)

@@ -11,41 +11,25 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.vit import to_unit_range
+from worldmodel.vit import PatchGrid, to_unit_range
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelConfig:
+class PixelConfig(PatchGrid):
     """Shape of the patches.
 
     Attributes:
-        image_size: height and width of the frames [pixels].
-        patch_size: height and width of a patch [pixels].
         shrink: every `shrink` x `shrink` pixels become their mean first.
     """
 
-    image_size: int = 64
-    patch_size: int = 8
     shrink: int = 2
 
     def __post_init__(self) -> None:
         if min(dataclasses.astuple(self)) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
-        if self.image_size % self.patch_size or self.patch_size % self.shrink:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}, "
-                f"or that not one of shrink {self.shrink}"
-            )
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of a picture."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Patches of a picture, N."""
-        return self.grid**2
+        self._check_grid()
+        if self.patch_size % self.shrink:
+            raise ValueError(f"patch_size {self.patch_size} is not a multiple of shrink {self.shrink}")
 
     @property
     def width(self) -> int:

@@ -18,9 +18,17 @@ from worldmodel.data.clips import ClipSampler, Split, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
-from worldmodel.encoders import PIXELS, RANDOM, AnyEncoder, AnyEncoderConfig, load_encoder, random_encoder
+from worldmodel.encoders import (
+    PIXELS,
+    RANDOM,
+    AnyEncoder,
+    AnyEncoderConfig,
+    build_encoder,
+    load_encoder,
+    random_encoder,
+)
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.pixels import PixelConfig, PixelPatches
+from worldmodel.pixels import PixelConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
 from worldmodel.scene import SceneConfig
@@ -107,7 +115,7 @@ def choose_encoder(config: DictConfig, image_size: int) -> AnyEncoder:
     if config.encoder_from in (RANDOM, PIXELS):
         shape = from_config(EncoderConfig, {**config.encoder, "image_size": image_size}, "encoder")
         if config.encoder_from == PIXELS:
-            return PixelPatches(PixelConfig(image_size, shape.patch_size))
+            return build_encoder(PixelConfig(image_size, shape.patch_size))
         return random_encoder(shape, config.trainer.seed)
     return load_encoder(Path(config.encoder_from), image_size)
 

@@ -16,12 +16,37 @@ from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Shape of the encoder.
+class PatchGrid:
+    """How pictures are cut into tokens, whatever becomes of them.
 
     Attributes:
         image_size: height and width of the frames [pixels].
-        patch_size: height and width of a tubelet [pixels].
+        patch_size: height and width of a token's patch [pixels].
+    """
+
+    image_size: int = 64
+    patch_size: int = 8
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one frame."""
+        return self.grid**2
+
+    def _check_grid(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(PatchGrid):
+    """Shape of the encoder.
+
+    Attributes:
         tubelet_frames: frames that one tubelet spans.
         width: size of a token.
         depth: transformer blocks.
@@ -30,8 +55,6 @@ class EncoderConfig:
         positions: `sincos` (added once, V-JEPA) or `rotary` (in every attention, V-JEPA 2).
     """
 
-    image_size: int = 64
-    patch_size: int = 8
     tubelet_frames: int = 2
     width: int = 128
     depth: int = 6
@@ -43,22 +66,11 @@ class EncoderConfig:
         for name in ("image_size", "patch_size", "tubelet_frames", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        self._check_grid()
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of twice the heads ({self.heads})")
         if self.positions not in ("sincos", "rotary"):
             raise ValueError(f"positions '{self.positions}' is unknown: choose from rotary, sincos")
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side of a frame."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Tokens of one tubelet layer."""
-        return self.grid**2
 
 
 def token_coordinates(frames: int, grid: int) -> Tensor:

@@ -148,6 +148,10 @@ def test_bad_options_of_an_evaluation_get_one_line(call: Command, checkpoint: Pa
     assert_refused(call("planning.evaluate", f"checkpoint={checkpoint}", argument), part)
 
 
+def test_a_manifest_is_not_drawn_for_a_path_that_is_none(call: Command) -> None:
+    assert_refused(call("planning.manifest", "out=3"), "manifest option out is 3: expected text or null")
+
+
 def test_manifest_is_written_where_asked(call: Command) -> None:
     code, text, _ = call("planning.manifest", "n=2", "out=pairs.json")
     assert code == 0 and "next: python -m planning.evaluate env=push" in text

@@ -112,11 +112,11 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (PRETRAIN, ("clips.frames=40",), "no episode is long enough for clips of 40 frames"),
         (PRETRAIN, ("clips.strides=3",), "clips option strides is 3: expected a list of whole numbers"),
         (PRETRAIN, ("held_out_fraction=1.5",), "held_out_fraction 1.5: expected 0 up to"),
-        (PRETRAIN, ("out=/proc/nowhere",), "out '/proc/nowhere' cannot be written to"),
+        (PRETRAIN, ("out=/proc/nowhere", "cache=frames.npy"), "out '/proc/nowhere' cannot be written to"),
         (PRETRAIN, ("cache=.",), "cache '.' is a folder: expected a file"),
         (
             TRAIN,
-            ("out=/proc/nowhere", "encoder_from=random", "prediction.rollout_steps=3"),
+            ("out=/proc/nowhere", "cache=frames.npy", "encoder_from=random", "prediction.rollout_steps=3"),
             "out '/proc/nowhere' cannot be written to",
         ),
         (PRETRAIN, ("out=3",), "pretrain option out is 3: expected text"),
@@ -141,7 +141,7 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
     assert result.stdout == ""
-    assert not list(tmp_path.rglob("run.json")), "the corrected command must not be told of a run that never began"
+    assert not (tmp_path / "runs").exists(), "the corrected command must not be told of a run that never began"
 
 
 def _cut_rows(store: Path) -> None:
