@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Manifest:
         """The manifest of the first `n` pairs. Raises UserError where there are fewer."""
         if n > len(self.pairs):
             raise UserError(
-                f"manifest.n={n}: the frozen manifest of {self.env} has {len(self.pairs)} pairs; "
+                f"manifest.n={n}: this frozen manifest of {self.env} has {len(self.pairs)} pairs; "
                 "manifest.seed=N draws as many as you want"
             )
         return dataclasses.replace(self, pairs=self.pairs[:n])
@@ -122,18 +123,19 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def frozen_path(env: str) -> Path:
-    """Where the frozen manifest of `env` lies inside the package."""
-    return Path(str(resources.files("planning"))) / "manifests" / f"{env}.json"
+def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
+    """Where the frozen manifest of `env` lies inside the package; what is switched on in `options` has its own."""
+    switched_on = sorted(name for name, value in options.items() if value is True)
+    return Path(str(resources.files("planning"))) / "manifests" / f"{'_'.join([env, *switched_on])}.json"
 
 
 def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], config: ManifestConfig) -> Manifest:
     """The frozen manifest of `env`, or fresh pairs where `config.seed` asks for them."""
     if config.seed is not None:
         return draw(env, simulator, options, config.seed, config.n, config.steps_ahead)
-    path = frozen_path(env.name)
+    path = frozen_path(env.name, options)
     if not path.exists():
-        raise UserError(f"{env.name} has no frozen manifest: manifest.seed=N draws fresh pairs")
+        raise UserError(f"{path.stem} has no frozen manifest: manifest.seed=N draws fresh pairs")
     return read_manifest(path).first(config.n)
 
 
@@ -185,7 +187,7 @@ def main() -> None:
         env, spec = open_env(config.env)
         try:
             options = from_config(FreezeConfig, plain_options(config), "manifest")
-            path = output_file(options.out or frozen_path(spec.env))
+            path = output_file(options.out or frozen_path(spec.env, spec.options))
             manifest = draw(env, spec.simulator, spec.options, options.seed, options.n, options.steps_ahead)
         finally:
             env.close()

@@ -89,7 +89,8 @@ def run(config: DictConfig) -> None:
 def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) -> Task:
     if options.goal is None:
         # An environment without a frozen manifest gets one fresh pair.
-        wanted = ManifestConfig() if frozen_path(spec.env).exists() else ManifestConfig(seed=options.seed or 0, n=1)
+        frozen = frozen_path(spec.env, spec.options).exists()
+        wanted = ManifestConfig() if frozen else ManifestConfig(seed=options.seed or 0, n=1)
         return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), options.seed)
     return from_image(env, read_goal(options.goal, spec.image_size), options.goal, options.seed)
 

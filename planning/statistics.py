@@ -1,8 +1,11 @@
-"""How sure a success rate is."""
+"""How sure a success rate is, and a difference of two."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959963985) -> tuple[float, float]:
@@ -23,3 +26,35 @@ def wilson_interval(successes: int, n: int, z: float = 1.959963985) -> tuple[flo
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == n else (centre + spread) / scale
     return low, high
+
+
+def mcnemar_p(a_only: int, b_only: int) -> float:
+    """Two-sided exact p-value that successes of `a` alone and of `b` alone are equally likely (McNemar 1947).
+
+    Attempts that both or neither solved say nothing about which is better. Without any other, p is 1.
+    """
+    if min(a_only, b_only) < 0:
+        raise ValueError(f"counts must not be negative, got {a_only} and {b_only}")
+    n = a_only + b_only
+    tail = sum(math.comb(n, k) for k in range(min(a_only, b_only) + 1))
+    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
+
+
+def paired_bootstrap_interval(
+    a: NDArray[np.bool_], b: NDArray[np.bool_], resamples: int, seed: int, coverage: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval for `mean(a) - mean(b)` of outcomes `[trainings, pairs]` on the same pairs.
+
+    Pairs are drawn with replacement, and so are trainings where there are several (Efron and Tibshirani 1993): neither
+    the pairs nor the seeds that happened to be used are all there are.
+    """
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"expected outcomes [trainings, pairs] of one shape, got {a.shape} and {b.shape}")
+    gain = a.astype(np.float64) - b
+    trainings, pairs = gain.shape
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):
+        means[i] = gain[rng.integers(trainings, size=trainings)][:, rng.integers(pairs, size=pairs)].mean()
+    low, high = np.quantile(means, [(1 - coverage) / 2, (1 + coverage) / 2])
+    return float(low), float(high)

@@ -37,7 +37,8 @@ class JepaConfig:
         targets: `layer_norm` (V-JEPA), or `standardise`: layer norm, then the mean of each position over the batch is
             removed and each feature is scaled to unit spread. What is the same in every frame is then no target, and
             shrinking towards it no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over time
-            for the same reason).
+            for the same reason). `instance` removes each clip's own mean before that: what is the same everywhere in
+            a clip, such as its light and the colour of its floor, is then no target either.
         variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
             arXiv 2105.04906); 0 switches it off.
         covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
@@ -59,8 +60,8 @@ class JepaConfig:
             )
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
-        if self.targets not in ("layer_norm", "standardise"):
-            raise ValueError(f"targets '{self.targets}' is unknown: choose from layer_norm, standardise")
+        if self.targets not in ("layer_norm", "standardise", "instance"):
+            raise ValueError(f"targets '{self.targets}' is unknown: choose from instance, layer_norm, standardise")
 
 
 class MaskPredictor(nn.Module):
@@ -133,7 +134,11 @@ class Jepa(nn.Module):
         with torch.no_grad():
             features = self.target(clips).float()
             features = F.layer_norm(features, features.shape[-1:])
-            target = features if self.config.targets == "layer_norm" else standardise(features, frames)
+            target = features
+            if self.config.targets == "instance":
+                target = features - features.mean(1, keepdim=True)
+            if self.config.targets != "layer_norm":
+                target = standardise(target, frames)
         losses, variances, covariances = [], [], []
         for mask in masks:
             context = self.encoder(clips, mask.visible)

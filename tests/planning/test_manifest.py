@@ -72,7 +72,7 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_frozen_unless_a_seed_asks_for_fresh_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "frozen_path", lambda env: tmp_path / f"{env}.json")
+    monkeypatch.setattr(module, "frozen_path", lambda env, options: tmp_path / f"{env}.json")
     env, frozen = PointEnv(), make(seed=9)
     with pytest.raises(UserError, match="no frozen manifest"):
         load_or_draw(env, "sim 1.0", {}, ManifestConfig(n=3))
@@ -83,10 +83,13 @@ def test_frozen_unless_a_seed_asks_for_fresh_pairs(tmp_path: Path, monkeypatch: 
         load_or_draw(env, "sim 1.0", {}, ManifestConfig(n=6))
 
 
-@pytest.mark.parametrize("name", ["push", "reacher"])
-def test_shipped_manifests_are_whole(name: str) -> None:
-    path = module.frozen_path(name)
-    if not path.exists():
-        pytest.skip(f"{name} has no frozen manifest yet")
-    manifest = read_manifest(path)
-    assert manifest.env == name and len(manifest.pairs) == 100 and manifest.steps_ahead == 25
+@pytest.mark.parametrize(("env", "distractors"), [("push", False), ("push", True), ("reacher", False)])
+def test_shipped_manifests_are_whole(env: str, distractors: bool) -> None:
+    manifest = read_manifest(module.frozen_path(env, {"distractors": distractors}))
+    assert manifest.env == env and len(manifest.pairs) == 100 and manifest.steps_ahead == 25
+    assert manifest.options.get("distractors", False) is distractors
+
+
+def test_what_is_switched_on_has_a_manifest_of_its_own() -> None:
+    assert module.frozen_path("push", {"distractors": True, "size": 1}).name == "push_distractors.json"
+    assert module.frozen_path("push", {"distractors": False}).name == "push.json"

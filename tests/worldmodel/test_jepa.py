@@ -37,7 +37,9 @@ def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
     features = (features - features.mean(-1, keepdim=True)) / (
         features.var(-1, correction=0, keepdim=True) + 1e-5
     ).sqrt()
-    if kind == "standardise":
+    if kind == "instance":
+        features = torch.stack([clip - clip.mean(0) for clip in features])
+    if kind != "layer_norm":
         grouped = features.reshape(len(clips), -1, 16, features.shape[-1]).clone()
         for place in range(16):
             grouped[:, :, place] -= grouped[:, :, place].reshape(-1, grouped.shape[-1]).mean(0)
@@ -45,7 +47,7 @@ def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
     return features
 
 
-@pytest.mark.parametrize("targets", ["layer_norm", "standardise"])
+@pytest.mark.parametrize("targets", ["layer_norm", "standardise", "instance"])
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_the_loss_is_its_equation(targets: str, loss: str) -> None:
     jepa, clips, masks = make_jepa(targets=targets, loss=loss), make_clips(), make_masks()

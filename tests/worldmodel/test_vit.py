@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,6 +16,7 @@ from worldmodel.vit import (
     Attention,
     EncoderConfig,
     VisionTransformer,
+    attend,
     rotary_angles,
     rotate,
     sincos_positions,
@@ -90,6 +92,14 @@ def test_rotation_sees_every_axis(axis: int) -> None:
     angles = rotary_angles(torch.eye(3)[axis], head_width=16)
     assert angles.count_nonzero() > 0
     assert rotary_angles(torch.eye(3), 16).count_nonzero(0).max() == 1, "an angle belongs to one axis"
+
+
+@given(seed=st.integers(0, 99), tokens=st.integers(1, 20), heads=st.sampled_from([1, 2, 4]))
+@settings(max_examples=20, deadline=None)
+def test_attention_on_a_cpu_is_the_library_s(seed: int, tokens: int, heads: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(3, 2, heads, tokens, 8, generator=generator)
+    torch.testing.assert_close(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
 
 
 def test_attention_without_positions_knows_no_order_and_with_them_does() -> None:
