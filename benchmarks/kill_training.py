@@ -26,10 +26,16 @@ COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8",
 SMALL = {
     "worldmodel.pretrain": [*ENCODER, "clips.frames=4", "jepa.predictor_width=16", "jepa.predictor_depth=1"],
     "worldmodel.train": [*ENCODER, "encoder_from=random", "scene.hidden=16", "scene_trainer.batch_size=8",
-                         "scene_trainer.steps=${trainer.steps}", "predictor.width=32", "predictor.hidden_width=32"],
+                         "scene_trainer.steps=${trainer.steps}", "look_trainer.steps=${trainer.steps}",
+                         "look_trainer.batch_size=64", "scene.look_width=16",
+                         "predictor.width=32", "predictor.hidden_width=32"],
 }  # fmt: skip
 # What a training checkpoints into, the later stage first.
-CHECKPOINTS = {"training": "training.pt", "training the scene code": "scene/training.pt"}
+CHECKPOINTS = {
+    "training": "training.pt",
+    "training the look": "look/training.pt",
+    "training the scene code": "scene/training.pt",
+}
 
 
 def command(module: str, steps: int, data: Path) -> list[str]:

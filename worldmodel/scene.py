@@ -11,8 +11,12 @@ The decoder paints the tokens of a *neighbouring* moment, and is told where the 
 to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene, and a goal
 can be compared there wherever the robot happens to be in its picture.
 
+What a predictor rolls out is the keypoints and, instead of the appearance, the look that is learned from it
+(`worldmodel.look`).
+
 Shapes: `B` frames, `G` tokens along a side, `N = G^2` tokens, `C` channels, `K` keypoints, `F` appearance features of
-each, code size `Z = K (2 + F)`, `P` proprioception, `h` hidden width. Positions run from -1 to 1 from edge to edge.
+each, raw code `Z = K (2 + F)`, `L` numbers of the look, scene code `2 K + L`, `P` proprioception, `h` hidden width.
+Positions run from -1 to 1 from edge to edge.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.look import LookEncoder
+
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
@@ -31,13 +37,17 @@ class SceneConfig:
     Attributes:
         keypoints: K.
         appearance: features per keypoint, F.
+        looks: numbers of the look, L.
         hidden: width of encoder and decoder.
+        look_width: of the network from raw code to look.
         robot_keypoints: places that the decoder derives from proprioception.
     """
 
     keypoints: int = 8
     appearance: int = 4
+    looks: int = 4
     hidden: int = 128
+    look_width: int = 256
     robot_keypoints: int = 2
 
     def __post_init__(self) -> None:
@@ -45,9 +55,14 @@ class SceneConfig:
             raise ValueError(f"every size must be at least 1, got {self}")
 
     @property
-    def size(self) -> int:
-        """Numbers in a code, Z."""
+    def raw_size(self) -> int:
+        """Numbers that the painter is given, Z."""
         return self.keypoints * (2 + self.appearance)
+
+    @property
+    def size(self) -> int:
+        """Numbers that a predictor rolls out."""
+        return 2 * self.keypoints + self.looks
 
 
 def token_positions(grid: int) -> Tensor:
@@ -62,12 +77,9 @@ def explained_variance(read: Tensor, true: Tensor) -> Tensor:
 
 
 class SceneEncoder(nn.Module):
-    """Tokens → code; and tokens → what they show of the robot."""
+    """Tokens → keypoints and appearance; and tokens → what they show of the robot."""
 
     positions: Tensor
-    code_mean: Tensor
-    code_std: Tensor
-    robot_readable: Tensor
 
     def __init__(self, config: SceneConfig, grid: int, channels: int, proprio_size: int) -> None:
         super().__init__()
@@ -81,12 +93,8 @@ class SceneEncoder(nn.Module):
             nn.Linear(16 * grid**2, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, proprio_size)
         )
         self.register_buffer("positions", token_positions(grid), persistent=False)
-        # Set by `calibrate`, when training is over.
-        self.register_buffer("code_mean", torch.zeros(config.size))
-        self.register_buffer("code_std", torch.ones(config.size))
-        self.register_buffer("robot_readable", torch.zeros(proprio_size))
 
-    def raw(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, N, C]` → keypoints and appearance `[B, Z]` in their own units."""
         x = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         for convolution in self.convolutions:
@@ -98,10 +106,6 @@ class SceneEncoder(nn.Module):
         appearance = torch.einsum("bkh,khf->bkf", pooled, self.heads.to(pooled.dtype)).float()
         return torch.cat([places.flatten(1), appearance.flatten(1)], dim=1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, N, C]` → standardised code `[B, Z]`."""
-        return (self.raw(tokens) - self.code_mean) / self.code_std
-
     def robot(self, tokens: Tensor) -> Tensor:
         """The standardised proprioception `[B, P]` that tokens `[B, N, C]` let one guess.
 
@@ -110,20 +114,54 @@ class SceneEncoder(nn.Module):
         x = F.gelu(self.robot_convolution(tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))))
         return self.robot_head(x.flatten(1)).float()
 
-    def keypoints(self, code: Tensor) -> Tensor:
-        """Places `[..., 2 K]` in a standardised code `[..., Z]`."""
-        count = 2 * self.config.keypoints
-        return code[..., :count] * self.code_std[:count] + self.code_mean[:count]
 
-    def calibrate(self, raw_codes: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
-        """Note the spread of `raw_codes [R, Z]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
-        self.code_mean.copy_(raw_codes.mean(0))
-        self.code_std.copy_(raw_codes.std(0).clamp_min(1e-4))
+class Scene(nn.Module):
+    """Tokens → scene code: keypoints and look, standardised. All that stays with the world model."""
+
+    code_mean: Tensor
+    code_std: Tensor
+    robot_readable: Tensor
+
+    def __init__(self, config: SceneConfig, grid: int, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SceneEncoder(config, grid, channels, proprio_size)
+        self.look = LookEncoder(config.raw_size, config.looks, config.look_width)
+        # Set by `calibrate`, when training is over.
+        self.register_buffer("code_mean", torch.zeros(config.size))
+        self.register_buffer("code_std", torch.ones(config.size))
+        self.register_buffer("robot_readable", torch.zeros(proprio_size))
+
+    def from_raw(self, raw: Tensor) -> Tensor:
+        """Raw code `[B, Z]` → keypoints and look `[B, 2 K + L]` in their own units."""
+        return torch.cat([raw[:, : 2 * self.config.keypoints], self.look(raw)], dim=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, N, C]` → standardised code `[B, 2 K + L]`."""
+        return self.standardise(self.from_raw(self.encoder(tokens)))
+
+    def standardise(self, code: Tensor) -> Tensor:
+        """`[..., 2 K + L]`, from its own units."""
+        return (code - self.code_mean) / self.code_std
+
+    def robot(self, tokens: Tensor) -> Tensor:
+        """The standardised proprioception `[B, P]` that tokens `[B, N, C]` let one guess."""
+        return self.encoder.robot(tokens)
+
+    def parts(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints `[..., 2 K]` and look `[..., L]` of a standardised code, in their own units."""
+        keypoints, look = (code * self.code_std + self.code_mean).tensor_split([2 * self.config.keypoints], dim=-1)
+        return keypoints, look
+
+    def calibrate(self, codes: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
+        """Note the spread of `codes [R, 2 K + L]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
+        self.code_mean.copy_(codes.mean(0))
+        self.code_std.copy_(codes.std(0).clamp_min(1e-4))
         self.robot_readable.copy_(explained_variance(robot_read, proprio).clamp(0, 1))
 
 
 class SceneDecoder(nn.Module):
-    """Code and proprioception → tokens. Needed for training only.
+    """Raw code and proprioception → tokens. Needed for training only.
 
     Every token sees how far it is from every keypoint, through a bump around it, and the whole code: what a thing looks
     like is learned once for all places.
@@ -137,13 +175,13 @@ class SceneDecoder(nn.Module):
         hidden, places = config.hidden, config.keypoints + config.robot_keypoints
         self.robot = nn.Sequential(nn.Linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
         self.log_radius = nn.Parameter(torch.full((places,), -1.2))
-        self.whole, self.near = nn.Linear(config.size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
+        self.whole, self.near = nn.Linear(config.raw_size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
         self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, channels)
         self.register_buffer("positions", token_positions(grid), persistent=False)
 
     def forward(self, raw: Tensor, proprio: Tensor) -> Tensor:
-        """Code `[B, Z]` in its own units and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
+        """Raw code `[B, Z]` and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
         scene = raw[:, : 2 * self.config.keypoints].unflatten(1, (-1, 2))
         places = torch.cat([scene, self.robot(proprio).float().unflatten(1, (-1, 2))], dim=1)  # [B, K', 2]
         offset = self.positions[None, :, None] - places[:, None]  # [B, N, K', 2]

@@ -30,18 +30,24 @@ class SceneTrainingConfig:
         noise: standard deviation of what is added to the raw code, so that near codes mean near scenes.
         appearance_decay: weight of the appearance features' mean square, which keeps them beside that noise.
         robot_weight: weight of the error in reading proprioception off the picture.
+        rest_weight: weight of what changes in the code between neighbouring moments, w_s.
+        rest_scale: changes below this are taken for noise, s.
     """
 
     gap: int = 3
     noise: float = 0.03
     appearance_decay: float = 1e-3
     robot_weight: float = 0.1
+    rest_weight: float = 0.02
+    rest_scale: float = 0.02
 
     def __post_init__(self) -> None:
         if self.gap < 1:
             raise ValueError(f"gap must be at least 1, got {self.gap}")
-        if min(self.noise, self.appearance_decay, self.robot_weight) < 0:
+        if min(self.noise, self.appearance_decay, self.robot_weight, self.rest_weight) < 0:
             raise ValueError(f"noise and weights must not be negative, got {self}")
+        if not self.rest_scale > 0:
+            raise ValueError(f"rest_scale must be above 0, got {self.rest_scale}")
 
 
 class SceneAutoencoder(nn.Module):
@@ -54,7 +60,13 @@ class SceneAutoencoder(nn.Module):
 
 
 class SceneTask(TrainingTask):
-    """loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2.
+    """Painting the tokens of a neighbouring moment.
+
+    loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2
+           + w_s mean log(1 + (code_i - code_j)^2 / s^2)
+
+    The last term says that most things rest most of the time: it pulls what changes a little, because the robot has
+    moved in front of it, to no change, and hardly holds back what is really pushed.
 
     Args:
         tokens: compressed frozen features float16 `[R, N, C]`.
@@ -87,14 +99,16 @@ class SceneTask(TrainingTask):
         rows, config = self._pairs(step), self._config
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
-        raw = encoder.raw(tokens)
+        raw, neighbouring = encoder(torch.cat([tokens, wanted])).chunk(2)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
         painted = F.mse_loss(self.module.decoder(raw + config.noise * noise, there).float(), wanted)
         appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
         robot = F.mse_loss(encoder.robot(tokens), here)
+        changed = torch.log1p(((raw - neighbouring) / config.rest_scale).pow(2)).mean()
         loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
-        return {"loss": loss, "painted": painted, "robot": robot}
+        loss = loss + config.rest_weight * changed
+        return {"loss": loss, "painted": painted, "robot": robot, "changed": changed}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -103,7 +117,7 @@ class SceneTask(TrainingTask):
         for rows in np.array_split(self._held_out, max(1, len(self._held_out) // 256)):
             tokens, here = self._load(rows[:, 0])
             encoder = self.module.encoder
-            painted = self.module.decoder(encoder.raw(tokens), here)
+            painted = self.module.decoder(encoder(tokens), here)
             errors.append(torch.stack([(painted - tokens).pow(2).mean((1, 2)), tokens.pow(2).mean((1, 2))], 1))
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
@@ -132,7 +146,7 @@ def encode_tokens(
     codes, robots = [], []
     for start in range(0, len(tokens), 1024):
         block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
-        codes.append(encoder.raw(block).cpu())
+        codes.append(encoder(block).cpu())
         robots.append(encoder.robot(block).cpu())
         progress(start + len(block), len(tokens))
     return torch.cat(codes), torch.cat(robots)

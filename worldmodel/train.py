@@ -1,4 +1,4 @@
-"""`python -m worldmodel.train env=push`: scene code and predictor on the frozen encoder → a world model."""
+"""`python -m worldmodel.train env=push`: scene code, look and predictor on the frozen encoder → a world model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from configs.command import command, console, from_config, next_command, output_
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
-from worldmodel.data.clips import ClipSampler, Split, split_episodes
+from worldmodel.data.clips import ClipSampler, Split, rows_of, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
@@ -28,6 +28,7 @@ from worldmodel.encoders import (
     random_encoder,
 )
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.look_training import GroupSampler, LookTask, LookTrainingConfig
 from worldmodel.pixels import PixelConfig
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
@@ -63,6 +64,8 @@ class Sections:
     model: WorldModelConfig
     scene_training: SceneTrainingConfig
     scene_trainer: TrainerConfig
+    look_training: LookTrainingConfig
+    look_trainer: TrainerConfig
     prediction: PredictionConfig
     trainer: TrainerConfig
 
@@ -80,6 +83,8 @@ class Sections:
             model,
             from_config(SceneTrainingConfig, config.scene_training, "scene_training"),
             from_config(TrainerConfig, config.scene_trainer, "scene_trainer"),
+            from_config(LookTrainingConfig, config.look_training, "look_training"),
+            from_config(TrainerConfig, config.look_trainer, "look_trainer"),
             from_config(PredictionConfig, config.prediction, "prediction"),
             from_config(TrainerConfig, config.trainer, "trainer"),
         )
@@ -136,7 +141,7 @@ def make_model(
     norm, statistics = model.normaliser, compute_statistics(store, train)
     for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
         getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
-    rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, train)])
+    rows = rows_of(store.episode_ends, train)
     count = min(config.compression.fit_frames, len(rows))
     sample = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
     kept = model.compression.fit(encode_frames(encoder, frames, sample, device))
@@ -153,11 +158,12 @@ def learn_scene(
     held_out: int,
     folder: Path,
     device: torch.device,
-) -> torch.Tensor:
-    """Train the scene code, or go on training it; returns the standardised codes `[R, Z]` of all frames."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train keypoints and appearance, or go on training them; raw codes `[R, Z]` and robot readings `[R, P]`."""
     config, seed = sections.scene_trainer, sections.scene_trainer.seed
     torch.manual_seed(seed)
-    module = SceneAutoencoder(model.scene.requires_grad_(True), model.compression.channels, proprio.shape[1])
+    encoder = model.scene.encoder.requires_grad_(True)
+    module = SceneAutoencoder(encoder, model.compression.channels, proprio.shape[1])
 
     def pairs(step: int) -> NDArray[np.int64]:
         rows = samplers.pairs.sample(step, config.batch_size).rows
@@ -168,11 +174,37 @@ def learn_scene(
     task = SceneTask(module, sections.scene_training, tokens, proprio, pairs, reported, seed, device)
     folder.mkdir(exist_ok=True)
     run_to_end(Trainer(task, config, folder, device), "scene code")
-    model.scene.requires_grad_(False)
+    encoder.requires_grad_(False)
     with counting("scene codes") as progress:
-        raw, robot = encode_tokens(model.scene, tokens, device, progress)
-    model.scene.cpu().calibrate(raw, robot, proprio)
-    return (raw - model.scene.code_mean) / model.scene.code_std
+        return encode_tokens(encoder, tokens, device, progress)
+
+
+def learn_look(
+    model: WorldModel,
+    raw: torch.Tensor,
+    episode_ends: NDArray[np.int64],
+    split: Split,
+    sections: Sections,
+    held_out: int,
+    folder: Path,
+    device: torch.device,
+) -> torch.Tensor:
+    """Train the look on raw codes `[R, Z]`, or go on training it; scene codes `[R, 2 K + L]` in their own units."""
+    config, options = sections.look_trainer, sections.look_training
+    look, keypoints = model.scene.look.requires_grad_(True), sections.model.scene.keypoints
+
+    def sampler(episodes: NDArray[np.int64]) -> GroupSampler:
+        rows = rows_of(episode_ends, episodes)
+        return GroupSampler(raw, keypoints, episode_ends, rows, options, config.seed)
+
+    look.calibrate(raw)
+    reported = sampler(split.held_out).sample(0, held_out)
+    task = LookTask(look, options, raw, sampler(split.train), reported, config.batch_size, device)
+    folder.mkdir(exist_ok=True)
+    run_to_end(Trainer(task, config, folder, device), "look")
+    look.cpu().requires_grad_(False)
+    with torch.no_grad():
+        return torch.cat([model.scene.from_raw(block) for block in raw.split(8192)])
 
 
 @command("train")
@@ -205,11 +237,13 @@ def main(config: DictConfig) -> None:
     proprio = store.read("proprio", 0, store.num_rows)
     standardised = model.normaliser.proprio(torch.from_numpy(proprio))
     held_out = options.held_out_sequences
-    codes = learn_scene(model, tokens, standardised, samplers, sections, held_out, folder / "scene", device)
+    raw, robot = learn_scene(model, tokens, standardised, samplers, sections, held_out, folder / "scene", device)
+    codes = learn_look(model, raw, store.episode_ends, split, sections, held_out, folder / "look", device)
+    model.scene.cpu().calibrate(codes, robot, standardised)
     task = PredictionTask(
         model,
         sections.prediction,
-        Recording(codes, proprio, store.read("action", 0, store.num_rows)),
+        Recording(model.scene.standardise(codes), proprio, store.read("action", 0, store.num_rows)),
         lambda step: samplers.sequences.sample(step, sections.trainer.batch_size).rows,
         samplers.held_out_sequences.sample(0, held_out).rows,
         seed,

@@ -20,7 +20,7 @@ from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.encoders import AnyEncoderConfig, build_encoder, read_encoder_config
 from worldmodel.features import Normaliser
 from worldmodel.predictor import Belief, Predictor, PredictorConfig
-from worldmodel.scene import SceneConfig, SceneEncoder
+from worldmodel.scene import Scene, SceneConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,15 @@ class GoalConfig:
         robot_weight: weight of the robot's place (in standard deviations of its proprioception, as far as the goal
             picture shows it) beside that of the scene's keypoints (in half widths of the picture). Small: where the
             robot is in the goal picture should decide only when nothing else does.
+        look_weight: weight of the scene's look, which is of unit length.
     """
 
     robot_weight: float = 0.1
+    look_weight: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.robot_weight >= 0:
-            raise ValueError(f"robot_weight must not be negative, got {self.robot_weight}")
+        if not min(self.robot_weight, self.look_weight) >= 0:
+            raise ValueError(f"weights must not be negative, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ class WorldModel(nn.Module):
         sizes = (spec.proprio_size, len(spec.action_low))
         self.encoder = build_encoder(encoder).requires_grad_(False)
         self.compression = Compression(config.compression, encoder.tokens_per_frame, encoder.width)
-        self.scene = SceneEncoder(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)
+        self.scene = Scene(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)
         self.scene.requires_grad_(False)  # trained before the predictor, in a training of its own
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(config.predictor, config.scene.size, *sizes)
@@ -126,13 +128,16 @@ class WorldModel(nn.Module):
     def between(self, latent: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.
 
-        How far the scene's keypoints are off, in half widths of the picture, and a little of how far the robot is off:
-        `sqrt(|keypoints - keypoints_goal|² + w² |r (proprio - proprio_goal)|²)`, where `r²` is the share of each part
-        of proprioception that a picture shows. It grows linearly with the way to go, near or far.
+        How far the scene's keypoints are off, in half widths of the picture, how different it looks there, and a
+        little of how far the robot is off:
+        `sqrt(|keypoints - keypoints_goal|² + w_l² |look - look_goal|² + w_r² |r (proprio - proprio_goal)|²)`, where
+        `r²` is the share of each part of proprioception that a picture shows. It grows linearly with the way to go.
         """
-        scene = self.scene.keypoints(latent.code.float()) - self.scene.keypoints(goal.code.float())
+        weights = self.config.goal
+        (places, look), (wanted_places, wanted_look) = (self.scene.parts(x.code.float()) for x in (latent, goal))
         robot = (latent.proprio.float() - goal.proprio.float()) * self.scene.robot_readable.sqrt()
-        squared = scene.pow(2).sum(-1) + (self.config.goal.robot_weight * robot).pow(2).sum(-1)
+        squared = (places - wanted_places).pow(2).sum(-1) + (weights.robot_weight * robot).pow(2).sum(-1)
+        squared = squared + (weights.look_weight * (look - wanted_look)).pow(2).sum(-1)
         return squared.clamp_min(1e-12).sqrt()
 
     # --- checkpoints -----------------------------------------------------------------------------------------------

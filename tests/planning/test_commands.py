@@ -43,7 +43,10 @@ def spec() -> EnvironmentSpec:
 def make_model(spec: EnvironmentSpec) -> WorldModel:
     """Untrained, of toy size."""
     encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
-    scene, predictor = SceneConfig(2, 2, 8, 1), PredictorConfig(16, 16, depth=1, block=2)
+    scene, predictor = (
+        SceneConfig(2, 2, 2, hidden=8, look_width=8, robot_keypoints=1),
+        PredictorConfig(16, 16, depth=1, block=2),
+    )
     config = WorldModelConfig(encoder, CompressionConfig(channels=8), scene, predictor, GoalConfig())
     with torch.random.fork_rng():
         torch.manual_seed(0)

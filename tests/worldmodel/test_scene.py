@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worldmodel.toy import SCENE
-from worldmodel.scene import SceneConfig, SceneDecoder, SceneEncoder, token_positions
+from worldmodel.scene import Scene, SceneConfig, SceneDecoder, SceneEncoder, token_positions
 from worldmodel.scene_training import (
     SceneAutoencoder,
     SceneTask,
@@ -30,6 +30,11 @@ GRID, CHANNELS, PROPRIO = 6, 3, 2
 def make_encoder(config: SceneConfig = SCENE) -> SceneEncoder:
     torch.manual_seed(0)
     return SceneEncoder(config, GRID, CHANNELS, PROPRIO)
+
+
+def make_scene(config: SceneConfig = SCENE) -> Scene:
+    torch.manual_seed(0)
+    return Scene(config, GRID, CHANNELS, PROPRIO)
 
 
 def blob(centres: Tensor, channel: int) -> Tensor:
@@ -58,7 +63,7 @@ def make_task(world: tuple[Tensor, Tensor, Tensor]) -> SceneTask:
         return neighbours(rows[rng.integers(0, 36, 64)], rng)
 
     torch.manual_seed(0)
-    module = SceneAutoencoder(make_encoder(SceneConfig(1, 1, 32, 1)), CHANNELS, PROPRIO)
+    module = SceneAutoencoder(make_encoder(SceneConfig(1, 1, hidden=32, robot_keypoints=1)), CHANNELS, PROPRIO)
     held_out = neighbours(rows[36:].repeat(8, axis=0), np.random.default_rng(0))
     proprio = (robot - robot.mean(0)) / robot.std(0)
     return SceneTask(module, SceneTrainingConfig(), tokens.numpy().astype(np.float16), proprio, pairs, held_out, 0, CPU)
@@ -77,38 +82,43 @@ def test_keypoints_are_inside_the_picture(scale: float, seed: int) -> None:
     tokens = scale * torch.randn(4, GRID**2, CHANNELS, generator=torch.Generator().manual_seed(seed))
     encoder = make_encoder()
     with torch.no_grad():
-        places = encoder.raw(tokens)[:, : 2 * SCENE.keypoints]
+        places = encoder(tokens)[:, : 2 * SCENE.keypoints]
     assert places.abs().max() <= token_positions(GRID).abs().max() + 1e-5
 
 
-def test_a_code_is_standardised_and_its_keypoints_come_back() -> None:
-    encoder, tokens = make_encoder(), torch.randn(200, GRID**2, CHANNELS, generator=torch.Generator().manual_seed(1))
+def test_a_code_is_standardised_and_its_parts_come_back() -> None:
+    scene, tokens = make_scene(), torch.randn(200, GRID**2, CHANNELS, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        raw = encoder.raw(tokens)
-        encoder.calibrate(raw, torch.zeros(200, PROPRIO), torch.randn(200, PROPRIO))
-        code = encoder(tokens)
+        raw = scene.encoder(tokens)
+        scene.look.calibrate(raw)
+        codes = scene.from_raw(raw)
+        scene.calibrate(codes, torch.zeros(200, PROPRIO), torch.randn(200, PROPRIO))
+        code = scene(tokens)
     assert code.shape == (200, SCENE.size)
     torch.testing.assert_close(code.mean(0), torch.zeros(SCENE.size), atol=1e-4, rtol=0)
     torch.testing.assert_close(code.std(0), torch.ones(SCENE.size), atol=1e-3, rtol=0)
-    torch.testing.assert_close(encoder.keypoints(code), raw[:, : 2 * SCENE.keypoints])
+    keypoints, look = scene.parts(code)
+    torch.testing.assert_close(keypoints, raw[:, : 2 * SCENE.keypoints])
+    torch.testing.assert_close(look, scene.look(raw))
+    torch.testing.assert_close(look.norm(dim=1), torch.ones(200))
 
 
 def test_calibration_notes_what_a_picture_shows_of_the_robot() -> None:
-    encoder, proprio = make_encoder(), torch.randn(500, PROPRIO, generator=torch.Generator().manual_seed(2))
+    scene, proprio = make_scene(), torch.randn(500, PROPRIO, generator=torch.Generator().manual_seed(2))
     read = torch.stack([proprio[:, 0], torch.zeros(500)], 1)
-    encoder.calibrate(torch.randn(500, SCENE.size), read, proprio)
-    assert encoder.robot_readable.tolist() == pytest.approx([1.0, 0.0], abs=0.01)
+    scene.calibrate(torch.randn(500, SCENE.size), read, proprio)
+    assert scene.robot_readable.tolist() == pytest.approx([1.0, 0.0], abs=0.01)
 
 
 def test_pictures_of_a_batch_do_not_know_each_other() -> None:
-    encoder, tokens = make_encoder(), torch.randn(5, GRID**2, CHANNELS, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(encoder(tokens)[2:3], encoder(tokens[2:3]))
-    torch.testing.assert_close(encoder.robot(tokens)[2:3], encoder.robot(tokens[2:3]))
+    scene, tokens = make_scene(), torch.randn(5, GRID**2, CHANNELS, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(scene(tokens)[2:3], scene(tokens[2:3]))
+    torch.testing.assert_close(scene.robot(tokens)[2:3], scene.robot(tokens[2:3]))
 
 
 def test_the_decoder_paints_the_robot_where_it_is_told() -> None:
     torch.manual_seed(0)
-    decoder, raw = SceneDecoder(SCENE, GRID, CHANNELS, PROPRIO), torch.randn(2, SCENE.size)
+    decoder, raw = SceneDecoder(SCENE, GRID, CHANNELS, PROPRIO), torch.randn(2, SCENE.raw_size)
     painted = decoder(raw, torch.zeros(2, PROPRIO))
     assert painted.shape == (2, GRID**2, CHANNELS)
     assert not torch.equal(decoder(raw, torch.ones(2, PROPRIO)), painted)
@@ -142,6 +152,16 @@ def test_the_code_finds_the_thing_and_lets_the_robot_be(world: tuple[Tensor, Ten
     assert explained(robot) < 0.5
 
 
+def test_what_rests_is_held_where_it_is(world: tuple[Tensor, Tensor, Tensor]) -> None:
+    """The penalty on changes is nothing for a frame twice, and hardly grows beyond its scale."""
+    task = make_task(world)
+    same = np.repeat(np.arange(10)[:, None], 2, axis=1)
+    task._pairs = lambda step: same
+    assert task.loss(0)["changed"].item() == 0
+    task._pairs = lambda step: np.stack([np.arange(10), np.arange(10, 20)], 1)
+    assert task.loss(0)["changed"].item() > 0
+
+
 def test_seed_and_step_alone_decide_the_loss(world: tuple[Tensor, Tensor, Tensor]) -> None:
     first, again = make_task(world), make_task(world)
     values = [first.loss(step)["loss"].item() for step in (3, 4)]
@@ -149,13 +169,13 @@ def test_seed_and_step_alone_decide_the_loss(world: tuple[Tensor, Tensor, Tensor
     assert values[0] != values[1]
 
 
-@pytest.mark.parametrize("name", ["keypoints", "appearance", "hidden", "robot_keypoints"])
+@pytest.mark.parametrize("name", ["keypoints", "appearance", "looks", "hidden", "look_width", "robot_keypoints"])
 def test_sizes_below_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0"):
         dataclasses.replace(SCENE, **{name: 0})
 
 
-@pytest.mark.parametrize("options", [{"gap": 0}, {"noise": -1.0}])
+@pytest.mark.parametrize("options", [{"gap": 0}, {"noise": -1.0}, {"rest_weight": -1.0}, {"rest_scale": 0.0}])
 def test_impossible_training_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         SceneTrainingConfig(**options)  # type: ignore[arg-type]

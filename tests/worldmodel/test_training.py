@@ -31,7 +31,7 @@ def recording(toy_store: TrajectoryStore) -> Recording:
     columns = {name: toy_store.read(name, 0, toy_store.num_rows) for name in ("proprio", "action")}
     position = torch.from_numpy(columns["proprio"]) / 13 - 1
     noise = torch.randn(len(position), 2, generator=torch.Generator().manual_seed(0))
-    codes = torch.cat([f(k * position) for k in (1, 2) for f in (torch.sin, torch.cos)] + [position, noise], 1)
+    codes = torch.cat([torch.sin(position), torch.cos(position), position, noise], 1)
     return Recording(codes, columns["proprio"], columns["action"])
 
 
@@ -143,7 +143,7 @@ def report(model: nn.Module, num_sequences: int = 96) -> dict[str, float]:
     points = position.reshape(-1, 2)
     codes = torch.from_numpy(np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1))
     rows: NDArray[np.int64] = np.arange(num_sequences * length).reshape(num_sequences, length)
-    scene = SceneConfig(keypoints=1, appearance=1, hidden=4, robot_keypoints=1)
+    scene = SceneConfig(keypoints=1, appearance=1, looks=1, hidden=4, look_width=4, robot_keypoints=1)
     world = WorldModel(SPEC, dataclasses.replace(MODEL, scene=scene, goal=GoalConfig(robot_weight=1.0)))
     recording = Recording(codes, points, actions.reshape(-1, 2))
     world.predictor = model  # type: ignore[assignment]

@@ -91,8 +91,10 @@ def test_the_distance_is_its_equation(model: WorldModel) -> None:
     distance = model.distance(imagined, goal)
     assert distance.shape == (2, 5, 4)
     scene, places = model.scene, 2 * MODEL.scene.keypoints
+    weights = torch.ones(MODEL.scene.size)
+    weights[places:] = 0.3
     for b, s, h in ((0, 0, 0), (1, 4, 3), (0, 2, 1)):
-        difference = (imagined.code[b, s, h] - goal.code[b])[:places] * scene.code_std[:places]
+        difference = (imagined.code[b, s, h] - goal.code[b]) * scene.code_std * weights
         robot = (imagined.proprio[b, s, h] - goal.proprio[b]).pow(2) * scene.robot_readable
         expected = (difference.pow(2).sum() + 0.5**2 * robot.sum()).sqrt()
         assert distance[b, s, h].item() == pytest.approx(expected.item(), rel=1e-4)

@@ -29,9 +29,9 @@ SPEC = EnvironmentSpec(
 )
 ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 COMPRESSION = CompressionConfig(channels=8, fit_frames=200)
-SCENE = SceneConfig(keypoints=3, appearance=2, hidden=16, robot_keypoints=1)
+SCENE = SceneConfig(keypoints=3, appearance=2, looks=2, hidden=16, look_width=16, robot_keypoints=1)
 PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, block=2)
-MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5))
+MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5, look_weight=0.3))
 
 
 def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -99,5 +99,7 @@ def make_model(seed: int = 0) -> WorldModel:
             std.uniform_(0.5, 2.0)
         tokens = model.tokens(pixels)
         proprio = norm.proprio(torch.from_numpy(np.concatenate([e.proprio for e in episodes])))
-        model.scene.calibrate(model.scene.raw(tokens), 0.8 * proprio, proprio)
+        raw = model.scene.encoder(tokens)
+        model.scene.look.calibrate(raw)
+        model.scene.calibrate(model.scene.from_raw(raw), 0.8 * proprio, proprio)
     return model

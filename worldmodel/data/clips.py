@@ -49,6 +49,12 @@ def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Sp
     return Split(train=np.sort(order[num_held_out:]), held_out=np.sort(order[:num_held_out]))
 
 
+def rows_of(episode_ends: Indices, episodes: Indices) -> Indices:
+    """All rows of `episodes`, in their order."""
+    starts = np.concatenate([[0], episode_ends[:-1]])
+    return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in episodes])
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Shape of the clips.
