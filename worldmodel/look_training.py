@@ -105,7 +105,10 @@ class GroupSampler:
 
 
 class LookTask(TrainingTask):
-    """loss = cross entropy of finding each frame's partner within its group + w |look - look'|^2 of frames at rest.
+    """loss = cross entropy of telling each frame's partner from the others of its group + w |look - look'|^2 at rest.
+
+    The others are anchors, which have their things in the same places. A partner may have moved on: among partners,
+    the right one could be found by its place, and the look would follow the place.
 
     Args:
         raw_codes: of all frames `[R, Z]`, standardised by the encoder itself.
@@ -136,9 +139,9 @@ class LookTask(TrainingTask):
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
-        similarity, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size))
-        own = torch.arange(similarity.shape[1], device=self._device).expand(len(similarity), -1)
-        told_apart = F.cross_entropy(similarity.flatten(0, 1), own.flatten())
+        cosines, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size))
+        own = torch.arange(cosines.shape[1], device=self._device).expand(len(cosines), -1)
+        told_apart = F.cross_entropy(cosines.flatten(0, 1) / self._config.temperature, own.flatten())
         resting = (apart * at_rest).mean()
         return {"loss": told_apart + self._config.rest_weight * resting, "contrast": told_apart, "resting": resting}
 
@@ -148,9 +151,9 @@ class LookTask(TrainingTask):
 
         `rest_distance` is in units of the distance between frames of one group: 0 is perfect, 1 is useless.
         """
-        similarity, apart, at_rest = self._measure(self._held_out)
-        own = torch.arange(similarity.shape[1], device=self._device)
-        of_group = (2 - 2 * similarity * self._config.temperature).mean().sqrt()
+        cosines, apart, at_rest = self._measure(self._held_out)
+        own = torch.arange(cosines.shape[1], device=self._device)
+        of_group = (2 - 2 * cosines).mean().sqrt()
         rest = apart[at_rest].mean().sqrt() if bool(at_rest.any()) else of_group
-        found = (similarity.argmax(-1) == own).float().mean()
+        found = (cosines.argmax(-1) == own).float().mean()
         return {"partner_found": float(found), "rest_distance": float(rest / of_group.clamp_min(1e-6))}

@@ -30,24 +30,18 @@ class SceneTrainingConfig:
         noise: standard deviation of what is added to the raw code, so that near codes mean near scenes.
         appearance_decay: weight of the appearance features' mean square, which keeps them beside that noise.
         robot_weight: weight of the error in reading proprioception off the picture.
-        rest_weight: weight of what changes in the code between neighbouring moments, w_s.
-        rest_scale: changes below this are taken for noise, s.
     """
 
     gap: int = 3
     noise: float = 0.03
     appearance_decay: float = 1e-3
     robot_weight: float = 0.1
-    rest_weight: float = 0.02
-    rest_scale: float = 0.02
 
     def __post_init__(self) -> None:
         if self.gap < 1:
             raise ValueError(f"gap must be at least 1, got {self.gap}")
-        if min(self.noise, self.appearance_decay, self.robot_weight, self.rest_weight) < 0:
+        if min(self.noise, self.appearance_decay, self.robot_weight) < 0:
             raise ValueError(f"noise and weights must not be negative, got {self}")
-        if not self.rest_scale > 0:
-            raise ValueError(f"rest_scale must be above 0, got {self.rest_scale}")
 
 
 class SceneAutoencoder(nn.Module):
@@ -62,11 +56,7 @@ class SceneAutoencoder(nn.Module):
 class SceneTask(TrainingTask):
     """Painting the tokens of a neighbouring moment.
 
-    loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2
-           + w_s mean log(1 + (code_i - code_j)^2 / s^2)
-
-    The last term says that most things rest most of the time: it pulls what changes a little, because the robot has
-    moved in front of it, to no change, and hardly holds back what is really pushed.
+    loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2.
 
     Args:
         tokens: compressed frozen features float16 `[R, N, C]`.
@@ -99,16 +89,14 @@ class SceneTask(TrainingTask):
         rows, config = self._pairs(step), self._config
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
-        raw, neighbouring = encoder(torch.cat([tokens, wanted])).chunk(2)
+        raw = encoder(tokens)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
         painted = F.mse_loss(self.module.decoder(raw + config.noise * noise, there).float(), wanted)
         appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
         robot = F.mse_loss(encoder.robot(tokens), here)
-        changed = torch.log1p(((raw - neighbouring) / config.rest_scale).pow(2)).mean()
         loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
-        loss = loss + config.rest_weight * changed
-        return {"loss": loss, "painted": painted, "robot": robot, "changed": changed}
+        return {"loss": loss, "painted": painted, "robot": robot}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

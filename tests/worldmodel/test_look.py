@@ -144,7 +144,8 @@ def test_the_loss_is_its_equation() -> None:
     for anchors, partners, at_rest in zip(groups.anchors, groups.partners, groups.at_rest, strict=True):
         a, b = look(raw[anchors]), look(raw[partners])
         for i in range(len(a)):
-            scores = torch.stack([a[i] @ b[j] / OPTIONS.temperature for j in range(len(b))])
+            others = [a[i] @ (b[j] if i == j else a[j]) / OPTIONS.temperature for j in range(len(b))]
+            scores = torch.stack(others)
             total.append(-(scores[i] - scores.logsumexp(0)))
             resting.append((a[i] - b[i]).pow(2).sum() * bool(at_rest[i]))
     contrast, rest = torch.stack(total).mean(), torch.stack(resting).mean()
