@@ -132,10 +132,12 @@ class LookTask(TrainingTask):
         self._batch_size, self._device = batch_size, device
 
     def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-        """Similarities `[G, M, M]` of anchors to partners, squared distances `[G, M]` of true pairs, who is at rest."""
+        """Cosines `[G, M, M]` of anchors (diagonal: with the partner), `|look - look'|^2 [G, M]`, and who is at rest."""
         looks, others = (self.module(self._codes[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
-        similarity = torch.einsum("gml,gnl->gmn", looks, others) / self._config.temperature
-        return similarity, (looks - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
+        own = torch.eye(looks.shape[1], dtype=torch.bool, device=self._device)
+        partner = (looks * others).sum(-1, keepdim=True)
+        cosines = torch.where(own, partner, torch.einsum("gml,gnl->gmn", looks, looks))
+        return cosines, (looks - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
