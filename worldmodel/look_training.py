@@ -132,7 +132,7 @@ class LookTask(TrainingTask):
         self._batch_size, self._device = batch_size, device
 
     def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines `[G, M, M]` of anchors (diagonal: with the partner), `|look - look'|^2 [G, M]`, and who is at rest."""
+        """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|look - look'|^2 [G, M]`, who is at rest."""
         looks, others = (self.module(self._codes[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
         own = torch.eye(looks.shape[1], dtype=torch.bool, device=self._device)
         partner = (looks * others).sum(-1, keepdim=True)
