@@ -11,6 +11,9 @@ _REPEATS = 5
 _SECONDS_PER_REPEAT = 0.15
 
 
+CPU = torch.device("cpu")
+
+
 def rate(function: Callable[[], object]) -> float:
     """Calls per second: the best of several short stretches, which other programs disturb least."""
     function()
@@ -24,7 +27,14 @@ def rate(function: Callable[[], object]) -> float:
     return best
 
 
-def matrix_product_gflops(dtype: torch.dtype, width: int = 512) -> float:
+def matrix_product_gflops(dtype: torch.dtype, device: torch.device = CPU) -> float:
     """Billions of operations per second in a product of two square matrices, on as many threads as torch has."""
-    matrix = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(dtype)
-    return rate(lambda: matrix @ matrix) * 2 * width**3 / 1e9
+    width = 8192 if device.type == "cuda" else 512
+    matrix = torch.randn(width, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+
+    def multiply() -> None:
+        matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return rate(multiply) * 2 * width**3 / 1e9

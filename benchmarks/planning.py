@@ -1,7 +1,9 @@
-"""Planning time against the number of samples and environments.
+"""Where the time of a planned action goes, and how busy the machine is meanwhile.
 
-python -m benchmarks.planning              # the optimiser alone, on a cost that is nearly free
-python -m benchmarks.planning push         # with a checkpoint: a shipped name or a folder
+python -m benchmarks.planning                           # the shipped push checkpoint, configs/planner/cem.yaml
+python -m benchmarks.planning env=reacher checkpoint=reacher planner.options.samples=512
+
+Options are those of planning.evaluate; pictures are noise, which costs as much as a scene does.
 """
 
 from __future__ import annotations
@@ -9,60 +11,122 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_module
+from rich import box
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
-from planning.cem import CEM, CEMConfig
-from planning.mpc import Controller, ControllerConfig, Observations
-from planning.objectives import ObjectiveConfig
-from planning.types import Bounds
+from configs.command import UserError, check_overrides, console, fail
+from configs.device import pick_device
+from planning.loading import bounds_of, choose_checkpoint, load_model, open_env
+from planning.mpc import Observations
+from planning.policies import make_controller
+from planning.registry import Planner, make_planner
 from worldmodel.world_model import WorldModel
 
-HORIZON, REPEATS = 8, 10
+REPEATS, WARM_UP = 30, 4
 
 
-def optimiser_ms(samples: int, batch: int) -> float:
-    """Median time of a CEM plan on a quadratic [ms]."""
-    bounds = Bounds(-torch.ones(2), torch.ones(2))
-    start, optimiser, times = torch.zeros(batch, HORIZON, 2), CEM(CEMConfig(samples=samples)), []
-    for seed in range(REPEATS):
-        begun = time.perf_counter()
-        optimiser.plan(lambda a: a.square().sum((-1, -2)), start, bounds, torch.Generator().manual_seed(seed))
-        times.append((time.perf_counter() - begun) * 1e3)
-    return statistics.median(times)
-
-
-def controller_ms(model: WorldModel, samples: int, batch: int) -> float:
-    """Median time from observations to actions with a world model and a full history [ms]."""
-    spec, rng = model.spec, np.random.default_rng(0)
-    bounds = Bounds(torch.tensor(spec.action_low), torch.tensor(spec.action_high))
-    shape = (batch, spec.image_size, spec.image_size, 3)
-    config = ControllerConfig(HORIZON, history=model.history)
-    goals = rng.integers(0, 256, shape, dtype=np.uint8)
-    optimiser = CEM(CEMConfig(samples=samples))
-    controller = Controller(model, optimiser, ObjectiveConfig(), bounds, config, goals, torch.device("cpu"))
+def median_ms(function: Callable[[], object], device: torch.device) -> float:
+    """Median time of a call [ms]."""
     times = []
-    for _ in range(REPEATS + model.history):
-        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
-        times.append(controller.act(Observations(pixels, np.zeros((batch, spec.proprio_size), np.float32))).plan_ms)
-    return statistics.median(times[model.history :])
+    for _ in range(WARM_UP + REPEATS):
+        begun = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return statistics.median(times[WARM_UP:])
 
 
-def main() -> None:
-    model = WorldModel.load(sys.argv[1], torch.device("cpu")) if len(sys.argv) > 1 else None
-    gflops = matrix_product_gflops(torch.float32)
-    print(
-        f"horizon {HORIZON}, 4 iterations; median ms of {REPEATS} plans with {torch.get_num_threads()} threads "
-        f"beside {gflops:.0f} GFLOP/s (float32 matrix product)"
+class Parts:
+    """What a plan for `batch` environments is made of, each part to be timed by itself."""
+
+    def __init__(self, model: WorldModel, planner: Planner, batch: int, samples: int, device: torch.device) -> None:
+        spec, rng = model.spec, np.random.default_rng(0)
+        self.model, self.planner = model, planner
+        self._pixels = rng.integers(0, 256, (batch, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        self._proprio = np.zeros((batch, spec.proprio_size), np.float32)
+        bounds, size = bounds_of(spec), len(spec.action_low)
+        controller = planner.controller
+        self.actions = 0.1 * torch.rand(batch, samples, controller.horizon, size).to(device)
+        self._controller = make_controller(model, planner, bounds, self._pixels, device)
+        self._history = [
+            torch.as_tensor(np.repeat(x[:, None], controller.history, 1)).to(device)
+            for x in (self._pixels, self._proprio)
+        ]
+        past = self.actions[:, 0, : controller.history - 1]
+        with torch.no_grad():
+            self.latent = model.encode(*self._history, past)
+            self.goal = model.encode_goal(self._history[0][:, 0])
+            self.imagined = model.rollout(self.latent, self.actions)
+        self._past = past
+
+    @torch.no_grad()
+    def encode(self) -> object:
+        return self.model.encode(*self._history, self._past)
+
+    @torch.no_grad()
+    def rollout(self) -> object:
+        return self.model.rollout(self.latent, self.actions)
+
+    @torch.no_grad()
+    def judge(self) -> object:
+        return self.planner.objective.reduce(self.model.distance(self.imagined, self.goal))
+
+    def plan(self) -> object:
+        return self._controller.act(Observations(self._pixels, self._proprio))
+
+
+def main(overrides: list[str]) -> None:
+    """Print the table."""
+    check_overrides("evaluate", overrides)
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("evaluate", overrides)
+    device = pick_device(config.device)
+    env, spec = open_env(config.env)
+    env.close()
+    checkpoint = choose_checkpoint(config.checkpoint or spec.env, spec.env)
+    model = load_model(checkpoint, spec, device, config.precision)
+    planner = make_planner(config.planner, model.history, config.seed)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    table = Table(
+        title=f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config.precision}; median ms",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    print("samples  batch  " + ("controller" if model else "optimiser"))
-    for samples in (64, 128, 256):
-        for batch in (1, 10):
-            took = controller_ms(model, samples, batch) if model else optimiser_ms(samples, batch)
-            print(f"{samples:7d}  {batch:5d}  {took:10.1f}")
+    for heading in ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share"):
+        table.add_column(heading, justify="right")
+    for batch in (1, int(config.batch)):
+        parts = Parts(model, planner, batch, int(config.planner.options.samples), device)
+        before = matrix_product_gflops(dtype, device)
+        plan, encode, rollout, judge = (
+            median_ms(part, device) for part in (parts.plan, parts.encode, parts.rollout, parts.judge)
+        )
+        peak = (before + matrix_product_gflops(dtype, device)) / 2
+        iterations = int(config.planner.options.get("iterations", 1))
+        with FlopCounterMode(display=False) as counter:
+            parts.rollout()
+        sequences = parts.actions.shape[0] * parts.actions.shape[1]
+        achieved = counter.get_total_flops() / rollout / 1e6
+        search = plan - encode - iterations * (rollout + judge)
+        row = [f"{x:.1f}" for x in (plan, encode, iterations * rollout, iterations * judge, search)]
+        share = f"{achieved / peak:.0%} of {peak:.0f}"
+        table.add_row(str(batch), *row, f"{1e3 * sequences / rollout:,.0f}", f"{achieved:.0f}", share)
+    console.print(table)
+    console.print(
+        f"a rollout: one action sequence imagined {planner.controller.horizon} control steps ahead; "
+        "share: of a matrix product's rate on this machine, measured in the same run"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        fail(str(error))

@@ -119,8 +119,8 @@ class Comparison:
         low, high = paired_bootstrap_interval(a, b, resamples, seed)
         a_only, b_only = int((a & ~b).sum()), int((b & ~a).sum())
         difference = float(a.mean() - b.mean())
-        rates = (Rate.of(outcomes.flatten().tolist()) for outcomes in (a, b))
-        return cls(*rates, difference, low, high, a_only, b_only, mcnemar_p(a_only, b_only))
+        first, second = (Rate.of(outcomes.flatten().tolist()) for outcomes in (a, b))
+        return cls(first, second, difference, low, high, a_only, b_only, mcnemar_p(a_only, b_only))
 
 
 def _paths(config: DictConfig, key: str) -> list[str]:

@@ -128,11 +128,15 @@ class Jepa(nn.Module):
         self.target = copy.deepcopy(self.encoder)
         self.target.requires_grad_(False)
 
-    def forward(self, clips: Tensor, masks: Sequence[Mask]) -> dict[str, Tensor]:
-        """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`."""
+    def forward(self, clips: Tensor, masks: Sequence[Mask], seen_by_target: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`.
+
+        The target encoder may be shown another version of the clips, in another light for example: what differs
+        between the two cannot be predicted, and drops out of the features.
+        """
         frames = clips.shape[1] // self.encoder.config.tubelet_frames
         with torch.no_grad():
-            features = self.target(clips).float()
+            features = self.target(clips if seen_by_target is None else seen_by_target).float()
             features = F.layer_norm(features, features.shape[-1:])
             target = features
             if self.config.targets == "instance":

@@ -30,6 +30,8 @@ class PretrainConfig:
         final_momentum: at the end.
         masks: predicted at once (mappings become `MaskConfig`); V-JEPA's short-range and long-range pair by default.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
+        colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
+        two_lights: context and target encoder see the clip in two lights, each jittered by itself.
         flip: mirror half of the clips left to right.
         probe_frames: frames for the linear probe, half of them held out.
         smallest_spread: collapse is declared when the features' spread falls under this.
@@ -39,6 +41,8 @@ class PretrainConfig:
     final_momentum: float = 1.0
     masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
     jitter: float = 0.2
+    colour_jitter: float = 0.0
+    two_lights: bool = False
     flip: bool = True
     probe_frames: int = 1000
     smallest_spread: float = 0.01
@@ -97,27 +101,36 @@ class PretrainTask(TrainingTask):
         self._config, self._frames, self._clip_rows, self._probe = config, frames, clip_rows, probe
         self._seed, self._device = seed, device
 
-    def _augment(self, clips: Tensor, rng: np.random.Generator) -> Tensor:
-        """The same brightness, contrast and mirroring for every frame of a clip; float clips in [-2, 2]."""
-        pixels = to_unit_range(clips)
-        batch, jitter = len(clips), self._config.jitter
-        if jitter:
-            contrast, brightness = rng.uniform(-jitter, jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
+    def _mirror(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Half of the clips left to right, every frame of a clip alike."""
+        if not self._config.flip:
+            return pixels
+        mirrored = torch.from_numpy(rng.random(len(pixels)) < 0.5).to(pixels.device)
+        return torch.where(mirrored[:, None, None, None, None], pixels.flip(3), pixels)
+
+    def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """The same brightness, contrast and tint for every frame of a clip."""
+        config, batch = self._config, len(pixels)
+        if config.jitter:
+            contrast, brightness = rng.uniform(-config.jitter, config.jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
             pixels = pixels * torch.from_numpy(1 + contrast).to(pixels) + torch.from_numpy(brightness).to(pixels)
-        if self._config.flip:
-            mirrored = torch.from_numpy(rng.random(batch) < 0.5).to(pixels.device)
-            pixels = torch.where(mirrored[:, None, None, None, None], pixels.flip(3), pixels)
+        if config.colour_jitter:
+            tint = rng.uniform(-config.colour_jitter, config.colour_jitter, (batch, 1, 1, 1, 3)).astype(np.float32)
+            # About black, which is -2: a tint darkens or brightens a channel as a coloured light would.
+            pixels = (pixels + 2) * torch.from_numpy(1 + tint).to(pixels) - 2
         return pixels
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch, both masks."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._clip_rows(step)
-        clips = self._augment(torch.from_numpy(self._frames[rows]).to(self._device), rng)
+        plain = self._mirror(to_unit_range(torch.from_numpy(self._frames[rows]).to(self._device)), rng)
+        clips = self._light(plain, rng)
+        seen_by_target = self._light(plain, rng) if self._config.two_lights else None
         encoder = self.module.encoder.config
         layers = rows.shape[1] // encoder.tubelet_frames
         masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in self._config.masks]
-        values = self.module(clips, masks)
+        values = self.module(clips, masks, seen_by_target)
         features = values.pop("features")
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
         return values

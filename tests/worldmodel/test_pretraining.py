@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode
 from worldmodel.jepa import Jepa, JepaConfig
@@ -41,15 +42,13 @@ def test_seed_and_step_alone_decide_the_loss() -> None:
 
 
 def test_without_augmentation_a_clip_is_only_rescaled() -> None:
-    clips = make_clips()
-    augmented = make_task(jitter=0.0, flip=False)._augment(clips, np.random.default_rng(0))
-    assert torch.equal(augmented, to_unit_range(clips))
+    plain, rng, task = to_unit_range(make_clips()), np.random.default_rng(0), make_task(jitter=0.0, flip=False)
+    assert torch.equal(task._light(task._mirror(plain, rng), rng), plain)
 
 
 def test_a_clip_is_mirrored_whole_or_not_at_all() -> None:
-    clips = make_clips(batch=40)
-    augmented = make_task(jitter=0.0, flip=True)._augment(clips, np.random.default_rng(0))
-    plain = to_unit_range(clips)
+    plain = to_unit_range(make_clips(batch=40))
+    augmented = make_task(flip=True)._mirror(plain, np.random.default_rng(0))
     mirrored = [torch.equal(a, p.flip(2)) for a, p in zip(augmented, plain, strict=True)]
     kept = [torch.equal(a, p) for a, p in zip(augmented, plain, strict=True)]
     assert all(m != k for m, k in zip(mirrored, kept, strict=True))
@@ -59,7 +58,7 @@ def test_a_clip_is_mirrored_whole_or_not_at_all() -> None:
 def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
     clips = make_clips(batch=20)
     plain = to_unit_range(clips)
-    augmented = make_task(jitter=0.2, flip=False)._augment(clips, np.random.default_rng(0))
+    augmented = make_task(jitter=0.2)._light(plain, np.random.default_rng(0))
     contrast = augmented.flatten(2).std(2) / plain.flatten(2).std(2)  # [clips, frames]
     torch.testing.assert_close(contrast, contrast[:, :1].expand_as(contrast), atol=1e-4, rtol=0)
     brightness = augmented.flatten(2).mean(2) - contrast * plain.flatten(2).mean(2)
@@ -67,6 +66,33 @@ def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
     for change in (contrast[:, 0] - 1, brightness[:, 0]):
         assert change.abs().max() <= 0.2 + 1e-4
         assert change.std() > 0.05
+
+
+def test_a_tint_scales_each_channel_and_leaves_black_black() -> None:
+    clips = torch.full((20, 4, 32, 32, 3), 100, dtype=torch.uint8)
+    clips[:, :, 0] = 0
+    tinted = make_task(jitter=0.0, colour_jitter=0.3)._light(to_unit_range(clips), np.random.default_rng(0))
+    assert torch.equal(tinted[:, :, 0], torch.full_like(tinted[:, :, 0], -2))
+    gain = (tinted[:, :, 1:] + 2) / (to_unit_range(clips)[:, :, 1:] + 2)
+    torch.testing.assert_close(gain, gain[:, :1, :1, :1].expand_as(gain))
+    assert gain[:, 0, 0, 0].std() > 0.05 and (gain - 1).abs().max() <= 0.3 + 1e-4
+
+
+def test_in_two_lights_only_the_target_sees_the_other_one() -> None:
+    """With one light, the loss is that of the same clips twice; with two, targets come from another version."""
+    seen: list[Tensor | None] = []
+    for two_lights in (False, True):
+        task = make_task(two_lights=two_lights)
+        forward = task.module.forward
+
+        def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None, forward: Any = forward) -> Any:
+            seen.append(None if seen_by_target is None else (seen_by_target - clips).abs().mean())
+            return forward(clips, masks, seen_by_target)
+
+        task.module.forward = spy  # type: ignore[method-assign]
+        task.loss(0)
+    assert seen[0] is None
+    assert seen[1] is not None and seen[1] > 0.05
 
 
 @pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (50, 0.95), (100, 1.0)])
