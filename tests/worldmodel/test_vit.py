@@ -99,7 +99,11 @@ def test_rotation_sees_every_axis(axis: int) -> None:
 def test_attention_on_a_cpu_is_the_library_s(seed: int, tokens: int, heads: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     query, key, value = torch.randn(3, 2, heads, tokens, 8, generator=generator)
-    torch.testing.assert_close(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
+    wanted = F.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(attend(query, key, value), wanted)
+    halved = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
+    assert halved.dtype == torch.bfloat16
+    torch.testing.assert_close(halved.float(), wanted, atol=0.05, rtol=0.05)
 
 
 def test_attention_without_positions_knows_no_order_and_with_them_does() -> None:
