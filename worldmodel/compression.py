@@ -1,12 +1,14 @@
-"""From frozen tokens to a few channels: principal components of what varies in the recording.
+"""From frozen tokens to a few channels: principal components of what changes within an episode.
 
     z_n = (B^T (f_n - mean_n)) / std
 
-The mean is taken for every position by itself, so what never changes in the scene drops out; the basis `B` and the
-spread `std` of its channels are shared by all positions. Every channel counts the same afterwards: fine detail, such as
-which way a block is turned, sits in directions of small variance and would hardly count in a squared error.
+The mean is taken for every position by itself; the basis `B` and the spread `std` of its channels are shared by all
+positions. Both are those of the differences from the mean of each episode: what differs between episodes but never
+within one, such as the light and the colour of the floor, would otherwise take most of the channels. Every channel
+counts the same afterwards: fine detail, such as which way a block is turned, sits in directions of small variance and
+would hardly count in a squared error.
 
-Shapes: `N` tokens of a frame, `D` their width, `C` channels kept.
+Shapes: `E` episodes, `M` moments of each, `N` tokens of a frame, `D` their width, `C` channels kept.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ class CompressionConfig:
     Attributes:
         channels: principal channels per token, C.
         fit_frames: frames that the components are computed from.
+        fit_moments: of them, how many from one episode.
     """
 
     channels: int = 16
     fit_frames: int = 8192
+    fit_moments: int = 16
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.fit_frames) < 1:
-            raise ValueError(f"channels and fit_frames must be at least 1, got {self}")
+        if self.channels < 1 or self.fit_moments < 2 or self.fit_frames < self.fit_moments:
+            raise ValueError(f"channels, fit_moments and fit_frames must be at least 1, 2 and fit_moments, got {self}")
 
 
 class Compression(nn.Module):
@@ -52,18 +56,21 @@ class Compression(nn.Module):
         self.register_buffer("scale", torch.ones(self.channels))
 
     def fit(self, tokens: Tensor) -> float:
-        """Compute the components of `tokens [R, N, D]`; returns the share of their variance that is kept.
+        """Compute the components of `tokens [E, M, N, D]`; returns the share of the variance in episodes that is kept.
 
         Raises:
-            UserError: when nothing varies.
+            UserError: when nothing changes.
         """
-        centred = (tokens.double() - tokens.double().mean(0)).flatten(0, 1)
+        exact = tokens.double()
+        centred = (exact - exact.mean(1, keepdim=True)).flatten(0, 2)
         total = centred.pow(2).sum()
         if not total > 0:
+            episodes, moments = tokens.shape[:2]
             raise UserError(
-                f"{len(tokens)} frames are all alike: a predictor needs a recording in which something moves"
+                f"{moments} frames each of {episodes} episodes are all alike: a predictor needs a recording in which "
+                "something moves"
             )
-        self.mean.copy_(tokens.double().mean(0))
+        self.mean.copy_(exact.mean((0, 1)))
         self.basis.copy_(_leading_directions(centred.T @ centred, self.channels))
         kept = centred @ self.basis.double()
         std = kept.pow(2).mean(0).sqrt()
@@ -71,7 +78,7 @@ class Compression(nn.Module):
         return float(kept.pow(2).sum() / total)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens `[..., N, D]` → `[..., N, C]`, every channel of unit variance over the recording."""
+        """Tokens `[..., N, D]` → `[..., N, C]`, every channel of unit variance within an episode."""
         return (tokens.float() - self.mean) @ self.basis / self.scale
 
 

@@ -1,6 +1,6 @@
 """Training the scene code on frozen features, as a `TrainingTask`.
 
-Shapes as in `worldmodel.scene`; `R` rows of the recording.
+Shapes as in `worldmodel.scene`; `R` rows of the recording; `M` moments of one episode.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ class SceneTrainingConfig:
     """What the scene code is trained for.
 
     Attributes:
+        moments: of one episode that a batch holds, M. What is painted wrongly in all of them alike does not count, so
+            the code need not know what never changes in an episode. With 1, everything counts.
         gap: the frame that is painted is at most this many control steps away from the one that is encoded.
         noise: standard deviation of what is added to the raw code, so that near codes mean near scenes.
         appearance_decay: weight of the appearance features' mean square, which keeps them beside that noise.
         robot_weight: weight of the error in reading proprioception off the picture.
     """
 
+    moments: int = 4
     gap: int = 3
     noise: float = 0.03
     appearance_decay: float = 1e-3
     robot_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.gap < 1:
-            raise ValueError(f"gap must be at least 1, got {self.gap}")
+        if min(self.moments, self.gap) < 1:
+            raise ValueError(f"moments and gap must be at least 1, got {self}")
         if min(self.noise, self.appearance_decay, self.robot_weight) < 0:
             raise ValueError(f"noise and weights must not be negative, got {self}")
 
@@ -56,13 +59,14 @@ class SceneAutoencoder(nn.Module):
 class SceneTask(TrainingTask):
     """Painting the tokens of a neighbouring moment.
 
-    loss = mean |decode(code_i + noise, proprio_j) - z_j|^2 + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2.
+    loss = mean |d_ij - mean d|^2 M / (M - 1) + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2,
+    d_ij = decode(code_i + noise, proprio_j) - z_j, its mean over M moments of an episode.
 
     Args:
         tokens: compressed frozen features float16 `[R, N, C]`.
         proprio: standardised, float32 `[R, P]`.
-        pairs: rows `[B, 2]` for a step.
-        held_out: rows `[M, 2]` to report on.
+        pairs: rows `[B, 2]` for a step, always M in a row of one episode.
+        held_out: rows `[B, 2]` to report on, likewise.
     """
 
     def __init__(
@@ -92,21 +96,31 @@ class SceneTask(TrainingTask):
         raw = encoder(tokens)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
-        painted = F.mse_loss(self.module.decoder(raw + config.noise * noise, there).float(), wanted)
+        painted = self._within_episodes(self.module.decoder(raw + config.noise * noise, there).float() - wanted).mean()
         appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
         robot = F.mse_loss(encoder.robot(tokens), here)
         loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
         return {"loss": loss, "painted": painted, "robot": robot}
 
+    def _within_episodes(self, tokens: Tensor) -> Tensor:
+        """Mean square `[B]` of `tokens [B, N, C]`, from their mean over M moments of an episode."""
+        count = self._config.moments
+        if count > 1:
+            grouped = tokens.unflatten(0, (-1, count))
+            tokens = ((grouped - grouped.mean(1, keepdim=True)) * (count / (count - 1)) ** 0.5).flatten(0, 1)
+        return tokens.pow(2).mean((1, 2))
+
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Shares of the held-out frames' variance that are explained: the tokens, and the robot's proprioception."""
+        """Shares of the held-out frames' variance in episodes that are explained: the tokens, and proprioception."""
         errors, robots = [], []
-        for rows in np.array_split(self._held_out, max(1, len(self._held_out) // 256)):
+        block = 64 * self._config.moments
+        for start in range(0, len(self._held_out), block):
+            rows = self._held_out[start : start + block]
             tokens, here = self._load(rows[:, 0])
             encoder = self.module.encoder
             painted = self.module.decoder(encoder(tokens), here)
-            errors.append(torch.stack([(painted - tokens).pow(2).mean((1, 2)), tokens.pow(2).mean((1, 2))], 1))
+            errors.append(torch.stack([self._within_episodes(x) for x in (painted - tokens, tokens)], dim=1))
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
         read, true = torch.cat(robots, dim=1)

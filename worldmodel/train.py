@@ -10,7 +10,16 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from configs.command import command, console, from_config, next_command, output_file, output_folder, plain_options
+from configs.command import (
+    UserError,
+    command,
+    console,
+    from_config,
+    next_command,
+    output_file,
+    output_folder,
+    plain_options,
+)
 from configs.device import pick_device
 from worldmodel.checkpoint import weights_hash
 from worldmodel.compression import CompressionConfig
@@ -79,10 +88,17 @@ class Sections:
             from_config(PredictorConfig, config.predictor, "predictor"),
             from_config(GoalConfig, config.goal, "goal"),
         )
+        scene_training = from_config(SceneTrainingConfig, config.scene_training, "scene_training")
+        scene_trainer = from_config(TrainerConfig, config.scene_trainer, "scene_trainer")
+        if scene_trainer.batch_size % scene_training.moments:
+            raise UserError(
+                f"scene_trainer.batch_size {scene_trainer.batch_size} must be a multiple of "
+                f"scene_training.moments {scene_training.moments}"
+            )
         return cls(
             model,
-            from_config(SceneTrainingConfig, config.scene_training, "scene_training"),
-            from_config(TrainerConfig, config.scene_trainer, "scene_trainer"),
+            scene_training,
+            scene_trainer,
             from_config(LookTrainingConfig, config.look_training, "look_training"),
             from_config(TrainerConfig, config.look_trainer, "look_trainer"),
             from_config(PredictionConfig, config.prediction, "prediction"),
@@ -141,11 +157,12 @@ def make_model(
     norm, statistics = model.normaliser, compute_statistics(store, train)
     for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
         getattr(norm, name).copy_(torch.tensor(getattr(statistics, name)))
-    rows = rows_of(store.episode_ends, train)
-    count = min(config.compression.fit_frames, len(rows))
-    sample = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
-    kept = model.compression.fit(encode_frames(encoder, frames, sample, device))
-    console.print(f"{model.compression.channels} channels per token keep {kept:.1%} of the features' variance")
+    moments = config.compression.fit_moments
+    available = len(rows_of(store.episode_ends, train))
+    count = max(1, min(config.compression.fit_frames, available) // moments) * moments
+    rows = ClipSampler(store.episode_ends, 1, (1,), seed, train).sample(0, count, moments).rows.ravel()
+    kept = model.compression.fit(encode_frames(encoder, frames, rows, device).unflatten(0, (-1, moments)))
+    console.print(f"{model.compression.channels} channels per token keep {kept:.1%} of what changes in the features")
     return model
 
 
@@ -160,17 +177,18 @@ def learn_scene(
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Train keypoints and appearance, or go on training them; raw codes `[R, Z]` and robot readings `[R, P]`."""
-    config, seed = sections.scene_trainer, sections.scene_trainer.seed
+    config, seed, moments = sections.scene_trainer, sections.scene_trainer.seed, sections.scene_training.moments
     torch.manual_seed(seed)
     encoder = model.scene.encoder.requires_grad_(True)
     module = SceneAutoencoder(encoder, model.compression.channels, proprio.shape[1])
 
     def pairs(step: int) -> NDArray[np.int64]:
-        rows = samplers.pairs.sample(step, config.batch_size).rows
+        rows = samplers.pairs.sample(step, config.batch_size, moments).rows
         return neighbours(rows, np.random.default_rng([seed, step]))
 
     rng = np.random.default_rng(seed)
-    reported = neighbours(samplers.held_out_pairs.sample(0, held_out).rows, rng)
+    groups = max(1, held_out // moments)
+    reported = neighbours(samplers.held_out_pairs.sample(0, groups * moments, moments).rows, rng)
     task = SceneTask(module, sections.scene_training, tokens, proprio, pairs, reported, seed, device)
     folder.mkdir(exist_ok=True)
     run_to_end(Trainer(task, config, folder, device), "scene code")

@@ -60,7 +60,7 @@ def checkpoint(spec: EnvironmentSpec, tmp_path_factory: pytest.TempPathFactory) 
     env.close()
     folder, model = tmp_path_factory.mktemp("checkpoint"), make_model(spec)
     with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(frames))
+        model.compression.fit(model.encoder.encode_frames(frames)[None])
     model.save(folder, {})
     return folder
 

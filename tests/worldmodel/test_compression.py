@@ -23,7 +23,7 @@ def low_rank_tokens(rank: int = 3, rows: int = 80, seed: int = 0) -> Tensor:
 
 def fitted(tokens: Tensor, channels: int = WIDTH) -> tuple[Compression, float]:
     compression = Compression(CompressionConfig(channels=channels), TOKENS, WIDTH)
-    return compression, compression.fit(tokens)
+    return compression, compression.fit(tokens[None])
 
 
 def test_all_channels_keep_everything() -> None:
@@ -60,16 +60,26 @@ def test_the_same_frames_give_the_same_bits() -> None:
 def test_no_more_is_kept_than_there_is() -> None:
     compression = Compression(CompressionConfig(channels=16), TOKENS, WIDTH)
     assert compression.channels == WIDTH
-    compression.fit(low_rank_tokens(rank=1, rows=10))
+    compression.fit(low_rank_tokens(rank=1, rows=10)[None])
     assert bool(compression(low_rank_tokens(seed=1)).isfinite().all())
 
 
 def test_a_recording_in_which_nothing_moves_is_refused() -> None:
-    with pytest.raises(UserError, match="12 frames are all alike"):
+    with pytest.raises(UserError, match="12 frames each of 1 episodes are all alike"):
         fitted(torch.ones(12, TOKENS, WIDTH))
 
 
-@pytest.mark.parametrize("name", ["channels", "fit_frames"])
-def test_impossible_options_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}=0"):
-        CompressionConfig(**{name: 0})
+def test_what_differs_between_episodes_only_takes_no_channel() -> None:
+    within = low_rank_tokens(rank=2).unflatten(0, (8, 10))
+    floor = 100 * torch.randn(8, 1, 1, WIDTH, generator=torch.Generator().manual_seed(5))
+    plain, dressed = (Compression(CompressionConfig(channels=2), TOKENS, WIDTH) for _ in range(2))
+    assert dressed.fit(within + floor) == pytest.approx(plain.fit(within), rel=1e-6)
+    torch.testing.assert_close(dressed.basis, plain.basis)
+    torch.testing.assert_close(dressed.scale, plain.scale)
+
+
+@pytest.mark.parametrize("options", [{"channels": 0}, {"fit_moments": 1}, {"fit_frames": 15}])
+def test_impossible_options_are_refused(options: dict[str, int]) -> None:
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        CompressionConfig(**options)

@@ -39,7 +39,7 @@ def frames() -> NDArray[np.uint8]:
 def make_compression() -> Compression:
     """Fitted to noise: what matters here is that it is the same each time."""
     compression = Compression(COMPRESSION, num_tokens=16, token_size=32)
-    compression.fit(torch.randn(60, 16, 32, generator=torch.Generator().manual_seed(0)))
+    compression.fit(torch.randn(1, 60, 16, 32, generator=torch.Generator().manual_seed(0)))
     return compression
 
 

@@ -37,7 +37,7 @@ def test_a_world_model_on_pixels_comes_back_from_disk(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = WorldModel(SPEC, dataclasses.replace(MODEL, encoder=CONFIG)).eval()
     pictures = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
-    model.compression.fit(model.encoder.encode_frames(pictures))
+    model.compression.fit(model.encoder.encode_frames(pictures)[None])
     model.save(tmp_path, {})
     loaded = WorldModel.load(str(tmp_path), torch.device("cpu"))
     assert loaded.config == model.config

@@ -91,7 +91,7 @@ def make_model(seed: int = 0) -> WorldModel:
     episodes = [make_episode(i) for i in range(3)]
     pixels = torch.from_numpy(np.concatenate([e.pixels for e in episodes]))
     with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(pixels))
+        model.compression.fit(model.encoder.encode_frames(pixels)[None])
         norm = model.normaliser
         for mean in (norm.proprio_mean, norm.action_mean):
             mean.normal_()

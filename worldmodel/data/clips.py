@@ -139,20 +139,33 @@ class ClipSampler:
         """How many different clips there are, over all strides."""
         return sum(int(cumulative[-1]) for cumulative in self._cumulative.values())
 
-    def sample(self, step: int, batch_size: int) -> ClipBatch:
-        """The batch for training step `step` (0 or above)."""
+    def sample(self, step: int, batch_size: int, per_episode: int = 1) -> ClipBatch:
+        """The batch for training step `step` (0 or above).
+
+        Args:
+            step: training step.
+            batch_size: clips, B; a multiple of `per_episode`.
+            per_episode: so many neighbouring clips of the batch are of one episode and have one stride.
+        """
+        groups, left_over = divmod(batch_size, per_episode)
+        if left_over:
+            raise ValueError(f"batch_size {batch_size} is not a multiple of per_episode {per_episode}")
         # The step in the highest word: 2^192 draws lie between the batches of two steps.
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=step << 192))
         choices = np.array(list(self._cumulative), np.int64)
-        strides = choices[rng.integers(len(choices), size=batch_size)]
+        strides = choices[rng.integers(len(choices), size=groups)]
         totals = {s: int(cumulative[-1]) for s, cumulative in self._cumulative.items()}
         places = rng.integers(np.array([totals[int(s)] for s in strides], np.int64))
-        position = np.empty(batch_size, np.int64)
+        position, available = np.empty((2, groups), np.int64)
         for stride, cumulative in self._cumulative.items():
             chosen = strides == stride
             position[chosen] = np.searchsorted(cumulative, places[chosen], side="right")
             before = np.concatenate([[0], cumulative[:-1]])
             places[chosen] -= before[position[chosen]]
+            available[chosen] = (cumulative - before)[position[chosen]]
+        if per_episode > 1:
+            places = rng.integers(np.repeat(available, per_episode))
+        strides, position = np.repeat(strides, per_episode), np.repeat(position, per_episode)
         episodes = self._episodes[position]
         first = self._starts[episodes] + places
         rows = first[:, None] + np.arange(self._clip_length) * strides[:, None]

@@ -52,6 +52,29 @@ def test_every_clip_is_equally_likely():
     np.testing.assert_allclose(counts / 50_000, 0.2, atol=0.01)
 
 
+@settings(deadline=None)
+@given(lengths=lengths_of_episodes, per_episode=st.integers(1, 5), seed=st.integers(0, 2**32), step=st.integers(0, 99))
+def test_clips_of_a_group_are_of_one_episode(lengths, per_episode, seed, step):
+    ends = np.cumsum(lengths)
+    batch = ClipSampler(ends, 2, (1, 2), seed).sample(step, 12 * per_episode, per_episode)
+    groups = batch.episodes.reshape(12, per_episode)
+    assert (groups == groups[:, :1]).all()
+    assert (np.searchsorted(ends, batch.rows, side="right") == batch.episodes[:, None]).all()
+    assert (np.diff(batch.rows, axis=1) == batch.strides[:, None]).all()
+
+
+def test_clips_of_a_group_are_anywhere_in_their_episode():
+    rows = ClipSampler(np.array([8, 30]), 3, (1,)).sample(0, 40_000, 4).rows[:, 0].reshape(-1, 4)
+    assert sorted(set(rows[rows[:, 0] < 8].ravel().tolist())) == [0, 1, 2, 3, 4, 5]
+    first, last = rows[rows[:, 0] >= 8][:, [0, 3]].T
+    assert abs(np.corrcoef(first, last)[0, 1]) < 0.05
+
+
+def test_groups_that_do_not_fill_a_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size 10 is not a multiple of per_episode 4"):
+        ClipSampler(np.array([8, 30]), 3).sample(0, 10, 4)
+
+
 def test_strides_that_fit_nowhere_are_not_drawn():
     sampler = ClipSampler(np.array([9, 12]), clip_length=5, strides=(1, 2, 3), seed=0)
     batch = sampler.sample(0, 500)
