@@ -6,13 +6,14 @@
     data/state     [N, S]       float64    simulator state, for evaluation only
     meta/episode_ends  [E]      int64      row after the last one of each episode
     meta/episode_seed  [E]      int64
+    meta/episode_record  [E, 88]  uint8    checksums (`worldmodel.data.integrity`)
 
 An episode of T actions has T + 1 rows, one per observation. **The last row's action is zero and was never taken**: the
 action of row t leads to row t + 1 only where both rows are of one episode.
 
 `episode_ends` is written last, so it alone says what exists: rows beyond its last entry are leftovers of an interrupted
 writer. zarr reads a missing chunk as zeros without a word, so every read here first checks that its chunks exist.
-The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3.
+The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3. Stores of schema 1 have no checksums.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ from numpy.typing import NDArray
 from zarr.core.sync import sync
 
 from configs.command import UserError, choices_message
+from worldmodel.data import integrity
+from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records
 from worldmodel.data.spec import EnvironmentSpec
 
 FORMAT: Final = "trajectory-store"
-SCHEMA_VERSION: Final = 1
-COLUMNS: Final = ("pixels", "action", "proprio", "state")
+SCHEMA_VERSION: Final = 2
 ENDS: Final = "meta/episode_ends"
 SEEDS: Final = "meta/episode_seed"
+RECORDS: Final = "meta/episode_record"
+# Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
+CHAIN: Final = "records"
 
 
 class StoreError(UserError):
@@ -78,6 +83,7 @@ class TrajectoryStore:
         recording: how it was recorded, as its writer described it.
         episode_ends: int64 `[E]`, row after the last one of each episode.
         episode_seeds: int64 `[E]`.
+        records: checksums `[E]`; None for a store of schema 1, which has none.
     """
 
     def __init__(self, path: Path, group: zarr.Group) -> None:
@@ -87,8 +93,12 @@ class TrajectoryStore:
         self.recording: dict[str, Any] = _attribute(attributes, "recording", path)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
         self._arrays = {name: _array(group, name, path) for name in (ENDS, SEEDS)}
-        self.episode_ends = self._read_all(ENDS, self._arrays[ENDS].shape[0])
-        self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends))
+        self.episode_ends = self._read_all(ENDS, self._arrays[ENDS].shape[0]).astype(np.int64)
+        self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
+        self.records: Records | None = None
+        if attributes["schema_version"] >= 2:
+            self._arrays[RECORDS] = _array(group, RECORDS, path)
+            self.records = self._read_records()
         self._arrays |= {name: _array(group, f"data/{name}", path) for name in COLUMNS}
         self._check_consistency()
 
@@ -184,11 +194,26 @@ class TrajectoryStore:
                     raise self._damage(name, chunk, start, "cannot be decoded") from chunk_error
             raise StoreError(f"{self.path}: {name} rows {start}:{stop} cannot be read: {error}") from error
 
-    def _read_all(self, name: str, length: int) -> NDArray[np.int64]:
+    def _read_all(self, name: str, length: int) -> NDArray[Any]:
         present = self._arrays[name].shape[0]
         if present < length:
             raise StoreError(f"{self.path} is truncated: {name} has {present} entries, not {length}")
-        return self._read_rows(name, 0, length).astype(np.int64)
+        return self._read_rows(name, 0, length)
+
+    def _read_records(self) -> Records:
+        rows = self._read_all(RECORDS, self.num_episodes)
+        if rows.dtype != np.uint8 or rows.shape[1:] != (RECORD_BYTES,):
+            raise StoreError(
+                f"{self.path} is damaged: {RECORDS} has rows {rows.dtype} {rows.shape[1:]}, not uint8 ({RECORD_BYTES},)"
+            )
+        records = integrity.from_bytes(rows)
+        same = (records["end"] == self.episode_ends).all() and (records["seed"] == self.episode_seeds).all()
+        if not same or self._arrays[ENDS].attrs.get(CHAIN) != integrity.chain(records):
+            raise StoreError(
+                f"{self.path} is damaged: {ENDS}, {SEEDS} and {RECORDS} contradict each other: "
+                f"`python -m worldmodel.data recover {self.path}` saves what can be saved"
+            )
+        return records
 
     def _chunk_path(self, name: str, chunk: int) -> Path:
         array = self._arrays[name]
@@ -241,12 +266,14 @@ def _check_schema(attributes: dict[str, Any], path: Path) -> None:
     if attributes.get("format") != FORMAT:
         raise StoreError(f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`")
     version = attributes.get("schema_version")
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise StoreError(f"{path} has schema version {version!r}: expected 1 to {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
         )
+    if version >= 2 and attributes.get("checksum") != integrity.description_checksum(attributes):
+        raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there")
 
 
 def _attribute(attributes: dict[str, Any], name: str, path: Path) -> dict[str, Any]:

@@ -15,13 +15,25 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from configs.command import UserError
+from worldmodel.data import integrity
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.data.store import COLUMNS, ENDS, FORMAT, SCHEMA_VERSION, SEEDS, Episode, TrajectoryStore, row_shapes
+from worldmodel.data.store import (
+    CHAIN,
+    COLUMNS,
+    ENDS,
+    FORMAT,
+    RECORDS,
+    SCHEMA_VERSION,
+    SEEDS,
+    Episode,
+    TrajectoryStore,
+    row_shapes,
+)
 
 _DTYPES = {"pixels": np.uint8, "action": np.float32, "proprio": np.float32, "state": np.float64}
 _PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
@@ -78,9 +90,9 @@ class EpisodeWriter:
     """Creates a trajectory store, or goes on where an earlier writer stopped, however it stopped.
 
     `append` keeps episodes in memory; they are safe once `commit` returns (which `append` calls for every
-    `episodes_per_commit` of them, and leaving the context without an error does too). Commit order: rows and seeds,
-    synced to disk, then the shape in `meta/episode_ends/zarr.json`, replaced atomically. Until that instant a reader
-    sees nothing of the new episodes, after it all of them.
+    `episodes_per_commit` of them, and leaving the context without an error does too). Commit order: rows, seeds and
+    checksums, synced to disk, then the shape in `meta/episode_ends/zarr.json`, replaced atomically together with the
+    checksum of all records. Until that instant a reader sees nothing of the new episodes, after it all of them.
 
     Args:
         path: the store's directory.
@@ -104,6 +116,7 @@ class EpisodeWriter:
         self._store = DurableLocalStore(self.path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._pending: list[Episode] = []
+        self._records = integrity.make_records([], [], [])
         self._num_rows = self._num_episodes = 0
 
     @property
@@ -158,16 +171,28 @@ class EpisodeWriter:
             self._write_rows(f"data/{name}", self._num_rows, np.concatenate([getattr(e, name) for e in self._pending]))
         seeds = np.array([e.seed for e in self._pending], np.int64)
         ends = self._num_rows + np.cumsum([len(e.pixels) for e in self._pending], dtype=np.int64)
+        digests = [{name: integrity.column_digest(getattr(e, name)) for name in COLUMNS} for e in self._pending]
+        records = np.concatenate([self._records, integrity.make_records(ends, seeds, digests)])
         self._write_rows(SEEDS, self._num_episodes, seeds)
-        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS):
-            stop = int(ends[-1]) if name != SEEDS else self._num_episodes + len(seeds)
-            self._set_length(name, stop)
+        self._write_rows(RECORDS, self._num_episodes, integrity.to_bytes(records[self._num_episodes :]))
+        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS):
+            self._set_length(name, int(ends[-1]) if name.startswith("data/") else len(records))
         self._write_rows(ENDS, self._num_episodes, ends)
         self._store.sync_directories()
-        self._set_length(ENDS, self._num_episodes + len(ends))  # this one rename is the commit
-        self._store.sync_directories()
-        self._num_rows, self._num_episodes = int(ends[-1]), self._num_episodes + len(ends)
+        self._publish(records)
+        self._records = records
+        self._num_rows, self._num_episodes = int(ends[-1]), len(records)
         self._pending.clear()
+
+    def _publish(self, records: integrity.Records) -> None:
+        """Replace the one file that says what exists."""
+        array = self._arrays[ENDS]
+        metadata = array.metadata.update_shape((len(records),))
+        metadata = metadata.update_attributes({CHAIN: integrity.chain(records)})
+        for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
+            self._store.set_sync(f"{array.path}/{name}", content)
+        self._store.sync_directories()
+        self._arrays[ENDS] = _writable(zarr.open_array(self._store, path=array.path, mode="r+"))
 
     def _write_rows(self, name: str, start: int, values: NDArray[Any]) -> None:
         """Write beyond the end of an array whose shape on disk stays as it is."""
@@ -185,6 +210,12 @@ class EpisodeWriter:
     def _resume(self) -> None:
         committed = TrajectoryStore.open(self.path)
         self._require_same(committed)
+        if committed.records is None:
+            raise UserError(
+                f"{self.path} is of schema 1, which has no checksums, and cannot be added to: "
+                f"`python -m worldmodel.data pack {self.path} NEW` makes one that can"
+            )
+        self._records = committed.records
         self._num_rows, self._num_episodes = committed.num_rows, committed.num_episodes
         if self._num_rows:
             for name in COLUMNS:  # an append fills up the last chunk: zarr would take a missing one for zeros
@@ -192,11 +223,10 @@ class EpisodeWriter:
         for leftover in self.path.rglob(f"*{_PARTIAL}"):
             leftover.unlink()
         group = zarr.open_group(self._store, mode="r+")
-        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, ENDS):
+        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS, ENDS):
             array = group[name]
             assert isinstance(array, zarr.Array)
-            # By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one.
-            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+            self._arrays[name] = _writable(array)
             length = self._num_rows if name.startswith("data/") else self._num_episodes
             if array.shape[0] != length:
                 self._set_length(name, length)
@@ -248,15 +278,23 @@ def _create(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> 
         "recording": dict(recording),
         "zarr_version": zarr.__version__,
     }
+    attributes["checksum"] = integrity.description_checksum(attributes)
     group = zarr.create_group(store, attributes=attributes)
     for name, shape in row_shapes(spec).items():
         chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
         _create_array(group, f"data/{name}", shape, chunk, _DTYPES[name])
     for name in (SEEDS, ENDS):
         _create_array(group, name, (), _META_CHUNK, np.int64)
+    _create_array(group, RECORDS, (integrity.RECORD_BYTES,), _META_CHUNK, np.uint8)
+    group[ENDS].update_attributes({CHAIN: integrity.chain(integrity.make_records([], [], []))})
     store.sync_directories()
     draft.replace(path)
     _sync_directory(path.parent)
+
+
+def _writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one."""
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _create_array(group: zarr.Group, name: str, row_shape: tuple[int, ...], chunk: int, dtype: type) -> None:

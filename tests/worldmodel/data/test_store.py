@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import zarr
 
 from configs.command import UserError
-from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, integrity
 
 COLUMNS = ("pixels", "action", "proprio", "state")
 
@@ -151,12 +152,43 @@ def _edit_attributes(store: TrajectoryStore, **changes: object) -> None:
     path = store.path / "zarr.json"
     content = json.loads(path.read_text())
     content["attributes"].update(changes)
+    content["attributes"]["checksum"] = integrity.description_checksum(content["attributes"])
     path.write_text(json.dumps(content))
 
 
 def test_a_newer_schema_is_refused(store):
-    _edit_attributes(store, schema_version=2)
-    with pytest.raises(StoreError, match="schema version 2, this program reads up to 1"):
+    _edit_attributes(store, schema_version=3)
+    with pytest.raises(StoreError, match="schema version 3, this program reads up to 2"):
+        TrajectoryStore.open(store.path)
+
+
+def test_a_store_without_checksums_is_read_and_not_added_to(store, write_store):
+    _edit_attributes(store, schema_version=1)
+    shutil.rmtree(store.path / "meta/episode_record")
+    old = TrajectoryStore.open(store.path)
+    assert old.records is None
+    np.testing.assert_array_equal(old.episode(2).pixels, store.episode(2).pixels)
+    with pytest.raises(UserError, match="schema 1, which has no checksums, .*worldmodel.data pack"):
+        write_store(store.path, (12,), first=5)
+
+
+def test_a_changed_description_is_noticed(store):
+    path = store.path / "zarr.json"
+    path.write_text(path.read_text().replace('"control_step_s": 0.1', '"control_step_s": 0.2'))
+    with pytest.raises(StoreError, match="description in zarr.json is not what was written"):
+        TrajectoryStore.open(store.path)
+
+
+def test_an_index_that_was_changed_consistently_with_zarr_is_noticed(store):
+    seeds = zarr.open_group(store.path, mode="r+")["meta/episode_seed"]
+    seeds[3] = 7
+    with pytest.raises(StoreError, match="contradict each other: `python -m worldmodel.data recover"):
+        TrajectoryStore.open(store.path)
+
+
+def test_an_index_cut_short_is_noticed(store):
+    zarr.open_group(store.path, mode="r+")["meta/episode_ends"].resize((4,))
+    with pytest.raises(StoreError, match="contradict each other"):
         TrajectoryStore.open(store.path)
 
 
