@@ -18,7 +18,6 @@ The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3. Stores of 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import json
@@ -28,11 +27,11 @@ from typing import Any, Final, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.sync import sync
 
 from configs.command import UserError, choices_message
 from worldmodel.data import integrity
 from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records
+from worldmodel.data.rows import ChunkError, StrictRows
 from worldmodel.data.spec import EnvironmentSpec
 
 FORMAT: Final = "trajectory-store"
@@ -89,17 +88,18 @@ class TrajectoryStore:
     def __init__(self, path: Path, group: zarr.Group) -> None:
         self.path = path
         attributes = group.attrs.asdict()
+        version = check_schema(attributes, path)
         self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", path))
         self.recording: dict[str, Any] = _attribute(attributes, "recording", path)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
-        self._arrays = {name: _array(group, name, path) for name in (ENDS, SEEDS)}
-        self.episode_ends = self._read_all(ENDS, self._arrays[ENDS].shape[0]).astype(np.int64)
+        self._rows = {name: _rows(group, name, path) for name in (ENDS, SEEDS)}
+        self.episode_ends = self._read_all(ENDS, len(self._rows[ENDS])).astype(np.int64)
         self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
         self.records: Records | None = None
-        if attributes["schema_version"] >= 2:
-            self._arrays[RECORDS] = _array(group, RECORDS, path)
+        if version >= 2:
+            self._rows[RECORDS] = _rows(group, RECORDS, path)
             self.records = self._read_records()
-        self._arrays |= {name: _array(group, f"data/{name}", path) for name in COLUMNS}
+        self._rows |= {name: _rows(group, f"data/{name}", path) for name in COLUMNS}
         self._check_consistency()
 
     @classmethod
@@ -110,6 +110,8 @@ class TrajectoryStore:
             StoreError: when there is no store at `path`, or it is damaged, or newer than this program.
         """
         path = Path(path)
+        if not path.exists() and recovered_path(path).exists():
+            raise StoreError(f"the recovery of {path} was interrupted: `python -m worldmodel.data recover {path}`")
         if not path.exists():
             raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
         try:
@@ -118,7 +120,6 @@ class TrajectoryStore:
             raise StoreError(
                 f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
             ) from error
-        _check_schema(group.attrs.asdict(), path)
         return cls(path, group)
 
     @property
@@ -174,28 +175,19 @@ class TrajectoryStore:
         return self._read_rows(name, start, stop)
 
     def _read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        array = self._arrays[name]
-        if start == stop or 0 in array.shape[1:]:
-            return np.zeros((stop - start, *array.shape[1:]), array.dtype)
-        chunk_length = array.chunks[0]
-        chunks = range(start // chunk_length, (stop - 1) // chunk_length + 1)
-        for chunk in chunks:
-            if not self._chunk_path(name, chunk).is_file():
-                raise self._damage(name, chunk, start, "is missing")
         try:
-            return np.asarray(array[start:stop])
-        except (RuntimeError, ValueError, OSError) as error:
-            sync(_finish_other_reads())
-            for chunk in chunks:
-                first, last = max(start, chunk * chunk_length), min(stop, (chunk + 1) * chunk_length)
-                try:
-                    array[first:last]
-                except (RuntimeError, ValueError, OSError) as chunk_error:
-                    raise self._damage(name, chunk, start, "cannot be decoded") from chunk_error
-            raise StoreError(f"{self.path}: {name} rows {start}:{stop} cannot be read: {error}") from error
+            return self._rows[name].read(start, stop)
+        except ChunkError as error:
+            where = (
+                f"{self.path}: chunk {error.chunk} of {self._rows[name].array.path} {error.what} ({error.file.name})"
+            )
+            if name in COLUMNS:
+                episode = int(np.searchsorted(self.episode_ends, error.row, side="right"))
+                where = f"{where}, in episode {episode}"
+            raise StoreError(f"{where}: restore the file, or {_recover_hint(self.path)}") from error
 
     def _read_all(self, name: str, length: int) -> NDArray[Any]:
-        present = self._arrays[name].shape[0]
+        present = len(self._rows[name])
         if present < length:
             raise StoreError(f"{self.path} is truncated: {name} has {present} entries, not {length}")
         return self._read_rows(name, 0, length)
@@ -208,30 +200,18 @@ class TrajectoryStore:
             )
         records = integrity.from_bytes(rows)
         same = (records["end"] == self.episode_ends).all() and (records["seed"] == self.episode_seeds).all()
-        if not same or self._arrays[ENDS].attrs.get(CHAIN) != integrity.chain(records):
+        if not same or self._rows[ENDS].array.attrs.get(CHAIN) != integrity.chain(records):
             raise StoreError(
                 f"{self.path} is damaged: {ENDS}, {SEEDS} and {RECORDS} contradict each other: "
-                f"`python -m worldmodel.data recover {self.path}` saves what can be saved"
+                f"{_recover_hint(self.path)}"
             )
         return records
-
-    def _chunk_path(self, name: str, chunk: int) -> Path:
-        array = self._arrays[name]
-        key = array.metadata.encode_chunk_key((chunk, *[0] * (array.ndim - 1)))
-        return self.path / array.path / key
-
-    def _damage(self, name: str, chunk: int, start: int, what: str) -> StoreError:
-        where = f"{self.path}: chunk {chunk} of {self._arrays[name].path} {what} ({self._chunk_path(name, chunk).name})"
-        if name in COLUMNS:
-            row = max(start, chunk * self._arrays[name].chunks[0])
-            where = f"{where}, in episode {int(np.searchsorted(self.episode_ends, row, side='right'))}"
-        return StoreError(f"{where}: restore the file, or remove the store and record again")
 
     def _check_consistency(self) -> None:
         if (np.diff(self.episode_ends, prepend=0) <= 0).any():
             raise StoreError(f"{self.path} is damaged: {ENDS} does not increase")
         for name in COLUMNS:
-            array = self._arrays[name]
+            array = self._rows[name].array
             if array.shape[0] < self.num_rows:
                 raise StoreError(
                     f"{self.path} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
@@ -241,15 +221,6 @@ class TrajectoryStore:
                     f"{self.path} is damaged: rows of data/{name} have shape {array.shape[1:]}, "
                     f"its description says {row_shapes(self.spec)[name]}"
                 )
-
-
-async def _finish_other_reads() -> None:
-    """Wait for what zarr still reads after one of its concurrent reads has failed.
-
-    Otherwise Python complains about each of them when the program ends, below the one line that says what is damaged.
-    """
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 def row_shapes(spec: EnvironmentSpec) -> dict[str, tuple[int, ...]]:
@@ -262,7 +233,8 @@ def row_shapes(spec: EnvironmentSpec) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_schema(attributes: dict[str, Any], path: Path) -> None:
+def check_schema(attributes: dict[str, Any], path: Path) -> int:
+    """The schema version. Raises StoreError for a description that cannot be trusted or understood."""
     if attributes.get("format") != FORMAT:
         raise StoreError(f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`")
     version = attributes.get("schema_version")
@@ -274,6 +246,7 @@ def _check_schema(attributes: dict[str, Any], path: Path) -> None:
         )
     if version >= 2 and attributes.get("checksum") != integrity.description_checksum(attributes):
         raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there")
+    return version
 
 
 def _attribute(attributes: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
@@ -283,11 +256,20 @@ def _attribute(attributes: dict[str, Any], name: str, path: Path) -> dict[str, A
     return value
 
 
-def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+def recovered_path(path: Path) -> Path:
+    """Where a recovery keeps the new store that is about to take the place of the one at `path`."""
+    return path.with_name(f"{path.name}.recovered")
+
+
+def _recover_hint(path: Path) -> str:
+    return f"`python -m worldmodel.data recover {path}` saves what can be saved"
+
+
+def _rows(group: zarr.Group, name: str, path: Path) -> StrictRows:
     try:
         node = group[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: {name} cannot be opened") from error
     if not isinstance(node, zarr.Array):
         raise StoreError(f"{path} is damaged: {name} is not an array")
-    return node
+    return StrictRows(path, node)

@@ -20,11 +20,11 @@ from zarr.storage import LocalStore
 
 from configs.command import UserError
 from worldmodel.data import integrity
+from worldmodel.data.integrity import COLUMNS
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
-    COLUMNS,
     ENDS,
     FORMAT,
     RECORDS,
@@ -135,7 +135,7 @@ class EpisodeWriter:
         self._lock.acquire()
         try:
             if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-                _create(self.path, self._spec, self._recording)
+                create_store(self.path, self._spec, self._recording)
             self._resume()
         except BaseException:
             self._lock.release()
@@ -265,7 +265,7 @@ class EpisodeWriter:
             raise UserError("episode has a last action other than zero: no action follows the last observation")
 
 
-def _create(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
+def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
     """An empty store, which appears at `path` whole or not at all."""
     draft = path.with_name(path.name + _PARTIAL)
     if draft.exists():
@@ -280,6 +280,7 @@ def _create(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> 
     }
     attributes["checksum"] = integrity.description_checksum(attributes)
     group = zarr.create_group(store, attributes=attributes)
+    group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
     for name, shape in row_shapes(spec).items():
         chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
         _create_array(group, f"data/{name}", shape, chunk, _DTYPES[name])

@@ -168,21 +168,21 @@ def test_a_store_without_checksums_is_read_and_not_added_to(store, write_store):
     old = TrajectoryStore.open(store.path)
     assert old.records is None
     np.testing.assert_array_equal(old.episode(2).pixels, store.episode(2).pixels)
-    with pytest.raises(UserError, match="schema 1, which has no checksums, .*worldmodel.data pack"):
+    with pytest.raises(UserError, match=r"schema 1, which has no checksums, .*worldmodel\.data pack"):
         write_store(store.path, (12,), first=5)
 
 
 def test_a_changed_description_is_noticed(store):
     path = store.path / "zarr.json"
     path.write_text(path.read_text().replace('"control_step_s": 0.1', '"control_step_s": 0.2'))
-    with pytest.raises(StoreError, match="description in zarr.json is not what was written"):
+    with pytest.raises(StoreError, match=r"description in zarr\.json is not what was written"):
         TrajectoryStore.open(store.path)
 
 
 def test_an_index_that_was_changed_consistently_with_zarr_is_noticed(store):
     seeds = zarr.open_group(store.path, mode="r+")["meta/episode_seed"]
     seeds[3] = 7
-    with pytest.raises(StoreError, match="contradict each other: `python -m worldmodel.data recover"):
+    with pytest.raises(StoreError, match=r"contradict each other: `python -m worldmodel\.data recover"):
         TrajectoryStore.open(store.path)
 
 

@@ -1,0 +1,79 @@
+"""Reading rows of a zarr array, with an error wherever zarr would make something up."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.sync import sync
+
+# What zarr and its codecs raise for a file that is not what it should be.
+_UNREADABLE = (RuntimeError, ValueError, OSError)
+
+
+class ChunkError(Exception):
+    """A chunk that is not there or cannot be decoded.
+
+    Attributes:
+        file: where it is, or should be.
+        chunk: its number.
+        row: the first of the wanted rows that it would hold.
+        what: `is missing` or `cannot be decoded`.
+    """
+
+    def __init__(self, file: Path, chunk: int, row: int, what: str) -> None:
+        super().__init__(f"chunk {chunk} {what} ({file.name})")
+        self.file, self.chunk, self.row, self.what = file, chunk, row, what
+
+
+class StrictRows:
+    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store at `root`."""
+
+    def __init__(self, root: Path, array: zarr.Array[Any]) -> None:
+        self._root, self.array = root, array
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop`, which must exist.
+
+        Raises:
+            ChunkError: for the first chunk of them that is missing or damaged.
+        """
+        array = self.array
+        if start == stop or 0 in array.shape[1:]:
+            return np.zeros((stop - start, *array.shape[1:]), array.dtype)
+        length = array.chunks[0]
+        chunks = range(start // length, (stop - 1) // length + 1)
+        for chunk in chunks:
+            if not self._file(chunk).is_file():
+                raise ChunkError(self._file(chunk), chunk, max(start, chunk * length), "is missing")
+        try:
+            return np.asarray(array[start:stop])
+        except _UNREADABLE:
+            sync(_finish_other_reads())
+            for chunk in chunks:
+                first, last = max(start, chunk * length), min(stop, (chunk + 1) * length)
+                try:
+                    array[first:last]
+                except _UNREADABLE as error:
+                    raise ChunkError(self._file(chunk), chunk, first, "cannot be decoded") from error
+            raise
+
+    def _file(self, chunk: int) -> Path:
+        key = self.array.metadata.encode_chunk_key((chunk, *[0] * (self.array.ndim - 1)))
+        return self._root / self.array.path / key
+
+
+async def _finish_other_reads() -> None:
+    """Wait for what zarr still reads after one of its concurrent reads has failed.
+
+    Otherwise Python complains about each of them when the program ends, below the one line that says what is damaged.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)

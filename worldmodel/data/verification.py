@@ -1,0 +1,54 @@
+"""Reading everything once, to know whether it is what was recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from worldmodel.data import integrity
+from worldmodel.data.integrity import COLUMNS
+from worldmodel.data.store import StoreError, TrajectoryStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """One column of one episode that is not what was recorded.
+
+    Attributes:
+        episode: its number.
+        column: pixels, action, proprio or state.
+        what: what is wrong with it.
+    """
+
+    episode: int
+    column: str
+    what: str
+
+
+def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
+    """What is wrong with one episode: chunks that are missing or damaged, and numbers that have changed."""
+    found = []
+    rows = store.episode_rows(episode)
+    for position, name in enumerate(COLUMNS):
+        try:
+            values = store.read(name, rows.start, rows.stop)
+        except StoreError as error:
+            found.append(Damage(episode, name, str(error)))
+            continue
+        if store.records is None:
+            continue
+        if integrity.column_digest(values) != store.records["digests"][episode, position].tobytes():
+            found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
+    return found
+
+
+def verify(store: TrajectoryStore, progress: Callable[[int, int], None]) -> list[Damage]:
+    """All damage there is. `progress` is called with (episodes done, episodes in all).
+
+    A store of schema 1 has no checksums: what zstd itself can tell about each chunk is all that is checked.
+    """
+    found = []
+    for episode in range(store.num_episodes):
+        found.extend(verify_episode(store, episode))
+        progress(episode + 1, store.num_episodes)
+    return found
