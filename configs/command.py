@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -221,7 +221,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     return decorate
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
     one_line = " ".join(message.split())
     print(f"error: {one_line}", file=sys.stderr)

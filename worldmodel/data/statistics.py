@@ -32,7 +32,7 @@ class DatasetStatistics:
     proprio_std: tuple[float, ...]
 
 
-class _Moments:
+class Moments:
     """Running sums in float64, shifted by the first row so that a large mean does not eat a small spread."""
 
     def __init__(self, size: int) -> None:
@@ -50,11 +50,14 @@ class _Moments:
         self._sum += values.sum(0)
         self._sum_of_squares += (values**2).sum(0)
 
-    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and floored population standard deviation, `[size]` each."""
+    def mean_and_std(self, floor: float = STD_FLOOR) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and population standard deviation, at least `floor`, `[size]` each; of no rows, nan."""
+        if not self._count:
+            nothing = (float("nan"),) * len(self._shift)
+            return nothing, nothing
         mean = self._sum / self._count
         variance = np.maximum(self._sum_of_squares / self._count - mean**2, 0.0)
-        std = np.maximum(np.sqrt(variance), STD_FLOOR)
+        std = np.maximum(np.sqrt(variance), floor)
         return tuple((mean + self._shift).tolist()), tuple(std.tolist())
 
 
@@ -73,7 +76,7 @@ def compute_statistics(store: TrajectoryStore, episodes: NDArray[np.int64]) -> D
     """
     if len(episodes) == 0:
         raise UserError("no episode to compute statistics over: record some with `python -m envs.collect`")
-    action, proprio = _Moments(len(store.spec.action_low)), _Moments(store.spec.proprio_size)
+    action, proprio = Moments(len(store.spec.action_low)), Moments(store.spec.proprio_size)
     all_actions = store.read("action", 0, store.num_rows)
     all_proprio = store.read("proprio", 0, store.num_rows)
     for index in episodes:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import zarr
@@ -216,20 +217,33 @@ class TrajectoryStore:
                 raise StoreError(
                     f"{self.path} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
                 )
-            if array.shape[1:] != row_shapes(self.spec)[name]:
+            found, expected = RowType(array.dtype, array.shape[1:]), row_types(self.spec)[name]
+            if found != expected:
                 raise StoreError(
-                    f"{self.path} is damaged: rows of data/{name} have shape {array.shape[1:]}, "
-                    f"its description says {row_shapes(self.spec)[name]}"
+                    f"{self.path} is damaged: rows of data/{name} are {found.dtype} {found.shape}, "
+                    f"its description says {expected.dtype} {expected.shape}"
                 )
 
 
-def row_shapes(spec: EnvironmentSpec) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each column."""
+class RowType(NamedTuple):
+    """One row of a column."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size, not compressed."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
+    """What one row of each column is."""
     return {
-        "pixels": (spec.image_size, spec.image_size, 3),
-        "action": (len(spec.action_low),),
-        "proprio": (spec.proprio_size,),
-        "state": (spec.state_size,),
+        "pixels": RowType(np.dtype(np.uint8), (spec.image_size, spec.image_size, 3)),
+        "action": RowType(np.dtype(np.float32), (len(spec.action_low),)),
+        "proprio": RowType(np.dtype(np.float32), (spec.proprio_size,)),
+        "state": RowType(np.dtype(np.float64), (spec.state_size,)),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
@@ -32,10 +32,9 @@ from worldmodel.data.store import (
     SEEDS,
     Episode,
     TrajectoryStore,
-    row_shapes,
+    row_types,
 )
 
-_DTYPES = {"pixels": np.uint8, "action": np.float32, "proprio": np.float32, "state": np.float64}
 _PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
 _VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
 _META_CHUNK = 4096
@@ -250,12 +249,11 @@ class EpisodeWriter:
 
     def _check(self, episode: Episode) -> None:
         length = len(episode.pixels)
-        for name, shape in row_shapes(self._spec).items():
+        for name, (dtype, shape) in row_types(self._spec).items():
             values = getattr(episode, name)
-            if values.shape != (length, *shape) or values.dtype != _DTYPES[name]:
+            if values.shape != (length, *shape) or values.dtype != dtype:
                 raise UserError(
-                    f"episode has {name} {values.dtype} {list(values.shape)}, "
-                    f"expected {np.dtype(_DTYPES[name])} {[length, *shape]}"
+                    f"episode has {name} {values.dtype} {list(values.shape)}, expected {dtype} {[length, *shape]}"
                 )
             if not np.isfinite(values).all():
                 raise UserError(f"episode has {name} with a number that is not finite")
@@ -281,9 +279,9 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     attributes["checksum"] = integrity.description_checksum(attributes)
     group = zarr.create_group(store, attributes=attributes)
     group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
-    for name, shape in row_shapes(spec).items():
+    for name, (dtype, shape) in row_types(spec).items():
         chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
-        _create_array(group, f"data/{name}", shape, chunk, _DTYPES[name])
+        _create_array(group, f"data/{name}", shape, chunk, dtype)
     for name in (SEEDS, ENDS):
         _create_array(group, name, (), _META_CHUNK, np.int64)
     _create_array(group, RECORDS, (integrity.RECORD_BYTES,), _META_CHUNK, np.uint8)
@@ -298,7 +296,7 @@ def _writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True})
 
 
-def _create_array(group: zarr.Group, name: str, row_shape: tuple[int, ...], chunk: int, dtype: type) -> None:
+def _create_array(group: zarr.Group, name: str, row_shape: tuple[int, ...], chunk: int, dtype: DTypeLike) -> None:
     group.create_array(
         name,
         shape=(0, *row_shape),

@@ -1,0 +1,87 @@
+"""What is in a store: numbers, and a sheet of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from worldmodel.data.statistics import Moments
+from worldmodel.data.store import TrajectoryStore
+
+_BLOCK_ROWS = 65_536
+_SHEET_TILE = 96  # pixels
+_SHEET_GAP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One number of each row of a column, over the whole store, in its own unit.
+
+    Attributes:
+        column: action or proprio.
+        index: which number.
+        unit: for example `m/s`; empty where the recording does not say.
+        low: smallest value.
+        high: largest value.
+        mean: over all rows; the zero after an episode's last observation, which was never taken, does not count.
+        std: standard deviation over them.
+    """
+
+    column: str
+    index: int
+    unit: str
+    low: float
+    high: float
+    mean: float
+    std: float
+
+
+def dimensions(store: TrajectoryStore) -> list[Dimension]:
+    """Statistics of actions and proprioception. Raises StoreError when a chunk is missing or damaged."""
+    found = []
+    taken = np.ones(store.num_rows, bool)
+    taken[store.episode_ends - 1] = False
+    units = {"action": store.spec.action_units, "proprio": ("",) * store.spec.proprio_size}
+    for column, kept in (("action", taken), ("proprio", np.ones(store.num_rows, bool))):
+        size = len(units[column])
+        moments, low, high = Moments(size), np.full(size, np.inf), np.full(size, -np.inf)
+        for start in range(0, store.num_rows, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, store.num_rows)
+            rows = store.read(column, start, stop)[kept[start:stop]]
+            moments.add(rows)
+            low, high = np.minimum(low, rows.min(0, initial=np.inf)), np.maximum(high, rows.max(0, initial=-np.inf))
+        mean, std = moments.mean_and_std(floor=0.0)
+        found += [
+            Dimension(column, i, units[column][i], float(low[i]), float(high[i]), mean[i], std[i]) for i in range(size)
+        ]
+    return found
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Of all files of a store."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def contact_sheet(store: TrajectoryStore, episodes: int = 8, moments: int = 8) -> NDArray[np.uint8]:
+    """Pictures of up to `episodes` episodes, one in each row, at up to `moments` moments from beginning to end.
+
+    Episodes are spread evenly over the store. uint8 `[height, width, 3]`.
+
+    Raises:
+        StoreError: when a chunk is missing or damaged.
+    """
+    chosen = np.unique(np.linspace(0, store.num_episodes - 1, min(episodes, store.num_episodes)).round().astype(int))
+    pitch = _SHEET_TILE + _SHEET_GAP
+    sheet = np.full((len(chosen) * pitch + _SHEET_GAP, moments * pitch + _SHEET_GAP, 3), 255, np.uint8)
+    for row, episode in enumerate(chosen):
+        rows = store.episode_rows(int(episode))
+        for column, frame in enumerate(np.linspace(rows.start, rows.stop - 1, moments).round().astype(int)):
+            picture = Image.fromarray(store.read("pixels", int(frame), int(frame) + 1)[0])
+            tile = np.asarray(picture.resize((_SHEET_TILE, _SHEET_TILE), Image.Resampling.LANCZOS))
+            top, left = _SHEET_GAP + row * pitch, _SHEET_GAP + column * pitch
+            sheet[top : top + _SHEET_TILE, left : left + _SHEET_TILE] = tile
+    return sheet
