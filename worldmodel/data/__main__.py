@@ -1,9 +1,10 @@
-"""`python -m worldmodel.data inspect|verify|recover STORE`: what is in a recording, and whether it is whole."""
+"""`python -m worldmodel.data inspect|verify|recover|pack|split|merge STORE ...`: looking after recordings."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from configs.command import UserError, console, fail, output_file
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
 from worldmodel.data.progress import counting
 from worldmodel.data.recovery import recover
+from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
 from worldmodel.data.verification import verify
 
@@ -107,29 +109,82 @@ def recover_store(path: Path) -> int:
     return 0
 
 
+def pack_store(path: Path, out: Path) -> int:
+    """Rewrite into few large files."""
+    store = TrajectoryStore.open(path)
+    with counting("pack") as progress:
+        packed = pack(store, out, progress)
+    before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (path, out))
+    console.print(
+        f"{out}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
+        f"instead of {before} ({bytes_on_disk(path) / 1e6:.1f} MB)"
+    )
+    return 0
+
+
+def split_store(path: Path, outs: list[Path], fractions: list[float], seed: int) -> int:
+    """Divide episodes at random among new stores."""
+    store = TrajectoryStore.open(path)
+    with counting("split") as progress:
+        written = split(store, outs, fractions, seed, progress)
+    for part in written:
+        console.print(f"{part.path}: {part.num_episodes} episodes")
+    return 0
+
+
+def merge_stores(paths: list[Path], out: Path) -> int:
+    """All episodes of several stores in one."""
+    stores = [TrajectoryStore.open(path) for path in paths]
+    with counting("merge") as progress:
+        merged = merge(stores, out, progress)
+    console.print(f"{out}: {merged.num_episodes} episodes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="inspect|verify|recover|pack|split|merge")
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
+        command: _Parser = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if store:
+            command.add_argument("store", type=Path, metavar="STORE")
+        return command
+
+    text = "what is in it: episodes, hours, shapes, units, statistics"
+    command = add("inspect", text, lambda given: inspect_store(given.store, given.sheet))
+    command.add_argument("--sheet", metavar="PNG", help="also write a contact sheet of pictures")
+    text = "check everything; names the episodes and columns that are damaged"
+    add("verify", text, lambda given: verify_store(given.store))
+    text = "cut off an unfinished tail, set damaged episodes aside"
+    add("recover", text, lambda given: recover_store(given.store))
+    text = "rewrite into few large files, for archives and object storage"
+    command = add("pack", text, lambda given: pack_store(given.store, given.out))
+    command.add_argument("out", type=Path, metavar="OUT")
+    text = "divide its episodes at random among new stores"
+    command = add("split", text, lambda given: split_store(given.store, given.outs, given.fractions, given.seed))
+    command.add_argument("outs", type=Path, nargs="+", metavar="OUT")
+    command.add_argument("--fractions", type=float, nargs="+", required=True, help="of the episodes, one for each OUT")
+    command.add_argument("--seed", type=int, default=0)
+    text = "all episodes of several stores, one after the other, in a new one"
+    command = add("merge", text, lambda given: merge_stores(given.stores, given.out), store=False)
+    command.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    command.add_argument("out", type=Path, metavar="OUT")
+    return parser
+
+
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 all is well, 1 the store is damaged, 2 the input cannot be used, 130 interrupted."""
-    parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|verify|recover")
-    for name, text in (
-        ("inspect", "what is in it: episodes, hours, shapes, units, statistics"),
-        ("verify", "every checksum; names the episodes and columns that are damaged"),
-        ("recover", "cut off an unfinished tail, set damaged episodes aside"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("store", type=Path, metavar="STORE")
-        if name == "inspect":
-            command.add_argument("--sheet", metavar="PNG", help="also write a contact sheet of pictures")
-    given = parser.parse_args(arguments)
     try:
-        if given.command == "inspect":
-            return inspect_store(given.store, given.sheet)
-        return {"verify": verify_store, "recover": recover_store}[given.command](given.store)
+        given = _parser().parse_args(arguments)
+        code: int = given.run(given)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        console.print("[yellow]interrupted[/]: the same command begins again")
+        console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
         return 130
+    return code
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from configs.command import UserError
 from worldmodel.data import integrity
 from worldmodel.data.integrity import COLUMNS
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.rows import ChunkError, StrictRows
+from worldmodel.data.rows import ChunkError, StrictRows, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
@@ -98,11 +98,13 @@ def _open_if_whole(path: Path, progress: Progress) -> TrajectoryStore | None:
 def _rebuild(path: Path, progress: Progress) -> Recovery:
     attributes = _read_description(path)
     spec, recording = EnvironmentSpec.from_dict(attributes["environment"]), attributes["recording"]
+    packed = bool(attributes.get("packed", False))
     draft, linked = (path.with_name(f"{path.name}.{stage}") for stage in ("recovering", "linked"))
     for leftover in (draft, linked):
         shutil.rmtree(leftover, ignore_errors=True)
-    salvage = _Salvage(path, linked, spec)
+    salvage = _Salvage(path, linked, spec, packed)
     lost = []
+    create_store(draft, spec, recording, packed)
     with EpisodeWriter(draft, spec, recording) as writer:
         for number, episode in enumerate(salvage.episodes()):
             try:
@@ -152,8 +154,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 class _Salvage:
     """What can be read of a damaged store, through fresh metadata beside hard links to its chunks."""
 
-    def __init__(self, path: Path, linked: Path, spec: EnvironmentSpec) -> None:
-        create_store(linked, spec, {})
+    def __init__(self, path: Path, linked: Path, spec: EnvironmentSpec, packed: bool) -> None:
+        create_store(linked, spec, {}, packed)
         group = zarr.open_group(linked, mode="r+")
         self._rows: dict[str, StrictRows] = {}
         for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
@@ -161,7 +163,7 @@ class _Salvage:
             numbers = [_link(file, linked / name) for file in chunks]
             array = group[name]
             assert isinstance(array, zarr.Array)
-            array.resize((array.chunks[0] * (max(numbers, default=-1) + 1), *array.shape[1:]))
+            array.resize((rows_per_file(array) * (max(numbers, default=-1) + 1), *array.shape[1:]))
             self._rows[name] = StrictRows(linked, array)
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
@@ -220,7 +222,7 @@ class _Salvage:
         """The rows of an array; None for those of chunks that are missing or damaged."""
         rows = self._rows[name]
         values: list[Any] = []
-        length = rows.array.chunks[0]
+        length = rows_per_file(rows.array)
         for start in range(0, len(rows), length):
             try:
                 values.extend(rows.read(start, start + length))

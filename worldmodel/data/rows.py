@@ -30,6 +30,11 @@ class ChunkError(Exception):
         self.file, self.chunk, self.row, self.what = file, chunk, row, what
 
 
+def rows_per_file(array: zarr.Array[Any]) -> int:
+    """Rows that one file of `array` holds: a chunk, or in a packed store a shard."""
+    return int((array.shards or array.chunks)[0])
+
+
 class StrictRows:
     """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store at `root`."""
 
@@ -48,7 +53,7 @@ class StrictRows:
         array = self.array
         if start == stop or 0 in array.shape[1:]:
             return np.zeros((stop - start, *array.shape[1:]), array.dtype)
-        length = array.chunks[0]
+        length = rows_per_file(array)
         chunks = range(start // length, (stop - 1) // length + 1)
         for chunk in chunks:
             if not self._file(chunk).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from configs.command import UserError
 from worldmodel.data import integrity
 from worldmodel.data.integrity import COLUMNS
 from worldmodel.data.lock import WriterLock
+from worldmodel.data.rows import rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
@@ -38,6 +40,7 @@ from worldmodel.data.store import (
 _PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
 _VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
 _META_CHUNK = 4096
+_PACKED_BYTES = 64_000_000  # of a file of a packed store, before compression
 _PARTIAL = ".partial"
 
 
@@ -232,7 +235,7 @@ class EpisodeWriter:
             self._remove_chunks_beyond(name, length)
 
     def _remove_chunks_beyond(self, name: str, length: int) -> None:
-        keep = -(-length // self._arrays[name].chunks[0])
+        keep = -(-length // rows_per_file(self._arrays[name]))
         for file in (self.path / name).glob("c.*"):
             if int(file.name.split(".")[1]) >= keep:
                 file.unlink()
@@ -263,8 +266,12 @@ class EpisodeWriter:
             raise UserError("episode has a last action other than zero: no action follows the last observation")
 
 
-def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
-    """An empty store, which appears at `path` whole or not at all."""
+def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any], packed: bool = False) -> None:
+    """An empty store, which appears at `path` whole or not at all.
+
+    `packed` puts many chunks into one file (zarr's shards), as archives and object storage like it. A clip is read from
+    it all the same; adding an episode writes the last file anew.
+    """
     draft = path.with_name(path.name + _PARTIAL)
     if draft.exists():
         shutil.rmtree(draft)
@@ -274,6 +281,7 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
         "schema_version": SCHEMA_VERSION,
         "environment": spec.to_dict(),
         "recording": dict(recording),
+        "packed": packed,
         "zarr_version": zarr.__version__,
     }
     attributes["checksum"] = integrity.description_checksum(attributes)
@@ -281,7 +289,8 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
     for name, (dtype, shape) in row_types(spec).items():
         chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
-        _create_array(group, f"data/{name}", shape, chunk, dtype)
+        per_file = max(1, _PACKED_BYTES // (chunk * max(1, dtype.itemsize * math.prod(shape)))) if packed else None
+        _create_array(group, f"data/{name}", shape, chunk, dtype, per_file)
     for name in (SEEDS, ENDS):
         _create_array(group, name, (), _META_CHUNK, np.int64)
     _create_array(group, RECORDS, (integrity.RECORD_BYTES,), _META_CHUNK, np.uint8)
@@ -296,11 +305,20 @@ def _writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return array.with_config({"write_empty_chunks": True})
 
 
-def _create_array(group: zarr.Group, name: str, row_shape: tuple[int, ...], chunk: int, dtype: DTypeLike) -> None:
+def _create_array(
+    group: zarr.Group,
+    name: str,
+    row_shape: tuple[int, ...],
+    chunk: int,
+    dtype: DTypeLike,
+    chunks_per_file: int | None = None,
+) -> None:
+    within = tuple(max(1, size) for size in row_shape)
     group.create_array(
         name,
         shape=(0, *row_shape),
-        chunks=(chunk, *(max(1, size) for size in row_shape)),
+        chunks=(chunk, *within),
+        shards=None if chunks_per_file is None else (chunk * chunks_per_file, *within),
         dtype=dtype,
         compressors=ZstdCodec(level=1, checksum=True),
         fill_value=0,
