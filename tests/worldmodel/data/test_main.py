@@ -1,0 +1,98 @@
+"""The tools as they are typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldmodel.data import EpisodeWriter, TrajectoryStore
+from worldmodel.data.__main__ import main
+from worldmodel.data.inspection import contact_sheet, dimensions
+
+
+def test_inspect_tells_what_is_in_it(store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sheet = tmp_path / "pictures" / "sheet.png"
+    assert main(["inspect", str(store.path), "--sheet", str(sheet)]) == 0
+    told = capsys.readouterr().out
+    assert "5 episodes of 1 to 40 steps; 101 steps, 0.00 hours at 10 steps per second" in told
+    for expected in ("[106, 8, 8, 3]", "uint8", "m/s", "with checksums"):
+        assert expected in told
+    assert Image.open(sheet).size == (8 * 98 + 2, 5 * 98 + 2)
+
+
+def test_inspect_works_before_the_first_episode(tmp_path: Path, spec, capsys: pytest.CaptureFixture) -> None:
+    with EpisodeWriter(tmp_path / "empty.zarr", spec):
+        pass
+    assert main(["inspect", str(tmp_path / "empty.zarr")]) == 0
+    assert "0 episodes" in capsys.readouterr().out
+
+
+def test_statistics_leave_out_the_action_that_was_never_taken(store: TrajectoryStore, make_episode: Callable) -> None:
+    episodes = [make_episode(i, n) for i, n in enumerate((20, 7, 33, 1, 40))]
+    taken = np.concatenate([e.action[:-1] for e in episodes]).astype(np.float64)
+    seen = np.concatenate([e.proprio for e in episodes]).astype(np.float64)
+    found = dimensions(store)
+    assert [(d.column, d.index, d.unit) for d in found[:3]] == [
+        ("action", 0, "m/s"),
+        ("action", 1, "m/s"),
+        ("proprio", 0, ""),
+    ]
+    for d, values in zip(found, [*taken.T, *seen.T], strict=True):
+        wanted = [values.min(), values.max(), values.mean(), values.std()]
+        np.testing.assert_allclose([d.low, d.high, d.mean, d.std], wanted, rtol=1e-5)
+
+
+def test_a_contact_sheet_shows_beginning_and_end(store: TrajectoryStore) -> None:
+    sheet = contact_sheet(store, episodes=2, moments=2)
+    assert sheet.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+    last = np.asarray(Image.fromarray(store.episode(4).pixels[-1]).resize((96, 96), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(sheet[100:196, 100:196], last)
+
+
+def test_verify_and_recover_say_what_is_damaged(store: TrajectoryStore, capsys: pytest.CaptureFixture) -> None:
+    assert main(["verify", str(store.path)]) == 0
+    assert "5 episodes, 106 rows, all as recorded" in capsys.readouterr().out
+    (store.path / "data/pixels/c.3.0.0.0").unlink()
+    assert main(["verify", str(store.path)]) == 1
+    told = capsys.readouterr().out
+    assert "2 of 5 episodes are damaged" in told
+    assert f"python -m worldmodel.data recover {store.path}" in told
+    assert main(["recover", str(store.path)]) == 0
+    assert "3 episodes kept, 2 lost (2, 3)" in capsys.readouterr().out
+    assert main(["verify", str(store.path)]) == 0
+    assert main(["recover", str(store.path)]) == 0
+    assert "nothing had to be set aside" in capsys.readouterr().out
+
+
+def test_pack_split_and_merge(store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    a, b, both, packed = (str(tmp_path / f"{name}.zarr") for name in ("a", "b", "both", "packed"))
+    assert main(["split", str(store.path), a, b, "--fractions", "0.6", "0.4"]) == 0
+    assert main(["merge", a, b, both]) == 0
+    assert main(["pack", both, packed]) == 0
+    told = capsys.readouterr().out
+    assert f"{both}: 5 episodes" in told
+    assert TrajectoryStore.open(packed).num_rows == 106
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "are required"),
+        (["inspct", "x"], "choose from 'inspect', 'verify'"),
+        (["verify", "nowhere.zarr"], "no recording at nowhere.zarr"),
+        (["split", "nowhere.zarr", "a"], "--fractions"),
+    ],
+)
+def test_what_cannot_be_used_ends_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
