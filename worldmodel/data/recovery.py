@@ -25,8 +25,15 @@ import zarr
 from numpy.typing import NDArray
 
 from configs.command import UserError
-from worldmodel.data import integrity
-from worldmodel.data.integrity import COLUMNS
+from worldmodel.data.integrity import (
+    COLUMNS,
+    RECORD_BYTES,
+    Records,
+    column_digest,
+    description_checksum,
+    from_bytes,
+    intact,
+)
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.rows import ChunkError, StrictRows, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
@@ -140,7 +147,7 @@ def _read_description(path: Path) -> dict[str, Any]:
             attributes = dict(json.loads(file.read_bytes())["attributes"])
             if attributes["format"] != FORMAT:
                 continue
-            if attributes.get("checksum") not in (None, integrity.description_checksum(attributes)):
+            if attributes.get("checksum") not in (None, description_checksum(attributes)):
                 continue
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -189,16 +196,16 @@ class _Salvage:
                 columns[name] = rows.read(start, end)
             except ChunkError:
                 return None
-            if digests is not None and integrity.column_digest(columns[name]) != digests[position].tobytes():
+            if digests is not None and column_digest(columns[name]) != digests[position].tobytes():
                 return None
         return Episode(**columns, seed=seed)
 
     def _index(self) -> tuple[list[int | None], list[int | None], list[NDArray[np.uint8] | None]]:
         """Ends, seeds and digests; from the record where it is intact, else from the index where that can be read."""
-        blank = np.zeros(integrity.RECORD_BYTES, np.uint8)
+        blank = np.zeros(RECORD_BYTES, np.uint8)
         rows = [blank if row is None else row for row in self._readable(RECORDS)]
-        records = integrity.from_bytes(np.array(rows, np.uint8).reshape(-1, integrity.RECORD_BYTES))
-        whole = integrity.intact(records)
+        records = from_bytes(np.array(rows, np.uint8).reshape(-1, RECORD_BYTES))
+        whole = intact(records)
         ends, seeds = ([None if v is None else int(v) for v in self._readable(name)] for name in (ENDS, SEEDS))
         merged: list[tuple[int | None, int | None, NDArray[np.uint8] | None]] = []
         for i in range(self._count(records, whole, ends)):
@@ -208,10 +215,10 @@ class _Salvage:
                 merged.append((_at(ends, i), _at(seeds, i), None))
         return [m[0] for m in merged], [m[1] for m in merged], [m[2] for m in merged]
 
-    def _count(self, records: integrity.Records, whole: NDArray[np.bool_], ends: list[int | None]) -> int:
+    def _count(self, records: Records, whole: NDArray[np.bool_], ends: list[int | None]) -> int:
         """How many episodes there were: as the last commit says, if the records bear it out; else all there are."""
-        committed, chain = self._commit
-        if committed <= len(records) and chain == integrity.chain(records[:committed]):
+        committed, checksum = self._commit
+        if committed <= len(records) and checksum == chain(records[:committed]):
             return committed
         count = int(np.flatnonzero(whole)[-1]) + 1 if whole.any() else 0
         while count < committed and _at(ends, count):  # entries that were never written are zero

@@ -30,8 +30,7 @@ import zarr
 from numpy.typing import NDArray
 
 from configs.command import UserError, choices_message
-from worldmodel.data import integrity
-from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records
+from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records, chain, description_checksum, from_bytes
 from worldmodel.data.rows import ChunkError, StrictRows
 from worldmodel.data.spec import EnvironmentSpec
 
@@ -199,9 +198,9 @@ class TrajectoryStore:
             raise StoreError(
                 f"{self.path} is damaged: {RECORDS} has rows {rows.dtype} {rows.shape[1:]}, not uint8 ({RECORD_BYTES},)"
             )
-        records = integrity.from_bytes(rows)
+        records = from_bytes(rows)
         same = (records["end"] == self.episode_ends).all() and (records["seed"] == self.episode_seeds).all()
-        if not same or self._rows[ENDS].array.attrs.get(CHAIN) != integrity.chain(records):
+        if not same or self._rows[ENDS].array.attrs.get(CHAIN) != chain(records):
             raise StoreError(
                 f"{self.path} is damaged: {ENDS}, {SEEDS} and {RECORDS} contradict each other: "
                 f"{_recover_hint(self.path)}"
@@ -258,7 +257,7 @@ def check_schema(attributes: dict[str, Any], path: Path) -> int:
         raise StoreError(
             f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
         )
-    if version >= 2 and attributes.get("checksum") != integrity.description_checksum(attributes):
+    if version >= 2 and attributes.get("checksum") != description_checksum(attributes):
         raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there")
     return version
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from worldmodel.data import integrity
-from worldmodel.data.integrity import COLUMNS
+from worldmodel.data.integrity import COLUMNS, column_digest
 from worldmodel.data.store import StoreError, TrajectoryStore
 
 
@@ -37,7 +36,7 @@ def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
             continue
         if store.records is None:
             continue
-        if integrity.column_digest(values) != store.records["digests"][episode, position].tobytes():
+        if column_digest(values) != store.records["digests"][episode, position].tobytes():
             found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
     return found
 

@@ -20,8 +20,16 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from configs.command import UserError
-from worldmodel.data import integrity
-from worldmodel.data.integrity import COLUMNS
+from worldmodel.data.integrity import (
+    COLUMNS,
+    RECORD_BYTES,
+    Records,
+    chain,
+    column_digest,
+    description_checksum,
+    make_records,
+    to_bytes,
+)
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.rows import rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
@@ -118,7 +126,7 @@ class EpisodeWriter:
         self._store = DurableLocalStore(self.path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._pending: list[Episode] = []
-        self._records = integrity.make_records([], [], [])
+        self._records = make_records([], [], [])
         self._num_rows = self._num_episodes = 0
 
     @property
@@ -173,10 +181,10 @@ class EpisodeWriter:
             self._write_rows(f"data/{name}", self._num_rows, np.concatenate([getattr(e, name) for e in self._pending]))
         seeds = np.array([e.seed for e in self._pending], np.int64)
         ends = self._num_rows + np.cumsum([len(e.pixels) for e in self._pending], dtype=np.int64)
-        digests = [{name: integrity.column_digest(getattr(e, name)) for name in COLUMNS} for e in self._pending]
-        records = np.concatenate([self._records, integrity.make_records(ends, seeds, digests)])
+        digests = [{name: column_digest(getattr(e, name)) for name in COLUMNS} for e in self._pending]
+        records = np.concatenate([self._records, make_records(ends, seeds, digests)])
         self._write_rows(SEEDS, self._num_episodes, seeds)
-        self._write_rows(RECORDS, self._num_episodes, integrity.to_bytes(records[self._num_episodes :]))
+        self._write_rows(RECORDS, self._num_episodes, to_bytes(records[self._num_episodes :]))
         for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS):
             self._set_length(name, int(ends[-1]) if name.startswith("data/") else len(records))
         self._write_rows(ENDS, self._num_episodes, ends)
@@ -186,11 +194,11 @@ class EpisodeWriter:
         self._num_rows, self._num_episodes = int(ends[-1]), len(records)
         self._pending.clear()
 
-    def _publish(self, records: integrity.Records) -> None:
+    def _publish(self, records: Records) -> None:
         """Replace the one file that says what exists."""
         array = self._arrays[ENDS]
         metadata = array.metadata.update_shape((len(records),))
-        metadata = metadata.update_attributes({CHAIN: integrity.chain(records)})
+        metadata = metadata.update_attributes({CHAIN: chain(records)})
         for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
             self._store.set_sync(f"{array.path}/{name}", content)
         self._store.sync_directories()
@@ -284,7 +292,7 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
         "packed": packed,
         "zarr_version": zarr.__version__,
     }
-    attributes["checksum"] = integrity.description_checksum(attributes)
+    attributes["checksum"] = description_checksum(attributes)
     group = zarr.create_group(store, attributes=attributes)
     group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
     for name, (dtype, shape) in row_types(spec).items():
@@ -293,8 +301,8 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
         _create_array(group, f"data/{name}", shape, chunk, dtype, per_file)
     for name in (SEEDS, ENDS):
         _create_array(group, name, (), _META_CHUNK, np.int64)
-    _create_array(group, RECORDS, (integrity.RECORD_BYTES,), _META_CHUNK, np.uint8)
-    group[ENDS].update_attributes({CHAIN: integrity.chain(integrity.make_records([], [], []))})
+    _create_array(group, RECORDS, (RECORD_BYTES,), _META_CHUNK, np.uint8)
+    group[ENDS].update_attributes({CHAIN: chain(make_records([], [], []))})
     store.sync_directories()
     draft.replace(path)
     _sync_directory(path.parent)

@@ -21,7 +21,8 @@ def test_inspect_tells_what_is_in_it(store: TrajectoryStore, tmp_path: Path, cap
     assert "5 episodes of 1 to 40 steps; 101 steps, 0.00 hours at 10 steps per second" in told
     for expected in ("[106, 8, 8, 3]", "uint8", "m/s", "with checksums"):
         assert expected in told
-    assert Image.open(sheet).size == (8 * 98 + 2, 5 * 98 + 2)
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 98 + 2, 5 * 98 + 2)
 
 
 def test_inspect_works_before_the_first_episode(tmp_path: Path, spec, capsys: pytest.CaptureFixture) -> None:
