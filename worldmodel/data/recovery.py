@@ -29,6 +29,7 @@ from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
     Records,
+    chain,
     column_digest,
     description_checksum,
     from_bytes,
