@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 
-from configs.command import UserError, check_overrides, fail
+from configs.command import UserError, composed, fail
 
 STEPS_AHEAD = (10, 25, 50, 100)
 SEED = 303
@@ -66,9 +65,7 @@ def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
 
 def main(overrides: list[str]) -> None:
     """Evaluate, then draw."""
-    check_overrides("evaluate", overrides)
-    with initialize_config_module("configs", version_base="1.3"):
-        env = str(compose("evaluate", overrides).env.name)
+    env = str(composed("evaluate", overrides).env.name)
     path = Path("docs/assets") / f"{env}_distance.png"
     draw(env, [evaluate(env, overrides, steps) for steps in STEPS_AHEAD], path)
     print(f"curve: {path}")

@@ -15,13 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 from rich import box
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
-from configs.command import UserError, check_overrides, console, fail
+from configs.command import UserError, composed, console, fail
 from configs.device import pick_device
 from planning.loading import bounds_of, choose_checkpoint, load_model, open_env
 from planning.mpc import Observations
@@ -85,9 +84,7 @@ class Parts:
 
 def main(overrides: list[str]) -> None:
     """Print the table."""
-    check_overrides("evaluate", overrides)
-    with initialize_config_module("configs", version_base="1.3"):
-        config = compose("evaluate", overrides)
+    config = composed("evaluate", overrides)
     device = pick_device(config.device)
     env, spec = open_env(config.env)
     env.close()

@@ -15,18 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import matrix_product_gflops
-from configs.command import UserError, check_overrides, console, fail, from_config
+from benchmarks.machine import CPU, matrix_product_gflops
+from configs.command import UserError, composed, console, fail, from_config
 from worldmodel.jepa import Jepa, JepaConfig
 from worldmodel.pretraining import PretrainConfig, PretrainTask
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.vit import EncoderConfig
-
-CPU = torch.device("cpu")
 
 
 def make_task(config: DictConfig, batch_size: int) -> PretrainTask:
@@ -49,9 +46,7 @@ def gflop_per_step(task: PretrainTask) -> float:
 
 def main(overrides: list[str], steps: int) -> None:
     """Print the table."""
-    check_overrides("pretrain", overrides)
-    with initialize_config_module("configs", version_base="1.3"):
-        config = compose("pretrain", overrides)
+    config = composed("pretrain", overrides)
     given = from_config(TrainerConfig, config.trainer, "trainer")
     plan = {**given.__dict__, "steps": steps, "log_every": steps, "evaluate_every": steps}
     task = make_task(config, given.batch_size)

@@ -174,8 +174,8 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     return text.splitlines()[0]
 
 
-def check_overrides(config_name: str, overrides: list[str]) -> None:
-    """Compose once before Hydra does, so that a mistake gets our one line rather than Hydra's page.
+def composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """`configs/<config_name>.yaml` with `overrides`; a mistake in them gets our one line rather than Hydra's page.
 
     Raises:
         UserError: when the overrides do not compose.
@@ -183,7 +183,7 @@ def check_overrides(config_name: str, overrides: list[str]) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_module("configs", version_base="1.3"):
         try:
-            compose(config_name, overrides)
+            return compose(config_name, overrides)
         except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
             try:
                 message = _explain(error, config_name, overrides)
@@ -205,7 +205,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             overrides = [a for a in arguments if not a.startswith("-")]
             try:
                 if not any(a in ("-m", "--multirun") for a in arguments):
-                    check_overrides(config_name, overrides)
+                    composed(config_name, overrides)  # before Hydra does, for the message
                 GlobalHydra.instance().clear()
                 hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(
                     _quiet_user_errors(main)
