@@ -40,6 +40,8 @@ from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.world_model import WorldModel
 
 MODEL, CEILING = "world model", "simulator"
+# Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
+_PLANNING_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Evaluation:
     def key(self, **decisive: Any) -> str:
         """Hash of all that decides an outcome: episodes found under it are those that would come out again."""
         common = {
+            "planning": _PLANNING_VERSION,
             "manifest": self.manifest.sha256,
             "simulator": self.spec.simulator,
             "options": self.spec.options,
