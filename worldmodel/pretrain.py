@@ -93,9 +93,12 @@ def main(config: DictConfig) -> None:
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
-    canonical = None if given.canonical_data is None else open_canonical(given.canonical_data, store)
-    if canonical is not None and not given.canonical_cache:
-        raise UserError("canonical_data needs canonical_cache: the file for its decoded frames")
+    canonical, canonical_cache = None, None
+    if given.canonical_data is not None:
+        if given.canonical_cache is None:
+            raise UserError("canonical_data needs canonical_cache: the file for its decoded frames")
+        canonical = open_canonical(given.canonical_data, store)
+        canonical_cache = output_file(given.canonical_cache, "canonical_cache")
     cache, folder = output_file(given.cache, "cache"), output_folder(given.out)
     identities = {"store": store.identity} | ({} if canonical is None else {"canonical": canonical.identity})
     description = describe_run(config, **identities)
@@ -107,8 +110,8 @@ def main(config: DictConfig) -> None:
 
     frames = load_frames_with_progress(store, cache)
     canonical_frames = None
-    if canonical is not None:
-        canonical_frames = load_frames_with_progress(canonical, output_file(given.canonical_cache, "canonical_cache"))
+    if canonical is not None and canonical_cache is not None:
+        canonical_frames = load_frames_with_progress(canonical, canonical_cache)
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(
