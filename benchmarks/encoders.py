@@ -30,16 +30,18 @@ PRETRAIN = (
     f"canonical_data={ROBOT}",
     f"canonical_cache={RUNS}/robot.npy",
     "jepa.targets=whiten",
+    "jepa.loss=l2",
     "jepa.visible_weight=1",
+    "pretrain.momentum=0.998",
     "pretrain.colour_jitter=0.2",
-    "trainer.steps=2000",
+    "trainer.steps=1000",
 )
 TRAIN = (
     f"data={ROBOT}",
     f"cache={RUNS}/robot.npy",
-    "scene_trainer.steps=2000",
-    "look_trainer.steps=2000",
-    "trainer.steps=5000",
+    "scene_trainer.steps=1500",
+    "look_trainer.steps=1500",
+    "trainer.steps=4000",
 )
 # As many actions of a plan as a knot is long: a quarter of the time.
 EVALUATE = ("planner.execute=4", "ceiling=false", "floors=false", "batch=20", "videos=0")

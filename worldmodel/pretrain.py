@@ -125,7 +125,7 @@ def main(config: DictConfig) -> None:
         canonical_frames,
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
-    save_encoder(module.target, folder, store.spec, description)
+    save_encoder(task.kept, folder, store.spec, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
 

@@ -110,6 +110,16 @@ class PretrainTask(TrainingTask):
         self._canonical = canonical
         self._seed, self._device = seed, device
 
+    @property
+    def kept(self) -> VisionTransformer:
+        """The encoder that pretraining is for: the target encoder, as in V-JEPA.
+
+        Toward a canonical recording it is the context encoder. The target encoder follows it so slowly that it still
+        computes much of what it began with, which is what makes its features worth predicting; and it has never been
+        shown what the distractors look like.
+        """
+        return self.module.target if self._canonical is None else self.module.encoder
+
     def _clips(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
         """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
         pixels = to_unit_range(torch.from_numpy(frames).to(self._device))
@@ -156,10 +166,10 @@ class PretrainTask(TrainingTask):
         self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Probe the target encoder, which is the one that is kept. Raises TrainingStopped on collapse."""
+        """Probe the encoder that is kept. Raises TrainingStopped on collapse."""
         if self._probe is None:
             return {}
-        measured = probe_encoder(self.module.target, self._probe, self._device)
+        measured = probe_encoder(self.kept, self._probe, self._device)
         if measured["spread"] < self._config.smallest_spread:
             raise TrainingStopped(
                 f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "

@@ -106,6 +106,9 @@ def test_pretraining_toward_a_canonical_recording(toy_store: TrajectoryStore, tm
     folder = tmp_path / "runs" / "push" / "encoder"
     assert all(entry["visible"] > 0 for entry in log_of(folder) if "loss" in entry)
     assert json.loads((folder / "run.json").read_text())["canonical"] == toy_store.identity
+    state = torch.load(folder / "training.pt", weights_only=True)["module"]
+    for name, value in load_encoder(folder, 32).state_dict().items():
+        assert torch.equal(value, state[f"encoder.{name}"]), "the target encoder never saw what it has to look through"
 
 
 @pytest.mark.parametrize(
