@@ -89,7 +89,7 @@ def main(overrides: list[str]) -> None:
     env, spec = open_env(config.env)
     env.close()
     checkpoint = choose_checkpoint(config.checkpoint or spec.env, spec.env)
-    model = load_model(checkpoint, spec, device, config.precision)
+    model = load_model(checkpoint, spec, device, config.precision, config.compile)
     planner = make_planner(config.planner, model.history, config.seed)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     table = Table(

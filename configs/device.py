@@ -21,6 +21,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def pick_compile(choice: str | bool, device: torch.device) -> bool:
+    """`auto` (with CUDA, where starting kernels costs more than they do), true or false. Raises UserError."""
+    if isinstance(choice, bool):
+        return choice
+    if choice != "auto":
+        raise UserError(f"compile '{choice}' is unknown: choose from auto, true, false")
+    return device.type == "cuda"
+
+
 def pick_precision(name: str) -> torch.dtype:
     """`bf16` or `fp32`. Raises UserError for another."""
     precisions = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -83,18 +84,21 @@ class CEM(Optimiser):
         self.config = config
 
     @torch.no_grad()
-    def plan(self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator) -> Plan:
+    def plan(
+        self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator, elapsed: int = 0
+    ) -> Plan:
         """See `Optimiser.plan`. The noise is drawn on the generator's device, everything else on `warm_start`'s."""
         config, horizon = self.config, warm_start.shape[1]
+        actions_of = functools.partial(from_knots, block=config.block, horizon=horizon, elapsed=elapsed)
         half_range = (bounds.high - bounds.low) / 2
-        mean = to_knots(bounds.clip(warm_start), config.block)  # [B, K, A]
+        mean = to_knots(bounds.clip(warm_start), config.block, elapsed)  # [B, K, A]
         std = (config.initial_std * half_range).expand_as(mean)
         best, best_cost = mean, torch.full_like(mean[:, 0, 0], torch.inf)
         for _ in range(config.iterations):
             noise = coloured_noise(config.samples - 1, mean.shape[1], mean.shape[2], config.colour, generator).to(mean)
             drawn = bounds.clip(mean[:, None] + std[:, None] * noise)
             candidates = torch.cat([mean[:, None], drawn], dim=1)  # [B, S, K, A]
-            cost = finite_or_worst(cost_fn(from_knots(candidates, config.block, horizon)))
+            cost = finite_or_worst(cost_fn(actions_of(candidates)))
             elite_cost, elite = cost.topk(config.elites, dim=1, largest=False)
             elites = candidates.gather(1, elite[:, :, None, None].expand(-1, -1, *mean.shape[1:]))
             improved = elite_cost[:, 0] < best_cost
@@ -102,8 +106,8 @@ class CEM(Optimiser):
             best_cost = torch.minimum(elite_cost[:, 0], best_cost)
             mean, std = self._refit(mean, std, elites, elite_cost, config.min_std * half_range)
         if config.result == "mean":
-            best, best_cost = self._mean_unless_worthless(cost_fn, mean, best, best_cost, horizon)
-        actions = from_knots(best, config.block, horizon)
+            best, best_cost = _mean_unless_worthless(cost_fn(actions_of(mean[:, None])), mean, best, best_cost)
+        actions = actions_of(best)
         return Plan(actions, best_cost, shift(actions, 1, bounds))
 
     def _refit(self, mean: Tensor, std: Tensor, elites: Tensor, cost: Tensor, min_std: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,13 +121,12 @@ class CEM(Optimiser):
         new_std = torch.where(any_finite, keep * std + (1 - keep) * elite_std, std)
         return new_mean, torch.maximum(new_std, min_std)
 
-    def _mean_unless_worthless(
-        self, cost_fn: CostFn, mean: Tensor, best: Tensor, best_cost: Tensor, horizon: int
-    ) -> tuple[Tensor, Tensor]:
-        """The mean `[B, K, A]` and its cost `[B]`; the best sample in rows where only the mean's cost is not finite."""
-        cost = finite_or_worst(cost_fn(from_knots(mean[:, None], self.config.block, horizon)))[:, 0]
-        fall_back = cost.isinf() & best_cost.isfinite()
-        return torch.where(fall_back[:, None, None], best, mean), torch.where(fall_back, best_cost, cost)
+
+def _mean_unless_worthless(mean_cost: Tensor, mean: Tensor, best: Tensor, best_cost: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean `[B, K, A]` and its cost `[B]`; the best sample in rows where only the mean's cost is not finite."""
+    cost = finite_or_worst(mean_cost)[:, 0]
+    fall_back = cost.isinf() & best_cost.isfinite()
+    return torch.where(fall_back[:, None, None], best, mean), torch.where(fall_back, best_cost, cost)
 
 
 def elite_weights(cost: Tensor, temperature: float) -> Tensor:

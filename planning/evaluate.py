@@ -18,7 +18,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import command, console, from_config, next_command, output_folder, plain_options
-from configs.device import pick_device
+from configs.device import pick_compile, pick_device
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
 from planning.latency import measure_plan_ms
@@ -40,6 +40,8 @@ from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.world_model import WorldModel
 
 MODEL, CEILING = "world model", "simulator"
+# Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
+_PLANNING_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class EvaluateConfig:
     seed: int
     device: str
     precision: str
+    compile: str | bool
     out: str | None
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class Evaluation:
     def key(self, **decisive: Any) -> str:
         """Hash of all that decides an outcome: episodes found under it are those that would come out again."""
         common = {
+            "planning": _PLANNING_VERSION,
             "manifest": self.manifest.sha256,
             "simulator": self.spec.simulator,
             "options": self.spec.options,
@@ -105,7 +109,7 @@ def evaluate(config: DictConfig) -> None:
         env, spec = open_env(config.env)
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, options.precision)
+        model = load_model(checkpoint, spec, device, options.precision, options.compile)
         planner = make_planner(config.planner, model.history, options.seed)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *(open_env(config.env)[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
@@ -115,7 +119,8 @@ def evaluate(config: DictConfig) -> None:
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint, model)
         _introduce(task, frozen=manifest_config.seed is None)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256, precision=options.precision)
+        numerics = {"precision": options.precision, "compile": pick_compile(options.compile, device)}
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
         episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
         batched_ms = list(policy.plan_ms)

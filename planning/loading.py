@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from configs.command import UserError
-from configs.device import pick_precision
+from configs.device import pick_compile, pick_precision
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from planning.types import Bounds
@@ -68,11 +68,15 @@ def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
     return Checkpoint(env, f"the shipped checkpoint '{env}'" + (f" ({unfinished})" if unfinished else ""))
 
 
-def load_model(checkpoint: Checkpoint, spec: EnvironmentSpec, device: torch.device, precision: str) -> WorldModel:
+def load_model(
+    checkpoint: Checkpoint, spec: EnvironmentSpec, device: torch.device, precision: str, compiled: str | bool = False
+) -> WorldModel:
     """The world model, made sure to fit `spec`. Raises UserError where it does not, naming both values."""
-    wanted = pick_precision(precision)
+    wanted, compiled = pick_precision(precision), pick_compile(compiled, device)
     model = WorldModel.load(checkpoint.source, device)
     model.precision = wanted
+    if compiled:
+        model.compile_rollout()
     model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
     return model
 

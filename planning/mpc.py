@@ -163,7 +163,7 @@ class Controller:
         cost_fn = LatentGoalCost(self._model, latent, goal, self._objective)
         # Seeded anew for every step: independent of how often anybody planned before.
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
-        plan = self._optimiser.plan(cost_fn, self._warm_starts[group], self._bounds, generator)
+        plan = self._optimiser.plan(cost_fn, self._warm_starts[group], self._bounds, generator, elapsed=step)
         usable = plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)
         warm_start = shift(plan.warm_start, self._config.execute - 1, self._bounds)
         self._plans[group] = plan.actions

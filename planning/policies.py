@@ -101,7 +101,9 @@ class SimulatorPolicy(Policy):
         config = self._planner.controller
         if self._step % config.execute == 0:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
-            plan = self._planner.optimiser.plan(self._cost, self._warm_start, self._bounds, generator)
+            plan = self._planner.optimiser.plan(
+                self._cost, self._warm_start, self._bounds, generator, elapsed=self._step
+            )
             self._plan = plan.actions
             self._warm_start = shift(plan.warm_start, config.execute - 1, self._bounds)
         wanted = self._plan[:, self._step % config.execute]

@@ -39,15 +39,17 @@ class RandomShooting(Optimiser):
         self.config = config
 
     @torch.no_grad()
-    def plan(self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator) -> Plan:
+    def plan(
+        self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator, elapsed: int = 0
+    ) -> Plan:
         """See `Optimiser.plan`. A row without a finite cost keeps its warm start and reports an infinite cost."""
         horizon = warm_start.shape[1]
-        start = to_knots(bounds.clip(warm_start), self.config.block)
+        start = to_knots(bounds.clip(warm_start), self.config.block, elapsed)
         shape = (self.config.samples - 1, *start.shape[1:])
         share = torch.rand(shape, generator=generator, device=generator.device).to(start)
         drawn = bounds.clip(bounds.low + share * (bounds.high - bounds.low))
         knots = torch.cat([start[:, None], drawn.expand(len(start), -1, -1, -1)], dim=1)
-        candidates = from_knots(knots, self.config.block, horizon)
+        candidates = from_knots(knots, self.config.block, horizon, elapsed)
         cost, index = finite_or_worst(cost_fn(candidates)).min(dim=1)
         actions = candidates[torch.arange(len(start), device=index.device), torch.where(cost.isinf(), 0, index)]
         return Plan(actions, cost, shift(actions, 1, bounds))

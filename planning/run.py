@@ -52,6 +52,7 @@ class RunConfig:
     planner_seed: int
     device: str
     precision: str
+    compile: str | bool
     out: str | None
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ def run(config: DictConfig) -> None:
     try:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, options.precision)
+        model = load_model(checkpoint, spec, device, options.precision, options.compile)
         planner = make_planner(config.planner, model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
         out = output_folder(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")

@@ -19,11 +19,20 @@ def shift(actions: Tensor, steps: int, bounds: Bounds) -> Tensor:
     return torch.cat([actions[:, steps:], idle], dim=1)
 
 
-def to_knots(actions: Tensor, block: int) -> Tensor:
-    """Mean over each run of `block` control steps: `[..., H, A] -> [..., ceil(H / block), A]`."""
-    return torch.stack([chunk.mean(-2) for chunk in torch.split(actions, block, dim=-2)], dim=-2)
+def knot_lengths(block: int, horizon: int, elapsed: int) -> list[int]:
+    """Control steps of each knot in the next `horizon` ones, where a knot begins at every multiple of `block` steps."""
+    first = min(block - elapsed % block, horizon)
+    whole, rest = divmod(horizon - first, block)
+    return [first] + [block] * whole + ([rest] if rest else [])
 
 
-def from_knots(knots: Tensor, block: int, horizon: int) -> Tensor:
-    """Every knot held for `block` control steps: `[..., K, A] -> [..., H, A]`."""
-    return knots.repeat_interleave(block, dim=-2)[..., :horizon, :]
+def to_knots(actions: Tensor, block: int, elapsed: int = 0) -> Tensor:
+    """Mean over each knot's control steps: `[..., H, A] -> [..., K, A]`."""
+    lengths = knot_lengths(block, actions.shape[-2], elapsed)
+    return torch.stack([chunk.mean(-2) for chunk in torch.split(actions, lengths, dim=-2)], dim=-2)
+
+
+def from_knots(knots: Tensor, block: int, horizon: int, elapsed: int = 0) -> Tensor:
+    """Every knot held for its control steps: `[..., K, A] -> [..., H, A]`."""
+    lengths = torch.tensor(knot_lengths(block, horizon, elapsed), device=knots.device)
+    return knots.repeat_interleave(lengths, dim=-2, output_size=horizon)

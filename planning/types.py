@@ -49,8 +49,14 @@ class Optimiser(abc.ABC):
     """Minimises a `CostFn` over action sequences."""
 
     @abc.abstractmethod
-    def plan(self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator) -> Plan:
-        """One plan per row of `warm_start [B, H, A]` (zeros where there is none)."""
+    def plan(
+        self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator, elapsed: int = 0
+    ) -> Plan:
+        """One plan per row of `warm_start [B, H, A]` (zeros where there is none).
+
+        `elapsed` control steps have passed since the episode began. Where a plan is made of knots, it keeps them in
+        their places in time: the next plan then starts from this one as it is, and not from a blurred copy.
+        """
 
 
 class Model(Protocol):

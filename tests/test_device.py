@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.command import UserError
-from configs.device import pick_device, pick_precision
+from configs.device import pick_compile, pick_device, pick_precision
 
 
 def test_devices_are_named_or_refused() -> None:
@@ -28,6 +28,13 @@ def test_auto_takes_the_fastest_that_is_there(
     else:
         with pytest.raises(UserError, match="cuda:0"):
             pick_device("cuda:0")
+
+
+def test_imagination_is_compiled_on_a_gpu_or_as_told() -> None:
+    assert [pick_compile("auto", torch.device(name)) for name in ("cuda:0", "cpu", "mps")] == [True, False, False]
+    assert [pick_compile(choice, torch.device("cpu")) for choice in (True, False)] == [True, False]
+    with pytest.raises(UserError, match="compile 'always' is unknown: choose from auto, true, false"):
+        pick_compile("always", torch.device("cpu"))
 
 
 def test_precision_is_one_of_two() -> None:

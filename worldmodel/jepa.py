@@ -18,11 +18,14 @@ from worldmodel.vit import (
     Block,
     EncoderConfig,
     VisionTransformer,
+    gather_tokens,
     initialise,
     rotary_angles,
     sincos_positions,
     token_coordinates,
 )
+
+_TARGETS = ("instance", "layer_norm", "standardise", "whiten")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,12 @@ class JepaConfig:
             removed and each feature is scaled to unit spread. What is the same in every frame is then no target, and
             shrinking towards it no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over time
             for the same reason). `instance` removes each clip's own mean before that: what is the same everywhere in
-            a clip, such as its light and the colour of its floor, is then no target either.
+            a clip, such as its light and the colour of its floor, is then no target either. `whiten` scales each
+            principal direction of the features instead of each feature, so that the weak ones count as much and a
+            few strong ones cannot crowd them out (ZCA, as in W-MSE, arXiv 2007.06346).
+        visible_weight: weight of the same loss on the visible tokens, which a linear map takes to their targets (the
+            dense loss of V-JEPA 2.1). It teaches something only where the target encoder sees another version of
+            the clip; 0 switches it off.
         variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
             arXiv 2105.04906); 0 switches it off.
         covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
@@ -49,6 +57,7 @@ class JepaConfig:
     predictor_heads: int = 4
     loss: str = "l1"
     targets: str = "layer_norm"
+    visible_weight: float = 0.0
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
 
@@ -60,8 +69,8 @@ class JepaConfig:
             )
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
-        if self.targets not in ("layer_norm", "standardise", "instance"):
-            raise ValueError(f"targets '{self.targets}' is unknown: choose from instance, layer_norm, standardise")
+        if self.targets not in _TARGETS:
+            raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(_TARGETS)}")
 
 
 class MaskPredictor(nn.Module):
@@ -113,6 +122,20 @@ def standardise(features: Tensor, frames: int) -> Tensor:
     return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
 
 
+def whiten(features: Tensor, frames: int) -> Tensor:
+    """Remove each place's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
+    by_place = features.unflatten(1, (frames, -1))
+    centred = by_place - by_place.mean((0, 1))
+    rows = centred.flatten(0, 2)
+    # On the CPU: other devices lack the decomposition, or double precision for it.
+    variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
+    # Directions with less than a thousandth of the strongest one's variance are noise, and stay small.
+    scale = (variances + 1e-3 * variances[-1]).clamp_min(1e-8).rsqrt()
+    rows = rows @ ((directions * scale) @ directions.T).to(rows)
+    rows = rows / rows.pow(2).mean().sqrt().clamp_min(1e-4)
+    return rows.unflatten(0, centred.shape[:3]).flatten(1, 2)
+
+
 class Jepa(nn.Module):
     """Context encoder, mask predictor and target encoder.
 
@@ -127,6 +150,7 @@ class Jepa(nn.Module):
         self.predictor = MaskPredictor(encoder, config)
         self.target = copy.deepcopy(self.encoder)
         self.target.requires_grad_(False)
+        self.visible_head = nn.Linear(encoder.width, encoder.width) if config.visible_weight else None
 
     def forward(self, clips: Tensor, masks: Sequence[Mask], seen_by_target: Tensor | None = None) -> dict[str, Tensor]:
         """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`.
@@ -141,31 +165,40 @@ class Jepa(nn.Module):
             target = features
             if self.config.targets == "instance":
                 target = features - features.mean(1, keepdim=True)
-            if self.config.targets != "layer_norm":
+            if self.config.targets in ("instance", "standardise"):
                 target = standardise(target, frames)
-        losses, variances, covariances = [], [], []
+            elif self.config.targets == "whiten":
+                target = whiten(target, frames)
+        losses, visible, variances, covariances = [], [], [], []
         for mask in masks:
             context = self.encoder(clips, mask.visible)
             predicted = self.predictor(context, mask, frames).float()
-            wanted = torch.gather(target, 1, mask.hidden[..., None].expand(-1, -1, target.shape[-1]))
-            difference = predicted - wanted
-            losses.append(difference.abs().mean() if self.config.loss == "l1" else difference.pow(2).mean())
+            losses.append(self._error(predicted, gather_tokens(target, mask.hidden)))
+            if self.visible_head is not None:
+                visible.append(self._error(self.visible_head(context).float(), gather_tokens(target, mask.visible)))
             if self.config.variance_weight or self.config.covariance_weight:
                 variance, covariance = regularise(context.flatten(0, 1))
                 variances.append(variance)
                 covariances.append(covariance)
         prediction = torch.stack(losses).mean()
         zero = prediction.new_zeros(())
+        dense = torch.stack(visible).mean() if visible else zero
         variance = torch.stack(variances).mean() if variances else zero
         covariance = torch.stack(covariances).mean() if covariances else zero
-        loss = prediction + self.config.variance_weight * variance + self.config.covariance_weight * covariance
+        regularised = self.config.variance_weight * variance + self.config.covariance_weight * covariance
+        loss = prediction + self.config.visible_weight * dense + regularised
         return {
             "loss": loss,
             "prediction": prediction,
+            "visible": dense,
             "variance": variance,
             "covariance": covariance,
             "features": features,
         }
+
+    def _error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        difference = predicted - wanted
+        return difference.abs().mean() if self.config.loss == "l1" else difference.pow(2).mean()
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

@@ -39,6 +39,25 @@ class PretrainOptions:
     out: str
     device: str
     held_out_fraction: float
+    canonical_data: str | None
+    canonical_cache: str | None
+
+
+def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
+    """A recording that begins with the episodes of `store`, looked at differently. Raises UserError for any other."""
+    canonical, rows = TrajectoryStore.open(path), store.num_rows
+    if canonical.num_rows < rows or canonical.spec.image_size != store.spec.image_size:
+        raise UserError(
+            f"canonical_data {path} has {canonical.num_rows} frames of {canonical.spec.image_size}², and the data "
+            f"{rows} of {store.spec.image_size}²: expected the same episodes, in the same order and size"
+        )
+    for name in ("proprio", "action"):
+        if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
+            raise UserError(
+                f"canonical_data {path} differs in {name} from the data: expected the same episodes, as envs.collect "
+                "records them with the same seed, with and without env.distractors"
+            )
+    return canonical
 
 
 def probe_data(
@@ -74,8 +93,15 @@ def main(config: DictConfig) -> None:
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
+    canonical, canonical_cache = None, None
+    if given.canonical_data is not None:
+        if given.canonical_cache is None:
+            raise UserError("canonical_data needs canonical_cache: the file for its decoded frames")
+        canonical = open_canonical(given.canonical_data, store)
+        canonical_cache = output_file(given.canonical_cache, "canonical_cache")
     cache, folder = output_file(given.cache, "cache"), output_folder(given.out)
-    description = describe_run(config, store=store.identity)
+    identities = {"store": store.identity} | ({} if canonical is None else {"canonical": canonical.identity})
+    description = describe_run(config, **identities)
     open_run(folder, description)
     following = next_command("worldmodel.train", data="data", cache="cache", out="encoder_from")
     if is_finished(folder):
@@ -83,6 +109,9 @@ def main(config: DictConfig) -> None:
         return
 
     frames = load_frames_with_progress(store, cache)
+    canonical_frames = None
+    if canonical is not None and canonical_cache is not None:
+        canonical_frames = load_frames_with_progress(canonical, canonical_cache)
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(
@@ -93,9 +122,10 @@ def main(config: DictConfig) -> None:
         probe_data(store, frames, split, options.probe_frames, trainer_config.seed),
         trainer_config.seed,
         device,
+        canonical_frames,
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
-    save_encoder(module.target, folder, store.spec, description)
+    save_encoder(task.kept, folder, store.spec, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
 

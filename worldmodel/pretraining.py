@@ -32,6 +32,8 @@ class PretrainConfig:
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
         two_lights: context and target encoder see the clip in two lights, each jittered by itself.
+        canonical_share: of the clips whose context, too, is shown as the targets see it; where a canonical recording
+            is given.
         flip: mirror half of the clips left to right.
         probe_frames: frames for the linear probe, half of them held out.
         smallest_spread: collapse is declared when the features' spread falls under this.
@@ -43,6 +45,7 @@ class PretrainConfig:
     jitter: float = 0.2
     colour_jitter: float = 0.0
     two_lights: bool = False
+    canonical_share: float = 0.3
     flip: bool = True
     probe_frames: int = 1000
     smallest_spread: float = 0.01
@@ -85,7 +88,11 @@ def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.dev
 
 
 class PretrainTask(TrainingTask):
-    """Masked latent prediction on clips of `frames`."""
+    """Masked latent prediction on clips of `frames`.
+
+    With `canonical`, the same frames as they look without distractors, the target encoder sees those: what the
+    distractors add is nothing to predict (randomised-to-canonical adaptation, arXiv 1812.07252, in feature space).
+    """
 
     def __init__(
         self,
@@ -96,17 +103,28 @@ class PretrainTask(TrainingTask):
         probe: ProbeData | None,
         seed: int,
         device: torch.device,
+        canonical: NDArray[np.uint8] | None = None,
     ) -> None:
         self.module: Jepa = module
         self._config, self._frames, self._clip_rows, self._probe = config, frames, clip_rows, probe
+        self._canonical = canonical
         self._seed, self._device = seed, device
 
-    def _mirror(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Half of the clips left to right, every frame of a clip alike."""
-        if not self._config.flip:
-            return pixels
-        mirrored = torch.from_numpy(rng.random(len(pixels)) < 0.5).to(pixels.device)
-        return torch.where(mirrored[:, None, None, None, None], pixels.flip(3), pixels)
+    @property
+    def kept(self) -> VisionTransformer:
+        """The encoder that pretraining is for: the target encoder, as in V-JEPA.
+
+        Toward a canonical recording it is the context encoder. The target encoder follows it so slowly that it still
+        computes much of what it began with, which is what makes its features worth predicting; and it has never been
+        shown what the distractors look like.
+        """
+        return self.module.target if self._canonical is None else self.module.encoder
+
+    def _clips(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
+        """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
+        pixels = to_unit_range(torch.from_numpy(frames).to(self._device))
+        flipped = torch.from_numpy(mirrored).to(self._device)[:, None, None, None, None]
+        return torch.where(flipped, pixels.flip(3), pixels) if self._config.flip else pixels
 
     def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         """The same brightness, contrast and tint for every frame of a clip."""
@@ -123,13 +141,21 @@ class PretrainTask(TrainingTask):
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch, both masks."""
         rng = np.random.default_rng([self._seed, step])
-        rows = self._clip_rows(step)
-        plain = self._mirror(to_unit_range(torch.from_numpy(self._frames[rows]).to(self._device)), rng)
-        clips = self._light(plain, rng)
-        seen_by_target = self._light(plain, rng) if self._config.two_lights else None
+        rows, config = self._clip_rows(step), self._config
+        mirrored = rng.random(len(rows)) < 0.5
+        shown, seen_by_target = self._frames[rows], None
+        if self._canonical is not None:
+            canonical = self._canonical[rows]
+            as_canonical = rng.random(len(rows)) < config.canonical_share
+            shown = np.where(as_canonical[:, None, None, None, None], canonical, shown)
+            seen_by_target = self._clips(canonical, mirrored)
+        clips = self._clips(shown, mirrored)
+        if config.two_lights:
+            seen_by_target = self._light(clips if seen_by_target is None else seen_by_target, rng)
+        clips = self._light(clips, rng)
         encoder = self.module.encoder.config
         layers = rows.shape[1] // encoder.tubelet_frames
-        masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in self._config.masks]
+        masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in config.masks]
         values = self.module(clips, masks, seen_by_target)
         features = values.pop("features")
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
@@ -140,10 +166,10 @@ class PretrainTask(TrainingTask):
         self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Probe the target encoder, which is the one that is kept. Raises TrainingStopped on collapse."""
+        """Probe the encoder that is kept. Raises TrainingStopped on collapse."""
         if self._probe is None:
             return {}
-        measured = probe_encoder(self.module.target, self._probe, self._device)
+        measured = probe_encoder(self.kept, self._probe, self._device)
         if measured["spread"] < self._config.smallest_spread:
             raise TrainingStopped(
                 f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "

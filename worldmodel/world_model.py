@@ -7,6 +7,7 @@ Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` fr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class WorldModel(nn.Module):
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(config.predictor, config.scene.size, *sizes)
         self.precision = torch.float32
+        self._imagine: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
 
     @property
     def history(self) -> int:
@@ -115,7 +117,11 @@ class WorldModel(nn.Module):
         Gradients flow to the actions unless the caller forbids it.
         """
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.predictor.rollout(latent.repeat(actions.shape[1]), self.normaliser.actions(actions))
+            return self._imagine(latent.repeat(actions.shape[1]), self.normaliser.actions(actions))
+
+    def compile_rollout(self) -> None:
+        """From now on imagine by fused kernels (torch.compile); the first rollout of every shape takes a while."""
+        self._imagine = torch.compile(self.predictor.rollout)
 
     def distance(self, latent: Belief, goal: Belief) -> Tensor:
         """Distance `[B, S, H]` of imagined latents to goals `[B]`."""

@@ -14,7 +14,7 @@ from planning.cem import CEM, CEMConfig, elite_weights
 from planning.noise import coloured_noise
 from planning.random_shooting import RandomShooting, RandomShootingConfig
 from planning.registry import OPTIMISERS, make_optimiser
-from planning.sequences import from_knots, shift, to_knots
+from planning.sequences import from_knots, knot_lengths, shift, to_knots
 from planning.types import Bounds, Optimiser, Plan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cem_quadratic.json"
@@ -164,6 +164,29 @@ def test_knots_are_held_for_a_block(horizon: int, block: int) -> None:
     assert actions.shape == (2, 3, horizon, 2)
     torch.testing.assert_close(to_knots(actions, block), knots)
     assert torch.equal(actions[:, :, horizon - 1], knots[:, :, -1])
+
+
+@given(st.integers(1, 13), st.integers(1, 5), st.integers(0, 20))
+def test_knots_keep_their_places_in_time(horizon: int, block: int, elapsed: int) -> None:
+    knots = torch.randn(2, 3, len(knot_lengths(block, horizon, elapsed)), 2)
+    actions = from_knots(knots, block, horizon, elapsed)
+    assert actions.shape == (2, 3, horizon, 2)
+    torch.testing.assert_close(to_knots(actions, block, elapsed), knots)
+    times = elapsed + torch.arange(1, horizon)
+    changes = (actions[:, :, 1:] != actions[:, :, :-1]).any(-1).any(0).any(0)
+    assert changes.tolist() == (times % block == 0).tolist()
+
+
+def test_the_next_plan_starts_from_this_one_as_it_is() -> None:
+    """A plan that cannot be improved is followed to its end, however often it is made anew."""
+    torch.manual_seed(0)
+    followed = from_knots(torch.rand(1, 3, 2) - 0.5, 4, 12)
+    optimiser = CEM(CEMConfig(samples=8, elites=2, block=4, initial_std=1e-9, min_std=0.0))
+    warm_start = followed
+    for elapsed in range(12):
+        result = optimiser.plan(lambda a: a.sum((-1, -2)), warm_start, BOUNDS, torch.Generator(), elapsed=elapsed)
+        torch.testing.assert_close(result.actions[:, 0], followed[:, elapsed], atol=1e-6, rtol=0)
+        warm_start = result.warm_start
 
 
 def test_shifting_beyond_the_end_leaves_an_idle_plan_inside_the_bounds() -> None:

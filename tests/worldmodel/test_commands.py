@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.worldmodel.commands import TOY, run
-from tests.worldmodel.toy import SPEC
-from worldmodel.data import TrajectoryStore
+from tests.worldmodel.toy import SPEC, make_episode
+from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.encoders import load_encoder
 from worldmodel.world_model import WorldModel
 
@@ -86,6 +87,51 @@ def test_the_baselines_of_pretraining_train_by_the_same_command(
     assert result.exit_code == 0, result
     model = WorldModel.load(str(tmp_path / "runs" / "push" / "model"), torch.device("cpu"))
     assert model.encoder.config.width == width
+
+
+def write_dressed(path: Path, num_episodes: int = 24, first_seed: int = 0) -> Path:
+    """The episodes of the toy recording in other colours."""
+    with EpisodeWriter(path, SPEC, {"seed": 0}) as writer:
+        for seed in range(first_seed, first_seed + num_episodes):
+            episode = make_episode(seed)
+            writer.append(dataclasses.replace(episode, pixels=255 - episode.pixels))
+    return path
+
+
+def test_pretraining_toward_a_canonical_recording(toy_store: TrajectoryStore, tmp_path: Path) -> None:
+    canonical = (f"canonical_data={toy_store.path}", "canonical_cache=canonical.npy", "jepa.visible_weight=1")
+    dressed = write_dressed(tmp_path / "dressed.zarr", num_episodes=10)
+    result = run(PRETRAIN, (CPU, f"data={dressed}", *TOY[PRETRAIN], *canonical), tmp_path)
+    assert result.exit_code == 0, result
+    folder = tmp_path / "runs" / "push" / "encoder"
+    assert all(entry["visible"] > 0 for entry in log_of(folder) if "loss" in entry)
+    assert json.loads((folder / "run.json").read_text())["canonical"] == toy_store.identity
+    state = torch.load(folder / "training.pt", weights_only=True)["module"]
+    for name, value in load_encoder(folder, 32).state_dict().items():
+        assert torch.equal(value, state[f"encoder.{name}"]), "the target encoder never saw what it has to look through"
+
+
+@pytest.mark.parametrize(
+    ("first_seed", "num_episodes", "overrides", "expected"),
+    [
+        (5, 10, ("canonical_cache=c.npy",), "differs in proprio from the data: expected the same episodes"),
+        (0, 30, ("canonical_cache=c.npy",), "has 312 frames of 32², and the data 390 of 32²"),
+        (0, 10, (), "canonical_data needs canonical_cache"),
+    ],
+)
+def test_a_canonical_recording_is_one_of_the_same_episodes(
+    first_seed: int,
+    num_episodes: int,
+    overrides: tuple[str, ...],
+    expected: str,
+    toy_store: TrajectoryStore,
+    tmp_path: Path,
+) -> None:
+    dressed = write_dressed(tmp_path / "dressed.zarr", num_episodes, first_seed)
+    result = run(PRETRAIN, (f"data={dressed}", f"canonical_data={toy_store.path}", *overrides), tmp_path)
+    assert result.exit_code == 2, result
+    assert expected in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: TrajectoryStore) -> None:

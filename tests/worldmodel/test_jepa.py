@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips
-from worldmodel.jepa import Jepa, JepaConfig, regularise, standardise
+from worldmodel.jepa import Jepa, JepaConfig, regularise, standardise, whiten
 from worldmodel.masking import LONG_RANGE, SHORT_RANGE, Mask, sample_mask
 from worldmodel.vit import token_coordinates
 
@@ -135,6 +135,34 @@ def test_standardising_leaves_no_place_means_and_unit_spread() -> None:
     torch.testing.assert_close(by_place.mean((0, 1)), torch.zeros(16, 8), atol=1e-5, rtol=0)
     torch.testing.assert_close(by_place[..., :7].pow(2).mean((0, 1, 2)), torch.ones(7))
     assert by_place[..., 7].abs().max() == 0
+
+
+def test_whitening_gives_every_direction_the_same_spread_but_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.randn(40, 2, 16, 8, generator=generator) * torch.linspace(1.0, 3.0, 8)
+    strong[..., 7] = strong[..., 6] + 1e-4 * strong[..., 7]  # their difference is a direction of noise
+    mixed = (strong + 5 * torch.randn(1, 1, 16, 8, generator=generator)).flatten(1, 2)
+    result = whiten(mixed, frames=2)
+    torch.testing.assert_close(result.unflatten(1, (2, 16)).mean((0, 1)), torch.zeros(16, 8), atol=1e-4, rtol=0)
+    variances = torch.linalg.eigvalsh(torch.cov(result.flatten(0, 1).T))
+    assert variances[0] < 1e-3 * variances[-1]
+    assert variances[1] > 0.98 * variances[-1]
+    assert float(result.pow(2).mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_visible_tokens_count_by_a_linear_map_of_the_context() -> None:
+    jepa, clips, masks = make_jepa(visible_weight=0.5), make_clips(), make_masks()
+    canonical = make_clips().flip(1)
+    wanted = targets_by_hand(jepa, canonical, "layer_norm")
+    visible = []
+    for mask in masks:
+        mapped = jepa.visible_head(jepa.encoder(clips, mask.visible)).detach()
+        chosen = torch.stack([row[tokens] for row, tokens in zip(wanted, mask.visible, strict=True)])
+        visible.append(float((mapped - chosen).abs().mean()))
+    values = jepa(clips, masks, canonical)
+    assert values["visible"].item() == pytest.approx(np.mean(visible), rel=1e-4)
+    assert values["loss"].item() == pytest.approx(values["prediction"].item() + 0.5 * np.mean(visible), rel=1e-4)
+    assert make_jepa().visible_head is None
 
 
 def test_vicreg_terms_by_hand() -> None:

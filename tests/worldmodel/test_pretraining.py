@@ -42,17 +42,53 @@ def test_seed_and_step_alone_decide_the_loss() -> None:
 
 
 def test_without_augmentation_a_clip_is_only_rescaled() -> None:
-    plain, rng, task = to_unit_range(make_clips()), np.random.default_rng(0), make_task(jitter=0.0, flip=False)
-    assert torch.equal(task._light(task._mirror(plain, rng), rng), plain)
+    frames, task = make_clips(), make_task(jitter=0.0, flip=False)
+    clips = task._clips(frames.numpy(), np.ones(len(frames), bool))
+    assert torch.equal(task._light(clips, np.random.default_rng(0)), to_unit_range(frames))
+
+
+def seen(task: PretrainTask, step: int = 0) -> tuple[Tensor, Tensor | None]:
+    """The clips that context and target encoder are shown at `step`; None where both see the same."""
+    shown: list[tuple[Tensor, Tensor | None]] = []
+    forward = task.module.forward
+
+    def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None) -> Any:
+        shown.append((clips, seen_by_target))
+        return forward(clips, masks, seen_by_target)
+
+    task.module.forward = spy  # type: ignore[method-assign]
+    task.loss(step)
+    return shown[0]
 
 
 def test_a_clip_is_mirrored_whole_or_not_at_all() -> None:
-    plain = to_unit_range(make_clips(batch=40))
-    augmented = make_task(flip=True)._mirror(plain, np.random.default_rng(0))
-    mirrored = [torch.equal(a, p.flip(2)) for a, p in zip(augmented, plain, strict=True)]
-    kept = [torch.equal(a, p) for a, p in zip(augmented, plain, strict=True)]
-    assert all(m != k for m, k in zip(mirrored, kept, strict=True))
-    assert 10 <= sum(mirrored) <= 30
+    count = 0
+    for step in range(8):
+        plain = to_unit_range(torch.from_numpy(FRAMES[clip_rows(step)]))
+        augmented, _ = seen(make_task(jitter=0.0), step)
+        mirrored = [torch.equal(a, p.flip(2)) for a, p in zip(augmented, plain, strict=True)]
+        kept = [torch.equal(a, p) for a, p in zip(augmented, plain, strict=True)]
+        assert all(m != k for m, k in zip(mirrored, kept, strict=True))
+        count += sum(mirrored)
+    assert 12 <= count <= 36
+
+
+def test_with_a_canonical_recording_the_target_sees_that() -> None:
+    dressed = 255 - FRAMES
+    for share, context in ((0.0, dressed), (1.0, FRAMES)):
+        task = make_task(jitter=0.0, flip=False, canonical_share=share)
+        task._frames, task._canonical = dressed, FRAMES
+        clips, target = seen(task)
+        rows = clip_rows(0)
+        assert torch.equal(clips, to_unit_range(torch.from_numpy(context[rows])))
+        assert target is not None and torch.equal(target, to_unit_range(torch.from_numpy(FRAMES[rows])))
+
+
+def test_context_and_canonical_clip_are_mirrored_alike() -> None:
+    task = make_task(jitter=0.0, canonical_share=0.0)
+    task._canonical = FRAMES
+    clips, target = seen(task)
+    assert target is not None and torch.equal(clips, target)
 
 
 def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
@@ -80,19 +116,9 @@ def test_a_tint_scales_each_channel_and_leaves_black_black() -> None:
 
 def test_in_two_lights_only_the_target_sees_the_other_one() -> None:
     """With one light, the loss is that of the same clips twice; with two, targets come from another version."""
-    seen: list[Tensor | None] = []
-    for two_lights in (False, True):
-        task = make_task(two_lights=two_lights)
-        forward = task.module.forward
-
-        def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None, forward: Any = forward) -> Any:
-            seen.append(None if seen_by_target is None else (seen_by_target - clips).abs().mean())
-            return forward(clips, masks, seen_by_target)
-
-        task.module.forward = spy  # type: ignore[method-assign]
-        task.loss(0)
-    assert seen[0] is None
-    assert seen[1] is not None and seen[1] > 0.05
+    assert seen(make_task(two_lights=False))[1] is None
+    clips, target = seen(make_task(two_lights=True))
+    assert target is not None and (target - clips).abs().mean() > 0.05
 
 
 @pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (50, 0.95), (100, 1.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
 
 def parts_of(latent: Belief) -> tuple[Tensor, Tensor, Tensor]:
     return latent.code, latent.proprio, latent.motion
+
+
+def test_the_rollout_compiles_as_one_graph(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced without generating code, which takes a minute: what breaks the graph would break it here."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True))
+    latent, actions = model.encode(*seen()), some_actions()
+    expected = parts_of(model.rollout(latent, actions))
+    model.compile_rollout()
+    for part, wanted in zip(parts_of(model.rollout(latent, actions)), expected, strict=True):
+        torch.testing.assert_close(part, wanted)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
