@@ -1,0 +1,162 @@
+"""Reading HDF5 files of strangers.
+
+HDF5 can point at other files (external links, external storage, virtual data sets), run any installed filter, and hold
+pickled objects. None of that is followed here; and what was never written, which HDF5 reads as zeros, is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.data.exchange.images import holds_pictures
+from worldmodel.data.exchange.limits import MOST_CHUNK_BYTES, MOST_COLUMNS, check_row, require
+from worldmodel.data.exchange.source import Feature, FormatError
+
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 6: "scaleoffset", 32000: "lzf"}
+_DEEPEST = 4
+_BLOCK_BYTES = 32_000_000
+_CODED_ROWS = 16
+_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open for reading. Raises FormatError when it is not there or not HDF5."""
+    require(path.is_file(), f"{path} is not there, or not a file")
+    try:
+        return h5py.File(path, "r")
+    except _UNREADABLE as error:
+        raise FormatError(f"{path} is not an HDF5 file that can be read ({error})") from error
+
+
+def member(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
+    """What is at `name` under `group`; None where nothing is. Raises FormatError for a link to elsewhere."""
+    node = group
+    for part in name.split("/"):
+        if not isinstance(node, h5py.Group) or part not in node:
+            return None
+        link = node.get(part, getlink=True)
+        require(isinstance(link, h5py.HardLink), f"{path}: {node.name}/{part} is a link, which is not followed")
+        try:
+            node = node[part]
+        except _UNREADABLE as error:
+            raise FormatError(f"{path}: {name} cannot be opened ({error})") from error
+    return node
+
+
+def subgroup(group: h5py.Group, name: str, path: Path) -> h5py.Group:
+    """The group `name`. Raises FormatError when there is none."""
+    found = member(group, name, path)
+    if not isinstance(found, h5py.Group):
+        raise FormatError(f"{path}: {group.name.rstrip('/')}/{name} is not there, or not a group")
+    return found
+
+
+def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """The data set `name`, checked. Raises FormatError when there is none that can be trusted."""
+    found = member(group, name, path)
+    if not isinstance(found, h5py.Dataset):
+        raise FormatError(f"{path}: {group.name.rstrip('/')}/{name} is not there, or not a data set")
+    check_dataset(found, path)
+    return found
+
+
+def is_coded(data: h5py.Dataset) -> bool:
+    """Whether rows are byte strings of any length, as coded pictures are."""
+    return bool(h5py.check_vlen_dtype(data.dtype) == np.dtype(np.uint8))
+
+
+def check_dataset(data: h5py.Dataset, path: Path) -> None:
+    """Raises FormatError unless it is rows of numbers (or coded pictures) of a size that is plausible, all in this file."""
+    where = f"{path}: {data.name}"
+    coded = is_coded(data)
+    require(coded or data.dtype.kind in "biuf", f"{where} holds {data.dtype}: only numbers are read, never objects")
+    require(data.shape is not None and data.ndim >= 1, f"{where} has no rows")
+    require(not data.is_virtual and not data.external, f"{where} is kept in other files, which are not followed")
+    check_row(data.shape[1:], data.ndim >= 3, where)
+    creation = data.id.get_create_plist()
+    filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    require(
+        all(number in _FILTERS for number in filters),
+        f"{where} is packed by filter {filters}: accepted are {', '.join(_FILTERS.values())}",
+    )
+    if data.chunks is None:
+        require(
+            data.size == 0 or data.id.get_storage_size() > 0, f"{where} was never written: it would be read as zeros"
+        )
+        return
+    decoded = math.prod(data.chunks) * data.dtype.itemsize
+    require(decoded <= MOST_CHUNK_BYTES, f"{where} has chunks of {decoded:,} bytes: at most {MOST_CHUNK_BYTES:,}")
+    expected = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
+    written = data.id.get_num_chunks()
+    require(written >= expected, f"{where} has {written} of {expected} chunks: the others would be read as zeros")
+    # gzip swells as it will: a chunk that is larger packed than unpacked is no chunk that HDF5 wrote.
+    require(
+        data.id.get_storage_size() <= 2 * expected * (decoded + 65_536), f"{where} takes more room than its numbers do"
+    )
+
+
+def rows_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> NDArray[Any]:
+    """Rows `start:stop`. Raises FormatError when they are not there or cannot be decoded."""
+    where = f"{path}: {data.name}"
+    require(0 <= start <= stop <= len(data), f"{where} has {len(data)} rows, not {stop}")
+    needed = (stop - start) * max(1, math.prod(data.shape[1:])) * data.dtype.itemsize
+    require(needed <= MOST_CHUNK_BYTES, f"{where} has {needed:,} bytes in an episode: at most {MOST_CHUNK_BYTES:,}")
+    try:
+        return np.asarray(data[start:stop])
+    except _UNREADABLE as error:
+        raise FormatError(f"{where} cannot be read ({error})") from error
+
+
+def pictures_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> Iterator[NDArray[Any]]:
+    """Rows `start:stop` one after the other, of which a few are in memory at a time."""
+    per_row = max(1, math.prod(data.shape[1:]) * data.dtype.itemsize)
+    # How long byte strings are is only known once they are read.
+    block = _CODED_ROWS if is_coded(data) else max(1, _BLOCK_BYTES // per_row)
+    for low in range(start, stop, block):
+        yield from rows_of(data, low, min(stop, low + block), path)
+
+
+def features_in(group: h5py.Group, prefix: str, path: Path, deep: int = _DEEPEST) -> Iterator[Feature]:
+    """All data sets of numbers under `group`, by their names from `prefix` on."""
+    require(len(group) <= MOST_COLUMNS, f"{path}: {group.name} has {len(group)} members: at most {MOST_COLUMNS:,}")
+    for name in group:
+        found = member(group, name, path)
+        if isinstance(found, h5py.Group) and deep > 1:
+            yield from features_in(found, f"{prefix}{name}/", path, deep - 1)
+        elif isinstance(found, h5py.Dataset) and found.shape and (found.dtype.kind in "biuf" or is_coded(found)):
+            row = tuple(int(size) for size in found.shape[1:])
+            coded = is_coded(found)
+            image = coded or holds_pictures(row, found.dtype)
+            yield Feature(f"{prefix}{name}", row, "png/jpeg" if coded else str(found.dtype), image)
+
+
+def text_attribute(node: h5py.Group, name: str, path: Path) -> str | None:
+    """An attribute that is text; None where there is none. Raises FormatError when it is something else."""
+    if name not in node.attrs:
+        return None
+    try:
+        value = node.attrs[name]
+    except _UNREADABLE as error:
+        raise FormatError(f"{path}: attribute {name} of {node.name} cannot be read ({error})") from error
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        raise FormatError(f"{path}: attribute {name} of {node.name} is a {type(value).__name__}: expected text")
+    return value
+
+
+def whole_attribute(node: h5py.Group, name: str, path: Path) -> int | None:
+    """An attribute that is a whole number; None where there is none. Raises FormatError when it is something else."""
+    if name not in node.attrs:
+        return None
+    value = node.attrs[name]
+    if not isinstance(value, np.integer | int) or isinstance(value, bool):
+        raise FormatError(f"{path}: attribute {name} of {node.name} is a {type(value).__name__}: expected a number")
+    return int(value)
