@@ -73,7 +73,7 @@ def is_coded(data: h5py.Dataset) -> bool:
 
 
 def check_dataset(data: h5py.Dataset, path: Path) -> None:
-    """Raises FormatError unless it is rows of numbers (or coded pictures) of a size that is plausible, all in this file."""
+    """Raises FormatError unless it is rows of numbers or coded pictures, of a plausible size, all in this file."""
     where = f"{path}: {data.name}"
     coded = is_coded(data)
     require(coded or data.dtype.kind in "biuf", f"{where} holds {data.dtype}: only numbers are read, never objects")

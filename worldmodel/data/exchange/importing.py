@@ -1,8 +1,8 @@
 """From a `Source` into a trajectory store.
 
 The store keeps one observation more than actions: T actions, T + 1 rows, the last action zero. Where a data set has
-T + 1 observations for T actions (Minari; robomimic with `next_obs`), all of it is taken. Where it has as many actions as
-observations (LeRobot, Diffusion Policy), nothing was observed after the last action, and that action is left out.
+T + 1 observations for T actions (Minari; robomimic with `next_obs`), all of it is taken. Where it has as many actions
+as observations (LeRobot, Diffusion Policy), nothing was observed after the last action, and that one is left out.
 
 Everything goes through `EpisodeWriter`, so a kill leaves whole episodes, and the same command goes on after them. What
 decides the result is written into the store's description: another import into the same store is refused.

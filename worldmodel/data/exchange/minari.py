@@ -6,8 +6,8 @@
     episode_0/rewards, terminations, truncations   [T]
     episode_0/infos/...      [T + 1, ...]
 
-The metadata names spaces (`observation_space`, `action_space` as JSON), `total_episodes` and `total_steps`. Pictures are
-kept as they are or, since Minari 0.5, as JPEG: one byte string for each.
+The metadata names spaces (`observation_space`, `action_space` as JSON), `total_episodes` and `total_steps`. Pictures
+are kept as they are or, since Minari 0.5, as JPEG: one byte string for each.
 
 Layout: https://minari.farama.org/content/dataset_standards/ and Minari's own `hdf5_storage.py`.
 """

@@ -48,7 +48,7 @@ class ParquetFile:
         require(metadata.num_columns <= 100 * MOST_COLUMNS, f"{path} has {metadata.num_columns:,} columns")
 
     def read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError when they are not there, too large, or no numbers."""
+        """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError where they are missing, too large or none."""
         self._check(names, MOST_CHUNK_BYTES)
         try:
             table = self._file.read(columns=list(names), use_threads=False)

@@ -143,7 +143,7 @@ class VideoReader:
         size = (frame.height, frame.width)  # a stream may say another one later
         require(size == (self.height, self.width), f"{self.path} changes from {self.height, self.width} to {size}")
         try:
-            return frame.to_ndarray(format="rgb24")
+            return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         except av.error.FFmpegError as error:
             raise FormatError(f"{self.path} cannot be decoded ({error})") from error
 
@@ -159,8 +159,8 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate_hz: Fraction, height: int, width: int, crf: int) -> None:
         self._container = av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"})
-        # A key frame every other frame, as LeRobot has it, so that any frame is quickly read; no B-frames, so that times
-        # begin at zero.
+        # A key frame every other frame, as LeRobot has it, so that any frame is quickly read; no B-frames, so that
+        # times begin at zero.
         options = {"crf": str(crf), "g": "2", "bf": "0", "preset": "medium"}
         self._stream = self._container.add_stream("libx264", rate=rate_hz, options=options)
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"

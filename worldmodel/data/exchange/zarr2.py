@@ -198,9 +198,9 @@ def open_array(files: Files, name: str, fill_missing: bool) -> Array2:
     require(not told.get("filters"), f"{where} has filters {str(told.get('filters'))[:80]}: none are accepted")
     separator, order = told.get("dimension_separator", "."), told.get("order", "C")
     require(separator in (".", "/") and order in ("C", "F"), f"{where}: separator {separator!r}, order {order!r}")
-    fill = told.get("fill_value")
-    plain = isinstance(fill, int | float)
-    return Array2(files, name, shape, chunks, kind, codec, separator, order, fill if plain else 0, fill_missing)
+    value = told.get("fill_value")
+    fill = float(value) if isinstance(value, int | float) else 0.0
+    return Array2(files, name, shape, chunks, kind, codec, separator, order, fill, fill_missing)
 
 
 def _sizes(told: dict[str, Any], key: str, where: str) -> tuple[int, ...]:
