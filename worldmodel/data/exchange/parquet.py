@@ -108,10 +108,8 @@ class ParquetFile:
                         0 <= values <= MOST_NUMBERS * max(1, metadata.row_group(group).num_rows),
                         f"{self.path}: {column.path_in_schema} has {values:,} numbers",
                     )
-        require(
-            most_bytes is None or total <= (most_bytes or 0),
-            f"{self.path}: {', '.join(names)} have {total:,} bytes: at most {most_bytes:,} accepted",
-        )
+        if most_bytes is not None and total > most_bytes:
+            raise FormatError(f"{self.path}: {', '.join(names)} have {total:,} bytes: at most {most_bytes:,} accepted")
 
 
 def _numbers(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
