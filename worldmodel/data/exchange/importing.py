@@ -144,8 +144,8 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
         action_units=units
         or (ours.action_units if ours is not None and len(ours.action_low) == len(low) else ())
         or ("",) * len(low),
-        proprio_size=_width(source, episodes[0], choice.proprio),
-        state_size=_width(source, episodes[0], choice.state),
+        proprio_size=_width(source, episodes[0], "proprio", choice.proprio),
+        state_size=_width(source, episodes[0], "state", choice.state),
         simulator=ours.simulator if ours is not None else facts.format,
         options=ours.options if ours is not None else {},
     )
@@ -232,7 +232,7 @@ def _action_bounds(
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Given, or said by the source, or else the smallest and largest that was taken."""
     facts = source.facts
-    width = _width(source, (episodes[0][0], episodes[0][1] - 1), choice.action)
+    width = _width(source, (episodes[0][0], episodes[0][1] - 1), "action", choice.action)
     said = (facts.action_low, facts.action_high)
     if facts.spec is not None:
         said = (facts.spec.action_low, facts.spec.action_high)
@@ -268,8 +268,8 @@ def _for_each(values: Sequence[Any] | None, width: int, option: str) -> tuple[An
     return tuple(values) * (width if len(values) == 1 else 1)
 
 
-def _width(source: Source, episode: tuple[int, int], parts: Sequence[Part]) -> int:
-    return _numbers(source, episode[0], "column", parts, episode[1]).shape[1]
+def _width(source: Source, episode: tuple[int, int], role: str, parts: Sequence[Part]) -> int:
+    return _numbers(source, episode[0], role, parts, episode[1]).shape[1]
 
 
 def _numbers(source: Source, episode: int, role: str, parts: Sequence[Part], rows: int) -> NDArray[Any]:

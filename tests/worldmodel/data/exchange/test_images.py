@@ -68,7 +68,9 @@ def test_floating_point_pictures_count_to_1_or_to_255() -> None:
         white = white_of(values)
         np.testing.assert_array_equal(Square(12, white=white)(values, "here"), picture)
     with pytest.raises(FormatError, match=r"row 3 has float32 numbers from 0 to 255: expected 0 to 1"):
-        Square(12, white=1.0)(np.full((12, 12, 3), 255, np.float32) * (np.arange(12) > 0)[:, None, None].astype("f4"), "row 3")
+        Square(12, white=1.0)(
+            np.full((12, 12, 3), 255, np.float32) * (np.arange(12) > 0)[:, None, None].astype("f4"), "row 3"
+        )
     with pytest.raises(FormatError, match="nan"):
         Square(12)(np.full((12, 12, 3), np.nan, np.float32), "row 3")
 

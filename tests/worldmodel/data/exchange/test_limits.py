@@ -29,7 +29,16 @@ def test_templates_as_lerobot_writes_them() -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{chunk_index.__class__}", "{video_key:03d}", "{other}", "{chunk_index!r}", "{", "{chunk_index:0999999d}", None, 7],
+    [
+        "{chunk_index.__class__}",
+        "{video_key:03d}",
+        "{other}",
+        "{chunk_index!r}",
+        "{",
+        "{chunk_index:0999999d}",
+        None,
+        7,
+    ],
 )
 def test_other_templates_are_refused(template: object) -> None:
     with pytest.raises(FormatError, match="here"):
@@ -78,7 +87,9 @@ def test_whole_numbers() -> None:
     assert [whole_number(value, 0, 10, "length") for value in (0, 10, 4.0)] == [0, 10, 4]
 
 
-@pytest.mark.parametrize(("shape", "image"), [((5000,), False), ((2**20, 2**20, 3), True), ((0,), False), ((-3,), False)])
+@pytest.mark.parametrize(
+    ("shape", "image"), [((5000,), False), ((2**20, 2**20, 3), True), ((0,), False), ((-3,), False)]
+)
 def test_rows_that_no_robot_has(shape: tuple[int, ...], image: bool) -> None:
     with pytest.raises(FormatError, match="column has rows"):
         check_row(shape, image, "column")
