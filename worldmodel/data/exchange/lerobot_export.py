@@ -109,7 +109,7 @@ class _Writer:
         self._features = _features(store, options.images, self._rate)
         self._schema = _schema(self._features)
         self._data, self._data_path, self._data_files = None, root, _Files()
-        self._video, self._video_path, self._video_files = None, root, _Files()
+        self._video, self._video_files = None, _Files()
         self._video_frames = self._num_rows = 0
         self._episodes: list[dict[str, Any]] = []
         self._statistics: list[dict[str, Statistics]] = []
@@ -200,7 +200,7 @@ class _Writer:
         return self._options.task or self._store.spec.env
 
     def _write_rows(self, columns: dict[str, NDArray[Any]], episode: Episode) -> dict[str, int]:
-        if self._data is None or self._data_path.stat().st_size > _DATA_MB * 1_000_000:
+        if self._data is None or self._data_path.stat().st_size >= _DATA_MB * 1_000_000:
             self._close_data()
             self._data_path = self._root / _DATA.format(**self._data_files.next())
             self._data_path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,13 +219,13 @@ class _Writer:
         return self._data_files.place
 
     def _write_video(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
-        if self._video is None or self._video_path.stat().st_size > _VIDEO_MB * 1_000_000:
+        if self._video is None or self._video.num_bytes >= _VIDEO_MB * 1_000_000:
             self._close_video(None, None)
             place = {**self._video_files.next(), "video_key": CAMERA}
-            self._video_path = self._root / _VIDEO.format(**place)
-            self._video_path.parent.mkdir(parents=True, exist_ok=True)
+            path = self._root / _VIDEO.format(**place)
+            path.parent.mkdir(parents=True, exist_ok=True)
             size = self._store.spec.image_size
-            self._video = VideoWriter(self._video_path, self._video_rate, size, size, self._options.crf)
+            self._video = VideoWriter(path, self._video_rate, size, size, self._options.crf)
             self._video_frames = 0
         for picture in pixels:
             self._video.add(picture)

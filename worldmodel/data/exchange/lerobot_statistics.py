@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _MOST_PICTURES = 100  # of an episode
 _MOST_SIDE = 150  # pixels: larger pictures are thinned out
+_LARGE = np.errstate(over="ignore", invalid="ignore")  # squares of numbers near the largest there are
 
 Statistics = dict[str, NDArray[Any]]
 
@@ -21,7 +22,8 @@ Statistics = dict[str, NDArray[Any]]
 def of_numbers(values: NDArray[Any]) -> Statistics:
     """Of a column `[n]` or `[n, D]`: `[D]` each, `count` `[1]`."""
     rows = values.reshape(len(values), -1).astype(np.float64)
-    return _of_rows(rows, len(rows))
+    with _LARGE:
+        return _of_rows(rows, len(rows))
 
 
 def of_pictures(pixels: NDArray[np.uint8]) -> Statistics:
@@ -35,7 +37,8 @@ def of_pictures(pixels: NDArray[np.uint8]) -> Statistics:
 
 def combine(parts: Sequence[dict[str, Statistics]]) -> dict[str, Statistics]:
     """Over all episodes, from those of each. Quantiles are averaged, as LeRobot does."""
-    return {name: _combined([part[name] for part in parts]) for name in parts[0]}
+    with _LARGE:
+        return {name: _combined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _of_rows(rows: NDArray[np.float64], count: int) -> Statistics:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from worldmodel.data.exchange.exporting import ExportOptions
     from worldmodel.data.store import TrajectoryStore
 
-_LIBRARIES = ("av", "h5py", "pyarrow")
+_LIBRARIES = ("av", "h5py", "numcodecs", "pyarrow")
 EXPORTS: Final = ("lerobot",)
 
 

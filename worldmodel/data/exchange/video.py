@@ -155,9 +155,13 @@ class VideoWriter:
         path: the file.
         rate_hz: frames per second.
         crf: quality, from 0 (nearly lossless) to 51.
+
+    Attributes:
+        num_bytes: of the frames that have been written; some are still being encoded.
     """
 
-    def __init__(self, path: Path, rate_hz: Fraction, height: int, width: int, crf: int) -> None:
+    def __init__(self, path: Path, rate_hz: Fraction | int, height: int, width: int, crf: int) -> None:
+        rate_hz = Fraction(rate_hz)
         self._container = av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"})
         # A key frame every other frame, as LeRobot has it, so that any frame is quickly read; no B-frames, so that
         # times begin at zero.
@@ -166,12 +170,13 @@ class VideoWriter:
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
         self._stream.codec_context.time_base = 1 / rate_hz
         self._rate_hz, self._count = rate_hz, 0
+        self.num_bytes = 0
 
     def add(self, picture: NDArray[np.uint8]) -> None:
         """The next frame."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = self._count, 1 / self._rate_hz
-        self._container.mux(self._stream.encode(frame))
+        self._write(frame)
         self._count += 1
 
     def __enter__(self) -> Self:
@@ -181,5 +186,10 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._container.mux(self._stream.encode(None))
+            self._write(None)
         self._container.close()
+
+    def _write(self, frame: av.VideoFrame | None) -> None:
+        packets = self._stream.encode(frame)
+        self.num_bytes += sum(packet.size for packet in packets)
+        self._container.mux(packets)

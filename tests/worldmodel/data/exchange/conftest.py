@@ -71,7 +71,7 @@ def import_from() -> Callable[..., TrajectoryStore]:
 
 @pytest.fixture(scope="session")
 def assert_holds() -> Callable[..., None]:
-    """`assert_holds(store, recorded, steps)`: the middle of the pictures, and all numbers of the first `steps` actions."""
+    """`assert_holds(store, recorded, fewer)`: the middle of the pictures, numbers but for the last `fewer` actions."""
 
     def check(store: TrajectoryStore, episodes: list[Recorded], fewer: int = 0) -> None:
         assert store.num_episodes == len(episodes)

@@ -116,6 +116,11 @@ def grow(path: Path, codec: numcodecs.abc.Codec, size: int) -> None:
     path.write_bytes(codec.encode(np.zeros(size, np.uint8)))
 
 
+def link_out(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
 def set_ends(buffer: Path, ends: list[int]) -> None:
     (buffer / "meta/episode_ends/0").write_bytes(np.array(ends, np.int64).tobytes())
 
@@ -135,11 +140,11 @@ def set_ends(buffer: Path, ends: list[int]) -> None:
         (lambda b: change(b / "data/img/.zarray", chunks=[10**6, 12, 16, 300]), r"chunks of 57,600,000,000 bytes"),
         (lambda b: change(b / "data/img/.zarray", chunks=[0, 12, 16, 3]), r"data/img/\.zarray: shape .*, chunks"),
         (lambda b: change(b / "data/img/.zarray", zarr_format=3), "has zarr_format 3: expected 2"),
-        (lambda b: change(b / "data/img/.zarray", shape=[3, 12, 16, 3]), "data/img has 3 rows, meta/episode_ends promises 18"),
+        (lambda b: change(b / "data/img/.zarray", shape=[3, 12, 16, 3]), "data/img has 3 rows, .* promises 18"),
         (lambda b: (b / "data/img/.zarray").unlink(), r"data/img/\.zarray is not there"),
         (lambda b: set_ends(b, [9, 6, 18]), "meta/episode_ends does not increase"),
         (lambda b: set_ends(b, [6, 9, 10**15]), "has 18 rows, meta/episode_ends promises"),
-        (lambda b: (b / "data/img/1.0.0.0").rename(b.parent / "x") and (b / "data/img/1.0.0.0").symlink_to("/etc/passwd"), "is a link that leads out"),
+        (lambda b: link_out(b / "data/img/1.0.0.0"), "is a link that leads out"),
     ],
 )  # fmt: skip
 def test_damage_and_traps_are_named(tmp_path: Path, buffer: Path, import_from, damage: Callable, message: str) -> None:
