@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _MOST_PICTURES = 100  # of an episode
 _MOST_SIDE = 150  # pixels: larger pictures are thinned out
-_LARGE = np.errstate(over="ignore", invalid="ignore")  # squares of numbers near the largest there are
 
 Statistics = dict[str, NDArray[Any]]
 
@@ -22,7 +21,7 @@ Statistics = dict[str, NDArray[Any]]
 def of_numbers(values: NDArray[Any]) -> Statistics:
     """Of a column `[n]` or `[n, D]`: `[D]` each, `count` `[1]`."""
     rows = values.reshape(len(values), -1).astype(np.float64)
-    with _LARGE:
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers near the largest there are
         return _of_rows(rows, len(rows))
 
 
@@ -37,7 +36,7 @@ def of_pictures(pixels: NDArray[np.uint8]) -> Statistics:
 
 def combine(parts: Sequence[dict[str, Statistics]]) -> dict[str, Statistics]:
     """Over all episodes, from those of each. Quantiles are averaged, as LeRobot does."""
-    with _LARGE:
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers near the largest there are
         return {name: _combined([part[name] for part in parts]) for name in parts[0]}
 
 
