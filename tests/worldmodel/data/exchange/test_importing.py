@@ -167,7 +167,7 @@ def test_bounds_of_actions(source: MadeUp) -> None:
         plan = plan_import(source, ImportOptions(**options), quiet)
         return plan.spec.action_low, plan.spec.action_high
 
-    # Episode 1 has as many actions as observations: its last one, 1.375 and 1.4375, does not count; episode 3 is larger.
+    # Episode 1 has as many actions as observations: its last one, 1.375 and 1.4375, does not count.
     assert bounds(source) == ((0.0, 0.0625), (3.875, 3.9375))
     assert bounds(MadeUp([(2, 2), (2, 2)], rate_hz=1.0)) == ((0.0, 0.0625), (1.0, 1.0625))
     assert bounds(source, action_low=[-5.0], action_high=[5.0, 6.0]) == ((-5.0, -5.0), (5.0, 6.0))
