@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,41 @@ _CODED_ROWS = 16
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """What h5py raises for a damaged file, as FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except _UNREADABLE as error:
+        raise FormatError(f"{path}: {what} cannot be read ({error})") from error
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open for reading. Raises FormatError when it is not there or not HDF5."""
     require(path.is_file(), f"{path} is not there, or not a file")
-    try:
+    with _reading(path, "the file"):
         return h5py.File(path, "r")
-    except _UNREADABLE as error:
-        raise FormatError(f"{path} is not an HDF5 file that can be read ({error})") from error
+
+
+def names_in(group: h5py.Group, most: int, path: Path) -> list[str]:
+    """Names of the members of a group. Raises FormatError when there are more than `most`."""
+    with _reading(path, str(group.name)):
+        require(len(group) <= most, f"{path}: {group.name} has {len(group):,} members: at most {most:,}")
+        return list(group)
 
 
 def member(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
     """What is at `name` under `group`; None where nothing is. Raises FormatError for a link to elsewhere."""
     node = group
-    for part in name.split("/"):
-        if not isinstance(node, h5py.Group) or part not in node:
-            return None
-        link = node.get(part, getlink=True)
-        require(isinstance(link, h5py.HardLink), f"{path}: {node.name}/{part} is a link, which is not followed")
-        try:
+    with _reading(path, f"{group.name.rstrip('/')}/{name}"):
+        for part in name.split("/"):
+            if not isinstance(node, h5py.Group) or part not in node:
+                return None
+            link = node.get(part, getlink=True)
+            require(isinstance(link, h5py.HardLink), f"{path}: {node.name}/{part} is a link, which is not followed")
             node = node[part]
-        except _UNREADABLE as error:
-            raise FormatError(f"{path}: {name} cannot be opened ({error})") from error
     return node
 
 
@@ -63,7 +78,8 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     found = member(group, name, path)
     if not isinstance(found, h5py.Dataset):
         raise FormatError(f"{path}: {group.name.rstrip('/')}/{name} is not there, or not a data set")
-    check_dataset(found, path)
+    with _reading(path, str(found.name)):
+        check_dataset(found, path)
     return found
 
 
@@ -108,10 +124,8 @@ def rows_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> NDArray[An
     require(0 <= start <= stop <= len(data), f"{where} has {len(data)} rows, not {stop}")
     needed = (stop - start) * max(1, math.prod(data.shape[1:])) * data.dtype.itemsize
     require(needed <= MOST_CHUNK_BYTES, f"{where} has {needed:,} bytes in an episode: at most {MOST_CHUNK_BYTES:,}")
-    try:
+    with _reading(path, str(data.name)):
         return np.asarray(data[start:stop])
-    except _UNREADABLE as error:
-        raise FormatError(f"{where} cannot be read ({error})") from error
 
 
 def pictures_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> Iterator[NDArray[Any]]:
@@ -125,38 +139,42 @@ def pictures_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> Iterat
 
 def features_in(group: h5py.Group, prefix: str, path: Path, deep: int = _DEEPEST) -> Iterator[Feature]:
     """All data sets of numbers under `group`, by their names from `prefix` on."""
-    require(len(group) <= MOST_COLUMNS, f"{path}: {group.name} has {len(group)} members: at most {MOST_COLUMNS:,}")
-    for name in group:
+    for name in names_in(group, MOST_COLUMNS, path):
         found = member(group, name, path)
         if isinstance(found, h5py.Group) and deep > 1:
             yield from features_in(found, f"{prefix}{name}/", path, deep - 1)
-        elif isinstance(found, h5py.Dataset) and found.shape and (found.dtype.kind in "biuf" or is_coded(found)):
-            row = tuple(int(size) for size in found.shape[1:])
-            coded = is_coded(found)
-            image = coded or holds_pictures(row, found.dtype)
-            yield Feature(f"{prefix}{name}", row, "png/jpeg" if coded else str(found.dtype), image)
+        elif isinstance(found, h5py.Dataset):
+            with _reading(path, str(found.name)):
+                shape, dtype, coded = found.shape, found.dtype, is_coded(found)
+            if shape and (coded or dtype.kind in "biuf"):
+                row = tuple(int(size) for size in shape[1:])
+                image = coded or holds_pictures(row, dtype)
+                yield Feature(f"{prefix}{name}", row, "png/jpeg" if coded else str(dtype), image)
+
+
+def attribute(node: h5py.Group, name: str, path: Path) -> Any:
+    """An attribute; None where there is none. Raises FormatError when it cannot be read."""
+    with _reading(path, f"attribute {name} of {node.name}"):
+        if name not in node.attrs:  # `get` would take a damaged one for none
+            return None
+        return node.attrs[name]
 
 
 def text_attribute(node: h5py.Group, name: str, path: Path) -> str | None:
     """An attribute that is text; None where there is none. Raises FormatError when it is something else."""
-    if name not in node.attrs:
-        return None
-    try:
-        value = node.attrs[name]
-    except _UNREADABLE as error:
-        raise FormatError(f"{path}: attribute {name} of {node.name} cannot be read ({error})") from error
+    value = attribute(node, name, path)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
+    if value is not None and not isinstance(value, str):
         raise FormatError(f"{path}: attribute {name} of {node.name} is a {type(value).__name__}: expected text")
     return value
 
 
 def whole_attribute(node: h5py.Group, name: str, path: Path) -> int | None:
     """An attribute that is a whole number; None where there is none. Raises FormatError when it is something else."""
-    if name not in node.attrs:
+    value = attribute(node, name, path)
+    if value is None:
         return None
-    value = node.attrs[name]
     if not isinstance(value, np.integer | int) or isinstance(value, bool):
         raise FormatError(f"{path}: attribute {name} of {node.name} is a {type(value).__name__}: expected a number")
     return int(value)

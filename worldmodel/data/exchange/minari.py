@@ -74,9 +74,10 @@ class MinariSource(Source):
         require(
             steps == self._steps, f"{self._metadata_path} says total_steps {self._steps}, its episodes have {steps}"
         )
+        count = len(hdf5.names_in(self._file, MOST_EPISODES, self._main_path))
         require(
-            len(self._file) == len(self._episodes),
-            f"{self._main_path} has {len(self._file)} episodes, {self._metadata_path} says {len(self._episodes)}",
+            count == len(self._episodes),
+            f"{self._main_path} has {count} episodes, {self._metadata_path} says {len(self._episodes)}",
         )
         return lengths
 
@@ -94,7 +95,7 @@ class MinariSource(Source):
 
     def seed(self, episode: int) -> int:
         group = hdf5.subgroup(self._file, self._episodes[episode], self._main_path)
-        value = group.attrs.get("seed")
+        value = hdf5.attribute(group, "seed", self._main_path)
         small = isinstance(value, np.integer | int) and 0 <= int(value) < 2**63
         return int(value) if small else UNKNOWN_SEED
 

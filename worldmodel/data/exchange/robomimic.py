@@ -39,8 +39,8 @@ class RobomimicSource(Source):
     def __init__(self, path: Path) -> None:
         self._file = hdf5.open_hdf5(path)
         self._data = hdf5.subgroup(self._file, "data", path)
-        require(len(self._data) <= MOST_EPISODES, f"{path}: data has {len(self._data):,} members")
-        numbers = sorted(int(match[1]) for name in self._data if (match := _DEMO.fullmatch(name)))
+        names = hdf5.names_in(self._data, MOST_EPISODES, path)
+        numbers = sorted(int(match[1]) for name in names if (match := _DEMO.fullmatch(name)))
         require(bool(numbers), f"{path}: data has no demo_0, demo_1, ...: it is not a robomimic data set")
         self._demos = [f"demo_{index}" for index in numbers]
         first = hdf5.subgroup(self._data, self._demos[0], path)
