@@ -9,7 +9,8 @@ from pathlib import Path
 from configs.command import console
 from worldmodel.data.exchange.exporting import IMAGES, ExportOptions
 from worldmodel.data.exchange.images import FITS
-from worldmodel.data.exchange.importing import ImportOptions, Plan, plan_import, run_import
+from worldmodel.data.exchange.importing import run_import
+from worldmodel.data.exchange.plan import ImportOptions, Plan, plan_import
 from worldmodel.data.exchange.registry import EXPORTS, SOURCES, export, open_source
 from worldmodel.data.exchange.source import Source
 from worldmodel.data.inspection import bytes_on_disk

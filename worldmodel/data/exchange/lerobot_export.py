@@ -14,13 +14,12 @@ What is written is not visible at its place before it is whole.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,8 @@ from numpy.typing import NDArray
 from configs.command import UserError
 from worldmodel.data.exchange.exporting import ExportOptions
 from worldmodel.data.exchange.images import encode_png
-from worldmodel.data.exchange.lerobot import ACTION, BOOKKEEPING, INFO, PROPRIO, STATE
+from worldmodel.data.exchange.lerobot import ACTION, INFO, PROPRIO, STATE
+from worldmodel.data.exchange.lerobot_layout import CAMERA, DONE, features_of, schema_of, tasks_table
 from worldmodel.data.exchange.lerobot_statistics import Statistics, combine, of_numbers, of_pictures
 from worldmodel.data.exchange.ours import DESCRIPTION, SEED, describe
 from worldmodel.data.exchange.video import VideoWriter
@@ -39,8 +39,6 @@ from worldmodel.data.store import Episode, StoreError, TrajectoryStore
 from worldmodel.data.verification import verify_episode
 from worldmodel.files import write_json
 
-CAMERA: Final = "observation.images.main"
-_DONE = "next.done"
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -106,8 +104,8 @@ class _Writer:
         # A whole number where it is one but for rounding: LeRobot's own data sets have no other.
         self._rate: int | float = round(rate) if abs(rate - round(rate)) < 1e-6 * rate else rate
         self._video_rate = Fraction(self._rate).limit_denominator(100_000)
-        self._features = _features(store, options.images, self._rate)
-        self._schema = _schema(self._features)
+        self._features = features_of(store.spec, options.images, self._rate)
+        self._schema = schema_of(self._features)
         self._data, self._data_path, self._data_files = None, root, _Files()
         self._video, self._video_files = None, _Files()
         self._video_frames = self._num_rows = 0
@@ -137,7 +135,7 @@ class _Writer:
             "episode_index": np.full(rows, number),
             "index": self._num_rows + row,
             "task_index": np.zeros(rows, np.int64),
-            _DONE: row == rows - 1,
+            DONE: row == rows - 1,
         }
         columns = {name: values for name, values in columns.items() if name in self._features}
         place: dict[str, Any] = {f"data/{key}": value for key, value in self._write_rows(columns, episode).items()}
@@ -173,7 +171,7 @@ class _Writer:
         path = self._root / _EPISODES
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(self._episodes), path, compression="snappy")
-        pq.write_table(_tasks([self._task]), self._root / "meta/tasks.parquet")
+        pq.write_table(tasks_table([self._task]), self._root / "meta/tasks.parquet")
         together = combine(self._statistics)
         plain = {name: {key: value.tolist() for key, value in of.items()} for name, of in together.items()}
         write_json(plain, self._root / "meta/stats.json")
@@ -245,72 +243,6 @@ class _Writer:
         if self._video is not None:
             self._video.__exit__(kind, error, None)
             self._video = None
-
-
-def _features(store: TrajectoryStore, images: str, rate: float) -> dict[str, dict[str, Any]]:
-    spec = store.spec
-    picture: dict[str, Any] = {
-        "dtype": "video" if images == "video" else "image",
-        "shape": [spec.image_size, spec.image_size, 3],
-        "names": ["height", "width", "channels"],
-    }
-    if images == "video":
-        picture["info"] = {
-            "video.height": spec.image_size,
-            "video.width": spec.image_size,
-            "video.codec": "h264",
-            "video.pix_fmt": "yuv420p",
-            "video.is_depth_map": False,
-            "video.fps": rate,
-            "video.channels": 3,
-            "has_audio": False,
-        }
-    features: dict[str, dict[str, Any]] = {CAMERA: picture}
-    for name, dtype, size, short in (
-        (PROPRIO, "float32", spec.proprio_size, "proprio"),
-        (STATE, "float64", spec.state_size, "state"),
-        (ACTION, "float32", len(spec.action_low), "action"),
-    ):
-        if size:
-            features[name] = {"dtype": dtype, "shape": [size], "names": [f"{short}_{i}" for i in range(size)]}
-    features[_DONE] = {"dtype": "bool", "shape": [1], "names": None}
-    for name in BOOKKEEPING:
-        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
-    return features
-
-
-def _schema(features: dict[str, dict[str, Any]]) -> pa.Schema:
-    fields = []
-    for name, feature in features.items():
-        if feature["dtype"] == "video":
-            continue
-        if feature["dtype"] == "image":
-            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        else:
-            kind = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
-            if feature["shape"] != [1]:
-                kind = pa.list_(kind, feature["shape"][0])
-        fields.append(pa.field(name, kind))
-    return pa.schema(fields)
-
-
-def _tasks(texts: list[str]) -> pa.Table:
-    """A table of pandas' whose index is the text, which is how LeRobot looks a task up."""
-    index = "__index_level_0__"
-    kinds = {"task_index": ("int64", "int64"), index: ("unicode", "object")}
-    described = [
-        {
-            "name": None if name == index else name,
-            "field_name": name,
-            "pandas_type": p,
-            "numpy_type": n,
-            "metadata": None,
-        }
-        for name, (p, n) in kinds.items()
-    ]
-    pandas = {"index_columns": [index], "column_indexes": [], "columns": described}
-    table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), index: pa.array(texts, pa.string())})
-    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def _sync(root: Path) -> None:

@@ -46,6 +46,8 @@ class VideoReader:
             require(len(self._container.streams.video) >= 1, f"{path} has no video in it")
             self._stream = self._container.streams.video[0]
             context = self._stream.codec_context
+            if context is None:  # in spite of its type: FFmpeg does not know the code
+                raise FormatError(f"{path} is coded in a way that is not known")
             require(context.name.removeprefix("lib") in (*CODECS, "dav1d"), f"{path} is coded as {context.name}")
             self.height, self.width = context.height, context.width
             require(

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from worldmodel.data import TrajectoryStore
-from worldmodel.data.exchange.importing import ImportOptions, plan_import, run_import
+from worldmodel.data.exchange.importing import run_import
+from worldmodel.data.exchange.plan import ImportOptions, plan_import
 from worldmodel.data.exchange.registry import open_source
 from worldmodel.data.verification import verify
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from configs.command import UserError
 from worldmodel.data import TrajectoryStore
-from worldmodel.data.exchange.importing import ImportOptions, plan_import, run_import
+from worldmodel.data.exchange.importing import run_import
 from worldmodel.data.exchange.mapping import Choice
+from worldmodel.data.exchange.plan import ImportOptions, plan_import
 from worldmodel.data.exchange.source import Facts, Feature, FormatError, Length, Source
 from worldmodel.data.store import StoreError
 

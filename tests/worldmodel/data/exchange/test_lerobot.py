@@ -21,7 +21,8 @@ from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryS
 from worldmodel.data.exchange import lerobot_export
 from worldmodel.data.exchange.exporting import ExportOptions
 from worldmodel.data.exchange.images import encode_png
-from worldmodel.data.exchange.lerobot_export import CAMERA, export_lerobot
+from worldmodel.data.exchange.lerobot_export import export_lerobot
+from worldmodel.data.exchange.lerobot_layout import CAMERA
 from worldmodel.data.exchange.source import FormatError
 from worldmodel.data.exchange.video import VideoWriter
 from worldmodel.data.store import StoreError
