@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from worldmodel.data.exchange.source import FormatError
 _MOST_HEADER_BYTES = 100_000_000
 _MOST_ROWS = 100_000_000  # of one file
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What pyarrow raises for a damaged file, as FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except _UNREADABLE as error:
+        raise FormatError(f"{path} cannot be read ({_first_line(error)})") from error
 
 
 class ParquetFile:
@@ -50,21 +62,9 @@ class ParquetFile:
     def read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError where they are missing, too large or none."""
         self._check(names, MOST_CHUNK_BYTES)
-        try:
+        with _reading(self.path):
             table = self._file.read(columns=list(names), use_threads=False)
-        except _UNREADABLE as error:
-            raise FormatError(f"{self.path} cannot be read ({_first_line(error)})") from error
         return {name: _numbers(table.column(name), f"{self.path}: {name}") for name in names}
-
-    def texts(self, name: str) -> list[str]:
-        """A column of text. Raises FormatError when it is not there, too large, or something else."""
-        self._check([name], MOST_CHUNK_BYTES)
-        try:
-            values = self._file.read(columns=[name], use_threads=False).column(name).to_pylist()
-        except _UNREADABLE as error:
-            raise FormatError(f"{self.path} cannot be read ({_first_line(error)})") from error
-        require(all(isinstance(value, str) for value in values), f"{self.path}: {name} is not text")
-        return values
 
     def pictures(self, name: str) -> Iterator[tuple[int, bytes]]:
         """For each row its `episode_index` and the coded picture in column `name`, few of them in memory at a time.
@@ -75,7 +75,7 @@ class ParquetFile:
         self._check(["episode_index"], MOST_CHUNK_BYTES)
         self._check([name], None)
         where = f"{self.path}: {name}"
-        try:
+        with _reading(self.path):
             for batch in self._file.iter_batches(batch_size=16, columns=["episode_index", name], use_threads=False):
                 episodes = _numbers(pa.chunked_array([batch.column("episode_index")]), f"{self.path}: episode_index")
                 pictures = batch.column(name)
@@ -87,10 +87,6 @@ class ParquetFile:
                 )
                 require(pictures.null_count == 0, f"{where} has pictures outside this file, which are not followed")
                 yield from zip(episodes.tolist(), (value.as_py() for value in pictures), strict=True)
-        except _UNREADABLE as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"{where} cannot be read ({_first_line(error)})") from error
 
     def _check(self, names: Sequence[str], most_bytes: int | None) -> None:
         """What the file's own index says of the columns, before any of it is read."""
@@ -98,16 +94,17 @@ class ParquetFile:
             require(name in self.names, f"{self.path} has no column {name}: it has {', '.join(self.names[:20])}")
         metadata, total = self._file.metadata, 0
         wanted = tuple(f"{name}." for name in names)
-        for group in range(metadata.num_row_groups):
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                if column.path_in_schema in names or column.path_in_schema.startswith(wanted):
-                    total += max(column.total_uncompressed_size, 0)
-                    values = column.num_values
-                    require(
-                        0 <= values <= MOST_NUMBERS * max(1, metadata.row_group(group).num_rows),
-                        f"{self.path}: {column.path_in_schema} has {values:,} numbers",
-                    )
+        with _reading(self.path):
+            for group in range(metadata.num_row_groups):
+                rows = metadata.row_group(group)
+                for index in range(metadata.num_columns):
+                    column = rows.column(index)
+                    if column.path_in_schema in names or column.path_in_schema.startswith(wanted):
+                        total += max(column.total_uncompressed_size, 0)
+                        require(
+                            0 <= column.num_values <= MOST_NUMBERS * max(1, rows.num_rows),
+                            f"{self.path}: {column.path_in_schema} has {column.num_values:,} numbers",
+                        )
         if most_bytes is not None and total > most_bytes:
             raise FormatError(f"{self.path}: {', '.join(names)} have {total:,} bytes: at most {most_bytes:,} accepted")
 

@@ -9,6 +9,7 @@ Shapes: `H, W` height and width of the frames.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,17 @@ _OVERLONG = 3.0  # seconds: what lies further ahead is sought rather than decode
 _RATES = Fraction(1, 1000), Fraction(100_000)
 
 
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """What PyAV raises for a damaged file, as FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+        raise FormatError(f"{path} is not an MP4 that can be read: {what} cannot ({error})") from error
+
+
 class VideoReader:
     """An MP4 file, read forward for the most part: asking for later and later times decodes every frame once.
 
@@ -42,25 +54,23 @@ class VideoReader:
         self.path = path
         self._file = path.open("rb")
         try:
-            self._container = av.open(self._file, mode="r", format="mp4")
-            require(len(self._container.streams.video) >= 1, f"{path} has no video in it")
-            self._stream = self._container.streams.video[0]
-            context = self._stream.codec_context
-            if context is None:  # in spite of its type: FFmpeg does not know the code
-                raise FormatError(f"{path} is coded in a way that is not known")
-            require(context.name.removeprefix("lib") in (*CODECS, "dav1d"), f"{path} is coded as {context.name}")
-            self.height, self.width = context.height, context.width
-            require(
-                0 < self.height * self.width <= MOST_PIXELS,
-                f"{path} has {self.width} x {self.height} pixels: at most {MOST_PIXELS:,} are accepted",
-            )
-            rate = self._stream.average_rate or self._stream.guessed_rate
-            if rate is None or not _RATES[0] <= rate <= _RATES[1] or self._stream.time_base is None:
-                raise FormatError(f"{path} has {rate} frames per second")
-            self.rate_hz = float(rate)
-        except av.error.FFmpegError as error:
-            self._file.close()
-            raise FormatError(f"{path} is not an MP4 that can be read ({error})") from error
+            with _reading(path, "the beginning"):
+                self._container = av.open(self._file, mode="r", format="mp4")
+                require(len(self._container.streams.video) >= 1, f"{path} has no video in it")
+                self._stream = self._container.streams.video[0]
+                context = self._stream.codec_context
+                if context is None:  # in spite of its type: FFmpeg does not know the code
+                    raise FormatError(f"{path} is coded in a way that is not known")
+                require(context.name.removeprefix("lib") in (*CODECS, "dav1d"), f"{path} is coded as {context.name}")
+                self.height, self.width = context.height, context.width
+                require(
+                    0 < self.height * self.width <= MOST_PIXELS,
+                    f"{path} has {self.width} x {self.height} pixels: at most {MOST_PIXELS:,} are accepted",
+                )
+                rate = self._stream.average_rate or self._stream.guessed_rate
+                if rate is None or not _RATES[0] <= rate <= _RATES[1] or self._stream.time_base is None:
+                    raise FormatError(f"{path} has {rate} frames per second")
+                self.rate_hz = float(rate)
         except BaseException:
             self._file.close()
             raise
@@ -94,13 +104,11 @@ class VideoReader:
     def count(self) -> int:
         """How many frames there are, without decoding them."""
         count = 0
-        try:
+        with _reading(self.path, "its index"):
             self._container.seek(0, stream=self._stream)
             for packet in self._container.demux(self._stream):
                 count += packet.size > 0 and not packet.is_discard
                 require(count <= MOST_ROWS, f"{self.path} has more than {MOST_ROWS:,} frames")
-        except av.error.FFmpegError as error:
-            raise FormatError(f"{self.path} cannot be read ({error})") from error
         self._next = None
         return count
 
@@ -124,30 +132,24 @@ class VideoReader:
     def _seek(self, time: float) -> None:
         """To the key frame before `time`."""
         assert self._stream.time_base is not None
-        try:
+        with _reading(self.path, f"what is at {time:.4f} s"):
             self._container.seek(max(0, int(time / self._stream.time_base)), stream=self._stream)
-        except av.error.FFmpegError as error:
-            raise FormatError(f"{self.path} cannot be read at {time:.4f} s ({error})") from error
         self._decoded = self._decode()
         self._next = next(self._decoded, None)
         require(self._next is not None, f"{self.path} has no frame at {time:.4f} s")
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         assert self._stream.time_base is not None
-        try:
+        with _reading(self.path, "a frame"):
             for frame in self._container.decode(self._stream):
                 if frame.pts is not None:
                     yield float(frame.pts * self._stream.time_base), frame
-        except av.error.FFmpegError as error:
-            raise FormatError(f"{self.path} cannot be decoded ({error})") from error
 
     def _to_rgb(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         size = (frame.height, frame.width)  # a stream may say another one later
         require(size == (self.height, self.width), f"{self.path} changes from {self.height, self.width} to {size}")
-        try:
+        with _reading(self.path, "a frame"):
             return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-        except av.error.FFmpegError as error:
-            raise FormatError(f"{self.path} cannot be decoded ({error})") from error
 
 
 class VideoWriter:

@@ -40,6 +40,8 @@ _BLOSC_HEADER = 16
 _NUMBERS = re.compile(r"[<>|][biuf][1248]")
 _MOST_DIMENSIONS = 6
 _UNREADABLE = (RuntimeError, ValueError, OSError, zlib.error)
+# NotImplementedError, of a version or method that is made up, is a RuntimeError.
+_BROKEN_ZIP = (OSError, RuntimeError, EOFError, LookupError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 class Files:
@@ -52,7 +54,7 @@ class Files:
             return
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _BROKEN_ZIP as error:
             raise FormatError(f"{path} is neither a folder nor a zip file that can be read ({error})") from error
         require(len(self._zip.namelist()) <= MOST_FILES, f"{path} has too many files: at most {MOST_FILES:,}")
 
@@ -80,7 +82,7 @@ class Files:
                 return None
             with self._zip.open(name) as file:
                 content = file.read(most_bytes + 1)  # whatever the archive says of its size
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except _BROKEN_ZIP as error:
             raise FormatError(f"{where} cannot be read ({error})") from error
         require(len(content) <= most_bytes, f"{where} has more than {most_bytes:,} bytes")
         return content
