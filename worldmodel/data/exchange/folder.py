@@ -42,6 +42,7 @@ from worldmodel.data.exchange.video import VideoReader
 FRAMES: Final = "frames"  # name of the pictures that lie directly in an episode's folder
 _PICTURES, _NUMBERS, _VIDEO = (".png", ".jpg", ".jpeg"), (".csv", ".npy"), ".mp4"
 _MOST_CSV_BYTES = 500_000_000
+_ROWS = "one observation more than actions is all taken; where there are as many, the last action is left out"
 
 
 class FolderSource(Source):
@@ -67,7 +68,7 @@ class FolderSource(Source):
         usual = {"action": "action", "proprio": "proprio", "state": "state"}
         if "actions" in features and "action" not in features:
             usual["action"] = "actions"
-        super().__init__(path, Facts("folder", path.resolve().name, rate, usual=usual), features)
+        super().__init__(path, Facts("folder", path.resolve().name, rate, usual=usual, rows=_ROWS), features)
 
     def lengths(self, choice: Choice) -> list[Length]:
         lengths = []

@@ -124,5 +124,5 @@ def _facts(data: h5py.Group, path: Path, features: dict[str, Feature]) -> Facts:
         env=told["env_name"] if isinstance(told.get("env_name"), str) else path.stem,
         rate_hz=None if rate is None else number(rate, 1e-3, 1e5, f"{path}: control_freq in env_args"),
         usual={"action": "actions", "state": "states"},
-        rows="one observation more than actions where next_obs has it; otherwise the last action is left out",
+        rows="one observation more than actions, where next_obs has all columns; else the last action is left out",
     )
