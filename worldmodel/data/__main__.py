@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data inspect|verify|recover|pack|split|merge STORE ...`: looking after recordings."""
+"""`python -m worldmodel.data inspect|verify|recover|pack|split|merge|import|export ...`: looking after recordings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import NoReturn
 
 import numpy as np
 from PIL import Image
-from rich import box
-from rich.table import Table
 
 from configs.command import UserError, console, fail, output_file
+from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
 from worldmodel.data.progress import counting
 from worldmodel.data.recovery import recover
 from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
+from worldmodel.data.tables import table
 from worldmodel.data.verification import verify
 
 _MOST_SHOWN = 20
@@ -29,13 +29,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see `{self.prog} --help`")
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("column", "unit", "what") else "right")
-    return table
 
 
 def inspect_store(path: Path, sheet: str | None) -> int:
@@ -56,13 +49,13 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     smaller = f", {plain / size:.1f} times smaller than plain" if plain else ""
     checks = "with checksums" if store.records is not None else "of schema 1, without checksums"
     console.print(f"{size / 1e6:.1f} MB on disk{smaller}; {checks}")
-    shapes = _table("columns", "column", "shape", "type")
+    shapes = table("columns", "column", "shape", "type")
     for name, (dtype, row) in row_types(spec).items():
         shapes.add_row(name, str([store.num_rows, *row]), str(dtype))
     console.print(shapes)
     if not store.num_episodes:
         return 0
-    values = _table("values", "column", "index", "unit", "low", "mean", "std", "high")
+    values = table("values", "column", "index", "unit", "low", "mean", "std", "high")
     for d in dimensions(store):
         values.add_row(d.column, str(d.index), d.unit, *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
@@ -81,10 +74,10 @@ def verify_store(path: Path) -> int:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
         console.print(f"{path}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
         return 0
-    table = _table(f"{path}: damaged", "episode", "column", "what")
+    damages = table(f"{path}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:
-        table.add_row(str(damage.episode), damage.column, damage.what)
-    console.print(table)
+        damages.add_row(str(damage.episode), damage.column, damage.what)
+    console.print(damages)
     episodes = sorted({damage.episode for damage in found})
     more = f" (the first {_MOST_SHOWN} of {len(found)} findings are shown)" if len(found) > _MOST_SHOWN else ""
     console.print(
@@ -143,7 +136,7 @@ def merge_stores(paths: list[Path], out: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="inspect|verify|recover|pack|split|merge")
+    commands = parser.add_subparsers(required=True, metavar="inspect|verify|recover|pack|split|merge|import|export")
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
         command: _Parser = commands.add_parser(name, help=text, description=text)
@@ -171,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("merge", text, lambda given: merge_stores(given.stores, given.out), store=False)
     command.add_argument("stores", type=Path, nargs="+", metavar="STORE")
     command.add_argument("out", type=Path, metavar="OUT")
+    add_import(add)
+    add_export(add)
     return parser
 
 
