@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from configs.command import UserError, console, fail, output_file
+from worldmodel.data.durable import WritingStopped
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
 from worldmodel.data.progress import counting
 from worldmodel.data.recovery import recover
@@ -175,12 +176,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 all is well, 1 the store is damaged, 2 the input cannot be used, 130 interrupted."""
+    """Exit codes: 0 all is well, 1 the store is damaged or nothing can be written, 2 the input cannot be used, 130 interrupted."""
     try:
         given = _parser().parse_args(arguments)
         code: int = given.run(given)
     except UserError as error:
         fail(str(error))
+    except WritingStopped as error:
+        console.print(f"[red]stopped[/]: {error}")
+        return 1
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_the_commit_points_above_cover_a_whole_commit(tmp_path, monkeypatch, spe
 def test_files_and_their_names_are_synced_before_the_commit(tmp_path, monkeypatch, spec, make_episode):
     events: list[str] = []
     whole_sync = writer_module.DurableLocalStore.sync_directories
-    whole_fsync, whole_replace = writer_module.os.fsync, Path.replace
+    whole_fsync, whole_replace = os.fsync, Path.replace
 
     def fsync(descriptor):
         events.append("fsync")
@@ -119,7 +120,7 @@ def test_files_and_their_names_are_synced_before_the_commit(tmp_path, monkeypatc
 
     with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
         writer.append(make_episode(0))
-        monkeypatch.setattr(writer_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(Path, "replace", replace)
         monkeypatch.setattr(writer_module.DurableLocalStore, "sync_directories", sync_directories)
         writer.commit()
