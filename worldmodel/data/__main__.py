@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 all is well, 1 the store is damaged or nothing can be written, 2 the input cannot be used, 130 interrupted."""
+    """Exit codes: 0 all is well, 1 the store is damaged or cannot be written to, 2 unusable input, 130 interrupted."""
     try:
         given = _parser().parse_args(arguments)
         code: int = given.run(given)
