@@ -342,7 +342,7 @@ def check_recovery(tally: Tally, path: Path, present: int, case: str) -> None:
     try:
         with Recorder(path, SPEC) as recorder:
             record(recorder, toy_episode(present))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         tally.expect(False, "recordings that could not go on", f"{case}: {error}")
         return
     store = TrajectoryStore.open(path)

@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
@@ -156,6 +157,49 @@ def _recover(connection: Connection, path: Path, fault: Fault) -> None:
     with Interception(path.parent, Injector(fault)):
         recover(path, lambda *_: None)
     connection.send("finished")
+
+
+# --- a disk that is really full ---------------------------------------------------------------------------------------
+
+
+class CannotMount(Exception):
+    """There is no permission to make a small file system here."""
+
+
+@contextlib.contextmanager
+def small_disk(kilobytes: int) -> Iterator[Path]:
+    """A file system in memory with room for so much. Raises CannotMount without the permission (mostly: root)."""
+    with tempfile.TemporaryDirectory() as name:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", name]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CannotMount(getattr(error, "stderr", None) or str(error)) from error
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+def full_disk(rounds: int = 5) -> Tally:
+    """Record until a small disk is full, read, make room, go on. Counts nothing where no such disk can be made."""
+    tally = Tally("small tmpfs filled up")
+    try:
+        with small_disk(kilobytes=400) as disk:
+            path, present = disk / "now" / "data.zarr", 0
+            for number in range(rounds):
+                ballast = disk / "ballast"
+                ballast.write_bytes(bytes((rounds - number) * 40_000))
+                acknowledged, end = outcome(path, present, 1000, None)
+                tally.add("faults")
+                tally.add("episodes acknowledged", acknowledged)
+                tally.expect(end.startswith("stopped: ") and "No space left" in end, "full disks not named", end)
+                present = check_readable(tally, path, present + acknowledged, f"round {number}")
+                ballast.unlink()
+            check_recovery(tally, path, present, "at the end")
+    except CannotMount as error:
+        tally.add(f"skipped, cannot mount: {str(error).strip()}")
+    return tally
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

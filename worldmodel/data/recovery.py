@@ -36,12 +36,14 @@ from worldmodel.data.integrity import (
     intact,
 )
 from worldmodel.data.lock import WriterLock
+from worldmodel.data.metadata import open_array
 from worldmodel.data.rows import ChunkError, StrictRows, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
     ENDS,
     FORMAT,
+    INDEX_TYPES,
     RECORDS,
     SEEDS,
     Episode,
@@ -49,6 +51,7 @@ from worldmodel.data.store import (
     TrajectoryStore,
     check_schema,
     recovered_path,
+    row_types,
 )
 from worldmodel.data.verification import verify
 from worldmodel.data.writer import EpisodeWriter, create_store
@@ -166,13 +169,14 @@ class _Salvage:
         create_store(linked, spec, {}, packed)
         group = zarr.open_group(linked, mode="r+")
         self._rows: dict[str, StrictRows] = {}
+        types = {f"data/{column}": row for column, row in row_types(spec).items()} | INDEX_TYPES
         for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
             chunks = (file for file in (path / name).glob("c.*") if _CHUNK.fullmatch(file.name))
             numbers = [_link(file, linked / name) for file in chunks]
             array = group[name]
             assert isinstance(array, zarr.Array)
             array.resize((rows_per_file(array) * (max(numbers, default=-1) + 1), *array.shape[1:]))
-            self._rows[name] = StrictRows(linked, array)
+            self._rows[name] = StrictRows(linked, open_array(linked, name, types[name]))
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
         self.num_episodes = len(self._ends)

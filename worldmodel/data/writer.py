@@ -203,7 +203,7 @@ class EpisodeWriter:
                 committed.read(name, self._num_rows - 1, self._num_rows)
         for leftover in self.path.rglob(f"*{PARTIAL}"):
             leftover.unlink()
-        group = zarr.open_group(self._store, mode="r+")
+        group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS, ENDS):
             array = group[name]
             assert isinstance(array, zarr.Array)
