@@ -28,7 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError, choices_message
-from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records, chain, description_checksum, from_bytes
+from worldmodel.data.integrity import (
+    COLUMNS,
+    RECORD_BYTES,
+    Records,
+    chain,
+    column_digest,
+    description_checksum,
+    from_bytes,
+)
 from worldmodel.data.metadata import MetadataError, RowType, group_attributes, open_array
 from worldmodel.data.rows import ChunkError, StrictRows
 from worldmodel.data.spec import EnvironmentSpec
@@ -156,11 +164,24 @@ class TrajectoryStore:
         """One whole episode.
 
         Raises:
-            StoreError: when a chunk of it is missing or damaged.
+            StoreError: when a chunk of it is missing or damaged, or it is not what was recorded.
         """
         rows = self.episode_rows(index)
         columns = {name: self.read(name, rows.start, rows.stop) for name in COLUMNS}
+        for name, values in columns.items():
+            if not self.is_as_recorded(index, name, values):
+                raise StoreError(
+                    f"{self.path}: {name} of episode {index} is not what was recorded (its checksum differs): "
+                    f"restore the files, or {_recover_hint(self.path)}"
+                )
         return Episode(**columns, seed=int(self.episode_seeds[index]))
+
+    def is_as_recorded(self, index: int, name: str, values: NDArray[Any]) -> bool:
+        """Whether `values [T+1, ...]` have the checksum of that column of that episode; True where there is none."""
+        if self.records is None:
+            return True
+        recorded: bytes = self.records["digests"][index, COLUMNS.index(name)].tobytes()
+        return column_digest(values) == recorded
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows `start:stop` of the column `name` (pixels, action, proprio or state), `[stop - start, ...]`.
