@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import resource
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +23,11 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.store_faults import SPEC, Tally, make_store, same, toy_episode
+from benchmarks.store_faults import SPEC, Tally, make_store, same, snapshot, toy_episode
 from configs.command import UserError
 from worldmodel.data import TrajectoryStore
 from worldmodel.data.integrity import description_checksum
+from worldmodel.data.recovery import recover
 from worldmodel.data.rewriting import pack
 from worldmodel.data.verification import verify
 
@@ -111,6 +114,27 @@ def check_damage(tally: Tally, path: Path, case: str, any_description: bool = Fa
         tally.counts[f"{what}!"] += 0  # to be seen in the table
 
 
+def check_recovered(tally: Tally, path: Path, case: str) -> None:
+    """Recover a copy of a store that may be damaged: what is kept is as it was recorded, or nothing is touched."""
+    with tempfile.TemporaryDirectory() as name:
+        copied = Path(shutil.copytree(path, Path(name) / "data.zarr"))
+        before = snapshot(copied)
+        tally.add("recoveries")
+        try:
+            recover(copied, quiet)
+        except UserError:
+            tally.expect(snapshot(copied) == before, "recoveries that gave up half-way", case)
+            return
+        except Exception as raised:
+            tally.expect(False, "crashes of another type", f"recovery, {case}: {type(raised).__name__}: {raised}")
+            return
+        store = TrajectoryStore.open(copied)
+        seeds = store.episode_seeds.tolist()
+        kept = all(same(store.episode(i), toy_episode(seed)) for i, seed in enumerate(seeds))
+        tally.expect(kept and seeds == sorted(set(seeds)), "wrong episodes after a recovery", f"{case}: {seeds}")
+        tally.expect(not verify(store, quiet), "damaged stores after a recovery", case)
+
+
 @contextlib.contextmanager
 def instead(file: Path, content: bytes | None) -> Iterator[None]:
     """Another content of a file, or none, for a while."""
@@ -139,19 +163,26 @@ def flipped_bytes(step: int = 1, first: int = 0, packed: bool = False) -> Tally:
     rng = np.random.default_rng(first)
     with toy_store(packed) as path:
         places = [(file, i) for file in files_of(path) for i in range(file.stat().st_size)]
-        for file, position in places[first::step]:
+        for number, (file, position) in enumerate(places[first::step]):
             mask = int(rng.choice([1 << rng.integers(8), rng.integers(1, 256), 255]))
             content = bytearray(file.read_bytes())
             content[position] ^= mask
             with instead(file, bytes(content)):
                 check_damage(tally, path, f"{file.relative_to(path)}[{position}] ^ {mask}")
+                if number % 25 == 0:  # recovering takes longer than reading
+                    check_recovered(tally, path, f"{file.relative_to(path)}[{position}] ^ {mask}")
     return tally
 
 
 def cut_and_lost_files(packed: bool = False) -> Tally:
-    """Every file cut to nothing, to half, by one byte, and removed."""
+    """Every file cut to nothing, to half, by one byte, removed, and replaced by the one before it in its folder."""
     tally = Tally(f"files cut short or lost{', packed store' if packed else ''}")
     with toy_store(packed) as path:
+        for one, other in itertools.pairwise(files_of(path)):
+            if one.parent == other.parent and one.name != "zarr.json" != other.name:
+                with instead(other, one.read_bytes()):
+                    check_damage(tally, path, f"{other.relative_to(path)} replaced by {one.name}")
+                    check_recovered(tally, path, f"{other.relative_to(path)} replaced by {one.name}")
         for file in files_of(path):
             content = file.read_bytes()
             for what, left in (
@@ -162,6 +193,7 @@ def cut_and_lost_files(packed: bool = False) -> Tally:
             ):
                 with instead(file, left):
                     check_damage(tally, path, f"{file.relative_to(path)} {what}")
+                    check_recovered(tally, path, f"{file.relative_to(path)} {what}")
     return tally
 
 
@@ -207,15 +239,16 @@ def _mutate_json(data: st.DataObject, content: dict[str, Any]) -> None:
     if how == "remove":
         del parent[last]
     elif how == "add" and isinstance(parent, list):
-        parent.append(data.draw(_VALUES | _CODECS, "value"))
+        parent.append(copy.deepcopy(data.draw(_VALUES | _CODECS, "value")))
     elif how == "add":
-        parent[data.draw(_TEXTS | st.text(max_size=8), "key")] = data.draw(_VALUES, "value")
+        parent[data.draw(_TEXTS | st.text(max_size=8), "key")] = copy.deepcopy(data.draw(_VALUES, "value"))
     elif how == "nest":
         parent[last] = [parent[last]]
     elif how == "scale" and type(parent[last]) is int:
         parent[last] = parent[last] * data.draw(st.sampled_from([-1, 2, 3, 10**3, 10**6, 10**9, 10**12]), "factor")
     else:
-        parent[last] = data.draw({"number": _NUMBERS, "codec": _CODECS}.get(how, _VALUES), "value")
+        # A copy: hypothesis may give the same object again, and the next change would be to that.
+        parent[last] = copy.deepcopy(data.draw({"number": _NUMBERS, "codec": _CODECS}.get(how, _VALUES), "value"))
 
 
 def _mutated_metadata(data: st.DataObject, file: Path) -> tuple[bytes, bool]:
@@ -257,6 +290,8 @@ def fuzz(what: str, examples: int, number: int = 0, packed: bool = False) -> Tal
         is_metadata = what == "metadata"
         files = [file for file in files_of(path) if (file.name == "zarr.json") == is_metadata]
 
+        description = [path / "zarr.json"] if is_metadata else []  # has most to say, so it comes as often as all others
+
         @seed(number)
         @settings(
             max_examples=examples,
@@ -267,7 +302,7 @@ def fuzz(what: str, examples: int, number: int = 0, packed: bool = False) -> Tal
         )
         @given(st.data())
         def run(data: st.DataObject) -> None:
-            file = data.draw(st.sampled_from(files), "file")
+            file = data.draw(st.sampled_from(files) | st.sampled_from(description or files), "file")
             if is_metadata:
                 content, refitted = _mutated_metadata(data, file)
             else:

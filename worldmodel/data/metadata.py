@@ -7,7 +7,7 @@ is accepted, checked before zarr sees it:
 
 - the element type and shape of each row are those of the store's description: fixed-size numbers, never objects
 - codecs: `bytes` and `zstd` with its checksum, in packed stores inside `sharding_indexed` with a `crc32c` on the index
-- chunks along the first axis only, of at most 1 GiB before compression; at most 2^20 of them in a file
+- chunks along the first axis only, of at most 256 MiB before compression; at most 2^20 of them in a file
 - a chunk is decompressed only if its header announces exactly the size that a chunk has, and a checksum
 - only each array's own `zarr.json` counts: the copies that consolidated metadata keeps go stale with the next episode
 """
@@ -29,7 +29,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath
 
-MOST_CHUNK_BYTES: Final = 2**30
+MOST_CHUNK_BYTES: Final = 2**28
 _MOST_JSON_BYTES = 2**22
 _MOST_ROWS = 2**40
 _MOST_CHUNKS_PER_FILE = 2**20

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from configs.command import UserError
 
-MOST_PIXELS: Final = 4096  # of height and width: a chunk of frames stays below what a store reads at once
+MOST_PIXELS: Final = 2048  # of height and width: a chunk of frames stays below what a store reads at once
 _MOST_NUMBERS = 2**16  # of one row of a vector
 
 
