@@ -20,8 +20,8 @@ from benchmarks.store_sweeps import (
     command_errors,
     competing_writers,
     every_call,
+    failed_recovery,
     full_disk,
-    killed_recovery,
     random_kills,
 )
 
@@ -30,7 +30,8 @@ SWEEPS: dict[str, Callable[[], Tally]] = {
     "kill-new": lambda: every_call("kill", 0),
     "tear": lambda: every_call("tear", PRESENT),
     "kill-random": lambda: random_kills(200, 0),
-    "kill-recovery": killed_recovery,
+    "kill-recovery": lambda: failed_recovery("kill"),
+    "full-recovery": lambda: failed_recovery("ENOSPC"),
     "ctrl-c": lambda: every_call("interrupt", PRESENT),
     "ctrl-c-new": lambda: every_call("interrupt", 0),
     "full": lambda: every_call("ENOSPC", PRESENT, lasting=True),

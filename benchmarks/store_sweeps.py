@@ -129,35 +129,43 @@ def random_kills(kills: int, seed: int) -> Tally:
     return tally
 
 
-def killed_recovery(step: int = 1) -> Tally:
-    """SIGKILL at every `step`-th call of the recovery of a damaged store; doing it again finishes it."""
-    tally = Tally("kill at every call of a recovery")
+def failed_recovery(what: str, step: int = 1) -> Tally:
+    """Let `what` happen at every `step`-th call of the recovery of a damaged store; doing it again finishes it."""
+    tally = Tally(f"{what} at every call of a recovery")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_store(folder / "before" / "data.zarr", 3)  # 27 rows; the second chunk of pixels has the last two episodes
         (folder / "before" / "data.zarr/data/pixels/c.1.0.0.0").write_bytes(b"damaged")
         for number in range(1, 10_000, step):
             shutil.copytree(folder / "before", folder / "now")
-            path = folder / "now" / "data.zarr"
-            process, connection = start(_recover, path, Fault("kill", number))
-            finished = received(connection)
+            path, case = folder / "now" / "data.zarr", f"call {number}"
+            process, connection = start(_recover, path, Fault(what, number, lasting=what == "ENOSPC"))
+            end = (received(connection) or ["killed"])[-1]
             process.join()
-            if finished:
+            if end == "finished":
                 break
             tally.add("faults")
+            tally.add(f"ended: {end.partition(':')[0]}")
+            tally.expect(not end.startswith("crashed"), "crashes", f"{case}: {end}")
             done = recover(path, lambda *_: None)
-            found = check_readable(tally, path, 1, f"call {number}")
-            tally.expect(done.kept == found == 1, "episodes lost by recovery", f"call {number}: {done}")
-            kept_aside = sorted(p.name for p in path.parent.iterdir()) == ["data.zarr", "data.zarr.damaged"]
-            tally.expect(kept_aside, "leftovers", f"call {number}: {sorted(os.listdir(path.parent))}")
+            found = check_readable(tally, path, 1, case)
+            tally.expect(done.kept == found == 1, "episodes lost by recovery", f"{case}: {done}")
+            beside = sorted(p.name for p in path.parent.iterdir())
+            tally.expect(beside == ["data.zarr", "data.zarr.damaged"], "leftovers", f"{case}: {beside}")
             shutil.rmtree(folder / "now")
     return tally
 
 
 def _recover(connection: Connection, path: Path, fault: Fault) -> None:
-    with Interception(path.parent, Injector(fault)):
-        recover(path, lambda *_: None)
-    connection.send("finished")
+    injector = Injector(fault)
+    try:
+        with Interception(path.parent, injector):
+            recover(path, lambda *_: None)
+        connection.send("hit" if injector.done else "finished")
+    except (UserError, WritingStopped) as error:
+        connection.send(f"stopped: {error}")
+    except BaseException as error:
+        connection.send(f"crashed: {type(error).__name__}: {error}")
 
 
 # --- a disk that is really full ---------------------------------------------------------------------------------------

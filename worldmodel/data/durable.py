@@ -100,22 +100,32 @@ async def _finish_other_tasks() -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes to the store at `path`: Ctrl-C waits until it is over.
+    """Around what writes to the store at `path` in one piece: Ctrl-C waits until it is over.
 
     Raises:
         WritingStopped: for what the operating system refuses.
     """
-    with uninterrupted():
-        try:
-            yield
-        except BaseException as error:
-            finish_other_tasks()
-            if not isinstance(error, OSError):
-                raise
-            file = f" at {error.filename}" if error.filename else ""
-            raise WritingStopped(
-                f"{path} cannot be written to ({error.strerror or error}{file}): the episodes recorded before are safe"
-            ) from error
+    with uninterrupted(), naming_what_is_refused(path):
+        yield
+
+
+@contextmanager
+def naming_what_is_refused(path: Path) -> Iterator[None]:
+    """Around what writes to the store at `path`.
+
+    Raises:
+        WritingStopped: for what the operating system refuses.
+    """
+    try:
+        yield
+    except BaseException as error:
+        finish_other_tasks()
+        if not isinstance(error, OSError):
+            raise
+        file = f" at {error.filename}" if error.filename else ""
+        raise WritingStopped(
+            f"{path} cannot be written to ({error.strerror or error}{file}): the episodes recorded before are safe"
+        ) from error
 
 
 @contextmanager

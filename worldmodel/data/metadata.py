@@ -203,6 +203,8 @@ def _bounded(codecs: tuple[Codec, ...], chunk_bytes: int) -> tuple[Codec, ...]:
 class _BoundedZstdCodec(ZstdCodec):
     """zstd that asks for no more memory than a chunk has. A header may announce any size, and zstd believes it."""
 
+    _num_bytes: int
+
     def __init__(self, codec: ZstdCodec, num_bytes: int) -> None:
         super().__init__(level=codec.level, checksum=codec.checksum)
         object.__setattr__(self, "_num_bytes", num_bytes)

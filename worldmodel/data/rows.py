@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from worldmodel.data.durable import finish_other_tasks
 
+_CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
 # What zarr and its codecs raise for a file that is not what it should be.
 _UNREADABLE = (RuntimeError, ValueError, OSError)
 
@@ -28,6 +30,11 @@ class ChunkError(Exception):
     def __init__(self, file: Path, chunk: int, row: int, what: str) -> None:
         super().__init__(f"chunk {chunk} {what} ({file.name})")
         self.file, self.chunk, self.row, self.what = file, chunk, row, what
+
+
+def chunk_number(file: Path) -> int | None:
+    """The number of the chunk (along the first axis) that `file` holds; None for a file of another kind."""
+    return int(file.name.split(".")[1]) if _CHUNK_FILE.fullmatch(file.name) else None
 
 
 def rows_per_file(array: zarr.Array[Any]) -> int:

@@ -29,7 +29,7 @@ from worldmodel.data.integrity import (
     to_bytes,
 )
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.rows import rows_per_file
+from worldmodel.data.rows import chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
@@ -216,7 +216,8 @@ class EpisodeWriter:
     def _remove_chunks_beyond(self, name: str, length: int) -> None:
         keep = -(-length // rows_per_file(self._arrays[name]))
         for file in (self.path / name).glob("c.*"):
-            if int(file.name.split(".")[1]) >= keep:
+            number = chunk_number(file)
+            if number is not None and number >= keep:
                 file.unlink()
 
     def _require_same(self, committed: TrajectoryStore) -> None:

@@ -40,8 +40,9 @@ def test_kills_at_random_moments_lose_nothing() -> None:
     assert tally.counts["episodes acknowledged"] > 0
 
 
-def test_a_killed_recovery_is_finished_by_the_next() -> None:
-    assert_clean(store_sweeps.killed_recovery(step=67), least=3)
+@pytest.mark.parametrize("what", ["kill", "ENOSPC"])
+def test_a_recovery_that_failed_is_finished_by_the_next(what: str) -> None:
+    assert_clean(store_sweeps.failed_recovery(what, step=79), least=3)
 
 
 @pytest.mark.parametrize(("what", "step"), [("ENOSPC", 41), ("EIO", 59)])

@@ -182,6 +182,7 @@ def test_plain_zarr_leftovers_are_cut_off(tmp_path, store, write_store):
     pixels.resize((500, 8, 8, 3))
     pixels[106:500] = 7
     (store.path / "data/pixels/c.90.0.0.0").write_bytes(b"stray")
+    (store.path / "data/pixels/c.1~").write_bytes(b"what some other program leaves there")
     longer = write_store(store.path, (12,), first=5)
     assert zarr.open_group(store.path, mode="r")["data/pixels"].shape == (119, 8, 8, 3)
     assert_same(longer, write_store(tmp_path / "unbroken.zarr", (20, 7, 33, 1, 40, 12)))
