@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.command import UserError
-from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, WritingStopped
 from worldmodel.data import writer as writer_module
 
 COLUMNS = ("pixels", "action", "proprio", "state")
@@ -175,6 +177,28 @@ def test_an_error_drops_what_is_pending_and_ctrl_c_keeps_it(tmp_path, spec, make
             writer.append(make_episode(0))
             raise error
         assert TrajectoryStore.open(path).num_episodes == expected
+
+
+def test_when_an_error_arrives_nothing_is_written_any_more(tmp_path, monkeypatch, spec, make_episode):
+    """zarr writes several chunks at once; one that is slow must not come after the lock was released."""
+    late: list[str] = []
+
+    def write(self, key, value):
+        if key == "data/pixels/c.0.0.0.0":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        time.sleep(0.1)
+        late.append(key)
+
+    with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
+        writer.append(make_episode(1, 60))
+        monkeypatch.setattr(writer_module.DurableLocalStore, "_write", write)
+        with pytest.raises(WritingStopped, match="Input/output error"):
+            writer.commit()
+        written = len(late)
+        writer.discard_pending()
+    assert written > 0
+    time.sleep(0.3)
+    assert len(late) == written
 
 
 def test_plain_zarr_leftovers_are_cut_off(tmp_path, store, write_store):
