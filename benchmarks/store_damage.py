@@ -174,26 +174,25 @@ def flipped_bytes(step: int = 1, first: int = 0, packed: bool = False) -> Tally:
     return tally
 
 
-def cut_and_lost_files(packed: bool = False) -> Tally:
-    """Every file cut to nothing, to half, by one byte, removed, and replaced by the one before it in its folder."""
-    tally = Tally(f"files cut short or lost{', packed store' if packed else ''}")
+def cut_and_lost_files(step: int = 1, packed: bool = False) -> Tally:
+    """Every file cut to nothing, to half, by one byte, removed, and replaced by the one before it in its folder.
+
+    Of all these, every `step`-th is tried.
+    """
+    tally = Tally(f"files cut short, lost or replaced{', packed store' if packed else ''}")
     with toy_store(packed) as path:
+        cases: list[tuple[Path, str, bytes | None]] = []
         for one, other in itertools.pairwise(files_of(path)):
             if one.parent == other.parent and one.name != "zarr.json" != other.name:
-                with instead(other, one.read_bytes()):
-                    check_damage(tally, path, f"{other.relative_to(path)} replaced by {one.name}")
-                    check_recovered(tally, path, f"{other.relative_to(path)} replaced by {one.name}")
+                cases.append((other, f"replaced by {one.name}", one.read_bytes()))
         for file in files_of(path):
             content = file.read_bytes()
-            for what, left in (
-                ("0", b""),
-                ("half", content[: len(content) // 2]),
-                ("-1", content[:-1]),
-                ("lost", None),
-            ):
-                with instead(file, left):
-                    check_damage(tally, path, f"{file.relative_to(path)} {what}")
-                    check_recovered(tally, path, f"{file.relative_to(path)} {what}")
+            shorter = [("cut to 0", b""), ("cut to half", content[: len(content) // 2]), ("cut by 1", content[:-1])]
+            cases += [(file, what, left) for what, left in (*shorter, ("lost", None))]
+        for file, what, left in cases[::step]:
+            with instead(file, left):
+                check_damage(tally, path, f"{file.relative_to(path)} {what}")
+                check_recovered(tally, path, f"{file.relative_to(path)} {what}")
     return tally
 
 

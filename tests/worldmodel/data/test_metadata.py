@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from worldmodel.data.integrity import description_checksum
 from worldmodel.data.metadata import MOST_CHUNK_BYTES, MetadataError, RowType, announced_bytes, check_array
 from worldmodel.data.rewriting import pack
 from worldmodel.data.verification import verify
+from worldmodel.data.writer import create_store
 
 ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
 PIXELS = RowType(np.dtype(np.uint8), (8, 8, 3))
@@ -211,6 +213,15 @@ def test_a_description_that_makes_no_sense_is_refused(store: TrajectoryStore, na
     edit(store.path, change)
     with pytest.raises(UserError, match=f"{name}"):
         TrajectoryStore.open(store.path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_largest_description_that_is_accepted_makes_a_store_that_is(tmp_path: Path, spec, packed: bool) -> None:
+    most = dataclasses.replace(spec, image_size=2048, proprio_size=2**16, state_size=2**16)
+    create_store(tmp_path / "data.zarr", most, {}, packed)
+    assert TrajectoryStore.open(tmp_path / "data.zarr").spec == most
+    with pytest.raises(UserError, match="image_size is 2049: expected a whole number from 1 to 2048"):
+        dataclasses.replace(spec, image_size=2049)
 
 
 def test_a_store_that_pretends_to_be_older_is_not_believed(store: TrajectoryStore) -> None:
