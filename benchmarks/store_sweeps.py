@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -46,6 +47,7 @@ PRESENT = 2  # episodes that are there before
 def record_and_tell(connection: Connection, path: Path, first: int, count: int, fault: Fault | None) -> None:
     """Record in this process; tell each episode's number when it is safe, and at the end how it ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the sweep tells what matters
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
     injector = Injector(fault or Fault("none", 0))
     try:
         with Interception(path.parent, injector), Recorder(path, SPEC) as recorder:
@@ -99,6 +101,7 @@ def every_call(what: str, present: int, step: int = 1, lasting: bool = False) ->
             tally.add("faults")
             tally.add(f"ended: {end.partition(':')[0]}")
             tally.expect(not end.startswith("crashed"), "crashes", f"{case}: {end}")
+            tally.expect(what != "interrupt" or end == "interrupted", "Ctrl-C without effect", f"{case}: {end}")
             tally.expect("\n" not in end, "messages of several lines", f"{case}: {end}")
             found = check_readable(tally, path, present + acknowledged, case)
             check_recovery(tally, path, found, case)
