@@ -223,7 +223,7 @@ def test_a_goal_that_cannot_be_used_gets_one_line_and_exit_code_2(
         {"image_size": 32},
         {"control_step_s": 0.05},
         {"action_high": (1.0, 1.0)},
-        {"action_low": (-0.4,) * 3, "action_high": (0.4,) * 3},
+        {"action_low": (-0.4,) * 3, "action_high": (0.4,) * 3, "action_units": ("m/s",) * 3},
         {"proprio_size": 3},
     ],
     ids=lambda changes: next(iter(changes)),

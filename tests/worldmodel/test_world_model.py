@@ -187,7 +187,7 @@ def test_the_encoder_is_frozen_and_its_hash_recorded(tmp_path: Path, model: Worl
         ("image_size", 64),
         ("control_step_s", 0.05),
         ("action_low", (-1.0, -4.0)),
-        ("action_high", (4.0, 4.0, 4.0)),
+        ("action_high", (4.0, 5.0)),
         ("proprio_size", 7),
     ],
 )

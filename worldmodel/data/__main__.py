@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from configs.command import UserError, console, fail, output_file
+from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
 from worldmodel.data.progress import counting
@@ -170,12 +171,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 all is well, 1 the store is damaged, 2 the input cannot be used, 130 interrupted."""
+    """Exit codes: 0 all is well, 1 the store is damaged or cannot be written to, 2 unusable input, 130 interrupted."""
     try:
         given = _parser().parse_args(arguments)
         code: int = given.run(given)
     except UserError as error:
         fail(str(error))
+    except WritingStopped as error:
+        console.print(f"[red]stopped[/]: {error}")
+        return 1
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
         return 130

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import zarr
 from numpy.typing import NDArray
 
 from configs.command import UserError
+from worldmodel.data.durable import naming_what_is_refused, sync_directory
 from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
@@ -36,12 +36,14 @@ from worldmodel.data.integrity import (
     intact,
 )
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.rows import ChunkError, StrictRows, rows_per_file
+from worldmodel.data.metadata import open_array
+from worldmodel.data.rows import ChunkError, StrictRows, chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
     ENDS,
     FORMAT,
+    INDEX_TYPES,
     RECORDS,
     SEEDS,
     Episode,
@@ -49,12 +51,12 @@ from worldmodel.data.store import (
     TrajectoryStore,
     check_schema,
     recovered_path,
+    row_types,
 )
 from worldmodel.data.verification import verify
 from worldmodel.data.writer import EpisodeWriter, create_store
 
 Progress = Callable[[int, int], None]
-_CHUNK = re.compile(r"c(\.\d{1,9})+")
 _MOST_EPISODES = 10**9  # what a damaged number may claim
 
 
@@ -79,8 +81,9 @@ def recover(path: Path, progress: Progress) -> Recovery:
     Raises:
         StoreError: when there is no store, it is of a newer program, or both copies of its description are lost.
         UserError: when another writer is at work.
+        WritingStopped: when the disk is full, or fails; doing it again finishes it.
     """
-    with WriterLock(path):
+    with naming_what_is_refused(path), WriterLock(path):
         _finish_replacement(path)
         intact = _open_if_whole(path, progress)
         if intact is None:
@@ -125,6 +128,7 @@ def _rebuild(path: Path, progress: Progress) -> Recovery:
     kept = writer.num_episodes
     shutil.rmtree(linked)
     draft.rename(recovered_path(path))
+    sync_directory(path.parent)
     return Recovery(kept, tuple(lost), _finish_replacement(path))
 
 
@@ -137,7 +141,9 @@ def _finish_replacement(path: Path) -> Path | None:
         taken = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
         aside = next(candidate for candidate in taken if not candidate.exists())
         path.rename(aside)
+        sync_directory(path.parent)  # else a power cut might leave neither of the two at their place
     recovered_path(path).rename(path)
+    sync_directory(path.parent)
     return aside
 
 
@@ -166,13 +172,17 @@ class _Salvage:
         create_store(linked, spec, {}, packed)
         group = zarr.open_group(linked, mode="r+")
         self._rows: dict[str, StrictRows] = {}
+        types = {f"data/{column}": row for column, row in row_types(spec).items()} | INDEX_TYPES
         for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
-            chunks = (file for file in (path / name).glob("c.*") if _CHUNK.fullmatch(file.name))
-            numbers = [_link(file, linked / name) for file in chunks]
+            numbers = [
+                _link(file, linked / name, number)
+                for file in (path / name).glob("c.*")
+                if (number := chunk_number(file)) is not None
+            ]
             array = group[name]
             assert isinstance(array, zarr.Array)
             array.resize((rows_per_file(array) * (max(numbers, default=-1) + 1), *array.shape[1:]))
-            self._rows[name] = StrictRows(linked, array)
+            self._rows[name] = StrictRows(linked, open_array(linked, name, types[name]))
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
         self.num_episodes = len(self._ends)
@@ -243,13 +253,13 @@ def _at(values: list[int | None], position: int) -> int | None:
     return values[position] if position < len(values) else None
 
 
-def _link(file: Path, folder: Path) -> int:
-    """Link a chunk file into `folder`, or copy it where the file system has no links; the chunk's number."""
+def _link(file: Path, folder: Path, number: int) -> int:
+    """Link the file of chunk `number` into `folder`, or copy it where the file system has no links; its number."""
     try:
         os.link(file, folder / file.name)
     except OSError:
         shutil.copyfile(file, folder / file.name)
-    return int(file.name.split(".")[1])
+    return number
 
 
 def _last_commit(path: Path) -> tuple[int, str]:

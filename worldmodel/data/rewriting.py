@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError
+from worldmodel.data.durable import writing
 from worldmodel.data.store import StoreError, TrajectoryStore
 from worldmodel.data.verification import verify_episode
 from worldmodel.data.writer import EpisodeWriter, create_store
@@ -29,9 +30,11 @@ def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectorySt
     Raises:
         StoreError: when an episode of `source` is damaged.
         UserError: when `out` holds something else.
+        WritingStopped: when the disk is full, or fails.
     """
     if not out.exists():
-        create_store(out, source.spec, source.recording, packed=True)
+        with writing(out):
+            create_store(out, source.spec, source.recording, packed=True)
     every = np.arange(source.num_episodes)
     return copy_episodes([(source, every)], out, source.recording, progress)
 

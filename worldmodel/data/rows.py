@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.core.sync import sync
 
+from worldmodel.data.durable import finish_other_tasks
+
+_CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
 # What zarr and its codecs raise for a file that is not what it should be.
 _UNREADABLE = (RuntimeError, ValueError, OSError)
 
@@ -28,6 +30,11 @@ class ChunkError(Exception):
     def __init__(self, file: Path, chunk: int, row: int, what: str) -> None:
         super().__init__(f"chunk {chunk} {what} ({file.name})")
         self.file, self.chunk, self.row, self.what = file, chunk, row, what
+
+
+def chunk_number(file: Path) -> int | None:
+    """The number of the chunk (along the first axis) that `file` holds; None for a file of another kind."""
+    return int(file.name.split(".")[1]) if _CHUNK_FILE.fullmatch(file.name) else None
 
 
 def rows_per_file(array: zarr.Array[Any]) -> int:
@@ -61,7 +68,7 @@ class StrictRows:
         try:
             return np.asarray(array[start:stop])
         except _UNREADABLE:
-            sync(_finish_other_reads())
+            finish_other_tasks()
             for chunk in chunks:
                 first, last = max(start, chunk * length), min(stop, (chunk + 1) * length)
                 try:
@@ -73,12 +80,3 @@ class StrictRows:
     def _file(self, chunk: int) -> Path:
         key = self.array.metadata.encode_chunk_key((chunk, *[0] * (self.array.ndim - 1)))
         return self._root / self.array.path / key
-
-
-async def _finish_other_reads() -> None:
-    """Wait for what zarr still reads after one of its concurrent reads has failed.
-
-    Otherwise Python complains about each of them when the program ends, below the one line that says what is damaged.
-    """
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.gather(*others, return_exceptions=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, Final
 
 from configs.command import UserError
+
+MOST_PIXELS: Final = 2048  # of height and width: a chunk of frames stays below what a store reads at once
+_MOST_NUMBERS = 2**16  # of one row of a vector
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentSpec:
     """The facts that decide whether a recording, a model and an environment fit each other.
+
+    Making one raises UserError, naming what is wrong, for values that describe no environment.
 
     Attributes:
         env: name of the environment, for example `push`.
@@ -36,9 +42,44 @@ class EnvironmentSpec:
     simulator: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("image_size", 1, MOST_PIXELS),
+            ("proprio_size", 0, _MOST_NUMBERS),
+            ("state_size", 0, _MOST_NUMBERS),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise UserError(f"{name} is {value!r}: expected a whole number from {least} to {most}")
+        step = self.control_step_s
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf:
+            raise UserError(f"control_step_s is {step!r}: expected seconds, above 0")
+        for name, kind in (("env", str), ("simulator", str), ("options", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"{name} is {getattr(self, name)!r}: expected {'text' if kind is str else 'options'}")
+        self._check_actions()
+
+    def _check_actions(self) -> None:
+        low, high, units = self.action_low, self.action_high, self.action_units
+        for name, values, kinds in (
+            ("action_low", low, (int, float)),
+            ("action_high", high, (int, float)),
+            ("action_units", units, (str,)),
+        ):
+            if not isinstance(values, tuple) or any(isinstance(v, bool) or not isinstance(v, kinds) for v in values):
+                raise UserError(f"{name} is {values!r}: expected a tuple, one {kinds[-1].__name__} for each dimension")
+        if not 1 <= len(low) == len(high) == len(units) <= _MOST_NUMBERS:
+            raise UserError(
+                f"action_low, action_high and action_units have {len(low)}, {len(high)} and {len(units)} dimensions: "
+                "expected the same, at least one"
+            )
+        for dimension, (smallest, largest) in enumerate(zip(low, high, strict=True)):
+            if not smallest <= largest:
+                raise UserError(f"action_low[{dimension}] is {smallest}, action_high[{dimension}] {largest}")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvironmentSpec:
-        """Inverse of `to_dict`. Raises UserError for unknown or missing keys."""
+        """Inverse of `to_dict`. Raises UserError for unknown or missing keys, and for values that make no sense."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) - names or names - set(values) - {"options"}:
             raise UserError(f"environment description has keys {sorted(values)}, expected {sorted(names)}")

@@ -21,16 +21,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from configs.command import UserError, choices_message
-from worldmodel.data.integrity import COLUMNS, RECORD_BYTES, Records, chain, description_checksum, from_bytes
+from worldmodel.data.integrity import (
+    COLUMNS,
+    RECORD_BYTES,
+    Records,
+    chain,
+    column_digest,
+    description_checksum,
+    from_bytes,
+)
+from worldmodel.data.metadata import MetadataError, RowType, group_attributes, open_array
 from worldmodel.data.rows import ChunkError, StrictRows
 from worldmodel.data.spec import EnvironmentSpec
 
@@ -41,6 +48,7 @@ SEEDS: Final = "meta/episode_seed"
 RECORDS: Final = "meta/episode_record"
 # Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
 CHAIN: Final = "records"
+_NOT_A_STORE = "{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
 
 
 class StoreError(UserError):
@@ -85,21 +93,21 @@ class TrajectoryStore:
         records: checksums `[E]`; None for a store of schema 1, which has none.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
         self.path = path
-        attributes = group.attrs.asdict()
         version = check_schema(attributes, path)
         self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", path))
         self.recording: dict[str, Any] = _attribute(attributes, "recording", path)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
-        self._rows = {name: _rows(group, name, path) for name in (ENDS, SEEDS)}
+        types = row_types(self.spec)
+        self._rows = {name: _rows(path, name, INDEX_TYPES[name]) for name in (ENDS, SEEDS)}
         self.episode_ends = self._read_all(ENDS, len(self._rows[ENDS])).astype(np.int64)
         self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
         self.records: Records | None = None
         if version >= 2:
-            self._rows[RECORDS] = _rows(group, RECORDS, path)
+            self._rows[RECORDS] = _rows(path, RECORDS, INDEX_TYPES[RECORDS])
             self.records = self._read_records()
-        self._rows |= {name: _rows(group, f"data/{name}", path) for name in COLUMNS}
+        self._rows |= {name: _rows(path, f"data/{name}", types[name]) for name in COLUMNS}
         self._check_consistency()
 
     @classmethod
@@ -115,12 +123,12 @@ class TrajectoryStore:
         if not path.exists():
             raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
         try:
-            group = zarr.open_group(path, mode="r")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
-            ) from error
-        return cls(path, group)
+            attributes = group_attributes(path)
+        except FileNotFoundError as error:
+            raise StoreError(_NOT_A_STORE.format(path=path)) from error
+        except MetadataError as error:
+            raise StoreError(f"{path} is damaged ({error}), or no trajectory store: {_recover_hint(path)}") from error
+        return cls(path, attributes)
 
     @property
     def num_episodes(self) -> int:
@@ -156,11 +164,24 @@ class TrajectoryStore:
         """One whole episode.
 
         Raises:
-            StoreError: when a chunk of it is missing or damaged.
+            StoreError: when a chunk of it is missing or damaged, or it is not what was recorded.
         """
         rows = self.episode_rows(index)
         columns = {name: self.read(name, rows.start, rows.stop) for name in COLUMNS}
+        for name, values in columns.items():
+            if not self.is_as_recorded(index, name, values):
+                raise StoreError(
+                    f"{self.path}: {name} of episode {index} is not what was recorded (its checksum differs): "
+                    f"restore the files, or {_recover_hint(self.path)}"
+                )
         return Episode(**columns, seed=int(self.episode_seeds[index]))
+
+    def is_as_recorded(self, index: int, name: str, values: NDArray[Any]) -> bool:
+        """Whether `values [T+1, ...]` have the checksum of that column of that episode; True where there is none."""
+        if self.records is None:
+            return True
+        recorded: bytes = self.records["digests"][index, COLUMNS.index(name)].tobytes()
+        return column_digest(values) == recorded
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows `start:stop` of the column `name` (pixels, action, proprio or state), `[stop - start, ...]`.
@@ -193,12 +214,7 @@ class TrajectoryStore:
         return self._read_rows(name, 0, length)
 
     def _read_records(self) -> Records:
-        rows = self._read_all(RECORDS, self.num_episodes)
-        if rows.dtype != np.uint8 or rows.shape[1:] != (RECORD_BYTES,):
-            raise StoreError(
-                f"{self.path} is damaged: {RECORDS} has rows {rows.dtype} {rows.shape[1:]}, not uint8 ({RECORD_BYTES},)"
-            )
-        records = from_bytes(rows)
+        records = from_bytes(self._read_all(RECORDS, self.num_episodes))
         same = (records["end"] == self.episode_ends).all() and (records["seed"] == self.episode_seeds).all()
         if not same or self._rows[ENDS].array.attrs.get(CHAIN) != chain(records):
             raise StoreError(
@@ -216,24 +232,13 @@ class TrajectoryStore:
                 raise StoreError(
                     f"{self.path} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
                 )
-            found, expected = RowType(array.dtype, array.shape[1:]), row_types(self.spec)[name]
-            if found != expected:
-                raise StoreError(
-                    f"{self.path} is damaged: rows of data/{name} are {found.dtype} {found.shape}, "
-                    f"its description says {expected.dtype} {expected.shape}"
-                )
 
 
-class RowType(NamedTuple):
-    """One row of a column."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Its size, not compressed."""
-        return self.dtype.itemsize * math.prod(self.shape)
+INDEX_TYPES: Final = {
+    ENDS: RowType(np.dtype(np.int64), ()),
+    SEEDS: RowType(np.dtype(np.int64), ()),
+    RECORDS: RowType(np.dtype(np.uint8), (RECORD_BYTES,)),
+}
 
 
 def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
@@ -249,7 +254,7 @@ def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
 def check_schema(attributes: dict[str, Any], path: Path) -> int:
     """The schema version. Raises StoreError for a description that cannot be trusted or understood."""
     if attributes.get("format") != FORMAT:
-        raise StoreError(f"{path} is not a trajectory store: make one with `python -m envs.collect env=push`")
+        raise StoreError(_NOT_A_STORE.format(path=path))
     version = attributes.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise StoreError(f"{path} has schema version {version!r}: expected 1 to {SCHEMA_VERSION}")
@@ -257,7 +262,8 @@ def check_schema(attributes: dict[str, Any], path: Path) -> int:
         raise StoreError(
             f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
         )
-    if version >= 2 and attributes.get("checksum") != description_checksum(attributes):
+    # One that says schema 1 and has a checksum all the same was changed.
+    if (version >= 2 or "checksum" in attributes) and attributes.get("checksum") != description_checksum(attributes):
         raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there")
     return version
 
@@ -278,11 +284,8 @@ def _recover_hint(path: Path) -> str:
     return f"`python -m worldmodel.data recover {path}` saves what can be saved"
 
 
-def _rows(group: zarr.Group, name: str, path: Path) -> StrictRows:
+def _rows(path: Path, name: str, row: RowType) -> StrictRows:
     try:
-        node = group[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: {name} cannot be opened") from error
-    if not isinstance(node, zarr.Array):
-        raise StoreError(f"{path} is damaged: {name} is not an array")
-    return StrictRows(path, node)
+        return StrictRows(path, open_array(path, name, row))
+    except MetadataError as error:
+        raise StoreError(f"{path} is damaged: {name}: {error}: {_recover_hint(path)}") from error

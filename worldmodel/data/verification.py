@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from worldmodel.data.integrity import COLUMNS, column_digest
+from worldmodel.data.integrity import COLUMNS
 from worldmodel.data.store import StoreError, TrajectoryStore
 
 
@@ -28,15 +28,13 @@ def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
     """What is wrong with one episode: chunks that are missing or damaged, and numbers that have changed."""
     found = []
     rows = store.episode_rows(episode)
-    for position, name in enumerate(COLUMNS):
+    for name in COLUMNS:
         try:
             values = store.read(name, rows.start, rows.stop)
         except StoreError as error:
             found.append(Damage(episode, name, str(error)))
             continue
-        if store.records is None:
-            continue
-        if column_digest(values) != store.records["digests"][episode, position].tobytes():
+        if not store.is_as_recorded(episode, name, values):
             found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
     return found
 

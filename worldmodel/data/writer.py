@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +14,10 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
 
 from configs.command import UserError
+from worldmodel.data.durable import PARTIAL, DurableLocalStore, make_folder, sync_directory, writing
 from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
@@ -31,7 +29,7 @@ from worldmodel.data.integrity import (
     to_bytes,
 )
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.rows import rows_per_file
+from worldmodel.data.rows import chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
     CHAIN,
@@ -49,51 +47,6 @@ _PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two c
 _VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
 _META_CHUNK = 4096
 _PACKED_BYTES = 64_000_000  # of a file of a packed store, before compression
-_PARTIAL = ".partial"
-
-
-class DurableLocalStore(LocalStore):
-    """A `LocalStore` whose files are on disk, whole, before they get their names.
-
-    File names are on disk only after `sync_directories`.
-    """
-
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
-        self._unsynced: set[Path] = set()
-
-    async def set(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-        await asyncio.to_thread(self._write, key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-        self._write(key, value)
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        if not await self.exists(key):
-            await self.set(key, value)
-
-    def sync_directories(self) -> None:
-        """Force the names of all files written so far to disk."""
-        for directory in sorted(self._unsynced):
-            _sync_directory(directory)
-        self._unsynced.clear()
-
-    def _write(self, key: str, value: Buffer) -> None:
-        path = self.root / key
-        directory = path.parent
-        while not directory.exists():
-            self._unsynced.add(directory.parent)
-            directory = directory.parent
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + _PARTIAL)
-        with partial.open("wb") as file:
-            file.write(value.as_buffer_like())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        self._unsynced.add(path.parent)
 
 
 class EpisodeWriter:
@@ -140,13 +93,17 @@ class EpisodeWriter:
         return self._num_rows
 
     def __enter__(self) -> Self:
-        """Raises UserError when another writer is at work, or the store was recorded differently."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
+        """Raises UserError when another writer is at work, or the store was recorded differently.
+
+        WritingStopped when the disk is full, or fails.
+        """
         try:
-            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-                create_store(self.path, self._spec, self._recording)
-            self._resume()
+            with writing(self.path):
+                make_folder(self.path.parent)
+                self._lock.acquire()
+                if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                    create_store(self.path, self._spec, self._recording)
+                self._resume()
         except BaseException:
             self._lock.release()
             raise
@@ -167,6 +124,7 @@ class EpisodeWriter:
 
         Raises:
             UserError: when it does not have the store's shapes, or holds a number that is not finite.
+            WritingStopped: when the disk is full, or fails.
         """
         self._check(episode)
         self._pending.append(episode)
@@ -174,9 +132,22 @@ class EpisodeWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make everything that was appended durable and visible. Doing it twice, or again after a failure, is safe."""
-        if not self._pending:
-            return
+        """Make everything that was appended durable and visible. Doing it twice, or again after a failure, is safe.
+
+        Ctrl-C waits until it is done.
+
+        Raises:
+            WritingStopped: when the disk is full, or fails. What was pending still is.
+        """
+        if self._pending:
+            with writing(self.path):
+                self._commit()
+
+    def discard_pending(self) -> None:
+        """Forget what was appended and is not committed."""
+        self._pending.clear()
+
+    def _commit(self) -> None:
         for name in COLUMNS:
             self._write_rows(f"data/{name}", self._num_rows, np.concatenate([getattr(e, name) for e in self._pending]))
         seeds = np.array([e.seed for e in self._pending], np.int64)
@@ -230,9 +201,9 @@ class EpisodeWriter:
         if self._num_rows:
             for name in COLUMNS:  # an append fills up the last chunk: zarr would take a missing one for zeros
                 committed.read(name, self._num_rows - 1, self._num_rows)
-        for leftover in self.path.rglob(f"*{_PARTIAL}"):
+        for leftover in self.path.rglob(f"*{PARTIAL}"):
             leftover.unlink()
-        group = zarr.open_group(self._store, mode="r+")
+        group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS, ENDS):
             array = group[name]
             assert isinstance(array, zarr.Array)
@@ -245,7 +216,8 @@ class EpisodeWriter:
     def _remove_chunks_beyond(self, name: str, length: int) -> None:
         keep = -(-length // rows_per_file(self._arrays[name]))
         for file in (self.path / name).glob("c.*"):
-            if int(file.name.split(".")[1]) >= keep:
+            number = chunk_number(file)
+            if number is not None and number >= keep:
                 file.unlink()
 
     def _require_same(self, committed: TrajectoryStore) -> None:
@@ -280,7 +252,7 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     `packed` puts many chunks into one file (zarr's shards), as archives and object storage like it. A clip is read from
     it all the same; adding an episode writes the last file anew.
     """
-    draft = path.with_name(path.name + _PARTIAL)
+    draft = path.with_name(path.name + PARTIAL)
     if draft.exists():
         shutil.rmtree(draft)
     store = DurableLocalStore(draft)
@@ -305,7 +277,7 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     group[ENDS].update_attributes({CHAIN: chain(make_records([], [], []))})
     store.sync_directories()
     draft.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -332,11 +304,3 @@ def _create_array(
         fill_value=0,
         chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array, not one per chunk
     )
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

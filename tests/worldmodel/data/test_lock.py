@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -55,3 +57,31 @@ def test_a_lock_file_without_sense_is_taken_over(tmp_path):
     (tmp_path / "data.zarr.lock").write_text("{")
     with WriterLock(tmp_path / "data.zarr"):
         pass
+
+
+def test_an_owner_that_has_not_yet_said_who_it_is_is_waited_for(tmp_path):
+    lock = tmp_path / "data.zarr.lock"
+    for before in ("", json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "started": "yesterday"})):
+        lock.write_text(before)  # the second: what a process that is gone has left there
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": "now"}
+            timer = threading.Timer(0.1, lock.write_text, [json.dumps(owner)])
+            timer.start()
+            with pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()} since now"):
+                WriterLock(tmp_path / "data.zarr").acquire()
+            timer.join()
+
+
+def test_the_lock_of_another_is_not_removed(tmp_path):
+    target, lock = tmp_path / "data.zarr", tmp_path / "data.zarr.lock"
+    first, second = WriterLock(target), WriterLock(target)
+    first.acquire()
+    lock.unlink()  # as somebody who took the first for dead may do
+    second.acquire()
+    first.release()
+    assert lock.exists()
+    with pytest.raises(UserError, match="being written by"):
+        WriterLock(target).acquire()
+    second.release()
+    assert not lock.exists()

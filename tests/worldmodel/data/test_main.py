@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from zarr.core.buffer import Buffer
 
 from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.data.__main__ import main
+from worldmodel.data.durable import DurableLocalStore
 from worldmodel.data.inspection import contact_sheet, dimensions
 
 
@@ -77,6 +81,25 @@ def test_pack_split_and_merge(store: TrajectoryStore, tmp_path: Path, capsys: py
     told = capsys.readouterr().out
     assert f"{both}: 5 episodes" in told
     assert TrajectoryStore.open(packed).num_rows == 106
+
+
+@pytest.mark.parametrize("moment", ["while the new store is made", "later"])
+def test_a_full_disk_is_one_line_and_exit_code_1(
+    store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    whole = DurableLocalStore._write
+
+    def write(self: DurableLocalStore, key: str, value: Buffer) -> None:
+        if moment != "later" or key == "data/pixels/c.0.0.0.0":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(self, key, value)
+
+    monkeypatch.setattr(DurableLocalStore, "_write", write)
+    assert main(["pack", str(store.path), str(tmp_path / "packed.zarr")]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.out.strip().splitlines()
+    assert line.startswith(f"stopped: {tmp_path / 'packed.zarr'} cannot be written to (No space left on device)")
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(

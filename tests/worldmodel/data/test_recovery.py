@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from benchmarks.store_faults import Call, Interception
 from configs.command import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
 from worldmodel.data.recovery import Recovery, recover
@@ -127,6 +128,23 @@ def test_what_was_never_committed_is_cut_off(store, original) -> None:
     assert snapshot(store.path).keys() == snapshot(original.path).keys()
     assert_holds(store.path, original, [0, 1, 2, 3, 4])
     assert zarr.open_group(store.path, mode="r")["data/pixels"].shape == (106, 8, 8, 3)
+
+
+def test_the_store_is_replaced_in_an_order_that_a_power_cut_keeps(store, original) -> None:
+    (chunk,) = (store.path / "data/pixels").glob("c.3.*")
+    damage(chunk)
+    calls: list[tuple[str, str]] = []
+
+    def note(call: Call) -> None:
+        if Path(call.path).parent == store.path.parent or call.path == str(store.path.parent):
+            calls.append((call.kind, Path(call.target or call.path).name))
+
+    with Interception(store.path.parent, note):
+        recover(store.path, quiet)
+    synced = ("fsync", store.path.parent.name)
+    renamed = [calls.index(("rename", f"data.zarr{end}")) for end in (".recovered", ".damaged", "")]
+    assert renamed == sorted(renamed)
+    assert [calls[i + 1] for i in renamed] == [synced] * 3
 
 
 @pytest.mark.parametrize("moment", ["before the old one is moved", "after"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.command import UserError
-from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, WritingStopped
 from worldmodel.data import writer as writer_module
 
 COLUMNS = ("pixels", "action", "proprio", "state")
@@ -103,7 +106,7 @@ def test_the_commit_points_above_cover_a_whole_commit(tmp_path, monkeypatch, spe
 def test_files_and_their_names_are_synced_before_the_commit(tmp_path, monkeypatch, spec, make_episode):
     events: list[str] = []
     whole_sync = writer_module.DurableLocalStore.sync_directories
-    whole_fsync, whole_replace = writer_module.os.fsync, Path.replace
+    whole_fsync, whole_replace = os.fsync, Path.replace
 
     def fsync(descriptor):
         events.append("fsync")
@@ -119,7 +122,7 @@ def test_files_and_their_names_are_synced_before_the_commit(tmp_path, monkeypatc
 
     with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
         writer.append(make_episode(0))
-        monkeypatch.setattr(writer_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(Path, "replace", replace)
         monkeypatch.setattr(writer_module.DurableLocalStore, "sync_directories", sync_directories)
         writer.commit()
@@ -176,11 +179,34 @@ def test_an_error_drops_what_is_pending_and_ctrl_c_keeps_it(tmp_path, spec, make
         assert TrajectoryStore.open(path).num_episodes == expected
 
 
+def test_when_an_error_arrives_nothing_is_written_any_more(tmp_path, monkeypatch, spec, make_episode):
+    """zarr writes several chunks at once; one that is slow must not come after the lock was released."""
+    late: list[str] = []
+
+    def write(self, key, value):
+        if key == "data/pixels/c.0.0.0.0":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        time.sleep(0.1)
+        late.append(key)
+
+    with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
+        writer.append(make_episode(1, 60))
+        monkeypatch.setattr(writer_module.DurableLocalStore, "_write", write)
+        with pytest.raises(WritingStopped, match="Input/output error"):
+            writer.commit()
+        written = len(late)
+        writer.discard_pending()
+    assert written > 0
+    time.sleep(0.3)
+    assert len(late) == written
+
+
 def test_plain_zarr_leftovers_are_cut_off(tmp_path, store, write_store):
     pixels = zarr.open_group(store.path, mode="r+")["data/pixels"]
     pixels.resize((500, 8, 8, 3))
     pixels[106:500] = 7
     (store.path / "data/pixels/c.90.0.0.0").write_bytes(b"stray")
+    (store.path / "data/pixels/c.1~").write_bytes(b"what some other program leaves there")
     longer = write_store(store.path, (12,), first=5)
     assert zarr.open_group(store.path, mode="r")["data/pixels"].shape == (119, 8, 8, 3)
     assert_same(longer, write_store(tmp_path / "unbroken.zarr", (20, 7, 33, 1, 40, 12)))
