@@ -26,7 +26,8 @@ class WorldModelPolicy(Policy):
     """Plans in a world model, from pixels and proprioception alone.
 
     Attributes:
-        plan_ms: per control step, time from the observations of all rows to their actions [ms].
+        plan_ms: of every plan, time from the observations of all rows to their actions [ms]. Control steps in which an
+            earlier plan goes on are not counted.
         replaced: control steps so far in which a row had no usable plan and stood still.
     """
 
@@ -35,12 +36,18 @@ class WorldModelPolicy(Policy):
         self.plan_ms: list[float] = []
         self.replaced = 0
 
+    @property
+    def execute(self) -> int:
+        """Control steps from one plan to the next."""
+        return self._planner.controller.execute
+
     def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
         self._controller = make_controller(self._model, self._planner, self._bounds, goals, self._device)
 
     def act(self, observations: Observations) -> NDArray[np.float32]:
         decision = self._controller.act(observations)
-        self.plan_ms.append(decision.plan_ms)
+        if decision.planned:
+            self.plan_ms.append(decision.plan_ms)
         self.replaced += int(decision.replaced.sum())
         return decision.actions
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,8 +105,16 @@ def test_reaching_and_leaving_counts_at_any_step_only() -> None:
     assert (episode.half_any, episode.half_final) == (True, False)
 
 
-def test_latency_leaves_the_warm_up_out() -> None:
-    assert len(measure_plan_ms(PointEnv(), PAIRS[0], world_model(), warm_up=4, plans=6)) == 6
+@pytest.mark.parametrize("execute", [1, 3])
+def test_latency_is_that_of_plans_after_the_warm_up(execute: int) -> None:
+    """Steps in which a plan only goes on would make planning look fast."""
+    controller = dataclasses.replace(PLANNER.controller, execute=execute)
+    policy = WorldModelPolicy(
+        PointModel(), dataclasses.replace(PLANNER, controller=controller), BOUNDS, torch.device("cpu")
+    )
+    times = measure_plan_ms(PointEnv(), PAIRS[0], policy, warm_up=4, plans=6)
+    assert len(times) == 6
+    assert len(policy.plan_ms) == 10
 
 
 def test_summary_is_plain_json() -> None:
