@@ -58,6 +58,7 @@ from worldmodel.data.writer import EpisodeWriter, create_store
 
 Progress = Callable[[int, int], None]
 _MOST_EPISODES = 10**9  # what a damaged number may claim
+_MOST_LOST_IN_A_ROW = 10_000  # chunks; behind a larger gap nothing is looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +175,12 @@ class _Salvage:
         self._rows: dict[str, StrictRows] = {}
         types = {f"data/{column}": row for column, row in row_types(spec).items()} | INDEX_TYPES
         for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
-            numbers = [
-                _link(file, linked / name, number)
-                for file in (path / name).glob("c.*")
-                if (number := chunk_number(file)) is not None
-            ]
+            chunks = _chunk_files(path / name)
+            for file in chunks.values():
+                _link(file, linked / name)
             array = group[name]
             assert isinstance(array, zarr.Array)
-            array.resize((rows_per_file(array) * (max(numbers, default=-1) + 1), *array.shape[1:]))
+            array.resize((rows_per_file(array) * (max(chunks, default=-1) + 1), *array.shape[1:]))
             self._rows[name] = StrictRows(linked, open_array(linked, name, types[name]))
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
@@ -253,13 +252,27 @@ def _at(values: list[int | None], position: int) -> int | None:
     return values[position] if position < len(values) else None
 
 
-def _link(file: Path, folder: Path, number: int) -> int:
-    """Link the file of chunk `number` into `folder`, or copy it where the file system has no links; its number."""
+def _chunk_files(folder: Path) -> dict[int, Path]:
+    """The files of an array's chunks by number; not what lies so far behind the others that no recording put it there.
+
+    A stray file with a huge number would otherwise promise an array that no memory holds.
+    """
+    numbered = {number: file for file in folder.glob("c.*") if (number := chunk_number(file)) is not None}
+    found: dict[int, Path] = {}
+    last = -1
+    for number in sorted(numbered):
+        if number - last > _MOST_LOST_IN_A_ROW:
+            break
+        found[number], last = numbered[number], number
+    return found
+
+
+def _link(file: Path, folder: Path) -> None:
+    """Link `file` into `folder`, or copy it where the file system has no links."""
     try:
         os.link(file, folder / file.name)
     except OSError:
         shutil.copyfile(file, folder / file.name)
-    return number
 
 
 def _last_commit(path: Path) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_an_index_that_claims_too_few_or_too_many_episodes_is_not_believed(store
         file.write_text(json.dumps(content))
         assert recover(store.path, quiet).kept == 5
         assert_holds(store.path, original, [0, 1, 2, 3, 4])
+
+
+def test_a_stray_file_with_a_huge_number_promises_nothing(store, original) -> None:
+    (chunk,) = (store.path / "data/pixels").glob("c.3.*")
+    damage(chunk)
+    for name in ("meta/episode_seed/c.999999999", "meta/episode_record/c.999999999.0", "data/pixels/c.999999999.0.0.0"):
+        (store.path / name).write_bytes(b"left by some other program")
+    tracemalloc.start()
+    assert recover(store.path, quiet).kept == 3
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert_holds(store.path, original, [0, 1, 4])
 
 
 def test_what_was_never_committed_is_cut_off(store, original) -> None:
