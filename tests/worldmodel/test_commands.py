@@ -205,7 +205,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "chunk 0 of data/pixels cannot be decoded",
     ),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
-    "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio cannot be opened"),
+    "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),
 }
 
