@@ -341,7 +341,7 @@ def foreign_spec(root: Path, **values: object) -> None:
         (set_episode("data/file_index", 1, -1), "episode 1: data/file_index is -1"),
         (set_episode("episode_index", 1, 7), "episode 1 has episode_index 7"),
         (lambda r: foreign_spec(r, action_low=["x", "y"]), "action_low is"),
-        (lambda r: foreign_spec(r, action_low=[1.0]), "action_low, action_high and action_units have 1, 2 and 2 dimensions"),
+        (lambda r: foreign_spec(r, action_low=[1.0]), "action_low, action_high and action_units have 1, 2 and 2"),
         (lambda r: foreign_spec(r, image_size="8"), "image_size is '8': expected a whole number"),
         (lambda r: foreign_spec(r, more=1), "environment description has keys"),
     ],
