@@ -36,20 +36,21 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     """Print what is in the store; with `sheet`, write a contact sheet there."""
     picture = None if sheet is None else output_file(sheet, "sheet")
     store = TrajectoryStore.open(path)
-    spec, size = store.spec, bytes_on_disk(path)
+    spec, size = store.spec, bytes_on_disk(store.path)
     plain = store.num_rows * sum(row.num_bytes for row in row_types(spec).values())
     hours, rate = store.num_steps * spec.control_step_s / 3600, 1 / spec.control_step_s
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
-    console.print(f"{path}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
+    console.print(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
     console.print(f"recorded with {store.recording or 'no further options'}")
     console.print(
         f"{store.num_episodes} episodes of {shortest} to {longest} steps; {store.num_steps} steps, {hours:.2f} hours "
         f"at {rate:g} steps per second"
     )
-    smaller = f", {plain / size:.1f} times smaller than plain" if plain else ""
+    where = f"in the cache ({store.path})" if store.is_remote else "on disk"
+    smaller = f", {plain / size:.1f} times smaller than plain" if plain and not store.is_remote else ""
     checks = "with checksums" if store.records is not None else "of schema 1, without checksums"
-    console.print(f"{size / 1e6:.1f} MB on disk{smaller}; {checks}")
+    console.print(f"{size / 1e6:.1f} MB {where}{smaller}; {checks}")
     shapes = table("columns", "column", "shape", "type")
     for name, (dtype, row) in row_types(spec).items():
         shapes.add_row(name, str([store.num_rows, *row]), str(dtype))
@@ -73,18 +74,15 @@ def verify_store(path: Path) -> int:
         found = verify(store, progress)
     if not found:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
-        console.print(f"{path}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
+        console.print(f"{store.name}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
         return 0
-    damages = table(f"{path}: damaged", "episode", "column", "what")
+    damages = table(f"{store.name}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:
         damages.add_row(str(damage.episode), damage.column, damage.what)
     console.print(damages)
     episodes = sorted({damage.episode for damage in found})
     more = f" (the first {_MOST_SHOWN} of {len(found)} findings are shown)" if len(found) > _MOST_SHOWN else ""
-    console.print(
-        f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; "
-        f"`python -m worldmodel.data recover {path}` keeps the others"
-    )
+    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {store.hint}")
     return 1
 
 
@@ -108,10 +106,10 @@ def pack_store(path: Path, out: Path) -> int:
     store = TrajectoryStore.open(path)
     with counting("pack") as progress:
         packed = pack(store, out, progress)
-    before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (path, out))
+    before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (store.path, out))
     console.print(
         f"{out}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
-        f"instead of {before} ({bytes_on_disk(path) / 1e6:.1f} MB)"
+        f"instead of {before} ({bytes_on_disk(store.path) / 1e6:.1f} MB)"
     )
     return 0
 
