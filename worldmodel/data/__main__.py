@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data inspect|verify|recover|pack|split|merge|import|export ...`: looking after recordings."""
+"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: looking after recordings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
 from worldmodel.data.tables import table
 from worldmodel.data.verification import verify
+from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
 _MOST_SHOWN = 20
 
@@ -86,6 +87,27 @@ def verify_store(path: Path) -> int:
     return 1
 
 
+def view_episode(path: Path, number: int, out: str | None, rerun: str | None) -> int:
+    """Write an episode as a video to `out`, and for the Rerun viewer to `rerun`; without either, a video here."""
+    store = TrajectoryStore.open(path)
+    if not 0 <= number < store.num_episodes:
+        raise UserError(f"episode {number}: {store.name} has {store.num_episodes} episodes, the first is number 0")
+    if out is None and rerun is None:
+        out = f"episode_{number}.mp4"
+    video = None if out is None else output_named(out, ".mp4", "out")
+    recording = None if rerun is None else output_named(rerun, ".rrd", "rerun")
+    episode = store.episode(number)
+    # First what may not be installed.
+    if recording is not None:
+        write_rerun(episode, store.spec, recording)
+        console.print(f"Rerun recording: {recording}  (rerun {recording})")
+    if video is not None:
+        write_video(episode, store.spec, video)
+        rate = float(frames_per_s(store.spec))
+        console.print(f"video: {video}  ({len(episode.pixels)} frames, {rate:g} per second)")
+    return 0
+
+
 def recover_store(path: Path) -> int:
     """Cut off an unfinished tail, set damaged episodes aside."""
     with counting("recover") as progress:
@@ -135,7 +157,8 @@ def merge_stores(paths: list[Path], out: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="inspect|verify|recover|pack|split|merge|import|export")
+    metavar = "inspect|verify|view|recover|pack|split|merge|import|export"
+    commands = parser.add_subparsers(required=True, metavar=metavar)
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
         command: _Parser = commands.add_parser(name, help=text, description=text)
@@ -149,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sheet", metavar="PNG", help="also write a contact sheet of pictures")
     text = "check everything; names the episodes and columns that are damaged"
     add("verify", text, lambda given: verify_store(given.store))
+    text = "one episode to look at: a video, or a recording for the Rerun viewer"
+    command = add("view", text, lambda given: view_episode(given.store, given.episode, given.out, given.rerun))
+    command.add_argument("--episode", type=int, default=0, metavar="N", help="its number; the first is 0")
+    command.add_argument("--out", metavar="MP4", help="default, without --rerun: episode_N.mp4")
+    command.add_argument("--rerun", metavar="RRD", help="also its numbers; needs the extra `view`")
     text = "cut off an unfinished tail, set damaged episodes aside"
     add("recover", text, lambda given: recover_store(given.store))
     text = "rewrite into few large files, for archives and object storage"

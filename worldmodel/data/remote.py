@@ -6,9 +6,9 @@
 The cache is `$WORLDMODEL_CACHE`, else `$XDG_CACHE_HOME/worldmodel-toolkit`, else `~/.cache/worldmodel-toolkit`.
 
 Opening a store fetches its descriptions (each `zarr.json`). They say what the chunks are: that of `meta/episode_ends`
-holds the checksum of all records, and these those of all columns. So chunks are kept in a folder that is named by the
-hash of the descriptions, and a store that has changed gets another folder. A chunk that is there is not asked for again.
-A file gets its name when it is whole.
+holds the checksum of all records, and these hold those of all columns. So chunks are kept in a folder that is named by
+the hash of the descriptions, and a store that has changed gets another one. A chunk that is there is not asked for
+again. A file gets its name when it is whole.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def rows_per_file(array: zarr.Array[Any]) -> int:
 
 
 class StrictRows:
-    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store whose files are `files`."""
+    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store with these `files`."""
 
     def __init__(self, files: StoreFiles, array: zarr.Array[Any]) -> None:
         self._files, self.array = files, array
