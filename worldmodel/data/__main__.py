@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: looking after recordings."""
+"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: tools for recordings."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Self, final
 
 from configs.command import UserError, choices_message, console, output_folder
-from worldmodel.data.files import UnreachableError
+from worldmodel.data.files import StoreError, UnreachableError
 from worldmodel.data.metadata import MOST_CHUNK_BYTES
 from worldmodel.data.rows import chunk_number
 
@@ -59,6 +59,7 @@ class RemoteFiles:
 
         Raises:
             UnreachableError: when they cannot be fetched.
+            StoreError: when there is no store.
             UserError: when the address is none, a library is not installed, or the cache cannot be written to.
         """
         source = _Source(address)
@@ -82,20 +83,21 @@ class RemoteFiles:
             draft = Path(name) / "store"
             for keys in (first, then):
                 _at_once(lambda key: source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES), keys)
+            if not (draft / "zarr.json").exists():
+                raise StoreError(f"no recording at {source.address}: there is no zarr.json")
             for key in (*first, *then):
                 content = (draft / key).read_bytes() if (draft / key).exists() else b""
                 digest.update(f"{key} {len(content)} ".encode() + content)
             root = place / digest.hexdigest()[:32]
-            if not root.exists() and draft.exists():
+            if not root.exists():
                 try:
                     draft.rename(root)
                 except OSError:  # another process was faster
                     if not root.exists():
                         raise
-        if root.exists():
-            latest = place / f"{_LATEST}-{os.getpid()}"
-            latest.write_text(root.name)
-            latest.replace(place / _LATEST)
+        latest = place / f"{_LATEST}-{os.getpid()}"
+        latest.write_text(root.name)
+        latest.replace(place / _LATEST)
         return root
 
     def fetch(self, keys: Sequence[str]) -> None:
@@ -121,11 +123,12 @@ class _Source:
     """What is at an address.
 
     Attributes:
+        address: without a slash at its end.
         has_answered: whether anything ever came from there, be it a refusal.
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self.address = address
         self._filesystem = _filesystem(address)
         self.has_answered = False
 
@@ -135,7 +138,7 @@ class _Source:
         descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix="fetching-")
         os.close(descriptor)
         try:
-            self._filesystem.get_file(f"{self._address}/{key}", partial, callback=_limit(most_bytes))
+            self._filesystem.get_file(f"{self.address}/{key}", partial, callback=_limit(most_bytes))
             os.replace(partial, target)
             self.has_answered = True
         except FileNotFoundError:
@@ -144,7 +147,7 @@ class _Source:
         except Exception as error:
             self.has_answered |= isinstance(error, PermissionError) or getattr(error, "status", None) is not None
             reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
-            raise UnreachableError(f"{self._address}: {_describe(key)} cannot be fetched ({reason})") from error
+            raise UnreachableError(f"{self.address}: {_describe(key)} cannot be fetched ({reason})") from error
         finally:
             Path(partial).unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError, output_file
+from worldmodel.data.files import require_folder
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import Episode
 
@@ -110,6 +111,7 @@ def output_named(path: str | Path, suffix: str, option: str) -> Path:
     """Make the folder of a file whose name has to end in `suffix`. Raises UserError where it cannot be written."""
     if Path(path).suffix != suffix:
         raise UserError(f"{option} '{path}': expected a name that ends in {suffix}")
+    require_folder(path)
     return output_file(path, option)
 
 
