@@ -171,7 +171,7 @@ def _filesystem(address: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{address} needs fsspec and {LIBRARIES[scheme]}, which are not installed: "
-            "pip install 'worldmodel-toolkit[remote]'"
+            f"pip install 'worldmodel-toolkit[{'remote,s3' if scheme == 's3' else 'remote'}]'"
         ) from error
 
 

@@ -41,7 +41,9 @@ def test_a_video_has_each_observation_in_its_place(tmp_path: Path, make_episode,
     assert [file.name for file in tmp_path.iterdir()] == ["episode.mp4"]
 
 
-@pytest.mark.parametrize(("side", "factor"), [(8, 32), (64, 4), (96, 3), (255, 2), (256, 1), (257, 2), (85, 4), (1, 256)])
+@pytest.mark.parametrize(
+    ("side", "factor"), [(8, 32), (64, 4), (96, 3), (255, 2), (256, 1), (257, 2), (85, 4), (1, 256)]
+)
 def test_pictures_are_enlarged_by_a_whole_number(side: int, factor: int) -> None:
     assert enlargement(side) == factor
 
