@@ -173,7 +173,7 @@ def test_a_library_that_is_not_installed_is_named(server: Server, monkeypatch: p
 def test_nothing_is_written_to_an_address(spec) -> None:
     with pytest.raises(UserError, match="is an address, which is only read"):
         EpisodeWriter("s3://bucket/data.zarr", spec)
-    with pytest.raises(UserError, match="https://host/data.zarr is an address, which is only read"):
+    with pytest.raises(UserError, match=r"https://host/data\.zarr is an address, which is only read"):
         recover(Path("https://host/data.zarr"), lambda *_: None)
 
 
