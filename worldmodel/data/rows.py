@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from worldmodel.data.durable import finish_other_tasks
+from worldmodel.data.files import StoreFiles
 
 _CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
 # What zarr and its codecs raise for a file that is not what it should be.
@@ -43,10 +44,10 @@ def rows_per_file(array: zarr.Array[Any]) -> int:
 
 
 class StrictRows:
-    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store at `root`."""
+    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store with these `files`."""
 
-    def __init__(self, root: Path, array: zarr.Array[Any]) -> None:
-        self._root, self.array = root, array
+    def __init__(self, files: StoreFiles, array: zarr.Array[Any]) -> None:
+        self._files, self.array = files, array
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
@@ -56,12 +57,13 @@ class StrictRows:
 
         Raises:
             ChunkError: for the first chunk of them that is missing or damaged.
+            UnreachableError: when a chunk of them cannot be fetched.
         """
         array = self.array
         if start == stop or 0 in array.shape[1:]:
             return np.zeros((stop - start, *array.shape[1:]), array.dtype)
-        length = rows_per_file(array)
-        chunks = range(start // length, (stop - 1) // length + 1)
+        length, chunks = rows_per_file(array), self._chunks(start, stop)
+        self._files.fetch([self._key(chunk) for chunk in chunks])
         for chunk in chunks:
             if not self._file(chunk).is_file():
                 raise ChunkError(self._file(chunk), chunk, max(start, chunk * length), "is missing")
@@ -74,9 +76,21 @@ class StrictRows:
                 try:
                     array[first:last]
                 except _UNREADABLE as error:
+                    self._files.forget([self._key(chunk)])
                     raise ChunkError(self._file(chunk), chunk, first, "cannot be decoded") from error
             raise
 
+    def forget(self, start: int, stop: int) -> None:
+        """Rows `start:stop` can be decoded, but are not what was recorded."""
+        self._files.forget([self._key(chunk) for chunk in self._chunks(start, stop)])
+
+    def _chunks(self, start: int, stop: int) -> range:
+        length = rows_per_file(self.array)
+        return range(start // length, (stop - 1) // length + 1)
+
     def _file(self, chunk: int) -> Path:
-        key = self.array.metadata.encode_chunk_key((chunk, *[0] * (self.array.ndim - 1)))
-        return self._root / self.array.path / key
+        return self._files.root / self._key(chunk)
+
+    def _key(self, chunk: int) -> str:
+        file = self.array.metadata.encode_chunk_key((chunk, *[0] * (self.array.ndim - 1)))
+        return f"{self.array.path}/{file}"
