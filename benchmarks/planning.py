@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,16 +31,17 @@ from worldmodel.world_model import WorldModel
 REPEATS, WARM_UP = 30, 4
 
 
-def median_ms(function: Callable[[], object], device: torch.device) -> float:
-    """Median time of a call [ms]."""
-    times = []
+def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Median time of a call of each [ms]. They take turns, so that a slow moment of the machine hits all alike."""
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(WARM_UP + REPEATS):
-        begun = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - begun) * 1e3)
-    return statistics.median(times[WARM_UP:])
+        for function, taken in zip(functions, times, strict=True):
+            begun = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append((time.perf_counter() - begun) * 1e3)
+    return [statistics.median(taken[WARM_UP:]) for taken in times]
 
 
 class Parts:
@@ -102,9 +103,7 @@ def main(overrides: list[str]) -> None:
     for batch in (1, int(config.batch)):
         parts = Parts(model, planner, batch, int(config.planner.options.samples), device)
         before = matrix_product_gflops(dtype, device)
-        plan, encode, rollout, judge = (
-            median_ms(part, device) for part in (parts.plan, parts.encode, parts.rollout, parts.judge)
-        )
+        plan, encode, rollout, judge = median_ms((parts.plan, parts.encode, parts.rollout, parts.judge), device)
         peak = (before + matrix_product_gflops(dtype, device)) / 2
         iterations = int(config.planner.options.get("iterations", 1))
         with FlopCounterMode(display=False) as counter:

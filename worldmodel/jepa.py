@@ -115,17 +115,21 @@ def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
     return F.relu(1 - std).mean(), off_diagonal.pow(2).sum() / features.shape[1]
 
 
+def _without_place_means(features: Tensor, frames: int) -> Tensor:
+    """`features [B, N, D]` less each place's mean over clips and time, as `[B, T, places, D]`."""
+    by_place = features.unflatten(1, (frames, -1))
+    return by_place - by_place.mean((0, 1))
+
+
 def standardise(features: Tensor, frames: int) -> Tensor:
     """Remove each place's mean over clips and time from `features [B, N, D]`, and scale each feature to unit spread."""
-    by_place = features.unflatten(1, (frames, -1))  # [B, T, places, D]
-    centred = by_place - by_place.mean((0, 1))
+    centred = _without_place_means(features, frames)
     return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
 
 
 def whiten(features: Tensor, frames: int) -> Tensor:
     """Remove each place's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
-    by_place = features.unflatten(1, (frames, -1))
-    centred = by_place - by_place.mean((0, 1))
+    centred = _without_place_means(features, frames)
     rows = centred.flatten(0, 2)
     # On the CPU: other devices lack the decomposition, or double precision for it.
     variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
