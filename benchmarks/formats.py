@@ -5,6 +5,7 @@ whole comparison; 7), `clips` (in each repeat; 64), `store` (a recording to take
 
 Every format holds the same frames and is asked for the same random clips of 16 frames, by one process, from a warm page
 cache. The formats take turns within each repeat, so that what else the machine does hits all alike; the median counts.
+The processor's time for a clip (of all threads) hardly depends on what else the machine does: look at it on a busy one.
 Lossless formats must return the same bytes, or the comparison ends with an error. Formats whose package is not
 installed are named. `pip install -c constraints.txt -e ".[benchmarks,formats]"` installs them all.
 """
@@ -265,10 +266,12 @@ class Measured:
 
     Attributes:
         clips_per_second: the median over all repeats.
+        cpu_s: processor time for a clip [s], of all threads, likewise.
         num_bytes: on disk.
     """
 
     clips_per_second: float
+    cpu_s: float
     num_bytes: int
 
 
@@ -289,15 +292,18 @@ def compare(recording: Recording, folder: Path, repeats: int, clips: int) -> tup
             missing[kind.name] = error.name or str(error)
     sampler = ClipSampler(recording.ends, CLIP_LENGTH, strides=(1,), seed=0)
     check(recording, readers, sampler.sample(0, clips).rows)  # also fills the page cache
-    rates: dict[Format, list[float]] = {kind: [] for kind in readers}
+    times: dict[Format, list[tuple[float, float]]] = {kind: [] for kind in readers}
     order = np.random.default_rng(0)
     for repeat in range(repeats):
         rows = sampler.sample(repeat, clips).rows
         for position in order.permutation(len(readers)):
             kind = list(readers)[position]
-            rates[kind].append(clips_per_second(readers[kind], rows))
+            times[kind].append(seconds_per_clip(readers[kind], rows))
     sizes = {kind: sum(_file_sizes(folder / str(FORMATS.index(kind)))) for kind in readers}
-    measured = {kind.name: Measured(statistics.median(rates[kind]), sizes[kind]) for kind in readers}
+    measured = {}
+    for kind in readers:
+        wall_s, cpu_s = (statistics.median(column) for column in zip(*times[kind], strict=True))
+        measured[kind.name] = Measured(1 / wall_s, cpu_s, sizes[kind])
     return measured, missing
 
 
@@ -313,12 +319,12 @@ def check(recording: Recording, readers: dict[Format, Read], rows: NDArray[np.in
                 raise RuntimeError(f"{kind.name} returns other frames than {start}:{stop}")
 
 
-def clips_per_second(read: Read, rows: NDArray[np.int64]) -> float:
-    """Clips `rows [B, L]` that `read` delivers per second."""
-    began = time.perf_counter()
+def seconds_per_clip(read: Read, rows: NDArray[np.int64]) -> tuple[float, float]:
+    """Time on the clock, and processor time, that `read` takes for one of the clips `rows [B, L]` [s]."""
+    began, began_cpu = time.perf_counter(), time.process_time()
     for clip in rows:
         read(int(clip[0]), int(clip[-1]) + 1)
-    return len(rows) / (time.perf_counter() - began)
+    return (time.perf_counter() - began) / len(rows), (time.process_time() - began_cpu) / len(rows)
 
 
 def _file_sizes(folder: Path) -> Iterator[int]:
@@ -330,7 +336,7 @@ def table(recording: Recording, measured: dict[str, Measured], missing: dict[str
     size, rows = recording.frames.shape[1], len(recording.frames)
     result = Table(title=f"random clips of {CLIP_LENGTH} frames, {rows} frames of {size}x{size}, warm page cache")
     result.add_column("format")
-    for column in ("clips/s", *(f"speed / {name}" for name in _YARDSTICKS), "MB"):
+    for column in ("clips/s", *(f"speed / {name}" for name in _YARDSTICKS), "CPU ms", "MB"):
         result.add_column(column, justify="right")
     for column in (f"size / {name}" for name in _YARDSTICKS):
         result.add_column(column, justify="right")
@@ -343,7 +349,14 @@ def table(recording: Recording, measured: dict[str, Measured], missing: dict[str
         others = [measured.get(yardstick) for yardstick in _YARDSTICKS]
         speeds = ["" if o is None else f"{mine.clips_per_second / o.clips_per_second:.2f}" for o in others]
         sizes = ["" if o is None else f"{mine.num_bytes / o.num_bytes:.3f}" for o in others]
-        result.add_row(name, f"{mine.clips_per_second:.0f}", *speeds, f"{mine.num_bytes / 1e6:.2f}", *sizes)
+        result.add_row(
+            name,
+            f"{mine.clips_per_second:.0f}",
+            *speeds,
+            f"{mine.cpu_s * 1e3:.2f}",
+            f"{mine.num_bytes / 1e6:.2f}",
+            *sizes,
+        )
     return result
 
 
