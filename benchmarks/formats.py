@@ -85,10 +85,9 @@ def our_store(recording: Recording, folder: Path) -> Read:
 
 
 def packed_store(recording: Recording, folder: Path) -> Read:
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        packed = pack(recording.store, Path(place) / "packed.zarr", lambda done, of: None)
-        (packed.path).rename(folder / "packed.zarr")
-    store = TrajectoryStore.open(folder / "packed.zarr")
+    """Likewise."""
+    store = pack(recording.store, folder.with_name(f"{folder.name}.zarr"), lambda done, of: None)
+    (folder / "pixels").symlink_to((store.path / "data" / "pixels").absolute())
     return lambda start, stop: store.read("pixels", start, stop)
 
 
