@@ -27,6 +27,7 @@ from worldmodel.data.metadata import MOST_HEADER_BYTES, announced_bytes
 _CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
 # What is raised here, and by zstd, for a file that is not what it should be.
 _UNREADABLE = (RuntimeError, ValueError, OSError, OverflowError)
+_FETCHED_TOGETHER = 64  # files
 _PLACE_BYTES, _CRC_BYTES = 16, 4  # in a packed store's files
 
 
@@ -75,11 +76,13 @@ class StrictRows:
         if start == stop or 0 in array.shape[1:]:
             return np.zeros((stop - start, *array.shape[1:]), array.dtype)
         length, files = rows_per_file(array), self._numbers(start, stop)
-        self._files.fetch([self._key(number) for number in files])
         # All of them before memory is asked for: a damaged shape may promise rows without end.
-        for number in files:
-            if not self._file(number).is_file():
-                raise ChunkError(self._file(number), number, max(start, number * length), "is missing")
+        for first in files[::_FETCHED_TOGETHER]:
+            together = range(first, min(files.stop, first + _FETCHED_TOGETHER))
+            self._files.fetch([self._key(number) for number in together])
+            for number in together:
+                if not self._file(number).is_file():
+                    raise ChunkError(self._file(number), number, max(start, number * length), "is missing")
         rows = np.empty((stop - start, *array.shape[1:]), array.dtype.newbyteorder("<"))
         for number in files:
             first, last = max(start, number * length), min(stop, (number + 1) * length)
