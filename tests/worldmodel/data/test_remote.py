@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,30 +24,51 @@ from worldmodel.data.remote import cache_folder
 pytest.importorskip("aiohttp")
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Answers with the files of a folder, or with half of one."""
+
+    def __init__(self, *arguments: Any, owner: Server) -> None:
+        self.owner = owner
+        super().__init__(*arguments, directory=str(owner.root))
+
+    def do_GET(self) -> None:
+        self.owner.asked.append(self.path)
+        if self.owner.cut and self.owner.cut in self.path:
+            content = (self.owner.root / self.path.lstrip("/")).read_bytes()
+            self.answer(200, content[: len(content) // 2], announced=len(content))
+        else:
+            super().do_GET()
+
+    def answer(self, status: int, content: bytes, announced: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content) if announced is None else announced))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class BucketHandler(Handler):
+    """What of S3's protocol reading takes: objects, lists that are empty, and its own error."""
+
+    def do_GET(self) -> None:
+        if "list-type=" in self.path:
+            self.answer(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+        elif not Path(self.translate_path(self.path)).is_file():
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            super().do_GET()
+
+
 class Server:
     """A web server of the folder `root`: counts requests, and can be told to send less than it announces."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, handler: type[Handler] = Handler) -> None:
         self.root, self.asked, self.cut = root, [], ""
-        server = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                if server.cut and server.cut in self.path:
-                    content = (server.root / self.path.lstrip("/")).read_bytes()
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content[: len(content) // 2])
-                else:
-                    super().do_GET()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root)))
-        self.address = f"http://127.0.0.1:{self._server.server_port}/data.zarr"
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, owner=self))
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        self.address = f"{self.origin}/data.zarr"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -153,6 +175,24 @@ def test_where_nothing_is_one_line_says_so(server: Server, tmp_path: Path) -> No
     with pytest.raises(UnreachableError, match=r"zarr\.json cannot be fetched \(Cannot connect") as error:
         TrajectoryStore.open(server.address)
     assert "\n" not in str(error.value)
+
+
+def test_object_storage_reads_as_the_folder_does(store: TrajectoryStore, tmp_path, monkeypatch) -> None:
+    fsspec, _ = pytest.importorskip("fsspec"), pytest.importorskip("s3fs")
+    server = Server(tmp_path.parent, BucketHandler)
+    for name, value in (("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": server.origin})
+    try:
+        remote = TrajectoryStore.open(f"s3://{tmp_path.name}/data.zarr")
+        assert remote.identity == store.identity
+        for number in range(5):
+            np.testing.assert_array_equal(remote.episode(number).pixels, store.episode(number).pixels)
+        with pytest.raises(StoreError, match=r"no recording at s3://.*/other: there is no zarr\.json"):
+            TrajectoryStore.open(f"s3://{tmp_path.name}/other")
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
