@@ -3,6 +3,7 @@
 Needs the extra `benchmarks`: atheris is libFuzzer for Python. `benchmarks.store_durability` fuzzes with hypothesis,
 which knows what a description or a chunk is made of; atheris knows nothing, but sees which inputs reach new code.
 Targets:
+
     descriptions   each zarr.json of a small store, its checksum made to fit where it has one
     chunks         each chunk file of it, then of its packed copy
     goals          PNG and JPEG files for `goal=`
