@@ -3,7 +3,7 @@
 python -m benchmarks.goal_distance env=push checkpoint=push batch=20      # → docs/assets/push_distance.png
 
 Options are those of planning.evaluate. Goals are 10, 25, 50 and 100 control steps ahead in exploratory episodes, the
-budget is twice that; 100 pairs each from seed 303, which nothing was chosen on. The curve is drawn anew from the
+budget is twice that; 100 pairs each from seed 404, which nothing was chosen on. The curve is drawn anew from the
 results, which stay in runs/<env>/distance/<steps>.
 """
 
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from configs.command import UserError, composed, fail
 
 STEPS_AHEAD = (10, 25, 50, 100)
-SEED = 303
+SEED = 404
 _CURVES = (
     ("success_any", "at any step", "#e07a00"),
     ("success_final", "held at the end", "#00798c"),

@@ -3,7 +3,9 @@
     python -m benchmarks.pretraining                                  # the options of configs/pretrain.yaml, 20 steps
     python -m benchmarks.pretraining steps=5 trainer.batch_size=16 encoder.depth=2
 
-The clips are noise, which costs as much as pictures do. Operations are counted by torch while one step runs.
+The clips are noise, which costs as much as pictures do, in a memory map as `worldmodel.data.load_frames` makes one.
+Operations are counted by torch while one step runs. Clips are read between steps by the process that trains, so the
+model waits as long as that takes: its share of a step is printed too.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,16 +29,42 @@ from worldmodel.pretraining import PretrainConfig, PretrainTask
 from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.vit import EncoderConfig
 
+_NUM_CLIPS = 2048  # that are different
 
-def make_task(config: DictConfig, batch_size: int) -> PretrainTask:
+
+class Clips:
+    """Random clips of noise in a memory map, and how long it took to read them.
+
+    Attributes:
+        frames: uint8 `[N, H, W, 3]`; indexing it is timed.
+        seconds: for all reads so far.
+    """
+
+    def __init__(self, folder: Path, length: int, size: int) -> None:
+        self.length, self.seconds = length, 0.0
+        noise = np.random.default_rng(0).integers(0, 256, (_NUM_CLIPS * length, size, size, 3), np.uint8)
+        np.save(folder / "frames.npy", noise)
+        self._frames = np.load(folder / "frames.npy", mmap_mode="r")
+
+    def rows(self, step: int, count: int) -> NDArray[np.int64]:
+        """Rows `[count, length]` of the clips of `step`."""
+        starts = np.random.default_rng([0, step]).integers(0, len(self._frames) - self.length, count)
+        return starts[:, None] + np.arange(self.length)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        began = time.perf_counter()
+        clips = np.asarray(self._frames[rows])
+        self.seconds += time.perf_counter() - began
+        return clips
+
+
+def make_task(config: DictConfig, clips: Clips, batch_size: int) -> PretrainTask:
     """Pretraining on noise, with the options of `config`."""
     encoder = from_config(EncoderConfig, {**config.encoder, "image_size": config.env.image_size}, "encoder")
-    rng, size, length = np.random.default_rng(0), encoder.image_size, int(config.clips.frames)
-    frames = rng.integers(0, 256, (batch_size * length, size, size, 3), dtype=np.uint8)
-    rows = np.arange(len(frames)).reshape(batch_size, length)
     module = Jepa(encoder, from_config(JepaConfig, config.jepa, "jepa"))
     options = from_config(PretrainConfig, config.pretrain, "pretrain")
-    return PretrainTask(module, options, frames, lambda step: rows, None, 0, CPU)
+    frames = cast(NDArray[np.uint8], clips)
+    return PretrainTask(module, options, frames, lambda step: clips.rows(step, batch_size), None, 0, CPU)
 
 
 def gflop_per_step(task: PretrainTask) -> float:
@@ -44,27 +74,36 @@ def gflop_per_step(task: PretrainTask) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def main(overrides: list[str], steps: int) -> None:
     """Print the table."""
     config = composed("pretrain", overrides)
     given = from_config(TrainerConfig, config.trainer, "trainer")
     plan = {**given.__dict__, "steps": steps, "log_every": steps, "evaluate_every": steps}
-    task = make_task(config, given.batch_size)
-    operations = gflop_per_step(task)
-    dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
-    before = matrix_product_gflops(dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        Trainer(task, TrainerConfig(**{**plan, "steps": 2}), Path(folder), CPU).run("warm up")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, began = Trainer(task, TrainerConfig(**plan), Path(folder), CPU), time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clips = Clips(folder, int(config.clips.frames), int(config.env.image_size))
+        task = make_task(config, clips, given.batch_size)
+        operations = gflop_per_step(task)
+        dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+        before = matrix_product_gflops(dtype)
+        Trainer(task, TrainerConfig(**{**plan, "steps": 2}), _made(folder / "warm"), CPU).run("warm up")
+        trainer = Trainer(task, TrainerConfig(**plan), _made(folder / "measured"), CPU)
+        clips.seconds, began = 0.0, time.perf_counter()
         trainer.run("measure")
         seconds = time.perf_counter() - began
-    after = matrix_product_gflops(dtype)
+        after = matrix_product_gflops(dtype)
     achieved, peak = operations * steps / seconds, (before + after) / 2
     console.print(
         f"{steps} steps of {given.batch_size} clips of {config.clips.frames} frames at {config.env.image_size}², "
         f"{given.precision}, {torch.get_num_threads()} threads\n"
         f"{steps * given.batch_size / seconds:.1f} clips/s, {operations / given.batch_size:.2f} GFLOP per clip\n"
+        f"{clips.seconds / steps * 1e3:.1f} ms of a step's {seconds / steps * 1e3:.0f} ms wait for clips "
+        f"({clips.seconds / seconds:.1%})\n"
         f"{achieved:.0f} GFLOP/s, {achieved / peak:.0%} of the {peak:.0f} GFLOP/s of a matrix product in the same run"
     )
 

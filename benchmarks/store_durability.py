@@ -29,7 +29,7 @@ SWEEPS: dict[str, Callable[[], Tally]] = {
     "kill": lambda: every_call("kill", PRESENT),
     "kill-new": lambda: every_call("kill", 0),
     "tear": lambda: every_call("tear", PRESENT),
-    "kill-random": lambda: random_kills(200, 0),
+    "kill-random": lambda: random_kills(500, 0),
     "kill-recovery": lambda: failed_recovery("kill"),
     "full-recovery": lambda: failed_recovery("ENOSPC"),
     "ctrl-c": lambda: every_call("interrupt", PRESENT),

@@ -26,6 +26,7 @@ from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
+from worldmodel.data.files import require_folder
 
 _MAX_ATTEMPTS = 100
 
@@ -160,6 +161,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
             can be written there.
         RuntimeError: when a worker stops early; what was committed is kept.
     """
+    require_folder(config.out)
     output_folder(Path(config.out).parent)
     env = make_env(env_options)
     try:

@@ -59,4 +59,4 @@ if [ ! -t 1 ]; then
 fi
 install_torch
 echo "installing the pinned dependencies (a few minutes the first time)"
-"${pip[@]}" --constraint constraints.txt --editable ".[dev,formats]"
+"${pip[@]}" --constraint constraints.txt --editable ".[dev,formats,remote,s3,view]"

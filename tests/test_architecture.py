@@ -43,11 +43,11 @@ YAML_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 GROUPS = sorted(p.name for p in (ROOT / "configs").iterdir() if any(p.glob("*.yaml")))
 COMMANDS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
 # The name that a dependency is installed by, where it is not the one that it is imported by.
-IMPORTED_AS = {"pillow": "PIL", "hydra-core": "hydra"}
-# Needed by a dependency that does not declare it (see pyproject.toml).
-IMPORTED_BY_OTHERS = {"packaging", "tensorboard"}
+IMPORTED_AS = {"pillow": "PIL", "hydra-core": "hydra", "rerun-sdk": "rerun"}
+# Needed by a dependency that does not declare it, or only as an extra (see pyproject.toml).
+IMPORTED_BY_OTHERS = {"packaging", "s3fs", "tensorboard"}
 # Extras that the packages themselves import, where somebody asks for it.
-EXTRAS = ("formats",)
+EXTRAS = ("formats", "remote", "s3", "view")
 
 
 def _modules(**sources: str) -> dict[str, Module]:

@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data inspect|verify|recover|pack|split|merge|import|export ...`: looking after recordings."""
+"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: tools for recordings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
 from worldmodel.data.tables import table
 from worldmodel.data.verification import verify
+from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
 _MOST_SHOWN = 20
 
@@ -36,20 +37,21 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     """Print what is in the store; with `sheet`, write a contact sheet there."""
     picture = None if sheet is None else output_file(sheet, "sheet")
     store = TrajectoryStore.open(path)
-    spec, size = store.spec, bytes_on_disk(path)
+    spec, size = store.spec, bytes_on_disk(store.path)
     plain = store.num_rows * sum(row.num_bytes for row in row_types(spec).values())
     hours, rate = store.num_steps * spec.control_step_s / 3600, 1 / spec.control_step_s
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
-    console.print(f"{path}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
+    console.print(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
     console.print(f"recorded with {store.recording or 'no further options'}")
     console.print(
         f"{store.num_episodes} episodes of {shortest} to {longest} steps; {store.num_steps} steps, {hours:.2f} hours "
         f"at {rate:g} steps per second"
     )
-    smaller = f", {plain / size:.1f} times smaller than plain" if plain else ""
+    where = f"in the cache ({store.path})" if store.is_remote else "on disk"
+    smaller = f", {plain / size:.1f} times smaller than plain" if plain and not store.is_remote else ""
     checks = "with checksums" if store.records is not None else "of schema 1, without checksums"
-    console.print(f"{size / 1e6:.1f} MB on disk{smaller}; {checks}")
+    console.print(f"{size / 1e6:.1f} MB {where}{smaller}; {checks}")
     shapes = table("columns", "column", "shape", "type")
     for name, (dtype, row) in row_types(spec).items():
         shapes.add_row(name, str([store.num_rows, *row]), str(dtype))
@@ -73,19 +75,37 @@ def verify_store(path: Path) -> int:
         found = verify(store, progress)
     if not found:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
-        console.print(f"{path}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
+        console.print(f"{store.name}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
         return 0
-    damages = table(f"{path}: damaged", "episode", "column", "what")
+    damages = table(f"{store.name}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:
         damages.add_row(str(damage.episode), damage.column, damage.what)
     console.print(damages)
     episodes = sorted({damage.episode for damage in found})
     more = f" (the first {_MOST_SHOWN} of {len(found)} findings are shown)" if len(found) > _MOST_SHOWN else ""
-    console.print(
-        f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; "
-        f"`python -m worldmodel.data recover {path}` keeps the others"
-    )
+    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {store.hint}")
     return 1
+
+
+def view_episode(path: Path, number: int, out: str | None, rerun: str | None) -> int:
+    """Write an episode as a video to `out`, and for the Rerun viewer to `rerun`; without either, a video here."""
+    store = TrajectoryStore.open(path)
+    if not 0 <= number < store.num_episodes:
+        raise UserError(f"episode {number}: {store.name} has {store.num_episodes} episodes, the first is number 0")
+    if out is None and rerun is None:
+        out = f"episode_{number}.mp4"
+    video = None if out is None else output_named(out, ".mp4", "out")
+    recording = None if rerun is None else output_named(rerun, ".rrd", "rerun")
+    episode = store.episode(number)
+    # First what may not be installed.
+    if recording is not None:
+        write_rerun(episode, store.spec, recording)
+        console.print(f"Rerun recording: {recording}  (rerun {recording})")
+    if video is not None:
+        write_video(episode, store.spec, video)
+        rate = float(frames_per_s(store.spec))
+        console.print(f"video: {video}  ({len(episode.pixels)} frames, {rate:g} per second)")
+    return 0
 
 
 def recover_store(path: Path) -> int:
@@ -108,10 +128,10 @@ def pack_store(path: Path, out: Path) -> int:
     store = TrajectoryStore.open(path)
     with counting("pack") as progress:
         packed = pack(store, out, progress)
-    before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (path, out))
+    before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (store.path, out))
     console.print(
         f"{out}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
-        f"instead of {before} ({bytes_on_disk(path) / 1e6:.1f} MB)"
+        f"instead of {before} ({bytes_on_disk(store.path) / 1e6:.1f} MB)"
     )
     return 0
 
@@ -137,7 +157,8 @@ def merge_stores(paths: list[Path], out: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="inspect|verify|recover|pack|split|merge|import|export")
+    metavar = "inspect|verify|view|recover|pack|split|merge|import|export"
+    commands = parser.add_subparsers(required=True, metavar=metavar)
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
         command: _Parser = commands.add_parser(name, help=text, description=text)
@@ -151,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sheet", metavar="PNG", help="also write a contact sheet of pictures")
     text = "check everything; names the episodes and columns that are damaged"
     add("verify", text, lambda given: verify_store(given.store))
+    text = "one episode to look at: a video, or a recording for the Rerun viewer"
+    command = add("view", text, lambda given: view_episode(given.store, given.episode, given.out, given.rerun))
+    command.add_argument("--episode", type=int, default=0, metavar="N", help="its number; the first is 0")
+    command.add_argument("--out", metavar="MP4", help="default, without --rerun: episode_N.mp4")
+    command.add_argument("--rerun", metavar="RRD", help="also its numbers; needs the extra `view`")
     text = "cut off an unfinished tail, set damaged episodes aside"
     add("recover", text, lambda given: recover_store(given.store))
     text = "rewrite into few large files, for archives and object storage"

@@ -36,7 +36,7 @@ def load_frames(
     """
     cache_path = Path(cache_path)
     if not store.num_episodes:
-        raise UserError(f"{store.path} holds no episode yet: record some with `python -m envs.collect`")
+        raise UserError(f"{store.name} holds no episode yet: record some with `python -m envs.collect`")
     cached = _open(store, cache_path)
     if cached is None:
         cache_path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ MOST_CHUNK_BYTES: Final = 2**28
 _MOST_JSON_BYTES = 2**22
 _MOST_ROWS = 2**40
 _MOST_CHUNKS_PER_FILE = 2**20
-_MOST_HEADER_BYTES = 18
+MOST_HEADER_BYTES: Final = 18
 _ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 
@@ -218,7 +218,7 @@ class _BoundedZstdCodec(ZstdCodec):
         return await super()._decode_single(chunk_bytes, chunk_spec)
 
     def _check(self, chunk_bytes: Buffer) -> None:
-        if announced_bytes(chunk_bytes[:_MOST_HEADER_BYTES].to_bytes()) != self._num_bytes:
+        if announced_bytes(chunk_bytes[:MOST_HEADER_BYTES].to_bytes()) != self._num_bytes:
             raise ValueError("a chunk of another size, or without a checksum")
 
 

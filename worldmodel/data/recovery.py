@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from configs.command import UserError
 from worldmodel.data.durable import naming_what_is_refused, sync_directory
+from worldmodel.data.files import LocalFiles, require_folder
 from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
@@ -81,9 +82,10 @@ def recover(path: Path, progress: Progress) -> Recovery:
 
     Raises:
         StoreError: when there is no store, it is of a newer program, or both copies of its description are lost.
-        UserError: when another writer is at work.
+        UserError: when another writer is at work, or `path` is an address.
         WritingStopped: when the disk is full, or fails; doing it again finishes it.
     """
+    require_folder(path)
     with naming_what_is_refused(path), WriterLock(path):
         _finish_replacement(path)
         intact = _open_if_whole(path, progress)
@@ -181,7 +183,7 @@ class _Salvage:
             array = group[name]
             assert isinstance(array, zarr.Array)
             array.resize((rows_per_file(array) * (max(chunks, default=-1) + 1), *array.shape[1:]))
-            self._rows[name] = StrictRows(linked, open_array(linked, name, types[name]))
+            self._rows[name] = StrictRows(LocalFiles(linked), open_array(linked, name, types[name]))
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
         self.num_episodes = len(self._ends)

@@ -88,7 +88,7 @@ def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> 
     for other in sources[1:]:
         for name, mine in first.spec.to_dict().items():
             if (theirs := other.spec.to_dict()[name]) != mine:
-                raise UserError(f"{first.path} has {name} {mine}, {other.path} has {theirs}: they cannot be merged")
+                raise UserError(f"{first.name} has {name} {mine}, {other.name} has {theirs}: they cannot be merged")
     recording = {"merged": [source.identity for source in sources]}
     parts = [(source, np.arange(source.num_episodes)) for source in sources]
     return copy_episodes(parts, out, recording, progress)
@@ -114,8 +114,8 @@ def copy_episodes(
             source, episode = numbered[done]
             if damage := verify_episode(source, episode):
                 raise StoreError(
-                    f"episode {episode} of {source.path} is damaged ({damage[0].column} {damage[0].what}): "
-                    f"`python -m worldmodel.data recover {source.path}` keeps the others"
+                    f"episode {episode} of {source.name} is damaged ({damage[0].column} {damage[0].what}): "
+                    f"{source.hint}"
                 )
             writer.append(source.episode(episode))
             progress(done + 1, len(numbered))
@@ -132,5 +132,5 @@ def _require_same(copied: TrajectoryStore, numbered: Sequence[tuple[TrajectorySt
         if original is not None and (mine["digests"] != original["digests"][episode]).any():
             raise UserError(
                 f"{copied.path} is a copy of something else: its episode {number} is not episode {episode} of "
-                f"{source.path}; write to another place"
+                f"{source.name}; write to another place"
             )

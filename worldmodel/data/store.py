@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError, choices_message
+from worldmodel.data.files import LocalFiles, StoreFiles, address_in
+from worldmodel.data.files import StoreError as StoreError
 from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
@@ -38,6 +40,7 @@ from worldmodel.data.integrity import (
     from_bytes,
 )
 from worldmodel.data.metadata import MetadataError, RowType, group_attributes, open_array
+from worldmodel.data.remote import RemoteFiles
 from worldmodel.data.rows import ChunkError, StrictRows
 from worldmodel.data.spec import EnvironmentSpec
 
@@ -49,10 +52,6 @@ RECORDS: Final = "meta/episode_record"
 # Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
 CHAIN: Final = "records"
 _NOT_A_STORE = "{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
-
-
-class StoreError(UserError):
-    """The store is absent, damaged, or made by a newer program. The message says which, and where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,10 @@ class TrajectoryStore:
     Open one in each process: it is cheap and shares nothing.
 
     Attributes:
-        path: where the store is.
+        path: the folder that its files are read from; of a store at an address, a part of the cache.
+        name: what the user calls it: its path or address.
+        is_remote: whether it is at an address.
+        hint: what can be done about damage, for messages.
         spec: what was recorded.
         recording: how it was recorded, as its writer described it.
         episode_ends: int64 `[E]`, row after the last one of each episode.
@@ -93,42 +95,42 @@ class TrajectoryStore:
         records: checksums `[E]`; None for a store of schema 1, which has none.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
-        self.path = path
-        version = check_schema(attributes, path)
-        self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", path))
-        self.recording: dict[str, Any] = _attribute(attributes, "recording", path)
+    def __init__(self, files: StoreFiles, attributes: dict[str, Any]) -> None:
+        self.path, self.name, self.is_remote, self.hint = files.root, files.name, files.is_remote, files.hint
+        version = check_schema(attributes, self.name)
+        if version < 2 and files.is_remote:  # the cache could not tell that the store has changed
+            raise StoreError(f"{self.name} is of schema 1, which has no checksums: such stores are not read from afar")
+        self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", self.name))
+        self.recording: dict[str, Any] = _attribute(attributes, "recording", self.name)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
         types = row_types(self.spec)
-        self._rows = {name: _rows(path, name, INDEX_TYPES[name]) for name in (ENDS, SEEDS)}
+        self._rows = {name: _rows(files, name, INDEX_TYPES[name]) for name in (ENDS, SEEDS)}
         self.episode_ends = self._read_all(ENDS, len(self._rows[ENDS])).astype(np.int64)
         self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
         self.records: Records | None = None
         if version >= 2:
-            self._rows[RECORDS] = _rows(path, RECORDS, INDEX_TYPES[RECORDS])
+            self._rows[RECORDS] = _rows(files, RECORDS, INDEX_TYPES[RECORDS])
             self.records = self._read_records()
-        self._rows |= {name: _rows(path, f"data/{name}", types[name]) for name in COLUMNS}
+        self._rows |= {name: _rows(files, f"data/{name}", types[name]) for name in COLUMNS}
         self._check_consistency()
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open for reading.
+        """Open for reading: a folder, or an address (`https://...`, `http://...`, `s3://...`).
 
         Raises:
             StoreError: when there is no store at `path`, or it is damaged, or newer than this program.
+            UnreachableError: a StoreError, when the server of an address does not answer as it should.
+            UserError: when a library for the address is not installed.
         """
-        path = Path(path)
-        if not path.exists() and recovered_path(path).exists():
-            raise StoreError(f"the recovery of {path} was interrupted: `python -m worldmodel.data recover {path}`")
-        if not path.exists():
-            raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
+        files = _files(path)
         try:
-            attributes = group_attributes(path)
+            attributes = group_attributes(files.root)
         except FileNotFoundError as error:
-            raise StoreError(_NOT_A_STORE.format(path=path)) from error
+            raise StoreError(_NOT_A_STORE.format(path=files.name)) from error
         except MetadataError as error:
-            raise StoreError(f"{path} is damaged ({error}), or no trajectory store: {_recover_hint(path)}") from error
-        return cls(path, attributes)
+            raise StoreError(f"{files.name} is damaged ({error}), or no trajectory store: {files.hint}") from error
+        return cls(files, attributes)
 
     @property
     def num_episodes(self) -> int:
@@ -157,7 +159,7 @@ class TrajectoryStore:
     def episode_rows(self, index: int) -> slice:
         """Rows of one episode."""
         if not 0 <= index < self.num_episodes:
-            raise IndexError(f"episode {index}: {self.path} has {self.num_episodes}")
+            raise IndexError(f"episode {index}: {self.name} has {self.num_episodes}")
         return slice(int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index]))
 
     def episode(self, index: int) -> Episode:
@@ -171,8 +173,8 @@ class TrajectoryStore:
         for name, values in columns.items():
             if not self.is_as_recorded(index, name, values):
                 raise StoreError(
-                    f"{self.path}: {name} of episode {index} is not what was recorded (its checksum differs): "
-                    f"restore the files, or {_recover_hint(self.path)}"
+                    f"{self.name}: {name} of episode {index} is not what was recorded (its checksum differs): "
+                    f"restore the files, or {self.hint}"
                 )
         return Episode(**columns, seed=int(self.episode_seeds[index]))
 
@@ -181,7 +183,11 @@ class TrajectoryStore:
         if self.records is None:
             return True
         recorded: bytes = self.records["digests"][index, COLUMNS.index(name)].tobytes()
-        return column_digest(values) == recorded
+        if column_digest(values) == recorded:
+            return True
+        rows = self.episode_rows(index)
+        self._rows[name].forget(rows.start, rows.stop)
+        return False
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows `start:stop` of the column `name` (pixels, action, proprio or state), `[stop - start, ...]`.
@@ -192,7 +198,7 @@ class TrajectoryStore:
         if name not in COLUMNS:
             raise UserError(choices_message("column", name, COLUMNS))
         if not 0 <= start <= stop <= self.num_rows:
-            raise IndexError(f"rows {start}:{stop} of {name}: {self.path} has {self.num_rows}")
+            raise IndexError(f"rows {start}:{stop} of {name}: {self.name} has {self.num_rows}")
         return self._read_rows(name, start, stop)
 
     def _read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -200,37 +206,38 @@ class TrajectoryStore:
             return self._rows[name].read(start, stop)
         except ChunkError as error:
             where = (
-                f"{self.path}: chunk {error.chunk} of {self._rows[name].array.path} {error.what} ({error.file.name})"
+                f"{self.name}: chunk {error.chunk} of {self._rows[name].array.path} {error.what} ({error.file.name})"
             )
             if name in COLUMNS:
                 episode = int(np.searchsorted(self.episode_ends, error.row, side="right"))
                 where = f"{where}, in episode {episode}"
-            raise StoreError(f"{where}: restore the file, or {_recover_hint(self.path)}") from error
+            raise StoreError(f"{where}: restore the file, or {self.hint}") from error
 
     def _read_all(self, name: str, length: int) -> NDArray[Any]:
         present = len(self._rows[name])
         if present < length:
-            raise StoreError(f"{self.path} is truncated: {name} has {present} entries, not {length}")
+            raise StoreError(f"{self.name} is truncated: {name} has {present} entries, not {length}")
         return self._read_rows(name, 0, length)
 
     def _read_records(self) -> Records:
         records = from_bytes(self._read_all(RECORDS, self.num_episodes))
         same = (records["end"] == self.episode_ends).all() and (records["seed"] == self.episode_seeds).all()
         if not same or self._rows[ENDS].array.attrs.get(CHAIN) != chain(records):
+            for name in (ENDS, SEEDS, RECORDS):
+                self._rows[name].forget(0, self.num_episodes)
             raise StoreError(
-                f"{self.path} is damaged: {ENDS}, {SEEDS} and {RECORDS} contradict each other: "
-                f"{_recover_hint(self.path)}"
+                f"{self.name} is damaged: {ENDS}, {SEEDS} and {RECORDS} contradict each other: {self.hint}"
             )
         return records
 
     def _check_consistency(self) -> None:
         if (np.diff(self.episode_ends, prepend=0) <= 0).any():
-            raise StoreError(f"{self.path} is damaged: {ENDS} does not increase")
+            raise StoreError(f"{self.name} is damaged: {ENDS} does not increase")
         for name in COLUMNS:
             array = self._rows[name].array
             if array.shape[0] < self.num_rows:
                 raise StoreError(
-                    f"{self.path} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
+                    f"{self.name} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
                 )
 
 
@@ -251,7 +258,7 @@ def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
     }
 
 
-def check_schema(attributes: dict[str, Any], path: Path) -> int:
+def check_schema(attributes: dict[str, Any], path: str | Path) -> int:
     """The schema version. Raises StoreError for a description that cannot be trusted or understood."""
     if attributes.get("format") != FORMAT:
         raise StoreError(_NOT_A_STORE.format(path=path))
@@ -268,7 +275,7 @@ def check_schema(attributes: dict[str, Any], path: Path) -> int:
     return version
 
 
-def _attribute(attributes: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+def _attribute(attributes: dict[str, Any], name: str, path: str) -> dict[str, Any]:
     value = attributes.get(name)
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it does not say its {name}")
@@ -280,12 +287,22 @@ def recovered_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.recovered")
 
 
-def _recover_hint(path: Path) -> str:
-    return f"`python -m worldmodel.data recover {path}` saves what can be saved"
+def _files(path: str | Path) -> StoreFiles:
+    address = address_in(path)
+    if address is not None:
+        # The ends first, as below: a writer may be adding episodes at this moment.
+        others = (SEEDS, RECORDS, *(f"data/{name}" for name in COLUMNS))
+        return RemoteFiles.open(address, ["zarr.json", f"{ENDS}/zarr.json"], [f"{name}/zarr.json" for name in others])
+    path = Path(path)
+    if not path.exists() and recovered_path(path).exists():
+        raise StoreError(f"the recovery of {path} was interrupted: `python -m worldmodel.data recover {path}`")
+    if not path.exists():
+        raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
+    return LocalFiles(path)
 
 
-def _rows(path: Path, name: str, row: RowType) -> StrictRows:
+def _rows(files: StoreFiles, name: str, row: RowType) -> StrictRows:
     try:
-        return StrictRows(path, open_array(path, name, row))
+        return StrictRows(files, open_array(files.root, name, row))
     except MetadataError as error:
-        raise StoreError(f"{path} is damaged: {name}: {error}: {_recover_hint(path)}") from error
+        raise StoreError(f"{files.name} is damaged: {name}: {error}: {files.hint}") from error

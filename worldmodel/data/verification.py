@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from worldmodel.data.files import UnreachableError
 from worldmodel.data.integrity import COLUMNS
 from worldmodel.data.store import StoreError, TrajectoryStore
 
@@ -25,12 +26,18 @@ class Damage:
 
 
 def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
-    """What is wrong with one episode: chunks that are missing or damaged, and numbers that have changed."""
+    """What is wrong with one episode: chunks that are missing or damaged, and numbers that have changed.
+
+    Raises:
+        UnreachableError: when something of it cannot be fetched.
+    """
     found = []
     rows = store.episode_rows(episode)
     for name in COLUMNS:
         try:
             values = store.read(name, rows.start, rows.stop)
+        except UnreachableError:
+            raise  # nothing is known of a column that did not arrive
         except StoreError as error:
             found.append(Damage(episode, name, str(error)))
             continue
@@ -43,6 +50,9 @@ def verify(store: TrajectoryStore, progress: Callable[[int, int], None]) -> list
     """All damage there is. `progress` is called with (episodes done, episodes in all).
 
     A store of schema 1 has no checksums: what zstd itself can tell about each chunk is all that is checked.
+
+    Raises:
+        UnreachableError: when something of it cannot be fetched.
     """
     found = []
     for episode in range(store.num_episodes):

@@ -18,6 +18,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from configs.command import UserError
 from worldmodel.data.durable import PARTIAL, DurableLocalStore, make_folder, sync_directory, writing
+from worldmodel.data.files import require_folder
 from worldmodel.data.integrity import (
     COLUMNS,
     RECORD_BYTES,
@@ -58,7 +59,7 @@ class EpisodeWriter:
     checksum of all records. Until that instant a reader sees nothing of the new episodes, after it all of them.
 
     Args:
-        path: the store's directory.
+        path: the store's directory; an address is refused with UserError.
         spec: what is recorded.
         recording: how, as JSON values (for example the seed); a later writer must say the same.
         episodes_per_commit: more is faster, and loses more to a kill.
@@ -71,6 +72,7 @@ class EpisodeWriter:
         recording: Mapping[str, Any] | None = None,
         episodes_per_commit: int = 20,
     ) -> None:
+        require_folder(path)
         self.path = Path(path)
         self._spec = spec
         self._recording = dict(recording or {})
@@ -252,6 +254,7 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     `packed` puts many chunks into one file (zarr's shards), as archives and object storage like it. A clip is read from
     it all the same; adding an episode writes the last file anew.
     """
+    require_folder(path)
     draft = path.with_name(path.name + PARTIAL)
     if draft.exists():
         shutil.rmtree(draft)

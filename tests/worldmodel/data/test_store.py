@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import shutil
@@ -74,18 +73,6 @@ def test_reads_outside_are_refused(store):
 def _chunk(store: TrajectoryStore, name: str, index: int) -> Path:
     (path,) = (store.path / "data" / name).glob(f"c.{index}.*")
     return path
-
-
-def test_damage_leaves_no_reads_behind_for_python_to_complain_about(tmp_path, write_store):
-    store = write_store(tmp_path / "long.zarr", (60,) * 60)
-    _chunk(store, "pixels", 0).write_bytes(b"damaged")
-
-    async def unfinished() -> int:
-        return len(asyncio.all_tasks()) - 1
-
-    with pytest.raises(StoreError, match="chunk 0 of data/pixels cannot be decoded"):
-        store.read("pixels", 0, store.num_rows)
-    assert zarr.core.sync.sync(unfinished()) == 0
 
 
 def test_a_missing_chunk_is_an_error_and_not_zeros(store):

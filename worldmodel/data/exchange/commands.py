@@ -13,6 +13,7 @@ from worldmodel.data.exchange.importing import run_import
 from worldmodel.data.exchange.plan import ImportOptions, Plan, plan_import
 from worldmodel.data.exchange.registry import EXPORTS, SOURCES, export, open_source
 from worldmodel.data.exchange.source import Source
+from worldmodel.data.files import require_folder
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.progress import counting
 from worldmodel.data.store import TrajectoryStore, row_types
@@ -41,6 +42,7 @@ def import_store(format_name: str, path: Path, out: Path, options: ImportOptions
 
 def export_store(format_name: str, path: Path, target: Path, options: ExportOptions) -> int:
     """Write the store at `path` in another format; 130 when interrupted, after which nothing is at `target`."""
+    require_folder(target)
     store = TrajectoryStore.open(path)
     try:
         with counting("export") as progress:

@@ -55,11 +55,11 @@ def export_lerobot(
         UserError: when something is there already, or the store cannot be written so.
     """
     if not store.num_episodes:
-        raise UserError(f"{store.path} holds no episode yet")
+        raise UserError(f"{store.name} holds no episode yet")
     if options.images == "video" and store.spec.image_size % 2:
         size = store.spec.image_size
         raise UserError(
-            f"{store.path} has pictures of {size} x {size}: video needs even numbers, --images png does not"
+            f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with WriterLock(target):
@@ -72,8 +72,8 @@ def export_lerobot(
             for number in range(store.num_episodes):
                 if damage := verify_episode(store, number):
                     raise StoreError(
-                        f"episode {number} of {store.path} is damaged ({damage[0].column} {damage[0].what}): "
-                        f"`python -m worldmodel.data recover {store.path}` keeps the others"
+                        f"episode {number} of {store.name} is damaged ({damage[0].column} {damage[0].what}): "
+                        f"{store.hint}"
                     )
                 writer.add(store.episode(number))
                 progress(number + 1, store.num_episodes)
@@ -167,7 +167,7 @@ class _Writer:
     def finish(self) -> None:
         """Write what describes it all; `info.json` last."""
         if (len(self._episodes), self._num_rows) != (self._store.num_episodes, self._store.num_rows):
-            raise StoreError(f"{self._store.path} has {self._store.num_rows} rows, {self._num_rows} were written")
+            raise StoreError(f"{self._store.name} has {self._store.num_rows} rows, {self._num_rows} were written")
         path = self._root / _EPISODES
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(self._episodes), path, compression="snappy")

@@ -1,0 +1,238 @@
+"""What decodes files of strangers, fuzzed along the branches it takes: `python -m benchmarks.fuzzing [target ...]`.
+
+Needs the extra `benchmarks`: atheris is libFuzzer for Python. `benchmarks.store_durability` fuzzes with hypothesis,
+which knows what a description or a chunk is made of; atheris knows nothing, but sees which inputs reach new code.
+Targets:
+
+    descriptions   each zarr.json of a small store, its checksum made to fit where it has one
+    chunks         each chunk file of it, then of its packed copy
+    goals          PNG and JPEG files for `goal=`
+    pictures       PNG and JPEG pictures of recordings to be imported
+
+Whatever comes in, the answer is what was recorded or a `UserError`, within 20 s and 2 GB. Options: `runs=10000` inputs
+for each target, `seed=1`. Prints counts; the exit code is 1 if anything else happened. Inputs that did it are kept in
+`runs/fuzzing/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from configs.command import UserError, choices_message, console, fail
+
+MOST_SECONDS, MOST_MB = 20, 2048
+_FINDINGS = Path("runs/fuzzing")
+_INSTRUMENTED = ("worldmodel.data", "planning.goal_image", "PIL")
+_IMPORTED = (
+    "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+    "planning.goal_image",
+    "worldmodel.data.exchange.images",
+    "worldmodel.data.verification",
+)
+
+Target = Callable[[bytes], None]
+"""Takes one input; raises anything but UserError only where something is wrong."""
+
+
+def descriptions(folder: Path, corpus: Path) -> Target:
+    """The first byte of an input chooses the file, the rest is its content."""
+    from benchmarks.store_damage import files_of, instead, quiet, read_everything
+    from benchmarks.store_faults import make_store
+    from worldmodel.data import TrajectoryStore
+    from worldmodel.data.integrity import description_checksum
+    from worldmodel.data.rewriting import pack
+
+    make_store(folder / "data.zarr", 3)
+    packed = pack(TrajectoryStore.open(folder / "data.zarr"), folder / "packed.zarr", quiet).path
+    files = [f for path in (folder / "data.zarr", packed) for f in files_of(path) if f.name == "zarr.json"]
+    for number, file in enumerate(files):
+        (corpus / str(number)).write_bytes(bytes([number]) + file.read_bytes())
+
+    def refitted(content: bytes) -> bytes | None:
+        try:
+            parsed = json.loads(content)
+            parsed["attributes"]["checksum"] = description_checksum(parsed["attributes"])
+            return json.dumps(parsed).encode()
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    def one_input(data: bytes) -> None:
+        file, content = files[(data or b"\0")[0] % len(files)], data[1:]
+        fitted = refitted(content)
+        with instead(file, content if fitted is None else fitted):
+            equal = read_everything(folder / file.relative_to(folder).parts[0], any_description=fitted is not None)
+        assert equal, "silently wrong"
+
+    return one_input
+
+
+def chunks(folder: Path, corpus: Path) -> Target:
+    """Likewise."""
+    from benchmarks.store_damage import files_of, instead, quiet, read_everything
+    from benchmarks.store_faults import make_store
+    from worldmodel.data import TrajectoryStore
+    from worldmodel.data.rewriting import pack
+
+    make_store(folder / "data.zarr", 3)
+    packed = pack(TrajectoryStore.open(folder / "data.zarr"), folder / "packed.zarr", quiet).path
+    files = [f for path in (folder / "data.zarr", packed) for f in files_of(path) if f.name != "zarr.json"]
+    for number, file in enumerate(files):
+        (corpus / str(number)).write_bytes(bytes([number]) + file.read_bytes())
+
+    def one_input(data: bytes) -> None:
+        file = files[(data or b"\0")[0] % len(files)]
+        with instead(file, data[1:]):
+            equal = read_everything(folder / file.relative_to(folder).parts[0])
+        assert equal, "silently wrong"
+
+    return one_input
+
+
+def goals(folder: Path, corpus: Path) -> Target:
+    """An input is the file."""
+    from planning.goal_image import read_goal
+
+    _write_pictures(corpus)
+
+    def one_input(data: bytes) -> None:
+        (folder / "goal.png").write_bytes(data)
+        goal = read_goal(folder / "goal.png", 64)
+        assert goal.pixels.shape == (64, 64, 3) and goal.pixels.dtype == np.uint8, "not a picture"
+
+    return one_input
+
+
+def pictures(folder: Path, corpus: Path) -> Target:
+    """An input is the coded picture."""
+    from worldmodel.data.exchange.images import decode_picture
+
+    _write_pictures(corpus)
+
+    def one_input(data: bytes) -> None:
+        picture = decode_picture(data, "camera of row 0")
+        assert picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8, "not a picture"
+
+    return one_input
+
+
+def _write_pictures(corpus: Path) -> None:
+    from PIL import Image  # here, for it to be instrumented
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    pixels[..., 3] = 255
+    for mode, channels in (("RGB", [0, 1, 2]), ("RGBA", [0, 1, 2, 3]), ("L", 0)):
+        for kind in ("PNG", "JPEG"):
+            if (mode, kind) != ("RGBA", "JPEG"):
+                content = io.BytesIO()
+                Image.fromarray(np.ascontiguousarray(pixels[..., channels])).save(content, kind)
+                (corpus / f"{mode}.{kind}").write_bytes(content.getvalue())
+
+
+TARGETS: dict[str, Callable[[Path, Path], Target]] = {
+    "descriptions": descriptions,
+    "chunks": chunks,
+    "goals": goals,
+    "pictures": pictures,
+}
+
+
+def fuzz(name: str, runs: int, seed: int) -> None:
+    """Never returns: libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=list(_INSTRUMENTED)):
+        for module in _IMPORTED:
+            importlib.import_module(module)
+    folder = Path(os.environ["FUZZING_FOLDER"])
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    target = TARGETS[name](folder, corpus)
+    answers = {"accepted": 0, "refused": 0}
+
+    def one_input(data: bytes) -> None:
+        try:
+            target(data)
+            answers["accepted"] += 1
+        except UserError as error:
+            assert "\n" not in str(error), f"a message of several lines: {error}"
+            answers["refused"] += 1
+        (folder / "answers.json").write_text(json.dumps(answers))
+
+    limits = [
+        f"-timeout={MOST_SECONDS}",
+        f"-rss_limit_mb={MOST_MB}",
+        "-max_len=65536",
+        "-len_control=0",  # or it would try nothing but short inputs for long
+        f"-artifact_prefix={_FINDINGS}/{name}-",
+    ]
+    atheris.Setup([sys.argv[0], f"-runs={runs}", f"-seed={seed}", *limits, str(corpus)], one_input)
+    atheris.Fuzz()
+
+
+def report(names: list[str], runs: int, seed: int) -> int:
+    """Fuzz each target in a process of its own and print the table. Returns how many went wrong."""
+    table = Table("target", "inputs", "read", "refused", "branches", "most MB", "s", "wrong")
+    wrong = 0
+    for name in names:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "benchmarks.fuzzing", f"runs={runs}", f"seed={seed}", f"--here={name}"]
+            environment = {**os.environ, "FUZZING_FOLDER": folder}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+            counted = Path(folder) / "answers.json"
+            answers = json.loads(counted.read_text()) if counted.exists() else {"accepted": 0, "refused": 0}
+        found = dict(re.findall(r"\b(cov|rss): (\d+)", done.stderr))
+        if done.returncode:
+            wrong += 1
+            console.print(done.stderr[-3000:], markup=False)
+        answered = [str(answers["accepted"] + answers["refused"]), str(answers["accepted"]), str(answers["refused"])]
+        seconds = f"{time.monotonic() - began:.0f}"
+        table.add_row(
+            name, *answered, found.get("cov", "?"), found.get("rss", "?"), seconds, str(int(done.returncode != 0))
+        )
+    console.print(table)
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    options, names, here = {"runs": 10_000, "seed": 1}, [], ""
+    for argument in arguments:
+        name, is_option, value = argument.partition("=")
+        if name == "--here":
+            here = value
+        elif is_option and name in options and value.isdigit():
+            options[name] = int(value)
+        elif argument in TARGETS:
+            names.append(argument)
+        else:
+            raise UserError(choices_message("target or option", argument, [*TARGETS, *(f"{o}=N" for o in options)]))
+    _FINDINGS.mkdir(parents=True, exist_ok=True)
+    if here:
+        fuzz(here, options["runs"], options["seed"])
+    try:
+        import atheris  # noqa: F401
+    except ImportError as error:
+        raise UserError("atheris is not installed: pip install 'worldmodel-toolkit[benchmarks]'") from error
+    return int(report(names or list(TARGETS), options["runs"], options["seed"]) > 0)
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except UserError as error:
+        fail(str(error))
