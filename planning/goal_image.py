@@ -50,8 +50,8 @@ class GoalImage:
 def read_goal(path: str | Path, size: int) -> GoalImage:
     """The picture in `path`, averaged down (or up) to `size` pixels.
 
-    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, square to within one pixel after the EXIF rotation
-    (which is applied), in RGB. An alpha channel must be opaque everywhere; 16-bit PNGs lose the lower byte.
+    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of `size` wide, square to within
+    one pixel after the EXIF rotation (which is applied), in RGB. An alpha channel must be opaque everywhere; 16-bit PNGs lose the lower byte.
     Greyscale, palette, CMYK and transparent pictures are refused: no camera that a model was trained on makes them, and
     a silent conversion would be a goal that nobody meant.
 
@@ -78,6 +78,11 @@ def read_goal(path: str | Path, size: int) -> GoalImage:
         raise UserError(f"{path} has too many pixels: at most {MAX_PIXELS:,} are accepted") from error
     except _BROKEN as error:
         raise UserError(f"{path} is corrupt ({error}): {_WANTED}") from error
+    if (least := size // 4) > min(picture.size):
+        width, height = picture.size
+        raise UserError(
+            f"{path} is {width} x {height} pixels: expected at least {least} x {least}, the model sees {size}"
+        )
     resized = picture.resize((size, size), Image.Resampling.BOX)
     return GoalImage(np.asarray(resized), _state(texts, "goal_state"), _state(texts, "start_state"))
 
@@ -111,6 +116,6 @@ def _state(texts: dict[str, str], key: str) -> NDArray[np.float64] | None:
     """A state `[N]` from a text chunk; None where there is none that can be read, since pictures do not owe us one."""
     try:
         state = np.array(json.loads(texts.get(key, "null")), np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     return state if state.ndim == 1 and len(state) and np.isfinite(state).all() else None

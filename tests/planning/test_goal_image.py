@@ -119,10 +119,12 @@ def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path: Path, monkeypa
     (tmp_path / "empty.png").write_bytes(b"")
     save(tmp_path / "picture.gif", picture())
     save(tmp_path / "wide.png", picture(64, 66))
+    save(tmp_path / "tiny.png", picture(15, 15))
     transparent().save(tmp_path / "alpha.png")
     Image.fromarray(picture()).save(tmp_path / "key.png", transparency=tuple(int(v) for v in picture()[5, 5]))
     expected = {
         "missing.png": "does not exist",
+        "tiny.png": "is 15 x 15 pixels: expected at least 16 x 16, the model sees 64",
         ".": "not a file",
         "cut.png": "corrupt",
         "text.png": "not a PNG or JPEG",
@@ -150,7 +152,7 @@ def test_states_in_the_text_chunks_are_read(tmp_path: Path) -> None:
     assert goal.start_state is not None and goal.start_state.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("value", ["", "[]", "[NaN]", "[[1]]", '["a"]', "{}", "3", "null"])
+@pytest.mark.parametrize("value", ["", "[" * 100_000, "[]", "[NaN]", "[[1]]", '["a"]', "{}", "3", "null"])
 def test_text_chunks_that_hold_no_state_are_left_aside(tmp_path: Path, value: str) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("goal_state", value)

@@ -97,5 +97,7 @@ class EnvironmentSpec:
         """
         for field in ("env", "image_size", "control_step_s", "action_low", "action_high", "proprio_size"):
             mine, yours = getattr(self, field), getattr(other, field)
+            if field == "env" and mine != yours:
+                raise UserError(f"{ours} was made for env {mine}, not for env {yours}")
             if mine != yours:
                 raise UserError(f"{ours} was made for {field} {mine}, but {theirs} has {field} {yours}")
