@@ -50,10 +50,10 @@ class GoalImage:
 def read_goal(path: str | Path, size: int) -> GoalImage:
     """The picture in `path`, averaged down (or up) to `size` pixels.
 
-    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of `size` wide, square to within
-    one pixel after the EXIF rotation (which is applied), in RGB. An alpha channel must be opaque everywhere; 16-bit PNGs lose the lower byte.
-    Greyscale, palette, CMYK and transparent pictures are refused: no camera that a model was trained on makes them, and
-    a silent conversion would be a goal that nobody meant.
+    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of `size` wide, square to
+    within one pixel after the EXIF rotation (which is applied), in RGB. An alpha channel must be opaque everywhere;
+    16-bit PNGs lose the lower byte. Greyscale, palette, CMYK and transparent pictures are refused: no camera that a
+    model was trained on makes them, and a silent conversion would be a goal that nobody meant.
 
     Raises:
         UserError: one line that names the file, what it is, and what is accepted.
@@ -78,11 +78,10 @@ def read_goal(path: str | Path, size: int) -> GoalImage:
         raise UserError(f"{path} has too many pixels: at most {MAX_PIXELS:,} are accepted") from error
     except _BROKEN as error:
         raise UserError(f"{path} is corrupt ({error}): {_WANTED}") from error
-    if (least := size // 4) > min(picture.size):
-        width, height = picture.size
-        raise UserError(
-            f"{path} is {width} x {height} pixels: expected at least {least} x {least}, the model sees {size}"
-        )
+    width, height = picture.size
+    if min(width, height) < size // 4:
+        least = f"at least {size // 4} x {size // 4}, the model sees {size} x {size}"
+        raise UserError(f"{path} is {width} x {height} pixels: expected {least}")
     resized = picture.resize((size, size), Image.Resampling.BOX)
     return GoalImage(np.asarray(resized), _state(texts, "goal_state"), _state(texts, "start_state"))
 

@@ -124,7 +124,7 @@ def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path: Path, monkeypa
     Image.fromarray(picture()).save(tmp_path / "key.png", transparency=tuple(int(v) for v in picture()[5, 5]))
     expected = {
         "missing.png": "does not exist",
-        "tiny.png": "is 15 x 15 pixels: expected at least 16 x 16, the model sees 64",
+        "tiny.png": "is 15 x 15 pixels: expected at least 16 x 16",
         ".": "not a file",
         "cut.png": "corrupt",
         "text.png": "not a PNG or JPEG",
