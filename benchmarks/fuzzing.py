@@ -50,38 +50,40 @@ Target = Callable[[bytes], None]
 
 def descriptions(folder: Path, corpus: Path) -> Target:
     """The first byte of an input chooses the file, the rest is its content."""
-    from benchmarks.store_damage import files_of, instead, quiet, read_everything
-    from benchmarks.store_faults import make_store
-    from worldmodel.data import TrajectoryStore
     from worldmodel.data.integrity import description_checksum
-    from worldmodel.data.rewriting import pack
 
-    make_store(folder / "data.zarr", 3)
-    packed = pack(TrajectoryStore.open(folder / "data.zarr"), folder / "packed.zarr", quiet).path
-    files = [f for path in (folder / "data.zarr", packed) for f in files_of(path) if f.name == "zarr.json"]
-    for number, file in enumerate(files):
-        (corpus / str(number)).write_bytes(bytes([number]) + file.read_bytes())
+    read = _reading(folder, corpus, lambda file: file.name == "zarr.json")
 
-    def refitted(content: bytes) -> bytes | None:
+    def fitted(content: bytes) -> bytes | None:
         try:
-            parsed = json.loads(content)
-            parsed["attributes"]["checksum"] = description_checksum(parsed["attributes"])
-            return json.dumps(parsed).encode()
+            values = json.loads(content)
+            values["attributes"]["checksum"] = description_checksum(values["attributes"])
+            return json.dumps(values).encode()
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def one_input(data: bytes) -> None:
-        file, content = files[(data or b"\0")[0] % len(files)], data[1:]
-        fitted = refitted(content)
-        with instead(file, content if fitted is None else fitted):
-            equal = read_everything(folder / file.relative_to(folder).parts[0], any_description=fitted is not None)
-        assert equal, "silently wrong"
+        content = fitted(data[1:])
+        assert read(data[:1], data[1:] if content is None else content, content is not None), "silently wrong"
 
     return one_input
 
 
 def chunks(folder: Path, corpus: Path) -> Target:
     """Likewise."""
+    read = _reading(folder, corpus, lambda file: file.name != "zarr.json")
+
+    def one_input(data: bytes) -> None:
+        assert read(data[:1], data[1:], False), "silently wrong"
+
+    return one_input
+
+
+def _reading(folder: Path, corpus: Path, wanted: Callable[[Path], bool]) -> Callable[[bytes, bytes, bool], bool]:
+    """Whether a small store, or its packed copy, reads as recorded with another content of one of the `wanted` files.
+
+    The function takes which file (one byte), its content, and whether any description that is accepted counts.
+    """
     from benchmarks.store_damage import files_of, instead, quiet, read_everything
     from benchmarks.store_faults import make_store
     from worldmodel.data import TrajectoryStore
@@ -89,17 +91,16 @@ def chunks(folder: Path, corpus: Path) -> Target:
 
     make_store(folder / "data.zarr", 3)
     packed = pack(TrajectoryStore.open(folder / "data.zarr"), folder / "packed.zarr", quiet).path
-    files = [f for path in (folder / "data.zarr", packed) for f in files_of(path) if f.name != "zarr.json"]
-    for number, file in enumerate(files):
+    files = [(path, file) for path in (folder / "data.zarr", packed) for file in files_of(path) if wanted(file)]
+    for number, (_, file) in enumerate(files):
         (corpus / str(number)).write_bytes(bytes([number]) + file.read_bytes())
 
-    def one_input(data: bytes) -> None:
-        file = files[(data or b"\0")[0] % len(files)]
-        with instead(file, data[1:]):
-            equal = read_everything(folder / file.relative_to(folder).parts[0])
-        assert equal, "silently wrong"
+    def read(which: bytes, content: bytes, any_description: bool) -> bool:
+        path, file = files[int.from_bytes(which, "big") % len(files)]
+        with instead(file, content):
+            return read_everything(path, any_description)
 
-    return one_input
+    return read
 
 
 def goals(folder: Path, corpus: Path) -> Target:
