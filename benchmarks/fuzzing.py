@@ -133,7 +133,7 @@ def pictures(folder: Path, corpus: Path) -> Target:
 def _write_pictures(corpus: Path) -> None:
     from PIL import Image  # here, for it to be instrumented
 
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
     pixels[..., 3] = 255
     for mode, channels in (("RGB", [0, 1, 2]), ("RGBA", [0, 1, 2, 3]), ("L", 0)):
         for kind in ("PNG", "JPEG"):

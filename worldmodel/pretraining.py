@@ -122,16 +122,16 @@ class PretrainTask(TrainingTask):
 
     def _clips(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
         """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
-        pixels = to_unit_range(torch.from_numpy(frames).to(self._device))
-        flipped = torch.from_numpy(mirrored).to(self._device)[:, None, None, None, None]
-        return torch.where(flipped, pixels.flip(3), pixels) if self._config.flip else pixels
+        if self._config.flip:  # as bytes: floats are four times as many
+            frames = np.where(mirrored[:, None, None, None, None], frames[:, :, :, ::-1], frames)
+        return to_unit_range(torch.from_numpy(frames).to(self._device))
 
     def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         """The same brightness, contrast and tint for every frame of a clip."""
         config, batch = self._config, len(pixels)
         if config.jitter:
             contrast, brightness = rng.uniform(-config.jitter, config.jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
-            pixels = pixels * torch.from_numpy(1 + contrast).to(pixels) + torch.from_numpy(brightness).to(pixels)
+            pixels = (pixels * torch.from_numpy(1 + contrast).to(pixels)).add_(torch.from_numpy(brightness).to(pixels))
         if config.colour_jitter:
             tint = rng.uniform(-config.colour_jitter, config.colour_jitter, (batch, 1, 1, 1, 3)).astype(np.float32)
             # About black, which is -2: a tint darkens or brightens a channel as a coloured light would.

@@ -168,7 +168,7 @@ def initialise(module: nn.Module, depth: int) -> None:
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """uint8 pixels to floats in [-2, 2], roughly zero mean and unit spread for pictures of any kind."""
-    return pixels.float() / 63.75 - 2.0
+    return (pixels.float() / 63.75).sub_(2.0)
 
 
 def gather_tokens(tokens: Tensor, keep: Tensor) -> Tensor:
