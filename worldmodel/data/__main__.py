@@ -42,10 +42,11 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     hours, rate = store.num_steps * spec.control_step_s / 3600, 1 / spec.control_step_s
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
+    steps = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
     console.print(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
     console.print(f"recorded with {store.recording or 'no further options'}")
     console.print(
-        f"{store.num_episodes} episodes of {shortest} to {longest} steps; {store.num_steps} steps, {hours:.2f} hours "
+        f"{store.num_episodes} episodes of {steps} steps; {store.num_steps} steps, {hours:.2f} hours "
         f"at {rate:g} steps per second"
     )
     where = f"in the cache ({store.path})" if store.is_remote else "on disk"
