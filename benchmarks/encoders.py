@@ -89,7 +89,7 @@ def train_and_evaluate(encoder: str, seed: int, pairs: int) -> None:
 def table(options: Options) -> str:
     """The results as Markdown: success with its interval, and V-JEPA against each of the others."""
     lines = [
-        "| room | encoder | success at any step | held at the end | V-JEPA's gain, any step | p |",
+        "| room | encoder | success at any step | held at the end | V-JEPA's gain, any step | the same, at the end |",
         "|---|---|---|---|---|---|",
     ]
     for room in ROOMS:
@@ -102,12 +102,15 @@ def table(options: Options) -> str:
                 Comparison.of(methods["vjepa"].outcomes[name], method.outcomes[name], resamples=10_000, seed=0)
                 for name in ("any step", "at the end")
             ]
-            gain, p = "", ""
-            if encoder != "vjepa":
-                c = found[0]
-                gain, p = f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})", f"{c.p:.2g}"
-            lines.append(f"| {room} | {encoder} | {found[0].b} | {found[1].b} | {gain} | {p} |")
+            gains = ["" if encoder == "vjepa" else _gain(comparison) for comparison in found]
+            lines.append(f"| {room} | {encoder} | {found[0].b} | {found[1].b} | {' | '.join(gains)} |")
     return "\n".join(lines)
+
+
+def _gain(comparison: Comparison) -> str:
+    """In percentage points with its interval, and McNemar's p."""
+    low, high = 100 * comparison.low, 100 * comparison.high
+    return f"{100 * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f}), p = {comparison.p:.2g}"
 
 
 def main(options: Options) -> None:
