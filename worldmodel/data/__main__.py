@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from configs.command import UserError, console, fail, output_file
+from configs.command import UserError, console, fail
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 def inspect_store(path: Path, sheet: str | None) -> int:
     """Print what is in the store; with `sheet`, write a contact sheet there."""
-    picture = None if sheet is None else output_file(sheet, "sheet")
+    picture = None if sheet is None else output_named(sheet, ".png", "sheet")
     store = TrajectoryStore.open(path)
     spec, size = store.spec, bytes_on_disk(store.path)
     plain = store.num_rows * sum(row.num_bytes for row in row_types(spec).values())

@@ -75,6 +75,8 @@ class Recorder:
             StoreError: when what is at the path is damaged, or is no store.
             WritingStopped: when nothing can be written there.
         """
+        if self._is_open:
+            raise UserError(f"the recorder of {self._writer.path} is open already")
         self._writer.__enter__()
         self._is_open = True
         return self
@@ -133,6 +135,8 @@ class Recorder:
                 again.
         """
         self._require_open("end_episode")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
+            raise UserError(f"end_episode got the seed {seed!r}: expected a whole number of 64 bits")
         if (pixels is None) != (proprio is None) or (pixels is None and state is not None):
             raise UserError("end_episode got a part of an observation: it takes pixels and proprio, or neither")
         rows = list(self._rows)
@@ -147,7 +151,7 @@ class Recorder:
         # In one piece: after a Ctrl-C the episode is either written and no longer pending, or neither.
         with uninterrupted():
             try:
-                self._writer.append(Episode(**columns, seed=seed))
+                self._writer.append(Episode(**columns, seed=int(seed)))
             except BaseException:
                 self._writer.discard_pending()
                 raise

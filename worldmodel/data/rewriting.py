@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from configs.command import UserError
 from worldmodel.data.durable import writing
+from worldmodel.data.metadata import group_attributes
 from worldmodel.data.store import StoreError, TrajectoryStore
 from worldmodel.data.verification import verify_episode
 from worldmodel.data.writer import EpisodeWriter, create_store
@@ -32,9 +33,12 @@ def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectorySt
         UserError: when `out` holds something else.
         WritingStopped: when the disk is full, or fails.
     """
-    if not out.exists():
+    _require_apart([out], [source])
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         with writing(out):
             create_store(out, source.spec, source.recording, packed=True)
+    elif not group_attributes(out).get("packed"):
+        raise UserError(f"{out} holds a recording that is not packed: write to another place")
     every = np.arange(source.num_episodes)
     return copy_episodes([(source, every)], out, source.recording, progress)
 
@@ -59,6 +63,9 @@ def split(
         raise UserError(
             f"fractions {list(fractions)} for {len(outs)} stores: expected one each, above 0, at most 1 in all"
         )
+    if seed < 0:
+        raise UserError(f"seed {seed}: expected at least 0")
+    _require_apart(outs, [source])
     edges = np.round(np.cumsum([0.0, *fractions]) * source.num_episodes).astype(int)
     if (np.diff(edges) < 1).any():
         raise UserError(f"{source.num_episodes} episodes cannot be split by {list(fractions)}: a part would be empty")
@@ -84,6 +91,7 @@ def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> 
         StoreError: when an episode is damaged.
         UserError: when the stores are of different environments, or `out` holds something else.
     """
+    _require_apart([out], sources)
     first = sources[0]
     for other in sources[1:]:
         for name, mine in first.spec.to_dict().items():
@@ -122,6 +130,17 @@ def copy_episodes(
     copied = TrajectoryStore.open(out)
     _require_same(copied, numbered)
     return copied
+
+
+def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> None:
+    """Raises UserError for places that are one, or lie within a recording that is copied."""
+    places = [out.resolve() for out in outs]
+    for out, place in zip(outs, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{out} is named twice: expected a place of its own for each part")
+        for source in sources:
+            if place.is_relative_to(source.path.resolve()):
+                raise UserError(f"{out} is, or lies within, the recording that is copied: write to another place")
 
 
 def _require_same(copied: TrajectoryStore, numbered: Sequence[tuple[TrajectoryStore, int]]) -> None:

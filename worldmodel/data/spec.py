@@ -9,6 +9,7 @@ from typing import Any, Final
 from configs.command import UserError
 
 MOST_PIXELS: Final = 2048  # of height and width: a chunk of frames stays below what a store reads at once
+MOST_ACTION: Final = 3.4e38  # what single precision can hold
 _MOST_NUMBERS = 2**16  # of one row of a vector
 
 
@@ -74,8 +75,11 @@ class EnvironmentSpec:
                 "expected the same, at least one"
             )
         for dimension, (smallest, largest) in enumerate(zip(low, high, strict=True)):
-            if not smallest <= largest:
-                raise UserError(f"action_low[{dimension}] is {smallest}, action_high[{dimension}] {largest}")
+            if not -MOST_ACTION <= smallest <= largest <= MOST_ACTION:
+                raise UserError(
+                    f"action_low[{dimension}] is {smallest}, action_high[{dimension}] {largest}: expected the smaller "
+                    "one first, both finite in single precision"
+                )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvironmentSpec:

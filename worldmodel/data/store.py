@@ -97,7 +97,7 @@ class TrajectoryStore:
 
     def __init__(self, files: StoreFiles, attributes: dict[str, Any]) -> None:
         self.path, self.name, self.is_remote, self.hint = files.root, files.name, files.is_remote, files.hint
-        version = check_schema(attributes, self.name)
+        version = check_schema(attributes, self.name, f": {self.hint}")
         if version < 2 and files.is_remote:  # the cache could not tell that the store has changed
             raise StoreError(f"{self.name} is of schema 1, which has no checksums: such stores are not read from afar")
         self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", self.name))
@@ -258,7 +258,7 @@ def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
     }
 
 
-def check_schema(attributes: dict[str, Any], path: str | Path) -> int:
+def check_schema(attributes: dict[str, Any], path: str | Path, hint: str = "") -> int:
     """The schema version. Raises StoreError for a description that cannot be trusted or understood."""
     if attributes.get("format") != FORMAT:
         raise StoreError(_NOT_A_STORE.format(path=path))
@@ -271,7 +271,7 @@ def check_schema(attributes: dict[str, Any], path: str | Path) -> int:
         )
     # One that says schema 1 and has a checksum all the same was changed.
     if (version >= 2 or "checksum" in attributes) and attributes.get("checksum") != description_checksum(attributes):
-        raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there")
+        raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there{hint}")
     return version
 
 

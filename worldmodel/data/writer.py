@@ -75,7 +75,7 @@ class EpisodeWriter:
         require_folder(path)
         self.path = Path(path)
         self._spec = spec
-        self._recording = dict(recording or {})
+        self._recording = _as_json(recording or {})
         self._episodes_per_commit = episodes_per_commit
         self._lock = WriterLock(self.path)
         self._store = DurableLocalStore(self.path)
@@ -223,14 +223,16 @@ class EpisodeWriter:
                 file.unlink()
 
     def _require_same(self, committed: TrajectoryStore) -> None:
-        stored = committed.spec.to_dict() | committed.recording
-        given = json.loads(json.dumps(self._spec.to_dict() | self._recording))
-        for name in sorted(stored.keys() | given.keys()):
-            if stored.get(name) != given.get(name):
-                raise UserError(
-                    f"{self.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
-                    "use the same, or write to another place (out=...)"
-                )
+        for stored, given in (
+            (committed.recording, self._recording),
+            (committed.spec.to_dict(), json.loads(json.dumps(self._spec.to_dict()))),
+        ):
+            for name in sorted(stored.keys() | given.keys()):
+                if stored.get(name) != given.get(name):
+                    raise UserError(
+                        f"{self.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
+                        "use the same, or write to another place"
+                    )
 
     def _check(self, episode: Episode) -> None:
         length = len(episode.pixels)
@@ -246,6 +248,15 @@ class EpisodeWriter:
             raise UserError(f"episode has {length} observations, expected at least 2")
         if episode.action[-1].any():
             raise UserError("episode has a last action other than zero: no action follows the last observation")
+
+
+def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file. Raises UserError for what JSON has no word for."""
+    try:
+        values: dict[str, Any] = json.loads(json.dumps(dict(recording), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"recording is {recording!r} ({error}): expected JSON values") from error
+    return values
 
 
 def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any], packed: bool = False) -> None:
@@ -272,7 +283,8 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
     for name, (dtype, shape) in row_types(spec).items():
         chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
-        per_file = max(1, _PACKED_BYTES // (chunk * max(1, dtype.itemsize * math.prod(shape)))) if packed else None
+        row_bytes = dtype.itemsize * math.prod(max(1, size) for size in shape)  # in a chunk, no length is 0
+        per_file = max(1, _PACKED_BYTES // (chunk * row_bytes)) if packed else None
         _create_array(group, f"data/{name}", shape, chunk, dtype, per_file)
     for name in (SEEDS, ENDS):
         _create_array(group, name, (), _META_CHUNK, np.int64)

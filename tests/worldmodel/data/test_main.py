@@ -29,6 +29,15 @@ def test_inspect_tells_what_is_in_it(store: TrajectoryStore, tmp_path: Path, cap
         assert picture.size == (8 * 98 + 2, 5 * 98 + 2)
 
 
+@pytest.mark.parametrize("sheet", ["sheet.foo", "sheet", "http://host/sheet.png"])
+def test_a_sheet_that_cannot_be_written_is_refused_first(store: TrajectoryStore, capsys, sheet: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", str(store.path), "--sheet", sheet])
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert not told.out and len(told.err.splitlines()) == 1
+
+
 def test_inspect_works_before_the_first_episode(tmp_path: Path, spec, capsys: pytest.CaptureFixture) -> None:
     with EpisodeWriter(tmp_path / "empty.zarr", spec):
         pass

@@ -196,6 +196,41 @@ def test_it_works_in_its_context_only(tmp_path: Path, spec, make_episode) -> Non
         recorder.end_episode()
 
 
+@pytest.mark.parametrize("seed", ["x", 1.5, True, 2**63])
+def test_a_seed_that_is_none_is_refused(tmp_path: Path, spec, make_episode, seed: object) -> None:
+    with Recorder(tmp_path / "a.zarr", spec) as recorder:
+        episode = make_episode(0, 2)
+        for row in range(2):
+            recorder.step(episode.pixels[row], episode.proprio[row], episode.action[row], episode.state[row])
+        with pytest.raises(UserError, match="expected a whole number of 64 bits"):
+            recorder.end_episode(seed=seed)
+        assert recorder.end_episode(seed=np.int64(3)) == 0
+
+
+@pytest.mark.parametrize("recording", [{"a": float("nan")}, {"a": np.float32(1)}, {"a": {1, 2}}])
+def test_how_it_was_recorded_is_json(tmp_path: Path, spec, recording: dict) -> None:
+    with pytest.raises(UserError, match="expected JSON values"):
+        Recorder(tmp_path / "a.zarr", spec, recording)
+    assert not list(tmp_path.iterdir())
+
+
+def test_how_it_was_recorded_does_not_hide_what_was_recorded(tmp_path: Path, spec) -> None:
+    with Recorder(tmp_path / "a.zarr", spec, {"env": "mine", "pair": (1, 2)}):
+        pass
+    with Recorder(tmp_path / "a.zarr", spec, {"env": "mine", "pair": [1, 2]}):
+        pass
+    other = dataclasses.replace(spec, env="another")
+    with pytest.raises(UserError, match="was recorded with env"), Recorder(tmp_path / "a.zarr", other, {"env": "mine"}):
+        pass
+
+
+def test_a_recorder_is_opened_once(tmp_path: Path, spec) -> None:
+    with Recorder(tmp_path / "a.zarr", spec) as recorder:
+        with pytest.raises(UserError, match="is open already"):
+            recorder.__enter__()
+        assert recorder.num_episodes == 0
+
+
 def test_a_second_recorder_is_told_who_the_first_is(tmp_path: Path, spec) -> None:
     message = f"being written by process {os.getpid()} on {socket.gethostname()} since"
     with Recorder(tmp_path / "data.zarr", spec), pytest.raises(UserError, match=message):

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.store_faults import snapshot
 from configs.command import UserError
-from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data import EpisodeWriter, Recorder, StoreError, TrajectoryStore
 from worldmodel.data import writer as writer_module
 from worldmodel.data.recovery import recover
 from worldmodel.data.rewriting import merge, pack, split
@@ -47,6 +48,42 @@ def test_packing_keeps_content_and_checksums(tmp_path: Path, store: TrajectorySt
     assert files == [7, 4]
     for start, stop in ((0, 106), (30, 34), (15, 49), (105, 106)):
         np.testing.assert_array_equal(packed.read("pixels", start, stop), store.read("pixels", start, stop))
+
+
+@pytest.mark.parametrize(("proprio_size", "state_size"), [(2, 0), (0, 4), (0, 0)])
+def test_what_a_robot_has_none_of_is_packed_too(tmp_path: Path, spec, proprio_size: int, state_size: int) -> None:
+    bare = dataclasses.replace(spec, proprio_size=proprio_size, state_size=state_size)
+    with Recorder(tmp_path / "arm.zarr", bare) as recorder:
+        for _ in range(3):
+            picture = np.zeros((spec.image_size, spec.image_size, 3), np.uint8)
+            recorder.step(picture, np.zeros(proprio_size), np.zeros(len(spec.action_low)), np.zeros(state_size))
+        recorder.end_episode()
+    source = TrajectoryStore.open(tmp_path / "arm.zarr")
+    packed = pack(source, tmp_path / "packed.zarr", quiet)
+    assert contents(packed) == contents(source)
+
+
+def test_an_empty_folder_is_packed_into(tmp_path: Path, store: TrajectoryStore) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    packed = pack(store, tmp_path / "out.zarr", quiet)
+    assert len(list((packed.path / "data/pixels").glob("c.*"))) == 1
+
+
+def test_a_copy_goes_to_a_place_of_its_own(tmp_path: Path, store, write_store) -> None:
+    before = snapshot(store.path)
+    plain = write_store(tmp_path / "plain.zarr", (20,)).path
+    for act, message in (
+        (lambda: pack(store, store.path, quiet), "the recording that is copied"),
+        (lambda: pack(store, store.path / "inside.zarr", quiet), "the recording that is copied"),
+        (lambda: merge([store], store.path / "inside.zarr", quiet), "the recording that is copied"),
+        (lambda: pack(store, plain, quiet), "not packed"),
+        (lambda: split(store, [tmp_path / "a", tmp_path / "." / "a"], [0.5, 0.5], 0, quiet), "named twice"),
+        (lambda: split(store, [tmp_path / "a", tmp_path / "b"], [0.5, 0.5], -1, quiet), "seed -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            act()
+    assert snapshot(store.path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "plain.zarr"]
 
 
 @pytest.mark.usefixtures("_small_files")
@@ -106,6 +143,7 @@ def test_damage_is_not_copied(tmp_path: Path, store: TrajectoryStore) -> None:
 
 
 def test_a_copy_of_something_else_is_not_continued(tmp_path: Path, store, spec, make_episode: Callable) -> None:
+    writer_module.create_store(tmp_path / "out.zarr", spec, store.recording, packed=True)
     with EpisodeWriter(tmp_path / "out.zarr", spec, store.recording) as writer:
         writer.append(make_episode(3, 20))
     with pytest.raises(UserError, match="a copy of something else: its episode 0 is not episode 0"):

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from configs.command import UserError
+from configs.command import UserError, output_folder
+from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.exporting import ExportOptions
 from worldmodel.data.exchange.images import encode_png
 from worldmodel.data.exchange.lerobot import ACTION, INFO, PROPRIO, STATE
@@ -53,6 +54,7 @@ def export_lerobot(
     Raises:
         StoreError: when an episode is damaged.
         UserError: when something is there already, or the store cannot be written so.
+        WritingStopped: when the disk is full, or fails; like every error, it leaves nothing behind.
     """
     if not store.num_episodes:
         raise UserError(f"{store.name} holds no episode yet")
@@ -61,25 +63,32 @@ def export_lerobot(
         raise UserError(
             f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    output_folder(target.parent, "TARGET")
     with WriterLock(target):
         if target.exists():
             raise UserError(f"{target} is there already: export to another place")
         draft = target.with_name(f"{target.name}.partial")
         if draft.exists():
             shutil.rmtree(draft)
-        with _Writer(store, draft, options) as writer:
-            for number in range(store.num_episodes):
-                if damage := verify_episode(store, number):
-                    raise StoreError(
-                        f"episode {number} of {store.name} is damaged ({damage[0].column} {damage[0].what}): "
-                        f"{store.hint}"
-                    )
-                writer.add(store.episode(number))
-                progress(number + 1, store.num_episodes)
-        writer.finish()
-        _sync(draft)
-        draft.rename(target)
+        try:
+            with _Writer(store, draft, options) as writer:
+                for number in range(store.num_episodes):
+                    if damage := verify_episode(store, number):
+                        raise StoreError(
+                            f"episode {number} of {store.name} is damaged ({damage[0].column} {damage[0].what}): "
+                            f"{store.hint}"
+                        )
+                    writer.add(store.episode(number))
+                    progress(number + 1, store.num_episodes)
+            writer.finish()
+            _sync(draft)
+            draft.rename(target)
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, OSError):
+                reason = error.strerror or error
+                raise WritingStopped(f"{target} cannot be written to ({reason}): nothing is there") from error
+            raise
 
 
 class _Files:

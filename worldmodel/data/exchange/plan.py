@@ -14,11 +14,10 @@ from worldmodel.data.exchange.images import Layout, Square, white_of
 from worldmodel.data.exchange.limits import MOST_EPISODE_BYTES, MOST_NUMBERS, MOST_ROWS, require
 from worldmodel.data.exchange.mapping import Choice, Part, choose
 from worldmodel.data.exchange.source import FormatError, Length, Source
-from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.data.spec import MOST_PIXELS, EnvironmentSpec
 
 Progress = Callable[[int, int], None]
 _LARGEST_DEFAULT = 224  # pixels: what encoders are made for; larger only when asked for
-_MOST_SIZE = 4_096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +113,9 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
     layout = Layout.of(first.shape)
     require(layout is not None, f"{choice.camera} of {source.path} has shape {list(first.shape)}: expected pictures")
     assert layout is not None
-    size = options.size or min(layout.height, layout.width, _LARGEST_DEFAULT)
-    if not 1 <= size <= _MOST_SIZE:
-        raise UserError(f"--size {size}: expected 1 to {_MOST_SIZE} pixels")
+    size = min(layout.height, layout.width, _LARGEST_DEFAULT) if options.size is None else options.size
+    if not 1 <= size <= MOST_PIXELS:
+        raise UserError(f"--size {size}: expected 1 to {MOST_PIXELS} pixels")
     square = Square(size, options.fit, white_of(first))
     _check_memory(source, episodes, size)
     low, high, bounds = _action_bounds(source, choice, episodes, options, progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -68,7 +70,25 @@ def test_an_interrupted_export_says_so(
     target = tmp_path / "exported"
     assert main(["export", "lerobot", str(store.path), str(target), "--images", "png"]) == 130
     assert f"nothing is at {target} yet; the same command begins anew" in capsys.readouterr().out
-    assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
+def test_an_export_to_a_full_disk_leaves_nothing(store: TrajectoryStore, tmp_path: Path, capsys, monkeypatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lerobot_export, "encode_png", fill)
+    assert main(["export", "lerobot", str(store.path), str(tmp_path / "out"), "--images", "png"]) == 1
+    assert "cannot be written to (No space left on device): nothing is there" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
+def test_an_export_to_no_place_is_refused(store: TrajectoryStore, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "lerobot", str(store.path), str(store.path / "zarr.json" / "out")])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "TARGET" in line and "cannot be written to" in line
 
 
 @pytest.mark.parametrize(
