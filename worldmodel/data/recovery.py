@@ -259,7 +259,8 @@ def _chunk_files(folder: Path) -> dict[int, Path]:
 
     A stray file with a huge number would otherwise promise an array that no memory holds.
     """
-    numbered = {number: file for file in folder.glob("c.*") if (number := chunk_number(file)) is not None}
+    files = (file for file in folder.glob("c.*") if file.is_file())
+    numbered = {number: file for file in files if (number := chunk_number(file)) is not None}
     found: dict[int, Path] = {}
     last = -1
     for number in sorted(numbered):

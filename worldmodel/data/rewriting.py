@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from configs.command import UserError
 from worldmodel.data.durable import writing
 from worldmodel.data.metadata import group_attributes
-from worldmodel.data.store import StoreError, TrajectoryStore
-from worldmodel.data.verification import verify_episode
+from worldmodel.data.store import TrajectoryStore
+from worldmodel.data.verification import require_whole
 from worldmodel.data.writer import EpisodeWriter, create_store
 
 Progress = Callable[[int, int], None]
@@ -120,11 +120,7 @@ def copy_episodes(
             raise UserError(f"{out} has {writer.num_episodes} episodes already, more than the {len(numbered)} to copy")
         for done in range(writer.num_episodes, len(numbered)):
             source, episode = numbered[done]
-            if damage := verify_episode(source, episode):
-                raise StoreError(
-                    f"episode {episode} of {source.name} is damaged ({damage[0].column} {damage[0].what}): "
-                    f"{source.hint}"
-                )
+            require_whole(source, episode)
             writer.append(source.episode(episode))
             progress(done + 1, len(numbered))
     copied = TrajectoryStore.open(out)

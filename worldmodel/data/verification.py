@@ -46,6 +46,18 @@ def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
     return found
 
 
+def require_whole(store: TrajectoryStore, episode: int) -> None:
+    """Before an episode is copied.
+
+    Raises:
+        StoreError: naming what is wrong with it, and what can be done.
+    """
+    for damage in verify_episode(store, episode):
+        if store.hint in damage.what:  # it names the store and the episode, too
+            raise StoreError(damage.what)
+        raise StoreError(f"episode {episode} of {store.name} is damaged ({damage.column} {damage.what}): {store.hint}")
+
+
 def verify(store: TrajectoryStore, progress: Callable[[int, int], None]) -> list[Damage]:
     """All damage there is. `progress` is called with (episodes done, episodes in all).
 

@@ -133,6 +133,14 @@ def test_a_stray_file_with_a_huge_number_promises_nothing(store, original) -> No
     assert_holds(store.path, original, [0, 1, 4])
 
 
+def test_a_folder_in_place_of_a_chunk_is_a_lost_chunk(store, original) -> None:
+    chunk = store.path / "data/pixels/c.3.0.0.0"  # rows 48 to 63
+    chunk.unlink()
+    chunk.mkdir()
+    assert recover(store.path, quiet).lost == (2, 3)
+    assert_holds(store.path, original, [0, 1, 4])
+
+
 def test_what_was_never_committed_is_cut_off(store, original) -> None:
     pixels = zarr.open_group(store.path, mode="r+")["data/pixels"]
     pixels.resize((500, 8, 8, 3))

@@ -138,7 +138,7 @@ def test_an_interrupted_copy_goes_on(tmp_path: Path, store: TrajectoryStore, mon
 
 def test_damage_is_not_copied(tmp_path: Path, store: TrajectoryStore) -> None:
     (store.path / "data/pixels/c.3.0.0.0").unlink()
-    with pytest.raises(StoreError, match=r"episode 2 of .* is damaged .*worldmodel\.data recover"):
+    with pytest.raises(StoreError, match=r"data/pixels is missing .*in episode 2: .*worldmodel\.data recover"):
         pack(store, tmp_path / "packed.zarr", quiet)
 
 

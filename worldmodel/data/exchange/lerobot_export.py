@@ -37,7 +37,7 @@ from worldmodel.data.exchange.ours import DESCRIPTION, SEED, describe
 from worldmodel.data.exchange.video import VideoWriter
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.store import Episode, StoreError, TrajectoryStore
-from worldmodel.data.verification import verify_episode
+from worldmodel.data.verification import require_whole
 from worldmodel.files import write_json
 
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -73,11 +73,7 @@ def export_lerobot(
         try:
             with _Writer(store, draft, options) as writer:
                 for number in range(store.num_episodes):
-                    if damage := verify_episode(store, number):
-                        raise StoreError(
-                            f"episode {number} of {store.name} is damaged ({damage[0].column} {damage[0].what}): "
-                            f"{store.hint}"
-                        )
+                    require_whole(store, number)
                     writer.add(store.episode(number))
                     progress(number + 1, store.num_episodes)
             writer.finish()

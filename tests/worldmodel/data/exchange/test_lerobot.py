@@ -180,7 +180,7 @@ def test_an_export_appears_whole_or_not_at_all(tmp_path: Path, store: Trajectory
 
 def test_damage_is_not_exported(tmp_path: Path, store: TrajectoryStore) -> None:
     (store.path / "data/pixels/c.3.0.0.0").unlink()
-    with pytest.raises(StoreError, match=r"episode 2 of .* is damaged .*worldmodel\.data recover"):
+    with pytest.raises(StoreError, match=r"data/pixels is missing .*in episode 2: .*worldmodel\.data recover"):
         export_lerobot(store, tmp_path / "exported", PNG, quiet)
     assert not (tmp_path / "exported").exists()
 
