@@ -182,7 +182,7 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
         (["device=cudda"], "device 'cudda' is not on this machine: choose from auto, cpu"),
         (["checkpoint=nowhere"], "unknown checkpoint 'nowhere'"),
         (["env.image_size=32"], "made for image_size 64, but env push has image_size 32"),
-        (["env=reacher"], "made for env push, but env reacher"),
+        (["env=reacher"], "made for env push, not for env reacher"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(
@@ -234,7 +234,8 @@ def test_a_checkpoint_made_for_something_else_is_refused(
     make_model(dataclasses.replace(spec, **changes)).save(Path("other"), {})
     field, value = next(iter(changes.items()))
     ended = call(module, "checkpoint=other")
-    assert_refused(ended, f"the checkpoint other was made for {field} {value}, but env push has {field} ")
+    but = "not for env push" if field == "env" else f"but env push has {field} "
+    assert_refused(ended, f"the checkpoint other was made for {field} {value}, {but}")
 
 
 def test_a_non_finite_action_stops_the_run(

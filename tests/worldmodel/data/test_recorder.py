@@ -220,7 +220,10 @@ def test_how_it_was_recorded_does_not_hide_what_was_recorded(tmp_path: Path, spe
     with Recorder(tmp_path / "a.zarr", spec, {"env": "mine", "pair": [1, 2]}):
         pass
     other = dataclasses.replace(spec, env="another")
-    with pytest.raises(UserError, match="was recorded with env"), Recorder(tmp_path / "a.zarr", other, {"env": "mine"}):
+    with (
+        pytest.raises(UserError, match=f"was recorded with env {spec.env}, this run has another"),
+        Recorder(tmp_path / "a.zarr", other, {"env": "mine", "pair": [1, 2]}),
+    ):
         pass
 
 
