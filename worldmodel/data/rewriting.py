@@ -19,7 +19,7 @@ from worldmodel.data.durable import writing
 from worldmodel.data.metadata import group_attributes
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.data.verification import require_whole
-from worldmodel.data.writer import EpisodeWriter, create_store
+from worldmodel.data.writer import EpisodeWriter, create_store, is_vacant
 
 Progress = Callable[[int, int], None]
 _COMMIT_BYTES = 64_000_000  # copied between two commits, before compression
@@ -34,7 +34,7 @@ def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectorySt
         WritingStopped: when the disk is full, or fails.
     """
     _require_apart([out], [source])
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if is_vacant(out):
         with writing(out):
             create_store(out, source.spec, source.recording, packed=True)
     elif not group_attributes(out).get("packed"):

@@ -103,7 +103,7 @@ class EpisodeWriter:
             with writing(self.path):
                 make_folder(self.path.parent)
                 self._lock.acquire()
-                if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                if is_vacant(self.path):
                     create_store(self.path, self._spec, self._recording)
                 self._resume()
         except BaseException:
@@ -248,6 +248,11 @@ class EpisodeWriter:
             raise UserError(f"episode has {length} observations, expected at least 2")
         if episode.action[-1].any():
             raise UserError("episode has a last action other than zero: no action follows the last observation")
+
+
+def is_vacant(path: Path) -> bool:
+    """Whether a store can be made at `path`: nothing is there, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
