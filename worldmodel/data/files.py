@@ -86,7 +86,9 @@ def address_in(path: str | Path) -> str | None:
 
 
 def require_folder(path: str | Path) -> None:
-    """Before anything is written to `path`. Raises UserError for an address."""
+    """Before anything is written to `path`. Raises UserError for an address, and for a path that ends in no name."""
     address = address_in(path)
     if address is not None:
         raise UserError(f"{address} is an address, which is only read: expected a folder of this machine")
+    if Path(path).name in ("", ".."):  # the lock and the draft are beside it, and called after it
+        raise UserError(f"'{path}' does not name a folder: expected one, for example {Path(path) / 'data.zarr'}")

@@ -19,7 +19,7 @@ from worldmodel.data.durable import writing
 from worldmodel.data.metadata import group_attributes
 from worldmodel.data.store import TrajectoryStore
 from worldmodel.data.verification import require_whole
-from worldmodel.data.writer import EpisodeWriter, create_store, is_vacant
+from worldmodel.data.writer import EpisodeWriter, create_store, is_vacant, require_same_recording
 
 Progress = Callable[[int, int], None]
 _COMMIT_BYTES = 64_000_000  # copied between two commits, before compression
@@ -71,10 +71,15 @@ def split(
         raise UserError(f"{source.num_episodes} episodes cannot be split by {list(fractions)}: a part would be empty")
     order = np.random.default_rng(seed).permutation(source.num_episodes)
     parts = [np.sort(order[low:high]) for low, high in itertools.pairwise(edges)]
+    drawn = {**source.recording, "part_of": source.identity, "part": [seed, *fractions]}
+    recordings = [{**drawn, "number": number} for number in range(len(outs))]
+    # All places are looked at before the first is written to.
+    for out, recording in zip(outs, recordings, strict=True):
+        if not is_vacant(out):
+            require_same_recording(TrajectoryStore.open(out), source.spec, recording)
     written: list[TrajectoryStore] = []
     before = 0
-    for out, part in zip(outs, parts, strict=True):
-        recording = {**source.recording, "part_of": source.identity, "part": [seed, *fractions], "number": len(written)}
+    for out, part, recording in zip(outs, parts, recordings, strict=True):
 
         def report(done: int, _: int, before: int = before) -> None:
             progress(before + done, int(edges[-1]))

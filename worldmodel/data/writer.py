@@ -192,7 +192,7 @@ class EpisodeWriter:
 
     def _resume(self) -> None:
         committed = TrajectoryStore.open(self.path)
-        self._require_same(committed)
+        require_same_recording(committed, self._spec, self._recording)
         if committed.records is None:
             raise UserError(
                 f"{self.path} is of schema 1, which has no checksums, and cannot be added to: "
@@ -222,18 +222,6 @@ class EpisodeWriter:
             if number is not None and number >= keep:
                 file.unlink()
 
-    def _require_same(self, committed: TrajectoryStore) -> None:
-        for stored, given in (
-            (committed.recording, self._recording),
-            (committed.spec.to_dict(), json.loads(json.dumps(self._spec.to_dict()))),
-        ):
-            for name in sorted(stored.keys() | given.keys()):
-                if stored.get(name) != given.get(name):
-                    raise UserError(
-                        f"{self.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
-                        "use the same, or write to another place"
-                    )
-
     def _check(self, episode: Episode) -> None:
         length = len(episode.pixels)
         for name, (dtype, shape) in row_types(self._spec).items():
@@ -248,6 +236,17 @@ class EpisodeWriter:
             raise UserError(f"episode has {length} observations, expected at least 2")
         if episode.action[-1].any():
             raise UserError("episode has a last action other than zero: no action follows the last observation")
+
+
+def require_same_recording(store: TrajectoryStore, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
+    """Raises UserError where `store` is a recording of something else, or made otherwise: it is not gone on with."""
+    for stored, given in ((store.recording, _as_json(recording)), (store.spec.to_dict(), _as_json(spec.to_dict()))):
+        for name in sorted(stored.keys() | given.keys()):
+            if stored.get(name) != given.get(name):
+                raise UserError(
+                    f"{store.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
+                    "use the same, or write to another place"
+                )
 
 
 def is_vacant(path: Path) -> bool:

@@ -240,6 +240,14 @@ def test_a_second_recorder_is_told_who_the_first_is(tmp_path: Path, spec) -> Non
         Recorder(tmp_path / "data.zarr", spec).__enter__()
 
 
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "runs/.."])
+def test_a_path_that_ends_in_no_name_is_refused(tmp_path: Path, spec, path: str, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="does not name a folder: expected one, for example"):
+        Recorder(path, spec)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_something_else_at_the_path_is_refused(tmp_path: Path, spec: EnvironmentSpec) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(StoreError, match="not a trajectory store"):

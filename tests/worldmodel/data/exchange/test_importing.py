@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,9 @@ def test_bounds_of_actions(source: MadeUp) -> None:
         ({"action_low": [-5.0]}, "belong together"),
         ({"action_low": [1, 2, 3], "action_high": [9]}, "--action-low has 3 values: expected 1 or 2"),
         ({"action_low": [3.0], "action_high": [1.0]}, "the first may not be above the second"),
+        ({"action_low": [-math.inf], "action_high": [1.0]}, r"action_low\[0\] is -inf.*both finite"),
+        ({"action_low": [0.0], "action_high": [1e39]}, r"action_high\[0\] 1e\+39.*both finite"),
+        ({"action_low": [math.nan], "action_high": [math.nan]}, "actions from"),
     ):
         with pytest.raises(UserError, match=message):
             bounds(source, **options)
@@ -189,9 +193,18 @@ def test_units_and_names(source: MadeUp) -> None:
     assert plan_import(source, ImportOptions(), quiet).spec.action_units == ("", "")
 
 
-@pytest.mark.parametrize("options", [{"rate_hz": 0.0}, {"rate_hz": float("nan")}, {"size": -1}, {"size": 10_000}])
-def test_impossible_numbers_are_refused(source: MadeUp, options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"--rate|--size"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate_hz": 0.0}, "--rate 0:"),
+        ({"rate_hz": math.nan}, "--rate nan:"),
+        ({"size": 0}, "--size 0: expected 1 to 2048"),
+        ({"size": -1}, "--size -1:"),
+        ({"size": 2049}, "--size 2049:"),
+    ],
+)
+def test_impossible_numbers_are_refused(source: MadeUp, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         plan_import(source, ImportOptions(**options), quiet)
 
 
