@@ -33,6 +33,7 @@ MAY_JOIN = {
     "planning.evaluate",
     "planning.loading",
     "planning.manifest",
+    "planning.robot",
     "planning.run",
     "worldmodel.pretrain",
     "worldmodel.train",

@@ -234,7 +234,7 @@ def test_a_robot_that_feels_nothing_and_has_no_simulator(tmp_path: Path) -> None
             episode = make_episode(seed)
             none = {"proprio": episode.proprio[:, :0], "state": episode.state[:, :0]}
             writer.append(dataclasses.replace(episode, **none))
-    data = ("env.name=arm", f"data={tmp_path / 'data.zarr'}")
+    data = ("env=robot", "env.name=arm", f"data={tmp_path / 'data.zarr'}")
     pretrain = run(PRETRAIN, (CPU, *data, *TOY[PRETRAIN]), tmp_path)
     assert pretrain.exit_code == 0, pretrain
     (health, _) = (entry for entry in log_of(tmp_path / "runs/arm/encoder") if "effective_rank" in entry)
@@ -242,6 +242,7 @@ def test_a_robot_that_feels_nothing_and_has_no_simulator(tmp_path: Path) -> None
     train = run(TRAIN, (CPU, *data, *TOY[TRAIN]), tmp_path)
     assert train.exit_code == 0, train
     assert pretrain.stderr + train.stderr == ""
+    assert 'next: RobotController("runs/arm/model", goal=...), in docs/robot.md' in train.stdout
     assert all(math.isfinite(entry.get("loss", 0)) for entry in log_of(tmp_path / "runs/arm/model"))
     model = WorldModel.load(str(tmp_path / "runs/arm/model"), torch.device("cpu"))
     pixels = torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8)
