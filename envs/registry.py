@@ -84,7 +84,9 @@ def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
     options = _plain(config)
     name = options.get("name", "")
     if options.get("simulated") is False:
-        raise UserError(f"{name} is a robot of yours, which nothing here simulates: docs/robot.md says how to act on it")
+        raise UserError(
+            f"{name} is a robot of yours, which nothing here simulates: docs/robot.md says how to act on it"
+        )
     family = "dm_control" if "domain" in options else name
     if family not in _FAMILIES or (family == "dm_control" and "domain" not in options):
         raise UserError(choices_message("env", name, env_names()))

@@ -146,11 +146,15 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
     ("module", "overrides", "expected"),
     [
         (PRETRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
-        (PRETRAIN, ("env=pussh",), "unknown env 'pussh': choose from dm_control, push, reacher (did you mean push?)"),
+        (PRETRAIN, ("env=pussh",), "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)"),
         (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
         (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),
         (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
-        (PRETRAIN, ("encoder.patch_size=5",), "image_size 32 is not a multiple of patch_size 5"),
+        (
+            PRETRAIN,
+            ("encoder.patch_size=5",),
+            "image_size 32 is not a multiple of patch_size 5: patch_size may be 4, 8, 16, 32, or the pictures",
+        ),
         (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
         (PRETRAIN, ("jepa.predictor_width=96", "jepa.predictor_heads=5"), "jepa: predictor_width 96 is not a multiple"),
         (PRETRAIN, ("trainer.log_every=0",), "trainer: log_every and evaluate_every must be at least 1"),
