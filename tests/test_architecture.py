@@ -205,4 +205,11 @@ def _defaults(name: str) -> list[str]:
 
 
 def test_every_group_belongs_to_a_command() -> None:
-    assert set(GROUPS) == {group for name in COMMANDS for group in _defaults(name) if not group.startswith("override")}
+    taken = {entry for name in COMMANDS for entry in _defaults(name) if not entry.startswith("override")}
+    # `optional objective_for@planner.objective: ${env}` takes the group `objective_for`.
+    assert set(GROUPS) == {entry.removeprefix("optional ").partition("@")[0] for entry in taken}
+
+
+def test_what_an_environment_changes_bears_its_name() -> None:
+    names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
+    assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names

@@ -146,7 +146,11 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
     ("module", "overrides", "expected"),
     [
         (PRETRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
-        (PRETRAIN, ("env=pussh",), "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)"),
+        (
+            PRETRAIN,
+            ("env=pussh",),
+            "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)",
+        ),
         (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
         (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),
         (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
