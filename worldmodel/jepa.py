@@ -52,11 +52,11 @@ class JepaConfig:
         covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
     """
 
-    predictor_width: int = 96
-    predictor_depth: int = 4
-    predictor_heads: int = 4
+    predictor_width: int = 64
+    predictor_depth: int = 3
+    predictor_heads: int = 2
     loss: str = "l1"
-    targets: str = "layer_norm"
+    targets: str = "standardise"
     visible_weight: float = 0.0
     variance_weight: float = 0.0
     covariance_weight: float = 0.0

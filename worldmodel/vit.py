@@ -57,7 +57,7 @@ class EncoderConfig(PatchGrid):
 
     tubelet_frames: int = 2
     width: int = 128
-    depth: int = 6
+    depth: int = 4
     heads: int = 4
     mlp_ratio: float = 4.0
     positions: str = "sincos"
