@@ -174,6 +174,8 @@ def test_every_data_file_is_shipped() -> None:
     left_out = [p for p in files if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)]
     assert left_out == []
     assert {p.suffix for p in files} >= {".py", ".yaml", ".xml"}
+    # What makes a type checker believe the annotations of an installed package.
+    assert {p.parent.name for p in files if p.name == "py.typed"} == set(PACKAGES)
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
