@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib import resources
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 _INTRODUCTION = """\
 Options are written key=value, and section.key=value in a section. Here they are, with their values and meanings, as the
@@ -30,13 +31,19 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     introduction = _INTRODUCTION.format(folder=resources.files("configs"))
     parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    for group, default in _groups(text).items():
-        chosen = given.get(group, default).strip("'\"")
-        others = [f"{group}={name}" for name in group_choices(group) if name != chosen]
+    chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    for entry, default in _defaults(text).items():
+        group, _, section = entry.removeprefix("optional ").partition("@")
+        if section:  # `optional objective_for@planner.objective: ${env}`: what one choice changes in a section
+            name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
+            if name in group_choices(group):
+                parts += [f"In {section}:", _read(f"{group}/{name}").strip()]
+            continue
+        name = chosen.setdefault(group, default)
+        others = [f"{group}={other}" for other in group_choices(group) if other != name]
         instead = f" (or {', '.join(others)})" if others else ""
-        parts.append(f"{group}={chosen}{instead}, its options written {group}.key=value:")
-        parts.append(_read(f"{group}/{chosen}").strip())
+        parts.append(f"{group}={name}{instead}, its options written {group}.key=value:")
+        parts.append(_read(f"{group}/{name}").strip())
     return "\n\n".join(parts)
 
 
@@ -50,10 +57,10 @@ def _options(text: str) -> list[str]:
     return [p for p in paragraphs if not any(line in ("defaults:", "hydra:") for line in p.splitlines())]
 
 
-def _groups(text: str) -> dict[str, str]:
-    """The groups that a command's file takes, with its choice of each."""
-    content = OmegaConf.create(text)
-    assert isinstance(content, DictConfig)
-    entries = [entry for entry in content.defaults if isinstance(entry, DictConfig)]
+def _defaults(text: str) -> dict[str, str]:
+    """The groups that a command's file takes, with its choice of each, as they are written."""
+    content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    assert isinstance(content, dict)
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     chosen = {str(key): str(value) for entry in entries for key, value in entry.items()}
     return {key: value for key, value in chosen.items() if not key.startswith("override ")}
