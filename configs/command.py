@@ -44,6 +44,11 @@ def choices_message(what: str, received: object, accepted: Iterable[str]) -> str
     return f"unknown {what} '{received}': choose from {', '.join(names)}{hint}"
 
 
+def how_to_install(extra: str) -> str:
+    """For a message about what is not installed. By path: our name is not registered with any package index."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in the project's folder"
+
+
 def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) -> T:
     """Build the dataclass `cls` from configuration values.
 

@@ -39,9 +39,10 @@ _FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
 
 
 def env_names() -> list[str]:
-    """What `env=` accepts: the files in `configs/env/`."""
+    """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`."""
     files = (resources.files("configs") / "env").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
+    return sorted(name for name, text in texts.items() if OmegaConf.create(text).get("simulated", True))
 
 
 def env_options(name: str, **overrides: Any) -> dict[str, Any]:
@@ -73,6 +74,10 @@ def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
     """
     options = _plain(config)
     name = options.get("name", "")
+    if options.get("simulated") is False:
+        raise UserError(
+            f"{name} is a robot of yours, which nothing here simulates: docs/robot.md says how to act on it"
+        )
     family = "dm_control" if "domain" in options else name
     if family not in _FAMILIES or (family == "dm_control" and "domain" not in options):
         raise UserError(choices_message("env", name, env_names()))

@@ -28,7 +28,7 @@ from tests.source_tree import (
 )
 
 # The only modules that may import more than one of worldmodel, planning and envs: three commands, and planning's join.
-MAY_JOIN = {"envs.collect", "planning.evaluate", "planning.loading", "planning.run"}
+MAY_JOIN = {"envs.collect", "planning.evaluate", "planning.loading", "planning.robot", "planning.run"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 59
 MODULES = read_modules()
 YAML_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -215,4 +215,11 @@ def _defaults(name: str) -> list[str]:
 
 
 def test_every_group_belongs_to_a_command() -> None:
-    assert set(GROUPS) == {group for name in COMMANDS for group in _defaults(name) if not group.startswith("override")}
+    taken = {entry for name in COMMANDS for entry in _defaults(name) if not entry.startswith("override")}
+    # `optional objective_for@planner.objective: ${env}` takes the group `objective_for`.
+    assert set(GROUPS) == {entry.removeprefix("optional ").partition("@")[0] for entry in taken}
+
+
+def test_what_an_environment_changes_bears_its_name() -> None:
+    names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
+    assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names

@@ -39,7 +39,12 @@ class PatchGrid:
 
     def _check_grid(self) -> None:
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            fitting = [size for size in range(4, 33) if self.image_size % size == 0]
+            others = f"patch_size may be {', '.join(map(str, fitting))}, or " if fitting else ""
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}: "
+                f"{others}the pictures of another size"
+            )
 
 
 class Encoder(nn.Module):

@@ -60,7 +60,7 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeData:
-    """Frames with the simulator's state: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and for testing the probe."""
+    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
 
     train_pixels: NDArray[np.uint8]
     train_state: NDArray[np.float32]
@@ -69,19 +69,24 @@ class ProbeData:
 
 
 def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
-    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged)."""
+    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged).
+
+    Without a quantity to be read (`Y` is 0), the first two only.
+    """
     train, test = (
         encode_frames(encoder, pixels, np.arange(len(pixels)), device)
         for pixels in (data.train_pixels, data.test_pixels)
     )
     # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
     normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
+    health = {"spread": spread(normed), "effective_rank": effective_rank(normed)}
+    if data.train_state.shape[1] == 0:
+        return health
     scores = linear_probe(
         train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
     )
     return {
-        "spread": spread(normed),
-        "effective_rank": effective_rank(normed),
+        **health,
         "probe_r2": float(scores.nanmean()),
         **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
     }

@@ -232,6 +232,8 @@ def main(config: DictConfig) -> None:
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
+    if not config.env.get("simulated", True):
+        following = f'next: RobotController("{folder}", goal=...), in docs/robot.md'
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return
