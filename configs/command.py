@@ -13,7 +13,6 @@ import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -26,6 +25,8 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+
+from configs.usage import group_choices, help_text
 
 console = Console(highlight=False, soft_wrap=True)
 T = TypeVar("T")
@@ -128,11 +129,6 @@ def output_file(path: str | Path, option: str = "out") -> Path:
     return Path(path)
 
 
-def _group_choices(group: str) -> list[str]:
-    folder = resources.files("configs") / group
-    return [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
-
-
 def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key in map(str, config):
@@ -156,7 +152,7 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     missing_group = re.search(r"Could not find '(\w+)/([^']+)'", text)
     if missing_group:
         group, name = missing_group.groups()
-        return choices_message(group, name, _group_choices(group))
+        return choices_message(group, name, group_choices(group))
     for override in overrides:
         if "=" not in override:
             return f"'{override}' is not an option: options are written key=value, for example env=push"
@@ -198,7 +194,7 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make `main(config)` a command line program over `configs/<config_name>.yaml`.
+    """Make `main(config)` a command line program over `configs/<config_name>.yaml`, whose `--help` is that file.
 
     Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
     130 interrupted (what was done is kept).
@@ -211,6 +207,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             try:
                 if not any(a in ("-m", "--multirun") for a in arguments):
                     composed(config_name, overrides)  # before Hydra does, for the message
+                if any(a in ("-h", "--help") for a in arguments):
+                    # Hydra's own page knows neither what an option means nor which groups the command takes.
+                    console.print(help_text(config_name, overrides), markup=False)
+                    return
                 GlobalHydra.instance().clear()
                 hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(
                     _quiet_user_errors(main)

@@ -6,7 +6,6 @@ that exists is only the latter.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
@@ -21,18 +20,10 @@ from envs.protocol import GoalEnv
 
 
 def _make_push(options: dict[str, Any]) -> GoalEnv:
-    from envs.push import PushEnv
+    from envs.push import PushConfig, PushEnv
 
-    accepted = inspect.signature(PushEnv).parameters
     values = {key: value for key, value in options.items() if key != "name"}
-    for key, value in values.items():
-        if key not in accepted:
-            raise UserError(choices_message("push option", key, accepted))
-        expected = type(accepted[key].default)
-        if type(value) is not expected:
-            wanted = "true or false" if expected is bool else "a whole number"
-            raise UserError(f"push option {key} is {value!r}: expected {wanted}")
-    return PushEnv(**values)
+    return PushEnv(from_config(PushConfig, values, "push"))
 
 
 def _make_dm_control(options: dict[str, Any]) -> GoalEnv:

@@ -28,7 +28,7 @@ class PretrainConfig:
     Attributes:
         momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
         final_momentum: at the end.
-        masks: predicted at once (mappings become `MaskConfig`); V-JEPA's short-range and long-range pair by default.
+        masks: predicted at once (mappings become `MaskConfig`); a short-range and a long-range one, as in V-JEPA.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
         two_lights: context and target encoder see the clip in two lights, each jittered by itself.
@@ -39,7 +39,7 @@ class PretrainConfig:
         smallest_spread: collapse is declared when the features' spread falls under this.
     """
 
-    momentum: float = 0.996
+    momentum: float = 0.99
     final_momentum: float = 1.0
     masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
     jitter: float = 0.2
@@ -47,7 +47,7 @@ class PretrainConfig:
     two_lights: bool = False
     canonical_share: float = 0.3
     flip: bool = True
-    probe_frames: int = 1000
+    probe_frames: int = 2000
     smallest_spread: float = 0.01
 
     def __post_init__(self) -> None:
