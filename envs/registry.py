@@ -42,7 +42,7 @@ def env_names() -> list[str]:
     """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`."""
     files = (resources.files("configs") / "env").iterdir()
     texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
-    return sorted(name for name, text in texts.items() if OmegaConf.create(text).get("simulated", True))
+    return sorted(name for name, text in texts.items() if _plain(OmegaConf.create(text)).get("simulated", True))
 
 
 def env_options(name: str, **overrides: Any) -> dict[str, Any]:
