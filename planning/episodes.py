@@ -29,6 +29,10 @@ class Policy(abc.ABC):
     def act(self, observations: Observations) -> NDArray[np.float32]:
         """Actions `[B, A]`."""
 
+    def steps_without_plan(self, row: int) -> int:
+        """Control steps since `reset` in which environment `row` had no usable plan and stood still."""
+        return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
@@ -44,6 +48,7 @@ class Episode:
         final_errors: per metric, in its unit; None where the simulation diverged.
         diverged: whether the simulation broke down, which counts as failure at the end.
         states: simulator states from start to end, `[T+1][N]`.
+        steps_without_plan: control steps in which there was no usable plan; 0 in logs of before it was counted.
     """
 
     index: int
@@ -55,6 +60,7 @@ class Episode:
     final_errors: dict[str, float] | None
     diverged: bool
     states: list[list[float]]
+    steps_without_plan: int = 0
 
 
 def run_batch(
@@ -85,12 +91,14 @@ def run_batch(
                 states[row].append(info["state"])
         on_step()
     return [
-        _judge(env, index, pair, np.array(path), broken)
-        for env, (index, pair), path, broken in zip(envs, pairs, states, diverged, strict=True)
+        _judge(env, index, pair, np.array(path), broken, policy.steps_without_plan(row))
+        for row, (env, (index, pair), path, broken) in enumerate(zip(envs, pairs, states, diverged, strict=True))
     ]
 
 
-def _judge(env: Environment, index: int, pair: Pair, states: NDArray[np.float64], diverged: bool) -> Episode:
+def _judge(
+    env: Environment, index: int, pair: Pair, states: NDArray[np.float64], diverged: bool, steps_without_plan: int
+) -> Episode:
     goal = np.array(pair.goal)
     errors = env.goal_errors(states, goal)
     reached = np.asarray(env.is_success(states, goal))
@@ -105,6 +113,7 @@ def _judge(env: Environment, index: int, pair: Pair, states: NDArray[np.float64]
         final_errors=None if diverged else {m.name: float(errors[m.name][-1]) for m in env.metrics},
         diverged=diverged,
         states=states.tolist(),
+        steps_without_plan=steps_without_plan,
     )
 
 

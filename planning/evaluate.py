@@ -176,6 +176,12 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
     console.print(make_table(title, summaries, metrics))
+    for name, summary in summaries.items():
+        if summary.steps_without_plan:
+            console.print(
+                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and did "
+                "nothing in them"
+            )
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")

@@ -42,6 +42,7 @@ class Summary:
         half_any: like `success_any` with half the tolerances; `half_final` likewise.
         final_errors: per metric the median at the end, in its unit, over the episodes that did not diverge.
         diverged: episodes in which the simulation broke down.
+        steps_without_plan: control steps of all episodes in which there was no usable plan.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Summary:
     half_final: Rate
     final_errors: Mapping[str, float]
     diverged: int
+    steps_without_plan: int
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], metrics: Sequence[Metric]) -> Summary:
@@ -63,11 +65,16 @@ class Summary:
             Rate.of([e.half_final for e in episodes]),
             {m.name: statistics.median(e[m.name] for e in errors) for m in metrics} if errors else {},
             sum(e.diverged for e in episodes),
+            sum(e.steps_without_plan for e in episodes),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: rates as fractions, each beside its interval."""
-        values: dict[str, Any] = {"n": self.n, "diverged": self.diverged}
+        values: dict[str, Any] = {
+            "n": self.n,
+            "diverged": self.diverged,
+            "steps_without_plan": self.steps_without_plan,
+        }
         for name in ("success_any", "success_final", "half_any", "half_final"):
             rate: Rate = getattr(self, name)
             key = name.replace("half", "success_half_tolerance")

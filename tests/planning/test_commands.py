@@ -130,12 +130,28 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     low, high = results["success_any_interval"]
     assert 0 <= low <= results["success_any"] <= high <= 1 and results["plan_ms_median"] > 0
     assert results["manifest_hash"] and results["batched_plans_per_s"] > 0
+    assert results["steps_without_plan"] == 0 and "no usable plan" not in text
     failed = sum(not e["success_any"] for e in results["episodes"])
     assert len(list(Path("here/failures").glob("*.mp4"))) == min(failed, 1)
     assert call("planning.evaluate", *arguments).code == 0
     again = json.loads(Path("here/results.json").read_text())
     assert again["batched_plans_per_s"] is None  # nothing had to be planned anew
     assert again["episodes"] == results["episodes"]
+
+
+def test_evaluate_says_where_there_was_no_usable_plan(
+    call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: WorldModel, latent: Any, goal: Any) -> torch.Tensor:
+        return torch.full(latent.proprio.shape[:-1], torch.nan)
+
+    monkeypatch.setattr(WorldModel, "distance", broken)
+    arguments = ["manifest.seed=0", "manifest.n=2", "budget=3", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
+    assert "note: world model had no usable plan in 6 control steps" in ended.out, ended
+    results = json.loads(Path("here/results.json").read_text())
+    assert results["steps_without_plan"] == 6
+    assert [episode["steps_without_plan"] for episode in results["episodes"]] == [3, 3]
 
 
 @pytest.mark.parametrize(
