@@ -14,11 +14,10 @@ from torch import Tensor
 from planning.environment import Environment
 from planning.episodes import Policy
 from planning.manifest import Pair
-from planning.mpc import Controller, Observations
+from planning.mpc import Controller, Observations, plan_step
 from planning.registry import Planner
 from planning.safety import safe_actions
-from planning.sequences import shift
-from planning.types import Bounds, Model
+from planning.types import Bounds, Model, Plan
 
 
 class WorldModelPolicy(Policy):
@@ -99,21 +98,17 @@ class SimulatorPolicy(Policy):
     def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
         config = self._planner.controller
         self._goals = [np.array(pair.goal) for pair in pairs]
-        self._plan = torch.zeros(len(pairs), config.horizon, self._bounds.low.shape[0])
-        self._warm_start = self._plan.clone()
+        nothing = torch.zeros(len(pairs), config.horizon, self._bounds.low.shape[0])
+        self._plan = Plan(nothing, torch.full((len(pairs),), torch.inf), nothing)
         self._replaced = np.zeros(len(pairs), np.int64)
         self._step = 0
 
     def act(self, observations: Observations) -> NDArray[np.float32]:
         config = self._planner.controller
         if self._step % config.execute == 0:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
-            plan = self._planner.optimiser.plan(
-                self._cost, self._warm_start, self._bounds, generator, elapsed=self._step
-            )
-            self._plan = plan.actions
-            self._warm_start = shift(plan.warm_start, config.execute - 1, self._bounds)
-        actions, replaced = safe_actions(self._plan[:, self._step % config.execute], self._bounds)
+            optimiser = self._planner.optimiser
+            self._plan = plan_step(optimiser, self._cost, self._plan.warm_start, self._bounds, config, self._step)
+        actions, replaced = safe_actions(self._plan.actions[:, self._step % config.execute], self._bounds)
         self._replaced += replaced.numpy()
         self._step += 1
         return actions.numpy().astype(np.float32)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "envs", "planning", "worldmodel")
+# What is no package's own.
+EVERYBODYS = ("configs.command", "configs.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _called(node: ast.Call) -> str:
 def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> list[str]:
     """Imports that cross a package's border where they may not: `planning.cem imports worldmodel.vit`.
 
-    `configs.command` is everybody's; `configs` itself imports none of the others; only `may_join` may join packages.
+    What `EVERYBODYS` names may be imported from anywhere; `configs` itself imports none of the others; only `may_join`
+    may join packages.
     """
     allowed, found = set(may_join), []
     for module in modules.values():
@@ -103,7 +106,7 @@ def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> l
             package = name.partition(".")[0]
             if package not in PACKAGES or package == module.package:
                 continue
-            if name in ("configs", "configs.command") or name.startswith("configs.command."):
+            if name == "configs" or any(name == shared or name.startswith(f"{shared}.") for shared in EVERYBODYS):
                 continue
             found.append(f"{module.name} imports {name}")
     return found

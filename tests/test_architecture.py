@@ -76,6 +76,7 @@ def test_every_join_exists() -> None:
         ("envs__push", "import importlib\nimportlib.import_module('worldmodel.vit')"),
         ("configs__command", "import envs.registry"),
         ("envs__push", "from configs import other"),
+        ("planning__cem", "from configs.device import pick_device"),
     ],
 )
 def test_a_crossing_is_found(name: str, source: str) -> None:
@@ -86,6 +87,7 @@ def test_a_crossing_is_found(name: str, source: str) -> None:
 def test_what_may_cross() -> None:
     modules = _modules(
         envs__push="from configs.command import UserError\nfrom envs import protocol\nfrom . import scenery",
+        planning__mpc="from configs.seeds import seed_of_step",
         planning__run="from worldmodel.world_model import WorldModel\nimport envs.registry",
     )
     assert foreign_imports(modules, MAY_JOIN) == []
