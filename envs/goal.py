@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from configs.command import UserError, command, console, from_config, next_command, plain_options
+from configs.files import replacing
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
 
@@ -75,17 +75,13 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
     Raises:
         UserError: when the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    notes = PngInfo()
+    for name, state in states.items():
+        notes.add_text(name, json.dumps(state.tolist()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            notes = PngInfo()
-            for name, state in states.items():
-                notes.add_text(name, json.dumps(state.tolist()))
-            Image.fromarray(pixels).save(partial, format="PNG", pnginfo=notes)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as file:
+            Image.fromarray(pixels).save(file, format="PNG", pnginfo=notes)
     except OSError as error:
         raise UserError(f"out '{path}' cannot be written: {error.strerror or error}") from error
 

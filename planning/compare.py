@@ -19,6 +19,7 @@ from rich import box
 from rich.table import Table
 
 from configs.command import UserError, command, console, from_config, output_file, plain_options
+from configs.files import write_json
 from planning.report import Rate
 from planning.statistics import mcnemar_p, paired_bootstrap_interval
 
@@ -150,7 +151,7 @@ def compare(config: DictConfig) -> None:
     if options.out is not None:
         content = {"a": paths["a"], "b": paths["b"], **a.task}
         rows = {title: dataclasses.asdict(comparison) for title, comparison in found.items()}
-        Path(options.out).write_text(json.dumps({**content, "outcomes": rows}, indent=1) + "\n")
+        write_json({**content, "outcomes": rows}, Path(options.out), indent=1)
         console.print(f"comparison: {options.out}")
 
 

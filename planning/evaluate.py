@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_compile, pick_device
+from configs.files import write_json
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
 from planning.latency import measure_plan_ms
@@ -173,7 +174,7 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(results, out / "results.json", indent=1)
     title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
     console.print(make_table(title, summaries, metrics))
     for name, summary in summaries.items():

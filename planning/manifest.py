@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from configs.command import UserError, from_config
+from configs.files import replacing
 from configs.seeds import FIRST_EVALUATION_SEED
 from planning.environment import Environment, Floats
 
@@ -104,7 +105,8 @@ class Manifest:
         pairs = ",\n".join("  " + json.dumps(pair) for pair in content.pop("pairs"))
         head = json.dumps({**content, "sha256": self.sha256}, indent=1)[:-2]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{head},\n "pairs": [\n{pairs}\n ]\n}}\n')
+        with replacing(path) as file:
+            file.write(f'{head},\n "pairs": [\n{pairs}\n ]\n}}\n'.encode())
 
 
 def read_manifest(path: Path) -> Manifest:

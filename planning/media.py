@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs.files import appearing
 from planning.environment import Environment
 
 FRAME_SIZE = 256  # pixels
@@ -17,19 +18,24 @@ _GAP = 16  # keeps the width a multiple of 16, as video codecs like it
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: float) -> None:
-    """An H.264 mp4 of uint8 frames `[H, W, 3]`, with H and W multiples of 16, that every browser plays."""
+    """An H.264 mp4 of uint8 frames `[H, W, 3]`, with H and W multiples of 16, that every browser plays.
+
+    It appears when it is written, or not at all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = None
-    try:
-        for frame in frames:
-            if writer is None:
-                size = (frame.shape[1], frame.shape[0])
-                writer = imageio_ffmpeg.write_frames(str(path), size, fps=frames_per_s, quality=8, macro_block_size=16)
-                writer.send(None)  # starts ffmpeg
-            writer.send(np.ascontiguousarray(frame))
-    finally:
-        if writer is not None:
-            writer.close()
+    with appearing(path) as partial:
+        writer = None
+        options = {"fps": frames_per_s, "quality": 8, "macro_block_size": 16, "output_params": ["-f", "mp4"]}
+        try:
+            for frame in frames:
+                if writer is None:
+                    size = (frame.shape[1], frame.shape[0])
+                    writer = imageio_ffmpeg.write_frames(str(partial), size, **options)
+                    writer.send(None)  # starts ffmpeg
+                writer.send(np.ascontiguousarray(frame))
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def side_by_side(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.live import Live
 
 from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_device
+from configs.files import write_json
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
 from planning.figure import draw_plan
@@ -156,7 +156,7 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
         "states": outcome.states.tolist(),
     }
-    (out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(record, out / "result.json", indent=1)
 
 
 main = command("run")(run)

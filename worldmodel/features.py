@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs.files import write_json
 from worldmodel.compression import Compression
 from worldmodel.encoders import AnyEncoder
-from worldmodel.files import write_json
 
 _BLOCK = 512
 

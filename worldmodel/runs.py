@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from configs.command import UserError, console
-from worldmodel.files import write_json
+from configs.files import write_json
 from worldmodel.trainer import Trainer, TrainingStopped
 
 _WITHOUT_INFLUENCE = ("device", "out")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.command import UserError, console
-from worldmodel.files import replacing
+from configs.files import replacing
 
 
 class TrainingStopped(RuntimeError):
@@ -121,7 +121,8 @@ class JsonlLog:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
                     continue  # the line that a kill cut short
-        self._path.write_text("".join(line + "\n" for line in kept))
+        with replacing(self._path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -181,7 +182,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        with replacing(self._path) as file:
+        with replacing(self._path, one_writer=True) as file:
             torch.save(state, file)
 
     def _require_finite(self, what: str, value: Tensor) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from configs.command import UserError, console, fail
+from configs.files import replacing
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
@@ -64,7 +65,8 @@ def inspect_store(path: Path, sheet: str | None) -> int:
         values.add_row(d.column, str(d.index), d.unit, *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
     if picture is not None:
-        Image.fromarray(contact_sheet(store)).save(picture)
+        with replacing(picture) as file:
+            Image.fromarray(contact_sheet(store)).save(file, format="PNG")
         console.print(f"contact sheet: {picture}")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError, output_file
+from configs.files import appearing
 from worldmodel.data.files import require_folder
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import Episode
@@ -117,16 +117,13 @@ def output_named(path: str | Path, suffix: str, option: str) -> Path:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A name for a file that becomes `path` if all goes well, and else is removed."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Like `appearing`. Raises UserError for what the operating system refuses."""
     try:
-        yield partial
-        partial.replace(path)
+        with appearing(path) as partial:
+            yield partial
     except OSError as error:  # also of ffmpeg, with a page about its command
         reason = error.strerror or str(error).partition("\n")[0]
         raise UserError(f"'{path}' cannot be written to ({reason})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _require_whole(video: Path, num_frames: int) -> None:
