@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.machine import num_processors
 from planning.environment import Environment
 from planning.episodes import Policy
 from planning.manifest import Pair
@@ -118,7 +118,7 @@ class SimulatorPolicy(Policy):
 
     def _cost(self, actions: Tensor) -> Tensor:
         """Cost `[B, S]` of `actions [B, S, H, A]`. MuJoCo lets go of Python's lock: a thread per processor pays."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(num_processors()) as threads:
             costs = list(threads.map(_simulated_cost, self._envs, actions.double().numpy(), self._goals))
         return self._planner.objective.reduce(torch.as_tensor(np.stack(costs), dtype=torch.float32))
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from configs.tables import table
 from planning.environment import Metric
 from planning.episodes import Episode
 from planning.statistics import wilson_interval
@@ -109,14 +109,12 @@ def episode_record(episode: Episode, seed: int) -> dict[str, Any]:
 
 def make_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
     """One row per policy."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for heading in ("any step", "at the end", "any, half tol", "end, half tol"):
-        table.add_column(heading, justify="right", min_width=11)
-    for metric in metrics:
-        table.add_column(f"{metric.name} ({metric.unit})", justify="right")
+    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
+    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
+    for column in made.columns[1 : 1 + len(rates_of)]:
+        column.min_width = 11
     for name, summary in summaries.items():
         errors = [f"{summary.final_errors[m.name]:.2g}" if summary.final_errors else "" for m in metrics]
         rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
-        table.add_row(name, *map(str, rates), *errors)
-    return table
+        made.add_row(name, *map(str, rates), *errors)
+    return made

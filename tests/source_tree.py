@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "envs", "planning", "worldmodel")
 # What is no package's own.
-EVERYBODYS = ("configs.command", "configs.files", "configs.seeds")
+EVERYBODYS = ("configs.command", "configs.files", "configs.machine", "configs.seeds", "configs.tables")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from configs.command import UserError, console, fail
 from configs.files import replacing
+from configs.tables import table
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
@@ -20,7 +21,6 @@ from worldmodel.data.progress import counting
 from worldmodel.data.recovery import recover
 from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
-from worldmodel.data.tables import table
 from worldmodel.data.verification import verify
 from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
