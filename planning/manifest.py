@@ -1,6 +1,7 @@
 """The list of (start, goal) pairs that an evaluation runs, frozen and hashed.
 
 python -m planning.manifest env=push                  # draws 100 pairs and writes planning/manifests/push.json
+python -m planning.manifest env=push seed=7 out=pairs.json
 """
 
 from __future__ import annotations
@@ -178,6 +179,13 @@ def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, st
     return Pair(index, tuple(start.tolist()), tuple(goal.tolist())) if env.is_interesting(start, goal) else None
 
 
+def _other_pairs(path: Path, frozen: Manifest) -> UserError:
+    return UserError(
+        f"{path} holds other pairs (seed={frozen.seed} n={len(frozen.pairs)} steps_ahead={frozen.steps_ahead}, "
+        f"{frozen.simulator}), which evaluations are made on: out=FILE writes elsewhere, or replaces FILE"
+    )
+
+
 def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
@@ -190,9 +198,16 @@ def main() -> None:
         try:
             options = from_config(FreezeConfig, plain_options(config), "manifest")
             path = output_file(options.out or frozen_path(spec.env, spec.options))
-            manifest = draw(env, spec.simulator, spec.options, options.seed, options.n, options.steps_ahead)
+            # Evaluations are compared by this file: it is replaced only by who names it.
+            frozen = read_manifest(path) if options.out is None and path.exists() else None
+            asked = (options.seed, options.n, options.steps_ahead)
+            if frozen is not None and (frozen.seed, len(frozen.pairs), frozen.steps_ahead) != asked:
+                raise _other_pairs(path, frozen)
+            manifest = draw(env, spec.simulator, spec.options, *asked)
         finally:
             env.close()
+        if frozen is not None and frozen != manifest:
+            raise _other_pairs(path, frozen)
         manifest.write(path)
         console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
         console.print(next_command("planning.evaluate"))

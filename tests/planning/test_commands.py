@@ -177,6 +177,26 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
     assert len(read_manifest(Path("pairs.json")).pairs) == 2
 
 
+@pytest.mark.parametrize("change", ["seed=1", "simulator"])
+def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
+    call: Command, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = Path("frozen.json").resolve()
+    monkeypatch.setattr("planning.manifest.frozen_path", lambda env, options: path)
+    assert call("planning.manifest", "n=2").code == 0
+    before = path.read_bytes()
+    assert call("planning.manifest", "n=2").code == 0  # the same pairs again
+    assert path.read_bytes() == before
+    if change == "simulator":  # another version of it: what is drawn is known only afterwards
+        dataclasses.replace(read_manifest(path), simulator="mujoco 1.0").write(path)
+        before, change = path.read_bytes(), "n=2"
+    refused = call("planning.manifest", "n=2", change)
+    assert_refused(refused, f"{path} holds other pairs (seed=202 n=2 steps_ahead=25, mujoco")
+    assert path.read_bytes() == before
+    assert call("planning.manifest", "n=2", change, f"out={path}").code == 0
+    assert path.read_bytes() != before
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
