@@ -192,12 +192,19 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
             raise UserError(message) from error
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make `main(config)` a command line program over `configs/<config_name>.yaml`.
 
     Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
     130 interrupted (what was done is kept).
+
+    Args:
+        config_name: of the file, without its suffix.
+        goes_on: whether the same command goes on where it was interrupted, or begins anew.
     """
+    interrupted = (
+        "what was finished is kept; the same command goes on from there" if goes_on else "the same command begins anew"
+    )
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run() -> None:
@@ -213,7 +220,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             except UserError as error:
                 fail(str(error))
             except KeyboardInterrupt:
-                console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
+                console.print(f"[yellow]interrupted[/]: {interrupted}")
                 raise SystemExit(130) from None
 
         return run

@@ -86,7 +86,7 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
         raise UserError(f"out '{path}' cannot be written: {error.strerror or error}") from error
 
 
-@command("goal")
+@command("goal", goes_on=False)
 def main(config: DictConfig) -> None:
     goal = from_config(GoalConfig, plain_options(config), "goal")
     env = make_env(config.env)

@@ -163,7 +163,7 @@ def _table(title: str, found: dict[str, Comparison]) -> Table:
     return made
 
 
-main = command("compare")(compare)
+main = command("compare", goes_on=False)(compare)
 
 if __name__ == "__main__":
     main()

@@ -212,7 +212,7 @@ def main() -> None:
         console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
         console.print(next_command("planning.evaluate"))
 
-    command("manifest")(freeze)()
+    command("manifest", goes_on=False)(freeze)()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ python -m planning.run env=push seed=7          # a pair of the manifest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +76,31 @@ def run(config: DictConfig) -> None:
         model = load_model(checkpoint, spec, device, options.precision, options.compile)
         planner = make_planner(config.planner, model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
-        out = output_folder(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-        console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
-        stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
-        outcome = _attempt_live(env, controller, task, stop)
-        verdict = describe_outcome(env, outcome)
-        _save(env, task, outcome, verdict, checkpoint, out)
+        now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+        with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
+            console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
+            stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
+            outcome = _attempt_live(env, controller, task, stop)
+            verdict = describe_outcome(env, outcome)
+            _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     console.print(f"output: {out}/episode.mp4, plan.png, result.json")
     console.print(next_command("planning.evaluate", checkpoint="checkpoint"))
+
+
+@contextlib.contextmanager
+def _folder_for(path: str | Path) -> Iterator[Path]:
+    """The folder of a run's output. Where the run leaves nothing in it, what was made of it here is removed again."""
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    out = output_folder(path)
+    try:
+        yield out
+    finally:
+        with contextlib.suppress(OSError):  # from the first one on that is not empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) -> Task:
@@ -159,7 +175,7 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
     write_json(record, out / "result.json", indent=1)
 
 
-main = command("run")(run)
+main = command("run", goes_on=False)(run)
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from configs.command import UserError, choices_message, command, from_config, output_file, output_folder
 
@@ -37,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
 
     def start(
-        name: str, *arguments: str, main: Callable[[DictConfig], None] | None = None
+        name: str, *arguments: str, main: Callable[[DictConfig], None] | None = None, **options: bool
     ) -> tuple[int, DictConfig | None, str]:
         received: list[DictConfig] = []
 
@@ -49,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         code = 0
         try:
-            command(name)(record)()
+            command(name, **options)(record)()
         except SystemExit as stop:
             assert isinstance(stop.code, int)
             code = stop.code
@@ -203,11 +205,23 @@ def test_a_user_error_in_the_program_is_one_line_too(run: Run) -> None:
     assert error == "error: env push: cannot be used\n"
 
 
-def test_an_interruption_says_that_the_same_command_goes_on(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("goes_on", "message"),
+    [
+        (True, "interrupted: what was finished is kept; the same command goes on from there\n"),
+        (False, "interrupted: the same command begins anew\n"),
+    ],
+)
+def test_an_interruption_says_what_the_same_command_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, goes_on: bool, message: str
+) -> None:
     def interrupt(config: DictConfig) -> None:
         raise KeyboardInterrupt
 
-    assert run("run", main=interrupt)[0] == 130
+    shown = io.StringIO()
+    monkeypatch.setattr("configs.command.console", Console(file=shown))
+    assert run("run", main=interrupt, goes_on=goes_on)[0] == 130
+    assert shown.getvalue() == message
 
 
 def test_a_run_that_failed_keeps_its_own_exit_code(run: Run) -> None:

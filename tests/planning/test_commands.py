@@ -95,6 +95,34 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
     assert frames == 4 + 10 and seconds == pytest.approx(1.4)
 
 
+@pytest.mark.parametrize("out", ["somewhere/new", "here", None])
+def test_an_interrupted_run_leaves_no_empty_folder(
+    call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, out: str | None
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("here").mkdir()
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr("planning.run.attempt", interrupt)
+    given = [] if out is None else [f"out={out}"]
+    code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", *given, *SMALL)
+    assert code == 130
+    assert text.endswith("interrupted: the same command begins anew\n")
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("module", ["planning.manifest", "planning.compare", "envs.goal"])
+def test_what_begins_anew_says_so(call: Command, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("planning.manifest.draw", "planning.compare.read_method", "envs.goal.explore_to_goal"):
+        monkeypatch.setattr(name, interrupt)
+    code, text, _ = call(module, "a=x", "b=x") if module == "planning.compare" else call(module, "out=new.png")
+    assert (code, text) == (130, "interrupted: the same command begins anew\n")
+
+
 def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoint: Path, tmp_path: Path) -> None:
     env = make_env(env_options("push"))
     env.reset(seed=5)
