@@ -153,10 +153,20 @@ def interruptible() -> Iterator[list[int]]:
 
 
 class Trainer:
-    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped."""
+    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped.
 
-    def __init__(self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device) -> None:
-        self.task, self.config, self.folder, self.device = task, config, folder, device
+    Args:
+        task: what is trained.
+        config: how.
+        folder: of the run.
+        device: where.
+        section: of the command's options, which `config` was read from.
+    """
+
+    def __init__(
+        self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
+    ) -> None:
+        self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
         task.module.to(device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         self._groups = [
@@ -192,7 +202,7 @@ class Trainer:
             )
             raise TrainingStopped(
                 f"{what} is {value.item()} at step {self.step}: {kept}; "
-                f"a lower trainer.learning_rate ({self.config.learning_rate} now) usually helps"
+                f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps"
             )
 
     def _optimise(self) -> dict[str, Tensor]:
