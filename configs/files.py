@@ -45,15 +45,26 @@ def write_json(content: Any, path: Path, indent: int = 2) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around what writes to the file `path`: where a write fails, the operating system does not say to which file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def _becoming(path: Path, one_writer: bool) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial" if one_writer else f"{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with naming(path):
+            yield partial
+            partial.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a disk that fails here has failed before
             partial.unlink(missing_ok=True)
-        # Of a write that fails, the operating system does not say to which file.
-        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(partial)):
+        if isinstance(error, OSError) and error.filename == str(partial):
             error.filename = str(path)
         raise

@@ -20,7 +20,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config, next_command, output_folder, plain_options
+from configs.command import command, console, from_config, next_command, output_folder, plain_options, stopped
 from configs.machine import num_processors
 from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
@@ -220,8 +220,7 @@ def main(config: DictConfig) -> None:
     try:
         collect(options, {str(key): value for key, value in env_options.items()})
     except RuntimeError as error:
-        console.print(f"[red]stopped[/]: {error}")
-        raise SystemExit(1) from error
+        raise SystemExit(stopped(str(error))) from error
     console.print(next_command("worldmodel.pretrain", out="data"))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.files import naming
 from planning.environment import Environment
 from planning.manifest import Pair
 from planning.mpc import Observations
@@ -137,7 +138,7 @@ class EpisodeLog:
 
     def append(self, episodes: Iterable[Episode]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
+        with naming(self.path), self.path.open("a+b") as file:
             # After a line that was cut short, a new one must not be glued to it.
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
                 file.write(b"\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -229,6 +231,44 @@ def test_a_run_that_failed_keeps_its_own_exit_code(run: Run) -> None:
         raise SystemExit(1)
 
     assert run("run", main=fail)[0] == 1
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EIO", "EACCES", "EPERM"])
+@pytest.mark.parametrize("file", ["runs/[a]/results.json", None])
+def test_what_the_operating_system_refuses_is_one_line_and_exit_code_1(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, file: str | None
+) -> None:
+    number = getattr(errno, name)
+
+    def refuse(config: DictConfig) -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    shown = io.StringIO()
+    monkeypatch.setattr("configs.command.console", Console(file=shown, soft_wrap=True))
+    code, _, error = run("run", main=refuse)
+    assert (code, error) == (1, "")
+    assert shown.getvalue() == f"stopped: {f'{file}: ' if file else ''}{os.strerror(number)}\n"
+
+
+def test_a_full_disk_that_takes_no_message_either_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(config: DictConfig) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results.json")
+
+    monkeypatch.setattr("configs.command.console", Console(file=Full()))
+    assert run("run", main=refuse)[0] == 1
+
+
+def test_another_error_of_the_operating_system_is_a_bug_of_ours(run: Run) -> None:
+    def crash(config: DictConfig) -> None:
+        Path("missing").read_bytes()
+
+    code, _, error = run("run", main=crash)
+    assert code == 1
+    assert "FileNotFoundError" in error
 
 
 def test_a_bug_of_ours_is_no_user_error(run: Run) -> None:

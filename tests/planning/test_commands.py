@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from configs.command import refusal
 from envs.registry import describe, env_options, make_env
 from planning.goal_image import GoalImage
 from planning.manifest import read_manifest
+from planning.media import write_video
 from planning.task import from_image
 from planning.types import Bounds
-from tests.commands import Ended, assert_refused, type_in
+from tests.commands import Ended, assert_refused, assert_stopped, refuse_to_write, type_in
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
@@ -95,6 +98,40 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
     assert frames == 4 + 10 and seconds == pytest.approx(1.4)
 
 
+@pytest.mark.parametrize("name", ["plan.png", "episode.mp4", "result.json"])
+def test_a_run_that_the_disk_has_no_room_for_says_so(
+    call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    arguments = [f"goal={goal}", f"checkpoint={checkpoint}", "budget=2", "out=here", *SMALL]
+    files = ["plan.png", "episode.mp4", "result.json"]  # in the order in which they are written
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, name)
+        assert_stopped(call("planning.run", *arguments), f"here/{name}: No space left on device")
+    found = sorted(path.name for path in Path("here").iterdir()) if Path("here").exists() else []
+    assert found == sorted(files[: files.index(name)])
+    assert call("planning.run", *arguments).code == 0
+    assert sorted(path.name for path in Path("here").iterdir()) == sorted(files)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ffmpeg's pipe, see test_viewing
+@pytest.mark.parametrize("more", [["-no_such_option", "1"], ["-frames:v", "3"]], ids=["dies", "stops early"])
+def test_a_video_that_ffmpeg_cuts_short_is_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    whole = imageio_ffmpeg.write_frames
+
+    def write_frames(*arguments: Any, output_params: list[str], **options: Any) -> Any:
+        return whole(*arguments, output_params=[*more, *output_params], ffmpeg_log_level="quiet", **options)
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", write_frames)
+    with pytest.raises(OSError, match="video") as error:
+        write_video(tmp_path / "episode.mp4", [np.zeros((64, 64, 3), np.uint8)] * 500, 10)
+    assert refusal(error.value) == f"{tmp_path / 'episode.mp4'}: {error.value.strerror}"
+    assert list(tmp_path.iterdir()) == []
+    del error
+    gc.collect()
+
+
 @pytest.mark.parametrize("out", ["somewhere/new", "here", None])
 def test_an_interrupted_run_leaves_no_empty_folder(
     call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, out: str | None
@@ -165,6 +202,21 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     again = json.loads(Path("here/results.json").read_text())
     assert again["batched_plans_per_s"] is None  # nothing had to be planned anew
     assert again["episodes"] == results["episodes"]
+
+
+@pytest.mark.parametrize("name", ["model-", "results.json"])
+def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
+    call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    arguments = ["manifest.seed=0", "manifest.n=2", "budget=2", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, name)
+        ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
+    (log,) = Path("runs/push/evaluate/episodes").iterdir()
+    assert_stopped(ended, f"{log if name == 'model-' else 'here/results.json'}: No space left on device")
+    assert list(Path("here").iterdir()) == []
+    assert call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL).code == 0
+    assert len(json.loads(Path("here/results.json").read_text())["episodes"]) == 2
 
 
 def test_evaluate_says_where_there_was_no_usable_plan(

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from configs.command import UserError, console, fail
+from configs.command import UserError, console, fail, refusal, stopped
 from configs.files import replacing
 from configs.tables import table
 from worldmodel.data.durable import WritingStopped
@@ -207,8 +207,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         fail(str(error))
     except WritingStopped as error:
-        console.print(f"[red]stopped[/]: {error}")
-        return 1
+        return stopped(str(error))
+    except OSError as error:
+        message = refusal(error)
+        if message is None:
+            raise
+        return stopped(message)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
         return 130
