@@ -28,7 +28,7 @@ setup: $(INSTALLED)
 	@scripts/check_graphics.sh $(BIN)/python
 
 demo: setup
-	$(BIN)/python -m planning.run env=push goal=docs/assets/push_goal.png
+	$(BIN)/python -m planning.run env=push checkpoint=push goal=docs/assets/push_goal.png
 
 test: setup
 	$(BIN)/python -m pytest

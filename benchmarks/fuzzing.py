@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from configs.command import UserError, choices_message, console, fail
+from configs.command import UserError, choices_message, console, fail, how_to_install
 
 MOST_SECONDS, MOST_MB = 20, 2048
 _FINDINGS = Path("runs/fuzzing")
@@ -228,7 +228,7 @@ def main(arguments: list[str]) -> int:
     try:
         import atheris  # noqa: F401
     except ImportError as error:
-        raise UserError("atheris is not installed: pip install 'worldmodel-toolkit[benchmarks]'") from error
+        raise UserError(f"atheris is not installed: {how_to_install('benchmarks')}") from error
     return int(report(names or list(TARGETS), options["runs"], options["seed"]) > 0)
 
 

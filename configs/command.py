@@ -15,7 +15,6 @@ import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -29,6 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
+
+from configs.usage import group_choices, help_text
 
 console = Console(highlight=False, soft_wrap=True)
 T = TypeVar("T")
@@ -44,6 +45,11 @@ def choices_message(what: str, received: object, accepted: Iterable[str]) -> str
     nearest = difflib.get_close_matches(str(received), names, n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
     return f"unknown {what} '{received}': choose from {', '.join(names)}{hint}"
+
+
+def how_to_install(extra: str) -> str:
+    """For a message about what is not installed. By path: our name is not registered with any package index."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in the project's folder"
 
 
 def from_config(cls: type[T], values: DictConfig | dict[str, Any], what: str) -> T:
@@ -126,11 +132,6 @@ def output_file(path: str | Path, option: str = "out") -> Path:
     return Path(path)
 
 
-def _group_choices(group: str) -> list[str]:
-    folder = resources.files("configs") / group
-    return [p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")]
-
-
 def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key in map(str, config):
@@ -154,7 +155,7 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     missing_group = re.search(r"Could not find '(\w+)/([^']+)'", text)
     if missing_group:
         group, name = missing_group.groups()
-        return choices_message(group, name, _group_choices(group))
+        return choices_message(group, name, group_choices(group))
     for override in overrides:
         if "=" not in override:
             return f"'{override}' is not an option: options are written key=value, for example env=push"
@@ -196,7 +197,7 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make `main(config)` a command line program over `configs/<config_name>.yaml`.
+    """Make `main(config)` a command line program over `configs/<config_name>.yaml`, whose `--help` is that file.
 
     Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
     130 interrupted (what was done is kept).
@@ -216,6 +217,10 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Di
             try:
                 if not any(a in ("-m", "--multirun") for a in arguments):
                     composed(config_name, overrides)  # before Hydra does, for the message
+                if any(a in ("-h", "--help") for a in arguments):
+                    # Hydra's own page knows neither what an option means nor which groups the command takes.
+                    console.print(help_text(config_name, overrides), markup=False)
+                    return
                 GlobalHydra.instance().clear()
                 hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(_quietly(main))()
             except UserError as error:

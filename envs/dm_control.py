@@ -50,7 +50,7 @@ class DmControlConfig:
         tolerance_m: largest error of a slide that counts as success.
         min_change_rad: a goal is interesting when a hinge is at least this far from it,
         min_change_m: or a slide this far.
-        marker: geom, site or body whose path plots show; the body of the last actuated joint if empty.
+        marker: geom, site or body whose path plots show; the body of the last success joint if empty.
         hidden: beginnings of the names of what shows the suite's own goal; it is not drawn.
     """
 

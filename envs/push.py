@@ -6,6 +6,7 @@ picture.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -30,6 +31,19 @@ _VELOCITIES = slice(5, 10)
 _SCENE = slice(10, 12)  # seed of the scenery (0 = plain), time it has been moving [s]
 
 
+@dataclasses.dataclass(frozen=True)
+class PushConfig:
+    """How it is seen.
+
+    Attributes:
+        image_size: height and width of the frames [pixels].
+        distractors: random lighting, floor, camera jitter, and background objects that no action touches.
+    """
+
+    image_size: int = 64
+    distractors: bool = False
+
+
 class PushEnv(GoalEnv):
     """Planar pushing at 10 Hz.
 
@@ -37,10 +51,6 @@ class PushEnv(GoalEnv):
     State `[12]`: positions (block x, y [m] and yaw [rad], pusher x, y [m]), their velocities, seed and clock of the
     scenery. Success: the block within 4 % of the arena's width of its goal, and its yaw within 20 degrees, modulo
     the quarter turns that leave a square as it is.
-
-    Args:
-        image_size: height and width of the frames [pixels].
-        distractors: random lighting, floor, camera jitter, and background objects that no action touches.
     """
 
     name = "push"
@@ -51,12 +61,13 @@ class PushEnv(GoalEnv):
         Metric("yaw", "deg", 20.0),
     )
 
-    def __init__(self, image_size: int = 64, distractors: bool = False) -> None:
+    def __init__(self, config: PushConfig) -> None:
+        image_size = config.image_size
         path = resources.files("envs") / "assets" / "push.xml"
         self._model = mujoco.MjModel.from_xml_string(path.read_text())
         self._data = mujoco.MjData(self._model)
         self._substeps = round(self.control_step_s / self._model.opt.timestep)
-        self._distractors = distractors
+        self._distractors = config.distractors
         self._scenery = Scenery(self._model)
         self._scene = np.zeros(2)
         self._renderer = LeanRenderer(self._model, image_size)

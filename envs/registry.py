@@ -6,7 +6,6 @@ that exists is only the latter.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
@@ -21,18 +20,10 @@ from envs.protocol import GoalEnv
 
 
 def _make_push(options: dict[str, Any]) -> GoalEnv:
-    from envs.push import PushEnv
+    from envs.push import PushConfig, PushEnv
 
-    accepted = inspect.signature(PushEnv).parameters
     values = {key: value for key, value in options.items() if key != "name"}
-    for key, value in values.items():
-        if key not in accepted:
-            raise UserError(choices_message("push option", key, accepted))
-        expected = type(accepted[key].default)
-        if type(value) is not expected:
-            wanted = "true or false" if expected is bool else "a whole number"
-            raise UserError(f"push option {key} is {value!r}: expected {wanted}")
-    return PushEnv(**values)
+    return PushEnv(from_config(PushConfig, values, "push"))
 
 
 def _make_dm_control(options: dict[str, Any]) -> GoalEnv:
@@ -48,9 +39,10 @@ _FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
 
 
 def env_names() -> list[str]:
-    """What `env=` accepts: the files in `configs/env/`."""
+    """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`."""
     files = (resources.files("configs") / "env").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
+    return sorted(name for name, text in texts.items() if _plain(OmegaConf.create(text)).get("simulated", True))
 
 
 def env_options(name: str, **overrides: Any) -> dict[str, Any]:
@@ -82,6 +74,10 @@ def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
     """
     options = _plain(config)
     name = options.get("name", "")
+    if options.get("simulated") is False:
+        raise UserError(
+            f"{name} is a robot of yours, which nothing here simulates: docs/robot.md says how to act on it"
+        )
     family = "dm_control" if "domain" in options else name
     if family not in _FAMILIES or (family == "dm_control" and "domain" not in options):
         raise UserError(choices_message("env", name, env_names()))

@@ -34,15 +34,15 @@ class CEMConfig:
         colour: exponent of the noise's spectrum along the horizon; 0 is white.
     """
 
-    samples: int = 128
+    samples: int = 192
     iterations: int = 4
     elites: int = 16
-    temperature: float = math.inf
-    initial_std: float = 0.5
+    temperature: float = 0.1
+    initial_std: float = 1.0
     min_std: float = 0.05
     momentum: float = 0.1
     result: str = "mean"
-    block: int = 1
+    block: int = 4
     colour: float = 0.0
 
     def __post_init__(self) -> None:

@@ -72,12 +72,20 @@ def load_model(
     checkpoint: Checkpoint, spec: EnvironmentSpec, device: torch.device, precision: str, compiled: str | bool = False
 ) -> WorldModel:
     """The world model, made sure to fit `spec`. Raises UserError where it does not, naming both values."""
+    model = read_model(checkpoint, device, precision, compiled)
+    model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
+    return model
+
+
+def read_model(
+    checkpoint: Checkpoint, device: torch.device, precision: str, compiled: str | bool = "auto"
+) -> WorldModel:
+    """The world model, for whatever it was trained on. Raises UserError where it cannot be read."""
     wanted, compiled = pick_precision(precision), pick_compile(compiled, device)
     model = WorldModel.load(checkpoint.source, device)
     model.precision = wanted
     if compiled:
         model.compile_rollout()
-    model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
     return model
 
 

@@ -138,7 +138,10 @@ def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], conf
         return draw(env, simulator, options, config.seed, config.n, config.steps_ahead)
     path = frozen_path(env.name, options)
     if not path.exists():
-        raise UserError(f"{path.stem} has no frozen manifest: manifest.seed=N draws fresh pairs")
+        raise UserError(
+            f"{path.stem} has no frozen manifest: manifest.seed=1 draws fresh pairs, `python -m planning.manifest` "
+            "freezes some"
+        )
     return read_manifest(path).first(config.n)
 
 

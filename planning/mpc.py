@@ -31,7 +31,7 @@ class ControllerConfig:
         seed: of the optimiser's noise.
     """
 
-    horizon: int = 8
+    horizon: int = 12
     execute: int = 1
     history: int = 1
     seed: int = 0

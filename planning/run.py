@@ -87,7 +87,8 @@ def run(config: DictConfig) -> None:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     console.print(f"output: {out}/episode.mp4, plan.png, result.json")
-    console.print(next_command("planning.evaluate", checkpoint="checkpoint"))
+    fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
+    console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
 
 
 @contextlib.contextmanager

@@ -65,6 +65,10 @@ class Model(Protocol):
     A latent is opaque here: only the model that made it looks inside.
     """
 
+    @property
+    def history(self) -> int:
+        """Frames of the past that `encode` makes use of, at least 1, the present one among them."""
+
     def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Any:
         """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
 

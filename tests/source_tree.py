@@ -10,8 +10,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "envs", "planning", "worldmodel")
-# What is no package's own.
-EVERYBODYS = ("configs.command", "configs.files", "configs.machine", "configs.seeds", "configs.tables")
+# What every package may import of another one: the door for commands, and what they have to agree on or share.
+COMMON = (
+    "configs.command",
+    "configs.device",
+    "configs.files",
+    "configs.machine",
+    "configs.seeds",
+    "configs.tables",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +102,7 @@ def _called(node: ast.Call) -> str:
 def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> list[str]:
     """Imports that cross a package's border where they may not: `planning.cem imports worldmodel.vit`.
 
-    What `EVERYBODYS` names may be imported from anywhere; `configs` itself imports none of the others; only `may_join`
-    may join packages.
+    What is in `COMMON` is everybody's; `configs` itself imports none of the others; only `may_join` may join packages.
     """
     allowed, found = set(may_join), []
     for module in modules.values():
@@ -106,10 +112,21 @@ def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> l
             package = name.partition(".")[0]
             if package not in PACKAGES or package == module.package:
                 continue
-            if name == "configs" or any(name == shared or name.startswith(f"{shared}.") for shared in EVERYBODYS):
+            if ".".join(name.split(".")[:2]) in ("configs", *COMMON):
                 continue
             found.append(f"{module.name} imports {name}")
     return found
+
+
+def long_functions(modules: Iterable[Module], most_lines: int) -> list[str]:
+    """Functions of more than `most_lines` lines, from `def` to their end: `planning.cem:62 plan has 71 lines`."""
+    return [
+        f"{module.name}:{node.lineno} {node.name} has {length} lines"
+        for module in modules
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > most_lines
+    ]
 
 
 def find_cycle(modules: Mapping[str, Module]) -> list[str]:

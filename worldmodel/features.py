@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from configs.files import naming, write_json
 from worldmodel.compression import Compression
-from worldmodel.encoders import AnyEncoder
+from worldmodel.patches import Encoder
 
 _BLOCK = 512
 
@@ -64,9 +64,7 @@ class FeatureCacheKey:
         return self.rows, self.tokens, self.channels
 
 
-def encode_frames(
-    encoder: AnyEncoder, frames: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device
-) -> Tensor:
+def encode_frames(encoder: Encoder, frames: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
     parts = []
     for block in np.array_split(rows, -(-len(rows) // _BLOCK)):
@@ -77,7 +75,7 @@ def encode_frames(
 
 
 def encode_store(
-    encoder: AnyEncoder,
+    encoder: Encoder,
     compression: Compression,
     frames: NDArray[np.uint8],
     key: FeatureCacheKey,

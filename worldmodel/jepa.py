@@ -52,11 +52,11 @@ class JepaConfig:
         covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
     """
 
-    predictor_width: int = 96
-    predictor_depth: int = 4
-    predictor_heads: int = 4
+    predictor_width: int = 64
+    predictor_depth: int = 3
+    predictor_heads: int = 2
     loss: str = "l1"
-    targets: str = "layer_norm"
+    targets: str = "standardise"
     visible_weight: float = 0.0
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
@@ -143,8 +143,11 @@ def whiten(features: Tensor, frames: int) -> Tensor:
 class Jepa(nn.Module):
     """Context encoder, mask predictor and target encoder.
 
-    Loss: mean over hidden tokens i of | predictor(context)_i - sg(layer_norm(target(clip)_i)) |, where sg stops the
-    gradient and the target encoder follows the context encoder: xi <- m xi + (1 - m) theta.
+    Loss: mean over hidden tokens i of d(predictor(context)_i - sg(y_i)), y = n(layer_norm(target(clip))), where
+    d(e) is the mean of |e| over the features for `loss` l1 and of e² for l2, n is what `targets` says (nothing for
+    layer_norm), sg stops the gradient, and the target encoder follows the context encoder: xi <- m xi + (1 - m) theta.
+    With several masks their mean; added to it, by their weights, the same loss on visible tokens (`visible_weight`) and
+    VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
     """
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:

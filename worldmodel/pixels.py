@@ -9,9 +9,10 @@ import dataclasses
 
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldmodel.vit import PatchGrid, to_unit_range
+from worldmodel.patches import Encoder, PatchGrid
+from worldmodel.vit import to_unit_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,10 @@ class PixelConfig(PatchGrid):
         return 3 * (self.patch_size // self.shrink) ** 2
 
 
-class PixelPatches(nn.Module):
+class PixelPatches(Encoder):
     """Downsampled pictures, cut into patches. Nothing in here is learned."""
+
+    config: PixelConfig
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
@@ -49,3 +52,8 @@ class PixelPatches(nn.Module):
         planes = rearrange(to_unit_range(pixels), "b h w c -> b c h w")
         small = F.avg_pool2d(planes, self.config.shrink)
         return rearrange(small, "b c (y p) (x q) -> b (y x) (p q c)", y=self.config.grid, x=self.config.grid)
+
+
+def pixel_patches(grid: PatchGrid) -> PixelPatches:
+    """Cut like `grid`."""
+    return PixelPatches(PixelConfig(grid.image_size, grid.patch_size))

@@ -60,16 +60,18 @@ def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
     return canonical
 
 
-def probe_data(
-    store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int
-) -> ProbeData | None:
-    """Frames with what the simulator knows of them, half from held-out episodes. None where no state was recorded."""
+def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int) -> ProbeData:
+    """Frames with what is known of them (proprioception, and a simulator's state), half from held-out episodes.
+
+    Where nothing is held out, nothing is to be read from the frames: they only show whether features still vary.
+    """
     state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
-    if store.spec.state_size == 0 or len(split.held_out) == 0:
-        return None
+    held_out = split.held_out
+    if len(held_out) == 0:
+        state, held_out = state[:, :0], split.train
     rng = np.random.default_rng([seed, 1])
     picked = []
-    for episodes in (split.train, split.held_out):
+    for episodes in (split.train, held_out):
         rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, episodes)])
         picked.append(np.sort(rng.choice(rows, min(num_frames // 2, len(rows)), replace=False)))
     train, test = picked

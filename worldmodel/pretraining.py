@@ -28,7 +28,7 @@ class PretrainConfig:
     Attributes:
         momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
         final_momentum: at the end.
-        masks: predicted at once (mappings become `MaskConfig`); V-JEPA's short-range and long-range pair by default.
+        masks: predicted at once (mappings become `MaskConfig`); a short-range and a long-range one, as in V-JEPA.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
         two_lights: context and target encoder see the clip in two lights, each jittered by itself.
@@ -39,7 +39,7 @@ class PretrainConfig:
         smallest_spread: collapse is declared when the features' spread falls under this.
     """
 
-    momentum: float = 0.996
+    momentum: float = 0.99
     final_momentum: float = 1.0
     masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
     jitter: float = 0.2
@@ -47,7 +47,7 @@ class PretrainConfig:
     two_lights: bool = False
     canonical_share: float = 0.3
     flip: bool = True
-    probe_frames: int = 1000
+    probe_frames: int = 2000
     smallest_spread: float = 0.01
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeData:
-    """Frames with the simulator's state: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and for testing the probe."""
+    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
 
     train_pixels: NDArray[np.uint8]
     train_state: NDArray[np.float32]
@@ -69,19 +69,24 @@ class ProbeData:
 
 
 def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
-    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged)."""
+    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged).
+
+    Without a quantity to be read (`Y` is 0), the first two only.
+    """
     train, test = (
         encode_frames(encoder, pixels, np.arange(len(pixels)), device)
         for pixels in (data.train_pixels, data.test_pixels)
     )
     # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
     normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
+    health = {"spread": spread(normed), "effective_rank": effective_rank(normed)}
+    if data.train_state.shape[1] == 0:
+        return health
     scores = linear_probe(
         train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
     )
     return {
-        "spread": spread(normed),
-        "effective_rank": effective_rank(normed),
+        **health,
         "probe_r2": float(scores.nanmean()),
         **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
     }

@@ -22,6 +22,7 @@ Positions run from -1 to 1 from edge to edge.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,16 @@ def token_positions(grid: int) -> Tensor:
 
 def explained_variance(read: Tensor, true: Tensor) -> Tensor:
     """R² `[P]` of readings `[R, P]`: 1 is perfect, 0 no better than the mean."""
+    if true.shape[1] == 0:
+        return true.new_zeros(0)
     return 1 - (read - true).pow(2).mean(0) / true.var(0).clamp_min(1e-12)
+
+
+def _linear(inward: int, outward: int) -> nn.Linear:
+    """A linear layer; torch warns of one without inputs or outputs, as proprioception of no numbers has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return nn.Linear(inward, outward)
 
 
 class SceneEncoder(nn.Module):
@@ -90,7 +100,7 @@ class SceneEncoder(nn.Module):
         self.heads = nn.Parameter(torch.randn(keypoints, hidden, config.appearance) / hidden**0.5)
         self.robot_convolution = nn.Conv2d(channels, 16, 3, padding=1)
         self.robot_head = nn.Sequential(
-            nn.Linear(16 * grid**2, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, proprio_size)
+            nn.Linear(16 * grid**2, 2 * hidden), nn.GELU(), _linear(2 * hidden, proprio_size)
         )
         self.register_buffer("positions", token_positions(grid), persistent=False)
 
@@ -173,7 +183,7 @@ class SceneDecoder(nn.Module):
         super().__init__()
         self.config = config
         hidden, places = config.hidden, config.keypoints + config.robot_keypoints
-        self.robot = nn.Sequential(nn.Linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
+        self.robot = nn.Sequential(_linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
         self.log_radius = nn.Parameter(torch.full((places,), -1.2))
         self.whole, self.near = nn.Linear(config.raw_size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
         self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)

@@ -99,7 +99,8 @@ class SceneTask(TrainingTask):
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
         painted = self._within_episodes(self.module.decoder(raw + config.noise * noise, there).float() - wanted).mean()
         appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
-        robot = F.mse_loss(encoder.robot(tokens), here)
+        # The mean over nothing, where a recording has no proprioception, is not a number.
+        robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else painted.new_zeros(())
         loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
         return {"loss": loss, "painted": painted, "robot": robot}
 

@@ -27,18 +27,10 @@ from worldmodel.data.clips import ClipSampler, Split, rows_of, split_episodes
 from worldmodel.data.progress import counting, load_frames_with_progress
 from worldmodel.data.statistics import compute_statistics
 from worldmodel.data.store import TrajectoryStore
-from worldmodel.encoders import (
-    PIXELS,
-    RANDOM,
-    AnyEncoder,
-    AnyEncoderConfig,
-    build_encoder,
-    load_encoder,
-    random_encoder,
-)
+from worldmodel.encoders import load_encoder, ready_encoder, ready_names
 from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.look_training import GroupSampler, LookTask, LookTrainingConfig
-from worldmodel.pixels import PixelConfig
+from worldmodel.patches import Encoder, PatchGrid
 from worldmodel.predictor import PredictorConfig
 from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
 from worldmodel.scene import SceneConfig
@@ -79,7 +71,7 @@ class Sections:
     trainer: TrainerConfig
 
     @classmethod
-    def read(cls, config: DictConfig, encoder: AnyEncoderConfig) -> Sections:
+    def read(cls, config: DictConfig, encoder: PatchGrid) -> Sections:
         """Raises UserError for what cannot be used."""
         model = WorldModelConfig(
             encoder,
@@ -131,20 +123,18 @@ class Samplers:
         )
 
 
-def choose_encoder(config: DictConfig, image_size: int) -> AnyEncoder:
-    """The pretrained encoder; or a baseline with the same tokens: `encoder_from=random` or `encoder_from=pixels`."""
-    if config.encoder_from in (RANDOM, PIXELS):
+def choose_encoder(config: DictConfig, image_size: int) -> Encoder:
+    """The pretrained encoder; or one that is ready, such as the baselines `encoder_from=random|pixels`."""
+    if config.encoder_from in ready_names():
         shape = from_config(EncoderConfig, {**config.encoder, "image_size": image_size}, "encoder")
-        if config.encoder_from == PIXELS:
-            return build_encoder(PixelConfig(image_size, shape.patch_size))
-        return random_encoder(shape, config.trainer.seed)
+        return ready_encoder(config.encoder_from, shape, config.trainer.seed)
     return load_encoder(Path(config.encoder_from), image_size)
 
 
 def make_model(
     config: WorldModelConfig,
     store: TrajectoryStore,
-    encoder: AnyEncoder,
+    encoder: Encoder,
     frames: NDArray[np.uint8],
     train: NDArray[np.int64],
     seed: int,
@@ -242,6 +232,8 @@ def main(config: DictConfig) -> None:
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
+    if not config.env.get("simulated", True):
+        following = f'next: RobotController("{folder}", goal=...), in docs/robot.md'
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

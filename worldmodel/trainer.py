@@ -32,9 +32,9 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on in a useful way (collapse, non-finite loss). The last good checkpoint is kept."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How to optimise.
+    """How to optimise. What differs between the trainings of `configs/` has no default.
 
     Attributes:
         steps: optimiser steps of the whole run; the schedules span them.
@@ -55,16 +55,16 @@ class TrainerConfig:
     steps: int
     batch_size: int
     learning_rate: float
-    final_learning_rate: float = 1e-6
-    warmup: float = 0.1
-    weight_decay: float = 0.05
-    final_weight_decay: float = 0.05
+    final_learning_rate: float
+    warmup: float
+    weight_decay: float
+    final_weight_decay: float
     clip_norm: float = 1.0
-    precision: str = "bf16"
+    precision: str
     seed: int = 0
     checkpoint_every_s: float = 60.0
     log_every: int = 20
-    evaluate_every: int = 500
+    evaluate_every: int
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):

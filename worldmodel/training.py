@@ -113,7 +113,9 @@ class PredictionTask(TrainingTask):
                 start = Belief(start.code, torch.zeros_like(start.motion), start.proprio)
         ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
         code = F.smooth_l1_loss(ahead.code, batch.codes[:, 2:], beta=_HUBER_BETA)
-        proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
+        proprio = code.new_zeros(())  # what a recording without proprioception costs
+        if ahead.proprio.shape[-1]:
+            proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
         return {"loss": code + self._config.proprio_weight * proprio, "code": code, "proprio": proprio}
 
     @torch.no_grad()

@@ -14,32 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-@dataclasses.dataclass(frozen=True)
-class PatchGrid:
-    """How pictures are cut into tokens, whatever becomes of them.
-
-    Attributes:
-        image_size: height and width of the frames [pixels].
-        patch_size: height and width of a token's patch [pixels].
-    """
-
-    image_size: int = 64
-    patch_size: int = 8
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side of a frame."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Tokens of one frame."""
-        return self.grid**2
-
-    def _check_grid(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+from worldmodel.patches import Encoder, PatchGrid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +32,7 @@ class EncoderConfig(PatchGrid):
 
     tubelet_frames: int = 2
     width: int = 128
-    depth: int = 6
+    depth: int = 4
     heads: int = 4
     mlp_ratio: float = 4.0
     positions: str = "sincos"
@@ -176,8 +151,10 @@ def gather_tokens(tokens: Tensor, keep: Tensor) -> Tensor:
     return torch.gather(tokens, 1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """The V-JEPA encoder: tubelets → tokens → blocks → layer norm."""
+
+    config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

@@ -18,8 +18,9 @@ from configs.command import UserError
 from worldmodel import checkpoint
 from worldmodel.compression import Compression, CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.encoders import AnyEncoderConfig, build_encoder, read_encoder_config
+from worldmodel.encoders import build_encoder, describe_encoder, read_encoder_config
 from worldmodel.features import Normaliser
+from worldmodel.patches import PatchGrid
 from worldmodel.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.scene import Scene, SceneConfig
 
@@ -47,7 +48,7 @@ class GoalConfig:
 class WorldModelConfig:
     """Shapes of all parts."""
 
-    encoder: AnyEncoderConfig
+    encoder: PatchGrid
     compression: CompressionConfig
     scene: SceneConfig
     predictor: PredictorConfig
@@ -55,7 +56,7 @@ class WorldModelConfig:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> WorldModelConfig:
-        """Read back what `dataclasses.asdict` wrote. Raises KeyError, TypeError or ValueError."""
+        """Read back what `to_dict` wrote. Raises KeyError, TypeError or ValueError."""
         return cls(
             read_encoder_config(content["encoder"]),
             CompressionConfig(**content["compression"]),
@@ -63,6 +64,10 @@ class WorldModelConfig:
             PredictorConfig(**content["predictor"]),
             GoalConfig(**content["goal"]),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, with the encoder's kind."""
+        return {**dataclasses.asdict(self), "encoder": describe_encoder(self.encoder)}
 
 
 class WorldModel(nn.Module):
@@ -152,7 +157,7 @@ class WorldModel(nn.Module):
         """Write the inference-only model (no target encoder). `provenance` says how it came about."""
         config = {
             "environment": self.spec.to_dict(),
-            "model": dataclasses.asdict(self.config),
+            "model": self.config.to_dict(),
             "encoder_hash": checkpoint.weights_hash(self.encoder),
             "provenance": provenance,
         }

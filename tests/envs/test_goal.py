@@ -39,7 +39,7 @@ def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["env=pussh"], "unknown env 'pussh': choose from dm_control, push, reacher (did you mean push?)"),
+        (["env=pussh"], "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)"),
         (["sed=3"], "did you mean seed?"),
         (["env=push", "env.distractor=true"], "did you mean env.distractors?"),
         (["out=goal.jpg"], "expected a path that ends in .png"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.protocol import Floats, GoalEnv
-from envs.push import ARENA_WIDTH, PushEnv
+from envs.push import ARENA_WIDTH, PushConfig, PushEnv
 from tests.envs.conformance import GoalEnvConformance
 
 
@@ -16,7 +16,7 @@ class TestPush(GoalEnvConformance):
     simulation_tolerance = 1e-12  # the clock of the scenery adds up in another order
 
     def make(self) -> GoalEnv:
-        return PushEnv(image_size=32)
+        return PushEnv(PushConfig(image_size=32))
 
     def diverging_state(self, env: GoalEnv) -> Floats:
         state = env.get_state()
@@ -26,7 +26,7 @@ class TestPush(GoalEnvConformance):
 
 class TestPushWithDistractors(TestPush):
     def make(self) -> GoalEnv:
-        return PushEnv(image_size=32, distractors=True)
+        return PushEnv(PushConfig(image_size=32, distractors=True))
 
 
 def state_of(block: tuple[float, float, float], pusher: tuple[float, float] = (-0.2, -0.2)) -> Floats:
@@ -35,7 +35,7 @@ def state_of(block: tuple[float, float, float], pusher: tuple[float, float] = (-
 
 @pytest.fixture
 def env():
-    env = PushEnv()
+    env = PushEnv(PushConfig())
     yield env
     env.close()
 
@@ -116,7 +116,7 @@ def test_exploration_moves_the_block_in_most_episodes(env, monkeypatch):
 
 
 def test_distractors_change_what_is_seen_and_nothing_else():
-    plain, dressed = PushEnv(), PushEnv(distractors=True)
+    plain, dressed = PushEnv(PushConfig()), PushEnv(PushConfig(distractors=True))
     try:
         start = dressed.reset(seed=11)[1]["state"]
         undressed = start.copy()

@@ -56,6 +56,7 @@ def test_a_suite_task_is_filed_under_domain_and_task(close_all):
         ({"name": "pussh"}, r"unknown env 'pussh': choose from dm_control, push, reacher \(did you mean push\?\)"),
         ({"image_size": 64}, r"unknown env ''"),
         ({"name": "dm_control"}, r"unknown env 'dm_control'"),
+        ({"name": "arm", "simulated": False}, r"arm is a robot of yours, which nothing here simulates: docs/robot.md"),
         ({"name": "push", "distractor": True}, r"unknown push option 'distractor': .*did you mean distractors"),
         ({"name": "push", "distractors": "maybe"}, r"distractors is 'maybe': expected true or false"),
         ({"name": "push", "image_size": True}, r"image_size is True: expected a whole number"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def plan(optimiser: Optimiser, targets: Tensor, horizon: int = 5, seed: int = 0)
 @pytest.mark.parametrize("options", [{}, {"result": "best"}, {"block": 2}, {"colour": 2.0}, {"temperature": 0.1}])
 def test_cem_finds_the_bounded_optimum_of_a_quadratic(options: dict) -> None:
     targets = torch.tensor([[0.3, 1.1], [-5.0, 9.0], [0.0, 0.0]])
-    config = CEMConfig(samples=512, iterations=20, elites=32, min_std=0.01, **options)
+    plain = {"temperature": math.inf, "initial_std": 0.5, "block": 1}
+    config = CEMConfig(**{"samples": 512, "iterations": 20, "elites": 32, "min_std": 0.01, **plain, **options})
     result = plan(CEM(config), targets)
     wanted = BOUNDS.clip(targets)[:, None].expand(-1, 5, -1)
     torch.testing.assert_close(result.actions, wanted, atol=0.05, rtol=0)
@@ -49,7 +51,8 @@ def test_cem_beats_random_shooting_with_the_same_number_of_samples() -> None:
 
 def test_golden_plan() -> None:
     golden = json.loads(GOLDEN.read_text())
-    result = plan(CEM(CEMConfig(samples=32, iterations=3, elites=4)), torch.tensor(golden["targets"]), seed=7)
+    config = CEMConfig(samples=32, iterations=3, elites=4, temperature=math.inf, initial_std=0.5, block=1)
+    result = plan(CEM(config), torch.tensor(golden["targets"]), seed=7)
     torch.testing.assert_close(result.actions, torch.tensor(golden["actions"]), atol=1e-5, rtol=0)
 
 
@@ -85,7 +88,7 @@ def test_plans_stay_finite_and_within_bounds_whatever_the_cost_says(name: str, d
         return torch.where(torch.rand(values.shape, generator=noise) < share, bad, values)
 
     warm = 100 * torch.randn(2, 4, 2, generator=noise)
-    result = make_optimiser(name, {"samples": 40}).plan(cost, warm, BOUNDS, noise)
+    result = make_optimiser(name, {"samples": 40, "block": 1}).plan(cost, warm, BOUNDS, noise)
     assert result.actions.isfinite().all()
     for actions in (result.actions, result.warm_start):
         assert (actions >= BOUNDS.low).all() and (actions <= BOUNDS.high).all()
@@ -135,7 +138,7 @@ def test_a_low_temperature_follows_the_one_sample_that_found_the_way() -> None:
         return torch.where((actions[..., 0] > 0.8).all(-1), 0.0, 1.0)
 
     def share(temperature: float) -> float:
-        config = CEMConfig(samples=64, iterations=3, elites=16, temperature=temperature)
+        config = CEMConfig(samples=64, iterations=3, elites=16, temperature=temperature, initial_std=0.5, block=1)
         noise = torch.Generator().manual_seed(0)
         costs = [CEM(config).plan(rare, torch.zeros(1, 2, 2), BOUNDS, noise).cost for _ in range(64)]
         return 1 - torch.cat(costs).mean().item()
@@ -208,7 +211,7 @@ def test_coloured_noise_has_unit_variance_and_its_colour(steps: int, colour: flo
     ("options", "part"),
     [
         ({"elites": 200}, "elites 200"),
-        ({"elites": 128}, "elites 128"),
+        ({"samples": 128, "elites": 128}, "elites 128"),
         ({"samples": 1}, "samples 1"),
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"momentum": 1.0}, "momentum 1.0"),

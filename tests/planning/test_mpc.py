@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ BOUNDS = Bounds(torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0]))
 def make_controller(model: PointModel, goals: list[list[float]], **options: int) -> Controller:
     pictures = np.stack([PointEnv().render_state(np.array(goal)) for goal in goals])
     config = ControllerConfig(**{"horizon": 4, "history": model.history, **options})
-    optimiser = CEM(CEMConfig(samples=48, iterations=3, elites=6))
+    optimiser = CEM(CEMConfig(samples=48, iterations=3, elites=6, temperature=math.inf, initial_std=0.5, block=1))
     return Controller(model, optimiser, ObjectiveConfig(), BOUNDS, config, pictures, torch.device("cpu"))
 
 

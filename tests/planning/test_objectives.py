@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.command import composed
 from planning.objectives import LatentGoalCost, ObjectiveConfig
 from tests.planning.point_mass import PointModel
 
@@ -47,3 +48,15 @@ def test_latent_goal_cost_is_the_distance_at_the_end_of_the_rollout() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         ObjectiveConfig(**options)
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_an_environment_may_be_judged_in_its_own_way_and_the_user_in_another(command: str) -> None:
+    def steps(*overrides: str) -> str:
+        chosen: str = composed(command, list(overrides)).planner.objective.steps
+        return chosen
+
+    assert (steps("env=push"), steps("env=reacher")) == ("mix", "mean")
+    assert steps("env=reacher", "planner=random_shooting") == "mean"
+    assert steps("env=reacher", "planner.objective.steps=terminal") == "terminal"
+    assert steps("env=robot", "env.name=arm") == "mix"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -145,11 +146,19 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
     ("module", "overrides", "expected"),
     [
         (PRETRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
-        (PRETRAIN, ("env=pussh",), "unknown env 'pussh': choose from dm_control, push, reacher (did you mean push?)"),
+        (
+            PRETRAIN,
+            ("env=pussh",),
+            "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)",
+        ),
         (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
         (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),
         (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
-        (PRETRAIN, ("encoder.patch_size=5",), "image_size 32 is not a multiple of patch_size 5"),
+        (
+            PRETRAIN,
+            ("encoder.patch_size=5",),
+            "image_size 32 is not a multiple of patch_size 5: patch_size may be 4, 8, 16, 32, or the pictures",
+        ),
         (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
         (PRETRAIN, ("jepa.predictor_width=96", "jepa.predictor_heads=5"), "jepa: predictor_width 96 is not a multiple"),
         (PRETRAIN, ("trainer.log_every=0",), "trainer: log_every and evaluate_every must be at least 1"),
@@ -223,6 +232,31 @@ def test_a_truncated_store_is_refused_with_its_damage(
     assert result.exit_code == 2, result
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert expected in result.stderr
+
+
+def test_a_robot_that_feels_nothing_and_has_no_simulator(tmp_path: Path) -> None:
+    """Pictures and actions alone are enough; health is watched all the same."""
+    spec = dataclasses.replace(SPEC, proprio_size=0, state_size=0)
+    with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
+        for seed in range(24):
+            episode = make_episode(seed)
+            none = {"proprio": episode.proprio[:, :0], "state": episode.state[:, :0]}
+            writer.append(dataclasses.replace(episode, **none))
+    data = ("env=robot", "env.name=arm", f"data={tmp_path / 'data.zarr'}")
+    pretrain = run(PRETRAIN, (CPU, *data, *TOY[PRETRAIN]), tmp_path)
+    assert pretrain.exit_code == 0, pretrain
+    (health, _) = (entry for entry in log_of(tmp_path / "runs/arm/encoder") if "effective_rank" in entry)
+    assert health["spread"] > 0.01 and "probe_r2" not in health
+    train = run(TRAIN, (CPU, *data, *TOY[TRAIN]), tmp_path)
+    assert train.exit_code == 0, train
+    assert pretrain.stderr + train.stderr == ""
+    assert 'next: RobotController("runs/arm/model", goal=...), in docs/robot.md' in train.stdout
+    assert all(math.isfinite(entry.get("loss", 0)) for entry in log_of(tmp_path / "runs/arm/model"))
+    model = WorldModel.load(str(tmp_path / "runs/arm/model"), torch.device("cpu"))
+    pixels = torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8)
+    latent = model.encode(pixels, torch.zeros(1, 2, 0), torch.zeros(1, 1, 2))
+    ahead = model.rollout(latent, torch.zeros(1, 5, 4, 2))
+    assert model.distance(ahead, model.encode_goal(pixels[:, 0])).isfinite().all()
 
 
 def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_store: TrajectoryStore) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.worldmodel.toy import make_trainer_config
 from worldmodel.look import LookEncoder, principal_places, rests
 from worldmodel.look_training import GroupSampler, LookTask, LookTrainingConfig
-from worldmodel.trainer import Trainer, TrainerConfig
+from worldmodel.trainer import Trainer
 
 CPU = torch.device("cpu")
 EPISODES, LENGTH = 60, 12
@@ -113,7 +114,7 @@ def test_the_look_follows_the_angle_and_not_the_disturbance(tmp_path: Path) -> N
     look.calibrate(raw)
     task = LookTask(look, OPTIONS, raw, sampler, sampler.sample(10**6, 128), 256, CPU)
     before = task.loss(10**6)["contrast"].item()
-    config = TrainerConfig(steps=400, batch_size=256, learning_rate=3e-3, precision="fp32", evaluate_every=10_000)
+    config = make_trainer_config(400, 256, 3e-3)
     Trainer(task, config, tmp_path, CPU).run("look")
     assert task.loss(10**6)["contrast"].item() < before - 0.1
     assert task.evaluate(400)["rest_distance"] < 0.5

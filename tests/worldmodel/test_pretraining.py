@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode
+from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
 from worldmodel.jepa import Jepa, JepaConfig
 from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData, probe_encoder
-from worldmodel.trainer import Trainer, TrainerConfig, TrainingStopped
+from worldmodel.trainer import Trainer, TrainingStopped
 from worldmodel.vit import to_unit_range
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def clip_rows(step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def make_task(probe: ProbeData | None = PROBE, **options: Any) -> PretrainTask:
     torch.manual_seed(0)
-    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2))
+    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2, targets="layer_norm"))
     return PretrainTask(jepa, PretrainConfig(**options), FRAMES, clip_rows, probe, seed=0, device=CPU)
 
 
@@ -165,7 +165,7 @@ def test_pretraining_lowers_its_loss_and_moves_the_target(tmp_path: Path) -> Non
     task = make_task()
     before = [p.clone() for p in task.module.target.parameters()]
     first = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
-    config = TrainerConfig(steps=40, batch_size=6, learning_rate=2e-3, precision="fp32", evaluate_every=1000)
+    config = make_trainer_config(40, 6, 2e-3)
     Trainer(task, config, tmp_path, CPU).run("pretrain")
     last = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
     assert last < 0.95 * first

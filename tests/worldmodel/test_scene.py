@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.worldmodel.toy import SCENE
+from tests.worldmodel.toy import SCENE, make_trainer_config
 from worldmodel.scene import Scene, SceneConfig, SceneDecoder, SceneEncoder, token_positions
 from worldmodel.scene_training import (
     SceneAutoencoder,
@@ -21,7 +21,7 @@ from worldmodel.scene_training import (
     encode_tokens,
     neighbours,
 )
-from worldmodel.trainer import Trainer, TrainerConfig
+from worldmodel.trainer import Trainer
 
 CPU = torch.device("cpu")
 GRID, CHANNELS, PROPRIO = 6, 3, 2
@@ -136,7 +136,7 @@ def test_neighbours_are_of_one_clip_and_half_of_them_the_same_frame() -> None:
 def test_the_code_finds_the_thing_and_lets_the_robot_be(world: tuple[Tensor, Tensor, Tensor], tmp_path: Path) -> None:
     task = make_task(world)
     before = task.evaluate(0)
-    config = TrainerConfig(steps=400, batch_size=64, learning_rate=3e-3, precision="fp32", evaluate_every=10_000)
+    config = make_trainer_config(400, 64, 3e-3)
     Trainer(task, config, tmp_path, CPU).run("scene code")
     after = task.evaluate(400)
     assert after["tokens_r2"] > max(0.7, before["tokens_r2"])

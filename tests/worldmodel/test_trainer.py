@@ -35,7 +35,17 @@ from worldmodel.trainer import (
 
 CPU = torch.device("cpu")
 CONFIG = TrainerConfig(
-    steps=12, batch_size=8, learning_rate=1e-2, checkpoint_every_s=0, log_every=2, evaluate_every=5, weight_decay=0.1
+    steps=12,
+    batch_size=8,
+    learning_rate=1e-2,
+    final_learning_rate=1e-6,
+    warmup=0.1,
+    weight_decay=0.1,
+    final_weight_decay=0.05,
+    precision="bf16",
+    checkpoint_every_s=0,
+    log_every=2,
+    evaluate_every=5,
 )
 
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.worldmodel.toy import MODEL, SPEC
+from tests.worldmodel.toy import MODEL, SPEC, make_trainer_config
 from worldmodel.data import ClipSampler, TrajectoryStore
 from worldmodel.predictor import Belief
 from worldmodel.scene import SceneConfig
-from worldmodel.trainer import Trainer, TrainerConfig
+from worldmodel.trainer import Trainer
 from worldmodel.training import PredictionConfig, PredictionTask, Recording
 from worldmodel.world_model import GoalConfig, WorldModel
 
@@ -178,7 +178,7 @@ def test_training_beats_copying_and_recognises_actions(
 ) -> None:
     before = task.evaluate(0)
     assert 0.3 < before["action_ranking"] < 0.7
-    config = TrainerConfig(steps=120, batch_size=16, learning_rate=5e-3, precision="fp32", evaluate_every=10_000)
+    config = make_trainer_config(120, 16, 5e-3)
     Trainer(task, config, tmp_path, CPU).run("train")
     after = task.evaluate(120)
     assert after["held_out_error"] < 0.8 * before["held_out_error"]

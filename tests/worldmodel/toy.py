@@ -12,6 +12,7 @@ from worldmodel.compression import CompressionConfig
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.predictor import PredictorConfig
 from worldmodel.scene import SceneConfig
+from worldmodel.trainer import TrainerConfig
 from worldmodel.vit import EncoderConfig, VisionTransformer
 from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
 
@@ -76,6 +77,21 @@ def make_encoder(seed: int = 0, **changes: object) -> VisionTransformer:
     torch.manual_seed(seed)
     config = EncoderConfig(**{**ENCODER.__dict__, **changes})
     return VisionTransformer(config).eval()
+
+
+def make_trainer_config(steps: int, batch_size: int, learning_rate: float) -> TrainerConfig:
+    """A short training without evaluations on the way."""
+    return TrainerConfig(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        final_learning_rate=1e-6,
+        warmup=0.1,
+        weight_decay=0.05,
+        final_weight_decay=0.05,
+        precision="fp32",
+        evaluate_every=10_000,
+    )
 
 
 def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self, final
 
-from configs.command import UserError, choices_message, console, output_folder
+from configs.command import UserError, choices_message, console, how_to_install, output_folder
 from configs.files import replacing
 from worldmodel.data.files import StoreError, UnreachableError
 from worldmodel.data.metadata import MOST_CHUNK_BYTES
@@ -171,7 +171,7 @@ def _filesystem(address: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{address} needs fsspec and {LIBRARIES[scheme]}, which are not installed: "
-            f"pip install 'worldmodel-toolkit[{'remote,s3' if scheme == 's3' else 'remote'}]'"
+            f"{how_to_install('remote,s3' if scheme == 's3' else 'remote')}"
         ) from error
 
 

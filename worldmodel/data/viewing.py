@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError, output_file
+from configs.command import UserError, how_to_install, output_file
 from configs.files import appearing
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.files import require_folder
@@ -64,9 +64,7 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
     try:
         import rerun
     except ImportError as error:
-        raise UserError(
-            "--rerun needs rerun-sdk, which is not installed: pip install 'worldmodel-toolkit[view]'"
-        ) from error
+        raise UserError(f"--rerun needs rerun-sdk, which is not installed: {how_to_install('view')}") from error
     rows = np.arange(len(episode.pixels))
 
     def clock(count: int) -> list[rerun.TimeColumn]:

@@ -206,7 +206,7 @@ def test_addresses_that_cannot_be_used(address: str, message: str) -> None:
 
 def test_a_library_that_is_not_installed_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with pytest.raises(UserError, match=r"needs fsspec and aiohttp.*worldmodel-toolkit\[remote\]"):
+    with pytest.raises(UserError, match=r"needs fsspec and aiohttp.*-e '\.\[remote\]'"):
         TrajectoryStore.open(server.address)
 
 

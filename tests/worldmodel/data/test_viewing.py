@@ -80,7 +80,7 @@ def test_view_writes_a_file_with_a_name(
         (["--rerun", "episode.mp4"], "rerun 'episode.mp4': expected a name that ends in .rrd"),
         (["--out", "data.zarr/zarr.json/episode.mp4"], "cannot be written to"),
         (["--out", "s3://bucket/episode.mp4"], "is an address, which is only read"),
-        (["--rerun", "episode.rrd", "--out", "episode.mp4"], "pip install 'worldmodel-toolkit[view]'"),
+        (["--rerun", "episode.rrd", "--out", "episode.mp4"], "pip install -c constraints.txt -e '.[view]'"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line_and_leaves_nothing(

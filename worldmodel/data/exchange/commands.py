@@ -123,7 +123,8 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     columns.add_argument("--proprio", metavar="KEY", nargs="+", help="what the robot feels, or none")
     columns.add_argument("--state", metavar="KEY", nargs="+", help="the simulator's, for evaluation only, or none")
     pictures = command.add_argument_group("pictures")
-    pictures.add_argument("--size", type=int, metavar="PIXELS", help="of a side; else the source's, at most 224")
+    text = "of a side, for training a multiple of 8; else the source's, at most 224"
+    pictures.add_argument("--size", type=int, metavar="PIXELS", help=text)
     pictures.add_argument("--fit", choices=FITS, default="crop", help="cut the middle out, or add black borders")
     robot = command.add_argument_group("what the source does not say")
     robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second")

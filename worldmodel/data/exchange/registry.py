@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from configs.command import UserError, choices_message
+from configs.command import UserError, choices_message, how_to_install
 from worldmodel.data.exchange.source import Source
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def _naming_what_is_missing(format_name: str) -> Iterator[None]:
         if library not in _LIBRARIES:
             raise
         raise UserError(
-            f"the format {format_name} needs {library}, which is not installed: "
-            "pip install 'worldmodel-toolkit[formats]'"
+            f"the format {format_name} needs {library}, which is not installed: {how_to_install('formats')}"
         ) from error
 
 

@@ -140,4 +140,4 @@ def test_a_missing_library_is_named_with_its_extra(
         main(["import", format_name, str(tmp_path), str(tmp_path / "out.zarr")])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"needs {library}, which is not installed: pip install 'worldmodel-toolkit[formats]'" in line
+    assert f"needs {library}, which is not installed: pip install -c constraints.txt -e '.[formats]'" in line

@@ -1,0 +1,133 @@
+"""A real robot, or anything else without a simulator of ours: observations in, actions out.
+
+    controller = RobotController("runs/arm/model", goal="goal.jpg")
+    while True:
+        pixels, proprio = robot.observe()
+        decision = controller.act(pixels, proprio)
+        if decision.distance < 0.3 * controller.first_distance:
+            break
+        robot.act(decision.action)                       # within the bounds of the recording, always
+
+Call `act` once per control step, `controller.spec.control_step_s` apart: the model was trained at that rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from configs.command import UserError, composed
+from configs.device import pick_device
+from planning.goal_image import read_goal
+from planning.loading import Checkpoint, bounds_of, read_model
+from planning.mpc import Observations
+from planning.policies import make_controller
+from planning.registry import make_planner
+from worldmodel.data.spec import EnvironmentSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class RobotDecision:
+    """What to do at one control step.
+
+    Attributes:
+        action: float32 `[A]` in `spec.action_units`, finite and within the bounds of the recording.
+        distance: latent distance of what is seen now to the goal.
+        replaced: whether no plan could be used; the action is then the allowed one nearest to zero.
+        plan_ms: time from the observation to the action [ms].
+    """
+
+    action: NDArray[np.float32]
+    distance: float
+    replaced: bool
+    plan_ms: float
+
+
+class RobotController:
+    """Plans toward a goal picture in a world model, anew at every control step, for one robot. For a single thread.
+
+    Args:
+        checkpoint: a folder that `python -m worldmodel.train` has written, or a shipped checkpoint's name.
+        goal: a picture of the goal: a PNG or JPEG, or uint8 `[H, W, 3]` of the model's size.
+        options: of the planner, as on the command line, for example `["planner.horizon=8"]`.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
+        precision: of imagined futures, `bf16` or `fp32`.
+        seed: of the planner's noise.
+
+    Attributes:
+        spec: what the model was trained on: size of the pictures, bounds and units of the actions, control step [s].
+        first_distance: latent distance to the goal at the first step toward it; infinite before.
+
+    Raises:
+        UserError: for a checkpoint, a picture or an option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        goal: str | Path | NDArray[np.uint8],
+        options: Sequence[str] = (),
+        device: str = "auto",
+        precision: str = "bf16",
+        seed: int = 0,
+    ) -> None:
+        place = pick_device(device)
+        model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
+        self.spec: EnvironmentSpec = model.spec
+        planner = make_planner(composed("run", list(options)).planner, model.history, seed)
+        picture = self._goal(goal)
+        self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)
+        self.first_distance = math.inf
+
+    def toward(self, goal: str | Path | NDArray[np.uint8]) -> None:
+        """Begin anew, toward another goal or the same one. Raises UserError for a picture that cannot be used."""
+        self._controller.reset(0, self._goal(goal))
+        self.first_distance = math.inf
+
+    def act(self, pixels: NDArray[np.uint8], proprio: ArrayLike) -> RobotDecision:
+        """The action to take now, and to hold for one control step.
+
+        Args:
+            pixels: uint8 `[H, W, 3]`, RGB, from the same camera as the recording and prepared in the same way.
+            proprio: finite numbers `[P]`, as recorded.
+
+        Raises:
+            UserError: when one of them is something else. Nothing has happened then; the next call may be right.
+        """
+        seen = self._picture("pixels", pixels)
+        felt = self._numbers(proprio)
+        decision = self._controller.act(Observations(seen[None], felt[None]))
+        distance = float(decision.distance[0])
+        if math.isinf(self.first_distance):
+            self.first_distance = distance
+        return RobotDecision(decision.actions[0], distance, bool(decision.replaced[0]), decision.plan_ms)
+
+    def _goal(self, goal: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if isinstance(goal, str | Path):
+            return read_goal(goal, self.spec.image_size).pixels
+        return self._picture("goal", goal)
+
+    def _picture(self, name: str, given: Any) -> NDArray[np.uint8]:
+        size = self.spec.image_size
+        received = np.asarray(given)
+        if received.dtype != np.uint8 or received.shape != (size, size, 3):
+            raise UserError(
+                f"{name} is {received.dtype} {list(received.shape)}: expected uint8 {[size, size, 3]}, as recorded"
+            )
+        return received
+
+    def _numbers(self, given: ArrayLike) -> NDArray[np.float32]:
+        size = self.spec.proprio_size
+        try:
+            received = np.asarray(given)
+        except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on another device
+            raise UserError(f"proprio is not an array: expected finite numbers [{size}]") from None
+        if received.dtype.kind not in "fiu" or received.shape != (size,) or not np.isfinite(received).all():
+            raise UserError(f"proprio is {received.dtype} {received.tolist()}: expected finite numbers [{size}]")
+        return received.astype(np.float32)

@@ -1,0 +1,117 @@
+"""One set of defaults: what is built without a configuration is what the commands build."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from configs.command import composed, from_config
+from envs.collect import CollectConfig
+from envs.dm_control import DmControlConfig
+from envs.goal import GoalConfig as GoalImageConfig
+from envs.push import PushConfig
+from planning.cem import CEMConfig
+from planning.compare import CompareConfig
+from planning.evaluate import EvaluateConfig
+from planning.manifest import FreezeConfig, ManifestConfig
+from planning.mpc import ControllerConfig
+from planning.objectives import ObjectiveConfig
+from planning.random_shooting import RandomShootingConfig
+from planning.run import RunConfig
+from tests.source_tree import ROOT
+from worldmodel.compression import CompressionConfig
+from worldmodel.data.clips import ClipConfig
+from worldmodel.jepa import JepaConfig
+from worldmodel.look_training import LookTrainingConfig
+from worldmodel.predictor import PredictorConfig
+from worldmodel.pretrain import PretrainOptions
+from worldmodel.pretraining import PretrainConfig
+from worldmodel.scene import SceneConfig
+from worldmodel.scene_training import SceneTrainingConfig
+from worldmodel.train import TrainOptions
+from worldmodel.trainer import TrainerConfig
+from worldmodel.training import PredictionConfig
+from worldmodel.vit import EncoderConfig
+from worldmodel.world_model import GoalConfig
+
+# What reads the options of a command itself.
+COMMANDS: dict[str, type[Any]] = {
+    "collect": CollectConfig,
+    "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
+    "goal": GoalImageConfig,
+    "manifest": FreezeConfig,
+    "pretrain": PretrainOptions,
+    "run": RunConfig,
+    "train": TrainOptions,
+}
+# What reads a section or group, the group with the choice that the commands make.
+SECTIONS: dict[str, type[Any]] = {
+    "clips": ClipConfig,
+    "compression": CompressionConfig,
+    "encoder": EncoderConfig,
+    "env": PushConfig,
+    "goal": GoalConfig,
+    "jepa": JepaConfig,
+    "look_trainer": TrainerConfig,
+    "look_training": LookTrainingConfig,
+    "manifest": ManifestConfig,
+    "planner": ControllerConfig,
+    "planner.objective": ObjectiveConfig,
+    "planner.options": CEMConfig,
+    "prediction": PredictionConfig,
+    "predictor": PredictorConfig,
+    "pretrain": PretrainConfig,
+    "scene": SceneConfig,
+    "scene_trainer": TrainerConfig,
+    "scene_training": SceneTrainingConfig,
+    "trainer": TrainerConfig,
+}
+# Read beside the dataclass: what env and planner are called, and the evaluations to compare.
+READ_OTHERWISE = {"env": {"name"}, "planner": {"name"}, "compare": {"a", "b"}}
+
+
+def sections_of(config: DictConfig, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Dotted name and plain values of a configuration and of every section in it."""
+    inner = {str(key): value for key, value in config.items() if isinstance(value, DictConfig)}
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    yield name, {str(key): value for key, value in values.items() if key not in inner}
+    for key, section in inner.items():
+        yield from sections_of(section, f"{name}.{key}".lstrip("."))
+
+
+def differing(cls: type[Any], values: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Values that are not the default that `cls` has for them, with that default."""
+    made = from_config(cls, values, cls.__name__)
+    fields = [f for f in dataclasses.fields(cls) if f.name in values and f.default is not dataclasses.MISSING]
+    pairs = {f.name: (getattr(made, f.name), f.default) for f in fields}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+@pytest.mark.parametrize("command", sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")))
+def test_the_defaults_of_a_command_are_those_of_its_dataclasses(command: str) -> None:
+    for name, values in sections_of(composed(command, [])):
+        beside = READ_OTHERWISE.get(name or command, set())
+        assert beside <= set(values)
+        cls = SECTIONS[name] if name else COMMANDS[command]
+        assert differing(cls, {k: v for k, v in values.items() if k not in beside}) == {}, name or command
+
+
+def test_the_other_choices_are_those_of_their_dataclasses() -> None:
+    options = composed("run", ["planner=random_shooting"]).planner.options
+    assert differing(RandomShootingConfig, dict(options)) == {}
+    # The default of `name` is made of domain and task, as in the file.
+    _, values = next(sections_of(composed("run", ["env=dm_control"]).env))
+    assert differing(DmControlConfig, {k: v for k, v in values.items() if k != "name"}) == {}
+
+
+def test_a_second_default_is_found() -> None:
+    values = dict(composed("run", []).planner.options)
+    assert differing(CEMConfig, {**values, "samples": 7, "elites": 3}) == {"samples": (7, 192), "elites": (3, 16)}
+    _, values = next(sections_of(composed("pretrain", ["pretrain.masks=[{blocks:1,spatial_scale:0.5}]"]).pretrain))
+    assert list(differing(PretrainConfig, values)) == ["masks"]
