@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
 from configs.command import UserError, composed, console, fail
 from configs.device import pick_device
+from configs.tables import table
 from planning.loading import bounds_of, choose_checkpoint, load_model, open_env
 from planning.mpc import Observations
 from planning.policies import make_controller
@@ -93,13 +92,9 @@ def main(overrides: list[str]) -> None:
     model = load_model(checkpoint, spec, device, config.precision, config.compile)
     planner = make_planner(config.planner, model.history, config.seed)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    table = Table(
-        title=f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config.precision}; median ms",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share"):
-        table.add_column(heading, justify="right")
+    title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config.precision}; median ms"
+    columns = ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share")
+    found = table(title, *columns)
     for batch in (1, int(config.batch)):
         parts = Parts(model, planner, batch, int(config.planner.options.samples), device)
         before = matrix_product_gflops(dtype, device)
@@ -113,8 +108,8 @@ def main(overrides: list[str]) -> None:
         search = plan - encode - iterations * (rollout + judge)
         row = [f"{x:.1f}" for x in (plan, encode, iterations * rollout, iterations * judge, search)]
         share = f"{achieved / peak:.0%} of {peak:.0f}"
-        table.add_row(str(batch), *row, f"{1e3 * sequences / rollout:,.0f}", f"{achieved:.0f}", share)
-    console.print(table)
+        found.add_row(str(batch), *row, f"{1e3 * sequences / rollout:,.0f}", f"{achieved:.0f}", share)
+    console.print(found)
     console.print(
         f"a rollout: one action sequence imagined {planner.controller.horizon} control steps ahead; "
         "share: of a matrix product's rate on this machine, measured in the same run"

@@ -5,8 +5,10 @@ A mistake of the user's ends in one line and exit code 2; a traceback means a bu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import errno
 import re
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 
 from configs.usage import group_choices, help_text
 
@@ -193,12 +196,19 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
             raise UserError(message) from error
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make `main(config)` a command line program over `configs/<config_name>.yaml`, whose `--help` is that file.
 
     Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
     130 interrupted (what was done is kept).
+
+    Args:
+        config_name: of the file, without its suffix.
+        goes_on: whether the same command goes on where it was interrupted, or begins anew.
     """
+    interrupted = (
+        "what was finished is kept; the same command goes on from there" if goes_on else "the same command begins anew"
+    )
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run() -> None:
@@ -212,18 +222,34 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     console.print(help_text(config_name, overrides), markup=False)
                     return
                 GlobalHydra.instance().clear()
-                hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(
-                    _quiet_user_errors(main)
-                )()
+                hydra.main(version_base="1.3", config_path="pkg://configs", config_name=config_name)(_quietly(main))()
             except UserError as error:
                 fail(str(error))
             except KeyboardInterrupt:
-                console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
+                console.print(f"[yellow]interrupted[/]: {interrupted}")
                 raise SystemExit(130) from None
 
         return run
 
     return decorate
+
+
+# What the operating system answers who may not write: no room, no quota, read-only, a disk that fails, no right to.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
+
+def refusal(error: OSError) -> str | None:
+    """One line, if this is the operating system that does not let us write; None for any other error."""
+    if error.errno not in _REFUSALS:
+        return None
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+def stopped(message: str) -> int:
+    """Print one line on why a run has failed. Returns its exit code."""
+    with contextlib.suppress(OSError):  # what cannot be written may be this
+        console.print(f"[red]stopped[/]: {escape(' '.join(message.split()))}")
+    return 1
 
 
 def fail(message: str) -> NoReturn:
@@ -233,14 +259,19 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _quiet_user_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Hydra prints tracebacks of its own for exceptions; a user error must leave before it sees one."""
+def _quietly(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Hydra prints tracebacks of its own for exceptions; what ends in one line must leave before it sees one."""
 
     def wrapped(config: DictConfig) -> None:
         try:
             main(config)
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            message = refusal(error)
+            if message is None:
+                raise
+            raise SystemExit(stopped(message)) from None
 
     wrapped.__module__ = main.__module__
     return wrapped

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Generator
@@ -21,12 +20,14 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config, next_command, output_folder, plain_options
+from configs.command import command, console, from_config, next_command, output_folder, plain_options, stopped
+from configs.machine import num_processors
 from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
 from worldmodel.data.files import require_folder
+from worldmodel.data.inspection import bytes_on_disk
 
 _MAX_ATTEMPTS = 100
 
@@ -180,14 +181,14 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
             _record_missing(writer, config, env_options, range(present, config.episodes))
         num_episodes, num_rows = writer.num_episodes, writer.num_rows
     path = Path(config.out)
-    megabytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
     console.print(
-        f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, {megabytes:.1f} MB on disk"
+        f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, "
+        f"{bytes_on_disk(path) / 1e6:.1f} MB on disk"
     )
 
 
 def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:
-    num_workers = config.workers or _num_processors()
+    num_workers = config.workers or num_processors()
     columns = (
         TextColumn("recording"),
         BarColumn(),
@@ -211,11 +212,6 @@ def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: d
     console.print(f"recorded {steps} steps in {seconds:.1f} s: {rate:.0f} steps/s with {num_workers} workers")
 
 
-def _num_processors() -> int:
-    # Containers often grant fewer processors than the machine has; only some systems can say so.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @command("collect")
 def main(config: DictConfig) -> None:
     options = from_config(CollectConfig, plain_options(config), "collect")
@@ -224,8 +220,7 @@ def main(config: DictConfig) -> None:
     try:
         collect(options, {str(key): value for key, value in env_options.items()})
     except RuntimeError as error:
-        console.print(f"[red]stopped[/]: {error}")
-        raise SystemExit(1) from error
+        raise SystemExit(stopped(str(error))) from error
     console.print(next_command("worldmodel.pretrain", out="data"))
 
 

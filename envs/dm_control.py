@@ -116,7 +116,6 @@ class DmControlEnv(GoalEnv):
         self._view = MarkerView(self.model, config.camera, config.fovy, marker)
         self.metrics = tuple(_metric(joint, config) for joint in self._success_joints)
         self._renderers: dict[int, LeanRenderer] = {config.image_size: LeanRenderer(self.model, config.image_size)}
-        self._goal: Floats | None = None
         self._nominal = copy.copy(self.model)
         self._variation = 0
         self._varies = self._draw(1) != self._draw(2)
@@ -191,10 +190,6 @@ class DmControlEnv(GoalEnv):
         for renderer in self._renderers.values():
             renderer.close()
 
-    def _info(self, state: Floats, diverged: bool) -> dict[str, Any]:
-        success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
-        return {"state": state, "success": success, "diverged": diverged}
-
     def _has_diverged(self) -> bool:
         # With auto-reset off, MuJoCo counts bad numbers and goes on.
         return bool(self._data.warning.number[_DIVERGENCE].any()) or not np.isfinite(self._data.qpos).all()
@@ -243,9 +238,6 @@ class DmControlEnv(GoalEnv):
             return self._renderers[size].render(self._data, self._view.camera)
 
     # --- goals -----------------------------------------------------------------------------------------------------
-
-    def set_goal(self, state: Floats | None) -> None:
-        self._goal = None if state is None else np.array(state, np.float64)
 
     def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Per success joint its error `[...]`: [rad] for hinges, the short way round if periodic, [cm] for slides."""

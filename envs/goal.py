@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from omegaconf import DictConfig
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from configs.command import UserError, command, console, from_config, next_command, plain_options
+from configs.command import UserError, command, console, from_config, next_command, output_file, plain_options
+from configs.files import replacing
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
 
@@ -73,33 +73,26 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
     the simulator's success rule. No planner sees them, and a photo does without.
 
     Raises:
-        UserError: when the folder cannot be written to.
+        OSError: when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            notes = PngInfo()
-            for name, state in states.items():
-                notes.add_text(name, json.dumps(state.tolist()))
-            Image.fromarray(pixels).save(partial, format="PNG", pnginfo=notes)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"out '{path}' cannot be written: {error.strerror or error}") from error
+    notes = PngInfo()
+    for name, state in states.items():
+        notes.add_text(name, json.dumps(state.tolist()))
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=notes)
 
 
-@command("goal")
+@command("goal", goes_on=False)
 def main(config: DictConfig) -> None:
     goal = from_config(GoalConfig, plain_options(config), "goal")
+    out = output_file(goal.out)
     env = make_env(config.env)
     try:
         start, end = explore_to_goal(env, goal.seed, goal.steps)
         pixels = env.render_state(end, goal.size)
     finally:
         env.close()
-    save_png(pixels, Path(goal.out), {"start_state": start, "goal_state": end})
+    save_png(pixels, out, {"start_state": start, "goal_state": end})
     console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
     console.print(next_command("planning.run", f"goal={goal.out}"))
 

@@ -69,6 +69,7 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
     control_step_s: float
     metrics: tuple[Metric, ...]
     action_units: tuple[str, ...]
+    _goal: Floats | None = None
 
     # --- simulator state -------------------------------------------------------------------------------------------
 
@@ -90,18 +91,23 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
 
     # --- goals -----------------------------------------------------------------------------------------------------
 
-    @abc.abstractmethod
     def set_goal(self, state: Floats | None) -> None:
         """Success is measured against this state `[N]` from now on; None takes the goal away."""
+        self._goal = None if state is None else np.array(state, np.float64)
 
     @abc.abstractmethod
     def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
 
-    def is_success(self, states: Floats, goal: Floats) -> NDArray[np.bool_]:
-        """Whether each of `states [..., N]` meets every metric's tolerance, `[...]`."""
+    def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
+        """Whether each of `states [..., N]` meets `scale` times every metric's tolerance, `[...]`."""
         errors = self.goal_errors(states, goal)
-        return np.logical_and.reduce([errors[m.name] <= m.tolerance for m in self.metrics])
+        return np.logical_and.reduce([errors[m.name] <= scale * m.tolerance for m in self.metrics])
+
+    def _info(self, state: Floats, diverged: bool) -> dict[str, Any]:
+        """What `reset` and `step` tell beside the observation, of an environment that has come to `state [N]`."""
+        success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
+        return {"state": state, "success": success, "diverged": diverged}
 
     def goal_cost(self, states: Floats, goal: Floats) -> Floats:
         """Sum of squared errors, each in units of its tolerance, `[...]`: what the ceiling's planner minimises."""

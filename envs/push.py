@@ -73,7 +73,6 @@ class PushEnv(GoalEnv):
         self._renderer = LeanRenderer(self._model, image_size)
         self._image_size = image_size
         self._large_renderers: dict[int, LeanRenderer] = {}
-        self._goal: Floats | None = None
         low, high = self._model.actuator_ctrlrange.T.astype(np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Dict(
@@ -91,7 +90,7 @@ class PushEnv(GoalEnv):
         state, goal = read_reset_options(options)
         self.set_state(self._random_state() if state is None else state)
         self.set_goal(goal)
-        return self.observe(), self._info(diverged=False)
+        return self.observe(), self._info(self.get_state(), diverged=False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Hold the velocity `action [2]` [m/s] for one control step. Raises UserError for a non-finite one."""
@@ -104,17 +103,12 @@ class PushEnv(GoalEnv):
             self._scene[1] += self.control_step_s
             self._scenery.move(self._data, self._scene[1])
         diverged = self._has_diverged()
-        info = self._info(diverged)
+        info = self._info(self.get_state(), diverged)
         return self.observe(), float(info["success"]), diverged, False, info
 
     def close(self) -> None:
         for renderer in (self._renderer, *self._large_renderers.values()):
             renderer.close()
-
-    def _info(self, diverged: bool) -> dict[str, Any]:
-        state = self.get_state()
-        success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
-        return {"state": state, "success": success, "diverged": diverged}
 
     def _has_diverged(self) -> bool:
         # With auto-reset off, MuJoCo counts bad numbers and goes on; a position far outside is as bad.
@@ -169,9 +163,6 @@ class PushEnv(GoalEnv):
         return pixels
 
     # --- goals -----------------------------------------------------------------------------------------------------
-
-    def set_goal(self, state: Floats | None) -> None:
-        self._goal = None if state is None else np.array(state, np.float64)
 
     def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Position error [cm] and yaw error [degrees], the latter at most 45 by the square's symmetry."""

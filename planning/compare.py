@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
-from rich import box
 from rich.table import Table
 
 from configs.command import UserError, command, console, from_config, output_file, plain_options
+from configs.files import write_json
+from configs.tables import table
 from planning.report import Rate
 from planning.statistics import mcnemar_p, paired_bootstrap_interval
 
@@ -150,22 +151,19 @@ def compare(config: DictConfig) -> None:
     if options.out is not None:
         content = {"a": paths["a"], "b": paths["b"], **a.task}
         rows = {title: dataclasses.asdict(comparison) for title, comparison in found.items()}
-        Path(options.out).write_text(json.dumps({**content, "outcomes": rows}, indent=1) + "\n")
+        write_json({**content, "outcomes": rows}, Path(options.out), indent=1)
         console.print(f"comparison: {options.out}")
 
 
 def _table(title: str, found: dict[str, Comparison]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for heading in ("a", "b", "a - b", "only a", "only b", "p (McNemar)"):
-        table.add_column(heading, justify="right")
+    made = table(title, "", "a", "b", "a - b", "only a", "only b", "p (McNemar)", narrow=True)
     for outcome, c in found.items():
         difference = f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})"
-        table.add_row(outcome, str(c.a), str(c.b), difference, str(c.a_only), str(c.b_only), f"{c.p:.2g}")
-    return table
+        made.add_row(outcome, str(c.a), str(c.b), difference, str(c.a_only), str(c.b_only), f"{c.p:.2g}")
+    return made
 
 
-main = command("compare")(compare)
+main = command("compare", goes_on=False)(compare)
 
 if __name__ == "__main__":
     main()

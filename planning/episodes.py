@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.files import naming
 from planning.environment import Environment
 from planning.manifest import Pair
 from planning.mpc import Observations
@@ -29,6 +30,10 @@ class Policy(abc.ABC):
     def act(self, observations: Observations) -> NDArray[np.float32]:
         """Actions `[B, A]`."""
 
+    def steps_without_plan(self, row: int) -> int:
+        """Control steps since `reset` in which environment `row` had no usable plan and stood still."""
+        return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
@@ -44,6 +49,7 @@ class Episode:
         final_errors: per metric, in its unit; None where the simulation diverged.
         diverged: whether the simulation broke down, which counts as failure at the end.
         states: simulator states from start to end, `[T+1][N]`.
+        steps_without_plan: control steps in which there was no usable plan; 0 in logs of before it was counted.
     """
 
     index: int
@@ -55,6 +61,7 @@ class Episode:
     final_errors: dict[str, float] | None
     diverged: bool
     states: list[list[float]]
+    steps_without_plan: int = 0
 
 
 def run_batch(
@@ -85,16 +92,18 @@ def run_batch(
                 states[row].append(info["state"])
         on_step()
     return [
-        _judge(env, index, pair, np.array(path), broken)
-        for env, (index, pair), path, broken in zip(envs, pairs, states, diverged, strict=True)
+        _judge(env, index, pair, np.array(path), broken, policy.steps_without_plan(row))
+        for row, (env, (index, pair), path, broken) in enumerate(zip(envs, pairs, states, diverged, strict=True))
     ]
 
 
-def _judge(env: Environment, index: int, pair: Pair, states: NDArray[np.float64], diverged: bool) -> Episode:
+def _judge(
+    env: Environment, index: int, pair: Pair, states: NDArray[np.float64], diverged: bool, steps_without_plan: int
+) -> Episode:
     goal = np.array(pair.goal)
     errors = env.goal_errors(states, goal)
     reached = np.asarray(env.is_success(states, goal))
-    half = np.logical_and.reduce([errors[m.name] <= m.tolerance / 2 for m in env.metrics])
+    half = np.asarray(env.is_success(states, goal, scale=0.5))
     return Episode(
         index,
         success_any=bool(reached.any()),
@@ -105,6 +114,7 @@ def _judge(env: Environment, index: int, pair: Pair, states: NDArray[np.float64]
         final_errors=None if diverged else {m.name: float(errors[m.name][-1]) for m in env.metrics},
         diverged=diverged,
         states=states.tolist(),
+        steps_without_plan=steps_without_plan,
     )
 
 
@@ -128,7 +138,7 @@ class EpisodeLog:
 
     def append(self, episodes: Iterable[Episode]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
+        with naming(self.path), self.path.open("a+b") as file:
             # After a line that was cut short, a new one must not be glued to it.
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
                 file.write(b"\n")

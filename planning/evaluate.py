@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_compile, pick_device
+from configs.files import write_json
 from envs.protocol import GoalEnv
 from planning.episodes import Episode, EpisodeLog, Policy, run_all
 from planning.latency import measure_plan_ms
@@ -173,9 +174,15 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(results, out / "results.json", indent=1)
     title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
     console.print(make_table(title, summaries, metrics))
+    for name, summary in summaries.items():
+        if summary.steps_without_plan:
+            console.print(
+                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and did "
+                "nothing in them"
+            )
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from configs.files import appearing
 from planning.attempt import Outcome
 from planning.environment import Environment
 from planning.task import Task
@@ -38,7 +39,8 @@ def draw_plan(env: Environment, task: Task, outcome: Outcome, verdict: str, path
     else:
         _draw_distance(figure.add_subplot(grid[1, :]), outcome.distance)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with appearing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _show(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:

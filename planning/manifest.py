@@ -1,6 +1,7 @@
 """The list of (start, goal) pairs that an evaluation runs, frozen and hashed.
 
 python -m planning.manifest env=push                  # draws 100 pairs and writes planning/manifests/push.json
+python -m planning.manifest env=push seed=7 out=pairs.json
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.command import UserError, from_config
+from configs.files import replacing
 from configs.seeds import FIRST_EVALUATION_SEED
 from planning.environment import Environment, Floats
 
@@ -104,7 +106,8 @@ class Manifest:
         pairs = ",\n".join("  " + json.dumps(pair) for pair in content.pop("pairs"))
         head = json.dumps({**content, "sha256": self.sha256}, indent=1)[:-2]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{head},\n "pairs": [\n{pairs}\n ]\n}}\n')
+        with replacing(path) as file:
+            file.write(f'{head},\n "pairs": [\n{pairs}\n ]\n}}\n'.encode())
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -179,6 +182,13 @@ def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, st
     return Pair(index, tuple(start.tolist()), tuple(goal.tolist())) if env.is_interesting(start, goal) else None
 
 
+def _other_pairs(path: Path, frozen: Manifest) -> UserError:
+    return UserError(
+        f"{path} holds other pairs (seed={frozen.seed} n={len(frozen.pairs)} steps_ahead={frozen.steps_ahead}, "
+        f"{frozen.simulator}), which evaluations are made on: out=FILE writes elsewhere, or replaces FILE"
+    )
+
+
 def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
     from omegaconf import DictConfig
@@ -191,14 +201,21 @@ def main() -> None:
         try:
             options = from_config(FreezeConfig, plain_options(config), "manifest")
             path = output_file(options.out or frozen_path(spec.env, spec.options))
-            manifest = draw(env, spec.simulator, spec.options, options.seed, options.n, options.steps_ahead)
+            # Evaluations are compared by this file: it is replaced only by who names it.
+            frozen = read_manifest(path) if options.out is None and path.exists() else None
+            asked = (options.seed, options.n, options.steps_ahead)
+            if frozen is not None and (frozen.seed, len(frozen.pairs), frozen.steps_ahead) != asked:
+                raise _other_pairs(path, frozen)
+            manifest = draw(env, spec.simulator, spec.options, *asked)
         finally:
             env.close()
+        if frozen is not None and frozen != manifest:
+            raise _other_pairs(path, frozen)
         manifest.write(path)
         console.print(f"{len(manifest.pairs)} pairs, {manifest.sha256[:12]}: {path}")
         console.print(next_command("planning.evaluate"))
 
-    command("manifest")(freeze)()
+    command("manifest", goes_on=False)(freeze)()
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.command import UserError
+from configs.seeds import seed_of_step
 from planning.objectives import LatentGoalCost, ObjectiveConfig
 from planning.safety import require_finite, safe_actions
 from planning.sequences import shift
-from planning.types import Bounds, Model, Optimiser
+from planning.types import Bounds, CostFn, Model, Optimiser, Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,19 @@ class Decision:
     replaced: NDArray[np.bool_]
     plan_ms: float
     planned: bool
+
+
+def plan_step(
+    optimiser: Optimiser, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, config: ControllerConfig, step: int
+) -> Plan:
+    """The plan made at control step `step` of an episode, from `warm_start [B, H, A]` (zeros where there is none).
+
+    Its own warm start is for the step in which the next plan is due, `config.execute` later.
+    """
+    # Seeded anew for every step: independent of how often anybody planned before.
+    generator = torch.Generator().manual_seed(seed_of_step(config.seed, step))
+    plan = optimiser.plan(cost_fn, warm_start, bounds, generator, elapsed=step)
+    return dataclasses.replace(plan, warm_start=shift(plan.warm_start, config.execute - 1, bounds))
 
 
 class Controller:
@@ -161,13 +175,10 @@ class Controller:
         if step % self._config.execute:
             return distance, False
         cost_fn = LatentGoalCost(self._model, latent, goal, self._objective)
-        # Seeded anew for every step: independent of how often anybody planned before.
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
-        plan = self._optimiser.plan(cost_fn, self._warm_starts[group], self._bounds, generator, elapsed=step)
+        plan = plan_step(self._optimiser, cost_fn, self._warm_starts[group], self._bounds, self._config, step)
         usable = plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)
-        warm_start = shift(plan.warm_start, self._config.execute - 1, self._bounds)
         self._plans[group] = plan.actions
-        self._warm_starts[group] = torch.where(usable[:, None, None], warm_start, 0)
+        self._warm_starts[group] = torch.where(usable[:, None, None], plan.warm_start, 0)
         self._costs[group] = torch.where(usable, plan.cost, torch.inf)
         return distance, True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.machine import num_processors
 from planning.environment import Environment
 from planning.episodes import Policy
 from planning.manifest import Pair
-from planning.mpc import Controller, Observations
+from planning.mpc import Controller, Observations, plan_step
 from planning.registry import Planner
 from planning.safety import safe_actions
-from planning.sequences import shift
-from planning.types import Bounds, Model
+from planning.types import Bounds, Model, Plan
 
 
 class WorldModelPolicy(Policy):
@@ -28,13 +26,11 @@ class WorldModelPolicy(Policy):
     Attributes:
         plan_ms: of every plan, time from the observations of all rows to their actions [ms]. Control steps in which an
             earlier plan goes on are not counted.
-        replaced: control steps so far in which a row had no usable plan and stood still.
     """
 
     def __init__(self, model: Model, planner: Planner, bounds: Bounds, device: torch.device) -> None:
         self._model, self._planner, self._bounds, self._device = model, planner, bounds, device
         self.plan_ms: list[float] = []
-        self.replaced = 0
 
     @property
     def execute(self) -> int:
@@ -43,13 +39,17 @@ class WorldModelPolicy(Policy):
 
     def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
         self._controller = make_controller(self._model, self._planner, self._bounds, goals, self._device)
+        self._replaced = np.zeros(len(pairs), np.int64)
 
     def act(self, observations: Observations) -> NDArray[np.float32]:
         decision = self._controller.act(observations)
         if decision.planned:
             self.plan_ms.append(decision.plan_ms)
-        self.replaced += int(decision.replaced.sum())
+        self._replaced += decision.replaced
         return decision.actions
+
+    def steps_without_plan(self, row: int) -> int:
+        return int(self._replaced[row])
 
 
 def make_controller(
@@ -94,33 +94,31 @@ class SimulatorPolicy(Policy):
 
     def __init__(self, envs: Sequence[Environment], planner: Planner, bounds: Bounds) -> None:
         self._envs, self._planner, self._bounds = envs, planner, bounds
-        self.plan_ms: list[float] = []
 
     def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
         config = self._planner.controller
         self._goals = [np.array(pair.goal) for pair in pairs]
-        self._plan = torch.zeros(len(pairs), config.horizon, self._bounds.low.shape[0])
-        self._warm_start = self._plan.clone()
+        nothing = torch.zeros(len(pairs), config.horizon, self._bounds.low.shape[0])
+        self._plan = Plan(nothing, torch.full((len(pairs),), torch.inf), nothing)
+        self._replaced = np.zeros(len(pairs), np.int64)
         self._step = 0
 
     def act(self, observations: Observations) -> NDArray[np.float32]:
-        started = time.perf_counter()
         config = self._planner.controller
         if self._step % config.execute == 0:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self._step)
-            plan = self._planner.optimiser.plan(
-                self._cost, self._warm_start, self._bounds, generator, elapsed=self._step
-            )
-            self._plan = plan.actions
-            self._warm_start = shift(plan.warm_start, config.execute - 1, self._bounds)
-        wanted = self._plan[:, self._step % config.execute]
+            optimiser = self._planner.optimiser
+            self._plan = plan_step(optimiser, self._cost, self._plan.warm_start, self._bounds, config, self._step)
+        actions, replaced = safe_actions(self._plan.actions[:, self._step % config.execute], self._bounds)
+        self._replaced += replaced.numpy()
         self._step += 1
-        self.plan_ms.append((time.perf_counter() - started) * 1e3)
-        return safe_actions(wanted, self._bounds)[0].numpy().astype(np.float32)
+        return actions.numpy().astype(np.float32)
+
+    def steps_without_plan(self, row: int) -> int:
+        return int(self._replaced[row])
 
     def _cost(self, actions: Tensor) -> Tensor:
         """Cost `[B, S]` of `actions [B, S, H, A]`. MuJoCo lets go of Python's lock: a thread per processor pays."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(num_processors()) as threads:
             costs = list(threads.map(_simulated_cost, self._envs, actions.double().numpy(), self._goals))
         return self._planner.objective.reduce(torch.as_tensor(np.stack(costs), dtype=torch.float32))
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from configs.tables import table
 from planning.environment import Metric
 from planning.episodes import Episode
 from planning.statistics import wilson_interval
@@ -42,6 +42,7 @@ class Summary:
         half_any: like `success_any` with half the tolerances; `half_final` likewise.
         final_errors: per metric the median at the end, in its unit, over the episodes that did not diverge.
         diverged: episodes in which the simulation broke down.
+        steps_without_plan: control steps of all episodes in which there was no usable plan.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Summary:
     half_final: Rate
     final_errors: Mapping[str, float]
     diverged: int
+    steps_without_plan: int
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], metrics: Sequence[Metric]) -> Summary:
@@ -63,11 +65,16 @@ class Summary:
             Rate.of([e.half_final for e in episodes]),
             {m.name: statistics.median(e[m.name] for e in errors) for m in metrics} if errors else {},
             sum(e.diverged for e in episodes),
+            sum(e.steps_without_plan for e in episodes),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: rates as fractions, each beside its interval."""
-        values: dict[str, Any] = {"n": self.n, "diverged": self.diverged}
+        values: dict[str, Any] = {
+            "n": self.n,
+            "diverged": self.diverged,
+            "steps_without_plan": self.steps_without_plan,
+        }
         for name in ("success_any", "success_final", "half_any", "half_final"):
             rate: Rate = getattr(self, name)
             key = name.replace("half", "success_half_tolerance")
@@ -102,14 +109,12 @@ def episode_record(episode: Episode, seed: int) -> dict[str, Any]:
 
 def make_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
     """One row per policy."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for heading in ("any step", "at the end", "any, half tol", "end, half tol"):
-        table.add_column(heading, justify="right", min_width=11)
-    for metric in metrics:
-        table.add_column(f"{metric.name} ({metric.unit})", justify="right")
+    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
+    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
+    for column in made.columns[1 : 1 + len(rates_of)]:
+        column.min_width = 11
     for name, summary in summaries.items():
         errors = [f"{summary.final_errors[m.name]:.2g}" if summary.final_errors else "" for m in metrics]
         rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
-        table.add_row(name, *map(str, rates), *errors)
-    return table
+        made.add_row(name, *map(str, rates), *errors)
+    return made

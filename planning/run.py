@@ -6,9 +6,10 @@ python -m planning.run env=push seed=7          # a pair of the manifest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.live import Live
 
 from configs.command import command, console, from_config, next_command, output_folder, plain_options
 from configs.device import pick_device
+from configs.files import write_json
 from planning.attempt import Outcome, StopRule, attempt
 from planning.environment import Environment
 from planning.figure import draw_plan
@@ -74,18 +76,32 @@ def run(config: DictConfig) -> None:
         model = load_model(checkpoint, spec, device, options.precision, options.compile)
         planner = make_planner(config.planner, model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
-        out = output_folder(options.out or RUNS / spec.env / "plan" / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-        console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
-        stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
-        outcome = _attempt_live(env, controller, task, stop)
-        verdict = describe_outcome(env, outcome)
-        _save(env, task, outcome, verdict, checkpoint, out)
+        now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+        with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
+            console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
+            stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
+            outcome = _attempt_live(env, controller, task, stop)
+            verdict = describe_outcome(env, outcome)
+            _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     console.print(f"output: {out}/episode.mp4, plan.png, result.json")
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
+
+
+@contextlib.contextmanager
+def _folder_for(path: str | Path) -> Iterator[Path]:
+    """The folder of a run's output. Where the run leaves nothing in it, what was made of it here is removed again."""
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    out = output_folder(path)
+    try:
+        yield out
+    finally:
+        with contextlib.suppress(OSError):  # from the first one on that is not empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) -> Task:
@@ -157,10 +173,10 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
         "states": outcome.states.tolist(),
     }
-    (out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(record, out / "result.json", indent=1)
 
 
-main = command("run")(run)
+main = command("run", goes_on=False)(run)
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
+
+import pytest
 
 
 class Ended(NamedTuple):
@@ -41,6 +44,28 @@ def type_in(folder: Path, module: str, *arguments: object) -> Ended:
             code = end.code or 0
     assert isinstance(code, int)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch, name: str, number: int = errno.ENOSPC) -> None:
+    """From now on the operating system refuses, with error `number`, to put files on disk whose name has `name` in it.
+
+    As Linux does it: without saying which file it is about.
+    """
+    whole = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if name in Path(os.readlink(f"/proc/self/fd/{descriptor}")).name:
+            raise OSError(number, os.strerror(number))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def assert_stopped(ended: Ended, message: str) -> None:
+    """The command failed, and the last line that it printed, which it did on its own, says why."""
+    assert ended.code == 1, ended
+    assert ended.err == ""
+    assert ended.out.splitlines()[-1] == f"stopped: {message}", ended.out
 
 
 def assert_refused(ended: Ended, message: str) -> None:

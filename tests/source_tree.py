@@ -10,8 +10,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "envs", "planning", "worldmodel")
-# What every package may import of another one: the door for commands, and what they have to agree on.
-COMMON = ("configs.command", "configs.device", "configs.seeds")
+# What every package may import of another one: the door for commands, and what they have to agree on or share.
+COMMON = (
+    "configs.command",
+    "configs.device",
+    "configs.files",
+    "configs.machine",
+    "configs.seeds",
+    "configs.tables",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ def test_what_may_cross() -> None:
     modules = _modules(
         envs__push="from configs.command import UserError\nfrom envs import protocol\nfrom . import scenery",
         envs__goal="from configs.seeds import FIRST_EVALUATION_SEED\nimport configs.device",
+        planning__mpc="from configs.seeds import seed_of_step",
         planning__run="from worldmodel.world_model import WorldModel\nimport envs.registry",
     )
     assert foreign_imports(modules, MAY_JOIN) == []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from configs.command import UserError, choices_message, command, from_config, output_file, output_folder
 
@@ -37,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
 
     def start(
-        name: str, *arguments: str, main: Callable[[DictConfig], None] | None = None
+        name: str, *arguments: str, main: Callable[[DictConfig], None] | None = None, **options: bool
     ) -> tuple[int, DictConfig | None, str]:
         received: list[DictConfig] = []
 
@@ -49,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         code = 0
         try:
-            command(name)(record)()
+            command(name, **options)(record)()
         except SystemExit as stop:
             assert isinstance(stop.code, int)
             code = stop.code
@@ -203,11 +207,23 @@ def test_a_user_error_in_the_program_is_one_line_too(run: Run) -> None:
     assert error == "error: env push: cannot be used\n"
 
 
-def test_an_interruption_says_that_the_same_command_goes_on(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("goes_on", "message"),
+    [
+        (True, "interrupted: what was finished is kept; the same command goes on from there\n"),
+        (False, "interrupted: the same command begins anew\n"),
+    ],
+)
+def test_an_interruption_says_what_the_same_command_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch, goes_on: bool, message: str
+) -> None:
     def interrupt(config: DictConfig) -> None:
         raise KeyboardInterrupt
 
-    assert run("run", main=interrupt)[0] == 130
+    shown = io.StringIO()
+    monkeypatch.setattr("configs.command.console", Console(file=shown))
+    assert run("run", main=interrupt, goes_on=goes_on)[0] == 130
+    assert shown.getvalue() == message
 
 
 def test_a_run_that_failed_keeps_its_own_exit_code(run: Run) -> None:
@@ -215,6 +231,44 @@ def test_a_run_that_failed_keeps_its_own_exit_code(run: Run) -> None:
         raise SystemExit(1)
 
     assert run("run", main=fail)[0] == 1
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EIO", "EACCES", "EPERM"])
+@pytest.mark.parametrize("file", ["runs/[a]/results.json", None])
+def test_what_the_operating_system_refuses_is_one_line_and_exit_code_1(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, file: str | None
+) -> None:
+    number = getattr(errno, name)
+
+    def refuse(config: DictConfig) -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    shown = io.StringIO()
+    monkeypatch.setattr("configs.command.console", Console(file=shown, soft_wrap=True))
+    code, _, error = run("run", main=refuse)
+    assert (code, error) == (1, "")
+    assert shown.getvalue() == f"stopped: {f'{file}: ' if file else ''}{os.strerror(number)}\n"
+
+
+def test_a_full_disk_that_takes_no_message_either_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(config: DictConfig) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results.json")
+
+    monkeypatch.setattr("configs.command.console", Console(file=Full()))
+    assert run("run", main=refuse)[0] == 1
+
+
+def test_another_error_of_the_operating_system_is_a_bug_of_ours(run: Run) -> None:
+    def crash(config: DictConfig) -> None:
+        Path("missing").read_bytes()
+
+    code, _, error = run("run", main=crash)
+    assert code == 1
+    assert "FileNotFoundError" in error
 
 
 def test_a_bug_of_ours_is_no_user_error(run: Run) -> None:

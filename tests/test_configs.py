@@ -75,7 +75,7 @@ def module_of(name: str) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_begins_with_how_it_is_typed_and_what_it_does(name: str) -> None:
     header, module = header_of(name), module_of(name)
-    assert f'command("{name}")' in Path(ROOT, *module.split(".")).with_suffix(".py").read_text()
+    assert f'command("{name}"' in Path(ROOT, *module.split(".")).with_suffix(".py").read_text()
     assert re.fullmatch(r"# [A-Z].*\.", header[-1])
 
 

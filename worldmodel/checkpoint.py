@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from configs.command import UserError, choices_message
-from worldmodel.files import replacing, write_json
+from configs.files import replacing, write_json
 
 FORMAT_VERSION = 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs.files import naming, write_json
 from worldmodel.compression import Compression
-from worldmodel.files import write_json
 from worldmodel.patches import Encoder
 
 _BLOCK = 512
@@ -84,25 +85,31 @@ def encode_store(
 ) -> NDArray[np.float16]:
     """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`: float16, a read-only memory map of the file `path`.
 
-    A run that was killed goes on after the last block it noted; a file made for another `key` is made anew.
+    A run that was killed goes on after the last block it noted; a file made for another `key` is made anew. Raises
+    OSError where it cannot be written.
     """
     note = path.with_suffix(".json")
     done = _rows_done(note, path, key)
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)  # it would vouch for what is about to be overwritten
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=key.shape).flush()
+        with naming(path):
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=key.shape).flush()
     if done < key.rows:
-        cache = np.lib.format.open_memmap(path, mode="r+")
-        for start in range(done, key.rows, _BLOCK):
-            stop = min(start + _BLOCK, key.rows)
-            tokens = encode_frames(encoder, frames, np.arange(start, stop), device)
-            cache[start:stop] = compression(tokens).numpy().astype(np.float16)
-            if (start // _BLOCK) % 16 == 15 or stop == key.rows:
-                cache.flush()
-                write_json({"key": dataclasses.asdict(key), "rows_done": stop}, note)
-            progress(stop, key.rows)
-        del cache
+        begin = np.lib.format.open_memmap(path, mode="r").offset
+        # Not through a map of the file: one that the disk has no room for kills the process.
+        with naming(path), path.open("r+b") as file:
+            for start in range(done, key.rows, _BLOCK):
+                stop = min(start + _BLOCK, key.rows)
+                tokens = encode_frames(encoder, frames, np.arange(start, stop), device)
+                block = compression(tokens).numpy().astype(np.float16)
+                file.seek(begin + start * block[0].nbytes)
+                file.write(block.tobytes())
+                if (start // _BLOCK) % 16 == 15 or stop == key.rows:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    write_json({"key": dataclasses.asdict(key), "rows_done": stop}, note)
+                progress(stop, key.rows)
     return np.load(path, mmap_mode="r")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, console
-from worldmodel.files import write_json
+from configs.command import UserError, stopped
+from configs.files import write_json
 from worldmodel.trainer import Trainer, TrainingStopped
 
 _WITHOUT_INFLUENCE = ("device", "out")
@@ -62,9 +62,8 @@ def run_to_end(trainer: Trainer, title: str) -> None:
     """Train; a training that cannot go on says why and ends the program with exit code 1."""
     try:
         trainer.run(title)
-    except TrainingStopped as stop:
-        console.print(f"[red]stopped[/]: {stop}")
-        raise SystemExit(1) from stop
+    except TrainingStopped as error:
+        raise SystemExit(stopped(str(error))) from error
 
 
 def is_finished(folder: Path) -> bool:

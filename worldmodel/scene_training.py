@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs.seeds import seed_of_step
 from worldmodel.scene import SceneDecoder, SceneEncoder, explained_variance
 from worldmodel.trainer import TrainingTask
 
@@ -94,7 +95,7 @@ class SceneTask(TrainingTask):
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
         raw = encoder(tokens)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
         painted = self._within_episodes(self.module.decoder(raw + config.noise * noise, there).float() - wanted).mean()
         appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()

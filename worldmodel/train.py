@@ -181,7 +181,7 @@ def learn_scene(
     reported = neighbours(samplers.held_out_pairs.sample(0, groups * moments, moments).rows, rng)
     task = SceneTask(module, sections.scene_training, tokens, proprio, pairs, reported, seed, device)
     folder.mkdir(exist_ok=True)
-    run_to_end(Trainer(task, config, folder, device), "scene code")
+    run_to_end(Trainer(task, config, folder, device, "scene_trainer"), "scene code")
     encoder.requires_grad_(False)
     with counting("scene codes") as progress:
         return encode_tokens(encoder, tokens, device, progress)
@@ -209,7 +209,7 @@ def learn_look(
     reported = sampler(split.held_out).sample(0, held_out)
     task = LookTask(look, options, raw, sampler(split.train), reported, config.batch_size, device)
     folder.mkdir(exist_ok=True)
-    run_to_end(Trainer(task, config, folder, device), "look")
+    run_to_end(Trainer(task, config, folder, device, "look_trainer"), "look")
     look.cpu().requires_grad_(False)
     with torch.no_grad():
         return torch.cat([model.scene.from_raw(block) for block in raw.split(8192)])

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import io
 import json
 import math
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.command import UserError, console
-from worldmodel.files import replacing
+from configs.files import naming, replacing
 
 
 class TrainingStopped(RuntimeError):
@@ -121,20 +123,25 @@ class JsonlLog:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
                     continue  # the line that a kill cut short
-        self._path.write_text("".join(line + "\n" for line in kept))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+        with replacing(self._path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
+        self._board_path = folder / "tensorboard"
+        with naming(self._board_path):
+            self._board = SummaryWriter(str(self._board_path), purge_step=resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append `values` of `step`; what is not finite has no JSON and becomes null."""
         rounded = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
-        with self._path.open("a") as file:
+        with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with naming(self._board_path):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""
-        self._board.close()
+        with naming(self._board_path):
+            self._board.close()
 
 
 @contextmanager
@@ -151,11 +158,32 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class Trainer:
-    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped."""
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """TensorBoard writes in a thread of its own, and its errors come back to us: Python need not show them, too."""
+    show = threading.excepthook
+    threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else show(error)
+    try:
+        yield
+    finally:
+        threading.excepthook = show
 
-    def __init__(self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device) -> None:
-        self.task, self.config, self.folder, self.device = task, config, folder, device
+
+class Trainer:
+    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped.
+
+    Args:
+        task: what is trained.
+        config: how.
+        folder: of the run.
+        device: where.
+        section: of the command's options, which `config` was read from.
+    """
+
+    def __init__(
+        self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
+    ) -> None:
+        self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
         task.module.to(device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         self._groups = [
@@ -181,8 +209,10 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        with replacing(self._path) as file:
-            torch.save(state, file)
+        content = io.BytesIO()  # writing to a file, torch hides why it could not
+        torch.save(state, content)
+        with replacing(self._path, one_writer=True) as file:
+            file.write(content.getbuffer())
 
     def _require_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
@@ -191,7 +221,7 @@ class Trainer:
             )
             raise TrainingStopped(
                 f"{what} is {value.item()} at step {self.step}: {kept}; "
-                f"a lower trainer.learning_rate ({self.config.learning_rate} now) usually helps"
+                f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps"
             )
 
     def _optimise(self) -> dict[str, Tensor]:
@@ -215,11 +245,13 @@ class Trainer:
         self.task.after_step(self.step, config.steps)
         return values
 
+    @_told_once()
     def run(self, title: str) -> None:
         """Train to the end.
 
         Raises:
             KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint.
+            OSError: when the folder cannot be written to; the last good checkpoint stays.
             TrainingStopped: when the task or the loss says so; the last good checkpoint stays.
         """
         config, log = self.config, JsonlLog(self.folder, self.step)

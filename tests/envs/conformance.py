@@ -217,6 +217,8 @@ class GoalEnvConformance(abc.ABC):
             np.testing.assert_allclose(errors[3, 4], env.goal_errors(states[3], states[4])[name], atol=1e-12)
         success = env.is_success(states[:, None], states)
         assert success.shape == (12, 12) and success.diagonal().all() and not success.all()
+        half = np.all([forward[m.name] <= m.tolerance / 2 for m in env.metrics], axis=0)
+        np.testing.assert_array_equal(env.is_success(states[:, None], states, scale=0.5), half)
 
     def test_success_does_not_end_the_episode(self, env: GoalEnv) -> None:
         state = env.reset(seed=0)[1]["state"]

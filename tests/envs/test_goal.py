@@ -11,7 +11,7 @@ from PIL import Image
 from configs.command import UserError, from_config
 from envs.goal import GoalConfig, explore_to_goal, save_png
 from envs.registry import make_named
-from tests.commands import assert_refused, type_in
+from tests.commands import assert_refused, assert_stopped, refuse_to_write, type_in
 
 
 def picture(path: Path) -> np.ndarray:
@@ -94,18 +94,12 @@ def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "img.png"
     save_png(np.zeros((8, 8, 3), np.uint8), path, {})
-
-    def full_disk(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", full_disk)
-    with pytest.raises(UserError, match=r"img.png' cannot be written: No space left on device"):
-        save_png(np.full((8, 8, 3), 255, np.uint8), path, {})
+    refuse_to_write(monkeypatch, "img.png")
+    assert_stopped(type_in(tmp_path, "envs.goal", "env=push", "out=img.png"), "img.png: No space left on device")
     assert picture(path).max() == 0
     assert [file.name for file in tmp_path.iterdir()] == ["img.png"]
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        save_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "file" / "img.png", {})
+    assert_refused(type_in(tmp_path, "envs.goal", "env=push", "out=file/img.png"), "out 'file' cannot be written to")

@@ -38,7 +38,7 @@ class PointEnv(GoalEnv):
             pixels=gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
             proprio=gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
         )
-        self._state, self._goal, self._diverge_at = np.zeros(2), None, diverge_at
+        self._state, self._diverge_at = np.zeros(2), diverge_at
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -65,9 +65,6 @@ class PointEnv(GoalEnv):
         frame = np.zeros((size or SIZE, size or SIZE, 3), np.uint8)
         frame[..., :2] = np.clip(np.round(127.5 + 50 * np.asarray(state)), 0, 255)
         return frame
-
-    def set_goal(self, state: Floats | None) -> None:
-        self._goal = state
 
     def goal_errors(self, states: Floats, goal: Floats) -> Any:
         return {"position": np.linalg.norm(np.asarray(states) - goal, axis=-1)}

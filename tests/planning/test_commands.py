@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from configs.command import refusal
 from envs.registry import describe, env_options, make_env
 from planning.goal_image import GoalImage
 from planning.manifest import read_manifest
+from planning.media import write_video
 from planning.task import from_image
 from planning.types import Bounds
-from tests.commands import Ended, assert_refused, type_in
+from tests.commands import Ended, assert_refused, assert_stopped, refuse_to_write, type_in
 from tests.planning.point_mass import PointEnv
 from worldmodel.compression import CompressionConfig
 from worldmodel.data.spec import EnvironmentSpec
@@ -95,6 +98,68 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
     assert frames == 4 + 10 and seconds == pytest.approx(1.4)
 
 
+@pytest.mark.parametrize("name", ["plan.png", "episode.mp4", "result.json"])
+def test_a_run_that_the_disk_has_no_room_for_says_so(
+    call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    arguments = [f"goal={goal}", f"checkpoint={checkpoint}", "budget=2", "out=here", *SMALL]
+    files = ["plan.png", "episode.mp4", "result.json"]  # in the order in which they are written
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, name)
+        assert_stopped(call("planning.run", *arguments), f"here/{name}: No space left on device")
+    found = sorted(path.name for path in Path("here").iterdir()) if Path("here").exists() else []
+    assert found == sorted(files[: files.index(name)])
+    assert call("planning.run", *arguments).code == 0
+    assert sorted(path.name for path in Path("here").iterdir()) == sorted(files)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ffmpeg's pipe, see test_viewing
+@pytest.mark.parametrize("more", [["-no_such_option", "1"], ["-frames:v", "3"]], ids=["dies", "stops early"])
+def test_a_video_that_ffmpeg_cuts_short_is_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    whole = imageio_ffmpeg.write_frames
+
+    def write_frames(*arguments: Any, output_params: list[str], **options: Any) -> Any:
+        return whole(*arguments, output_params=[*more, *output_params], ffmpeg_log_level="quiet", **options)
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", write_frames)
+    with pytest.raises(OSError, match="video") as error:
+        write_video(tmp_path / "episode.mp4", [np.zeros((64, 64, 3), np.uint8)] * 500, 10)
+    assert refusal(error.value) == f"{tmp_path / 'episode.mp4'}: {error.value.strerror}"
+    assert list(tmp_path.iterdir()) == []
+    del error
+    gc.collect()
+
+
+@pytest.mark.parametrize("out", ["somewhere/new", "here", None])
+def test_an_interrupted_run_leaves_no_empty_folder(
+    call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, out: str | None
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("here").mkdir()
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr("planning.run.attempt", interrupt)
+    given = [] if out is None else [f"out={out}"]
+    code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", *given, *SMALL)
+    assert code == 130
+    assert text.endswith("interrupted: the same command begins anew\n")
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("module", ["planning.manifest", "planning.compare", "envs.goal"])
+def test_what_begins_anew_says_so(call: Command, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("planning.manifest.draw", "planning.compare.read_method", "envs.goal.explore_to_goal"):
+        monkeypatch.setattr(name, interrupt)
+    code, text, _ = call(module, "a=x", "b=x") if module == "planning.compare" else call(module, "out=new.png")
+    assert (code, text) == (130, "interrupted: the same command begins anew\n")
+
+
 def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoint: Path, tmp_path: Path) -> None:
     env = make_env(env_options("push"))
     env.reset(seed=5)
@@ -130,12 +195,43 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     low, high = results["success_any_interval"]
     assert 0 <= low <= results["success_any"] <= high <= 1 and results["plan_ms_median"] > 0
     assert results["manifest_hash"] and results["batched_plans_per_s"] > 0
+    assert results["steps_without_plan"] == 0 and "no usable plan" not in text
     failed = sum(not e["success_any"] for e in results["episodes"])
     assert len(list(Path("here/failures").glob("*.mp4"))) == min(failed, 1)
     assert call("planning.evaluate", *arguments).code == 0
     again = json.loads(Path("here/results.json").read_text())
     assert again["batched_plans_per_s"] is None  # nothing had to be planned anew
     assert again["episodes"] == results["episodes"]
+
+
+@pytest.mark.parametrize("name", ["model-", "results.json"])
+def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
+    call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    arguments = ["manifest.seed=0", "manifest.n=2", "budget=2", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, name)
+        ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
+    (log,) = Path("runs/push/evaluate/episodes").iterdir()
+    assert_stopped(ended, f"{log if name == 'model-' else 'here/results.json'}: No space left on device")
+    assert list(Path("here").iterdir()) == []
+    assert call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL).code == 0
+    assert len(json.loads(Path("here/results.json").read_text())["episodes"]) == 2
+
+
+def test_evaluate_says_where_there_was_no_usable_plan(
+    call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: WorldModel, latent: Any, goal: Any) -> torch.Tensor:
+        return torch.full(latent.proprio.shape[:-1], torch.nan)
+
+    monkeypatch.setattr(WorldModel, "distance", broken)
+    arguments = ["manifest.seed=0", "manifest.n=2", "budget=3", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
+    assert "note: world model had no usable plan in 6 control steps" in ended.out, ended
+    results = json.loads(Path("here/results.json").read_text())
+    assert results["steps_without_plan"] == 6
+    assert [episode["steps_without_plan"] for episode in results["episodes"]] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +255,26 @@ def test_manifest_is_written_where_asked(call: Command) -> None:
     code, text, _ = call("planning.manifest", "n=2", "out=pairs.json")
     assert code == 0 and "next: python -m planning.evaluate env=push" in text
     assert len(read_manifest(Path("pairs.json")).pairs) == 2
+
+
+@pytest.mark.parametrize("change", ["seed=1", "simulator"])
+def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
+    call: Command, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = Path("frozen.json").resolve()
+    monkeypatch.setattr("planning.manifest.frozen_path", lambda env, options: path)
+    assert call("planning.manifest", "n=2").code == 0
+    before = path.read_bytes()
+    assert call("planning.manifest", "n=2").code == 0  # the same pairs again
+    assert path.read_bytes() == before
+    if change == "simulator":  # another version of it: what is drawn is known only afterwards
+        dataclasses.replace(read_manifest(path), simulator="mujoco 1.0").write(path)
+        before, change = path.read_bytes(), "n=2"
+    refused = call("planning.manifest", "n=2", change)
+    assert_refused(refused, f"{path} holds other pairs (seed=202 n=2 steps_ahead=25, mujoco")
+    assert path.read_bytes() == before
+    assert call("planning.manifest", "n=2", change, f"out={path}").code == 0
+    assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planning.statistics import mcnemar_p, paired_bootstrap_interval
-from tests.commands import assert_refused, type_in
+from tests.commands import assert_refused, assert_stopped, refuse_to_write, type_in
 
 
 def write(folder: Path, name: str, outcomes: list[bool], **changes: Any) -> Path:
@@ -119,3 +119,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     assert_refused(type_in(tmp_path, "planning.compare", f"a={a}", f"b={a}", "resamples=9"), "resamples 9")
     (tmp_path / "a" / "results.json").write_text('{"episodes": []}')
     assert_refused(type_in(tmp_path, "planning.compare", f"a={a}", f"b={a}"), "not a result")
+
+
+def test_a_comparison_that_the_disk_has_no_room_for_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (write(tmp_path, name, [name == "a"] * 5) for name in "ab")
+    (tmp_path / "new.json").write_text("old")
+    refuse_to_write(monkeypatch, "new.json")
+    ended = type_in(tmp_path, "planning.compare", f"a={a}", f"b={b}", "out=new.json")
+    assert_stopped(ended, "new.json: No space left on device")
+    assert (tmp_path / "new.json").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "new.json"]

@@ -95,6 +95,25 @@ def test_a_diverged_episode_fails_at_the_end_and_spares_the_others() -> None:
     assert summary.diverged == 1 and summary.success_final.value == 0.5
 
 
+def test_steps_without_a_plan_are_counted_for_each_episode(tmp_path: Path) -> None:
+    pairs = [(i, Pair(i, (0.0, 0.0), (0.3, 0.0))) for i in range(2)]
+    policy = WorldModelPolicy(PointModel(broken_rows=(1,)), PLANNER, BOUNDS, torch.device("cpu"))
+    fine, broken = run_batch([PointEnv(), PointEnv()], pairs, policy, 7)
+    assert (fine.steps_without_plan, broken.steps_without_plan) == (0, 7)
+    log = EpisodeLog(tmp_path / "log")
+    log.append([fine, broken])
+    assert log.read() == {0: fine, 1: broken}
+    assert Summary.of([fine, broken, broken], PointEnv.metrics).to_dict()["steps_without_plan"] == 14
+
+
+def test_logs_of_before_steps_without_a_plan_were_counted_are_read(tmp_path: Path) -> None:
+    (episode,) = run_batch([PointEnv()], [(0, PAIRS[0])], NoOp(BOUNDS), 2)
+    record = dataclasses.asdict(episode)
+    del record["steps_without_plan"]
+    (tmp_path / "log").write_text(json.dumps(record) + "\n")
+    assert EpisodeLog(tmp_path / "log").read() == {0: episode}
+
+
 def test_reaching_and_leaving_counts_at_any_step_only() -> None:
     class Rightward(NoOp):
         def act(self, observations: object) -> np.ndarray:

@@ -266,3 +266,13 @@ def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_sto
     assert "the features have collapsed" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert not (tmp_path / "runs" / "push" / "encoder" / "config.json").exists()
+
+
+@pytest.mark.parametrize("section", ["scene_trainer", "look_trainer", "trainer"])
+def test_a_divergence_names_the_option_of_its_own_training(
+    tmp_path: Path, toy_store: TrajectoryStore, section: str
+) -> None:
+    options = (f"data={toy_store.path}", "encoder_from=random", f"{section}.learning_rate=1e38", CPU)
+    ended = run(TRAIN, (*TOY[TRAIN], *options), tmp_path)
+    assert ended.exit_code == 1, ended
+    assert f"a lower {section}.learning_rate (1e+38 now) usually helps" in ended.stdout

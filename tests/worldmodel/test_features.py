@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.commands import refuse_to_write
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
 from worldmodel import features
 from worldmodel.compression import Compression
@@ -95,6 +96,28 @@ def test_a_cut_run_goes_on_and_ends_alike(tmp_path: Path, frames: NDArray[np.uin
     resumed, reported = encode(frames, tmp_path / "cut.npy")
     np.testing.assert_array_equal(whole, resumed)
     assert len(reported) == {2: 20, 31: 4, 32: 4, 34: 4, 38: 4, ROWS: 0}[row], "noted after every sixteenth block"
+
+
+@pytest.mark.parametrize("name", ["features.npy", "features.json"])
+def test_features_that_a_full_disk_did_not_take_are_not_counted(
+    tmp_path: Path, frames: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole, _ = encode(frames, tmp_path / "whole.npy")
+    with monkeypatch.context() as patch:
+
+        def on_block(done: int) -> None:
+            if done == 34:
+                refuse_to_write(patch, name)
+
+        with pytest.raises(OSError, match="No space left on device") as error:
+            encode(frames, tmp_path / "features.npy", on_block=on_block)
+    assert error.value.filename == str(tmp_path / name)
+    resumed, reported = encode(frames, tmp_path / "features.npy")
+    np.testing.assert_array_equal(whole, resumed)
+    assert len(reported) == 4, "what was noted before counts"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["features.json", "features.npy", "whole.json", "whole.npy"]
+    )
 
 
 @pytest.mark.parametrize("field", ["store", "encoder", "compression"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
 from configs.command import UserError
+from tests.commands import refuse_to_write
 from worldmodel.trainer import (
     JsonlLog,
     Trainer,
@@ -275,6 +279,37 @@ def test_what_is_not_finite_stops_training_before_it_reaches_the_parameters(
     assert saved["step"] == 5
     assert all(bool(value.isfinite().all()) for value in saved["module"].values())
     assert train(tmp_path).step == CONFIG.steps, "and the checkpoint can be gone on from"
+
+
+def test_a_disk_without_room_for_a_checkpoint_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+
+        def trouble(step: int, loss: Tensor) -> Tensor:
+            if step == 5:
+                refuse_to_write(patch, "training.pt")
+            return loss
+
+        with pytest.raises(OSError, match="No space left on device") as error:
+            train(tmp_path / "run", CONFIG, Regression(trouble))
+    assert error.value.filename == str(tmp_path / "run" / "training.pt")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"log.jsonl", "tensorboard", "training.pt"}
+    assert torch.load(tmp_path / "run" / "training.pt", weights_only=True)["step"] == 5
+    resumed = train(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(state_of(whole), state_of(resumed), strict=True))
+
+
+def test_a_disk_without_room_for_tensorboard_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self: RecordWriter, data: bytes) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        train(tmp_path)
+    assert error.value.filename == str(tmp_path / "tensorboard")
 
 
 def test_no_checkpoint_is_promised_where_there_is_none(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from configs.command import UserError, console, fail
+from configs.command import UserError, console, fail, refusal, stopped
+from configs.files import replacing
+from configs.tables import table
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
@@ -19,7 +21,6 @@ from worldmodel.data.progress import counting
 from worldmodel.data.recovery import recover
 from worldmodel.data.rewriting import merge, pack, split
 from worldmodel.data.store import TrajectoryStore, row_types
-from worldmodel.data.tables import table
 from worldmodel.data.verification import verify
 from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
@@ -64,7 +65,8 @@ def inspect_store(path: Path, sheet: str | None) -> int:
         values.add_row(d.column, str(d.index), d.unit, *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
     if picture is not None:
-        Image.fromarray(contact_sheet(store)).save(picture)
+        with replacing(picture) as file:
+            Image.fromarray(contact_sheet(store)).save(file, format="PNG")
         console.print(f"contact sheet: {picture}")
     return 0
 
@@ -205,8 +207,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         fail(str(error))
     except WritingStopped as error:
-        console.print(f"[red]stopped[/]: {error}")
-        return 1
+        return stopped(str(error))
+    except OSError as error:
+        message = refusal(error)
+        if message is None:
+            raise
+        return stopped(message)
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
         return 130

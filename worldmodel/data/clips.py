@@ -134,11 +134,6 @@ class ClipSampler:
                 f"the longest of {len(lengths)} has {longest} frames"
             )
 
-    @property
-    def num_clips(self) -> int:
-        """How many different clips there are, over all strides."""
-        return sum(int(cumulative[-1]) for cumulative in self._cumulative.values())
-
     def sample(self, step: int, batch_size: int, per_episode: int = 1) -> ClipBatch:
         """The batch for training step `step` (0 or above).
 

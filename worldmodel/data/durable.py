@@ -15,6 +15,8 @@ from zarr.core.buffer import Buffer
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from configs.files import replacing
+
 PARTIAL = ".partial"
 
 
@@ -57,12 +59,8 @@ class DurableLocalStore(LocalStore):
             self._unsynced.add(directory.parent)
             directory = directory.parent
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + PARTIAL)
-        with partial.open("wb") as file:
+        with replacing(path, one_writer=True) as file:
             file.write(value.as_buffer_like())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
         self._unsynced.add(path.parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError
+from configs.files import replacing
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.store import TrajectoryStore
 
@@ -68,8 +68,7 @@ def _build(store: TrajectoryStore, path: Path, progress: Callable[[int, int], No
         raise UserError(
             f"{path} needs {needed / 1e9:.1f} GB for {shape[0]} decoded frames, the disk has {free / 1e9:.1f} GB free"
         )
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path, one_writer=True) as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, shape[0], _BLOCK_ROWS):
@@ -78,9 +77,6 @@ def _build(store: TrajectoryStore, path: Path, progress: Callable[[int, int], No
             if progress is not None:
                 progress(stop, shape[0])
         file.write(store.identity.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _shape(store: TrajectoryStore) -> tuple[int, int, int, int]:

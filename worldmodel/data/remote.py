@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Self, final
 
 from configs.command import UserError, choices_message, console, how_to_install, output_folder
+from configs.files import replacing
 from worldmodel.data.files import StoreError, UnreachableError
 from worldmodel.data.metadata import MOST_CHUNK_BYTES
 from worldmodel.data.rows import chunk_number
@@ -95,9 +96,8 @@ class RemoteFiles:
                 except OSError:  # another process was faster
                     if not root.exists():
                         raise
-        latest = place / f"{_LATEST}-{os.getpid()}"
-        latest.write_text(root.name)
-        latest.replace(place / _LATEST)
+        with replacing(place / _LATEST) as latest:
+            latest.write(root.name.encode())
         return root
 
     def fetch(self, keys: Sequence[str]) -> None:

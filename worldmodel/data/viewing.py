@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import UserError, how_to_install, output_file
+from configs.files import appearing
+from worldmodel.data.durable import WritingStopped
 from worldmodel.data.files import require_folder
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import Episode
@@ -26,7 +27,7 @@ def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
     Pictures uint8 `[T+1, H, W, 3]` are enlarged by the whole number of `enlargement`. The file appears whole, or not.
 
     Raises:
-        UserError: when it cannot be written.
+        WritingStopped: when it cannot be written.
     """
     factor = enlargement(spec.image_size)
     with _appearing(path) as partial:
@@ -57,7 +58,8 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
     file appears whole, or not.
 
     Raises:
-        UserError: when it cannot be written, or Rerun is not installed.
+        UserError: when Rerun is not installed.
+        WritingStopped: when it cannot be written.
     """
     try:
         import rerun
@@ -115,16 +117,13 @@ def output_named(path: str | Path, suffix: str, option: str) -> Path:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A name for a file that becomes `path` if all goes well, and else is removed."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Like `appearing`. Raises WritingStopped for what the operating system refuses."""
     try:
-        yield partial
-        partial.replace(path)
+        with appearing(path) as partial:
+            yield partial
     except OSError as error:  # also of ffmpeg, with a page about its command
         reason = error.strerror or str(error).partition("\n")[0]
-        raise UserError(f"'{path}' cannot be written to ({reason})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise WritingStopped(f"'{path}' cannot be written to ({reason})") from error
 
 
 def _require_whole(video: Path, num_frames: int) -> None:

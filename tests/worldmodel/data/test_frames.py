@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
 from configs.command import UserError
+from tests.commands import refuse_to_write
 from worldmodel.data import StoreError, TrajectoryStore, frames, load_frames
 from worldmodel.data.lock import WriterLock
 
@@ -61,3 +64,13 @@ def test_no_room_no_episodes_and_a_second_maker_are_refused(tmp_path, store, wri
     monkeypatch.setattr(frames.shutil, "disk_usage", lambda _: frames.shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(UserError, match=r"needs 0\.0 GB for 106 decoded frames"):
         load_frames(store, tmp_path / "frames.npy")
+
+
+def test_a_disk_that_fails_leaves_no_cache(tmp_path, store, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse_to_write(patch, "frames.npy", errno.EIO)
+        with pytest.raises(OSError, match="Input/output error") as error:
+            load_frames(store, tmp_path / "run" / "frames.npy")
+    assert error.value.filename == str(tmp_path / "run" / "frames.npy")
+    assert list((tmp_path / "run").iterdir()) == []
+    assert len(load_frames(store, tmp_path / "run" / "frames.npy")) == 106

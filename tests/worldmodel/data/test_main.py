@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from zarr.core.buffer import Buffer
 
+from tests.commands import refuse_to_write
 from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.data.__main__ import main
 from worldmodel.data.durable import DurableLocalStore
@@ -129,3 +130,14 @@ def test_what_cannot_be_used_ends_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_a_sheet_that_the_disk_has_no_room_for_is_one_line(
+    store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_write(monkeypatch, "sheet.png")
+    assert main(["inspect", str(store.path), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == f"stopped: {tmp_path / 'sheet.png'}: No space left on device"
+    assert told.err == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["data.zarr"]

@@ -13,9 +13,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from configs.command import UserError
 from worldmodel.data import Episode, TrajectoryStore
 from worldmodel.data.__main__ import main
+from worldmodel.data.durable import WritingStopped
 from worldmodel.data.viewing import enlarged, enlargement, frames_per_s, write_video
 
 
@@ -107,7 +107,7 @@ def test_a_video_that_is_cut_short_is_not_left_behind(tmp_path, make_episode, sp
 
     monkeypatch.setattr(imageio_ffmpeg, "write_frames", write_frames)
     (tmp_path / "episode.mp4").write_bytes(b"an earlier one")
-    with pytest.raises(UserError, match=r"episode\.mp4' cannot be written to") as error:
+    with pytest.raises(WritingStopped, match=r"episode\.mp4' cannot be written to") as error:
         write_video(make_episode(3, 40), spec, tmp_path / "episode.mp4")
     assert "\n" not in str(error.value)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an earlier one"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.command import console
+from configs.tables import table
 from worldmodel.data.exchange.exporting import IMAGES, ExportOptions
 from worldmodel.data.exchange.images import FITS
 from worldmodel.data.exchange.importing import run_import
@@ -17,7 +18,6 @@ from worldmodel.data.files import require_folder
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.progress import counting
 from worldmodel.data.store import TrajectoryStore, row_types
-from worldmodel.data.tables import table
 
 _ROLES = ("camera", "action", "proprio", "state")
 

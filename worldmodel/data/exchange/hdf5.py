@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from worldmodel.data.exchange.images import holds_pictures
 from worldmodel.data.exchange.limits import MOST_CHUNK_BYTES, MOST_COLUMNS, check_row, require
-from worldmodel.data.exchange.source import Feature, FormatError
+from worldmodel.data.exchange.source import Feature, FormatError, refusing
 
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 6: "scaleoffset", 32000: "lzf"}
 _DEEPEST = 4
@@ -27,15 +27,9 @@ _CODED_ROWS = 16
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
-@contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def _reading(path: Path, what: str) -> AbstractContextManager[None]:
     """What h5py raises for a damaged file, as FormatError."""
-    try:
-        yield
-    except FormatError:
-        raise
-    except _UNREADABLE as error:
-        raise FormatError(f"{path}: {what} cannot be read ({error})") from error
+    return refusing(_UNREADABLE, f"{path}: {what} cannot be read")
 
 
 def open_hdf5(path: Path) -> h5py.File:

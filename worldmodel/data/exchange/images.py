@@ -19,7 +19,7 @@ from PIL import Image
 
 from configs.command import UserError, choices_message
 from worldmodel.data.exchange.limits import MOST_IMAGE_BYTES, MOST_PIXELS, require
-from worldmodel.data.exchange.source import FormatError
+from worldmodel.data.exchange.source import FormatError, refusing
 
 FITS: Final = ("crop", "letterbox")
 _SMALLEST = 8  # pixels: below that, a column of numbers is no picture
@@ -133,27 +133,23 @@ def decode_picture(coded: bytes, where: str) -> NDArray[np.uint8]:
         FormatError: naming `where` it is from, when it is too large, broken or anything else.
     """
     require(len(coded) <= MOST_IMAGE_BYTES, f"{where} has {len(coded):,} bytes: at most {MOST_IMAGE_BYTES:,} accepted")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is not read
-            with Image.open(io.BytesIO(coded), formats=("PNG", "JPEG")) as image:
-                width, height = image.size  # from the header: nothing is decoded yet
-                require(
-                    width * height <= MOST_PIXELS,
-                    f"{where} has {width} x {height} pixels: at most {MOST_PIXELS:,} are accepted",
-                )
-                require(
-                    image.mode in ("RGB", "RGBA", "L"), f"{where} is a picture of mode {image.mode}: expected RGB or L"
-                )
-                image.load()
-                if image.mode == "RGBA":
-                    opaque = np.asarray(image.getchannel("A")).min(initial=255) == 255
-                    require(bool(opaque), f"{where} is transparent: expected an opaque picture")
-                return np.array(image.convert("RGB"))
-    except FormatError:
-        raise
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise FormatError(f"{where} is not a PNG or JPEG that can be decoded ({error})") from error
+    with (
+        refusing((*_BROKEN, Image.DecompressionBombError), f"{where} is not a PNG or JPEG that can be decoded"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is not read
+        with Image.open(io.BytesIO(coded), formats=("PNG", "JPEG")) as image:
+            width, height = image.size  # from the header: nothing is decoded yet
+            require(
+                width * height <= MOST_PIXELS,
+                f"{where} has {width} x {height} pixels: at most {MOST_PIXELS:,} are accepted",
+            )
+            require(image.mode in ("RGB", "RGBA", "L"), f"{where} is a picture of mode {image.mode}: expected RGB or L")
+            image.load()
+            if image.mode == "RGBA":
+                opaque = np.asarray(image.getchannel("A")).min(initial=255) == 255
+                require(bool(opaque), f"{where} is transparent: expected an opaque picture")
+            return np.array(image.convert("RGB"))
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.command import UserError, output_folder
+from configs.files import write_json
 from worldmodel.data.durable import WritingStopped
 from worldmodel.data.exchange.exporting import ExportOptions
 from worldmodel.data.exchange.images import encode_png
@@ -38,7 +39,6 @@ from worldmodel.data.exchange.video import VideoWriter
 from worldmodel.data.lock import WriterLock
 from worldmodel.data.store import Episode, StoreError, TrajectoryStore
 from worldmodel.data.verification import require_whole
-from worldmodel.files import write_json
 
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from worldmodel.data.exchange import hdf5
 from worldmodel.data.exchange.limits import MOST_EPISODES, MOST_ROWS, fingerprint, number, parse_json, require
 from worldmodel.data.exchange.mapping import Choice
-from worldmodel.data.exchange.source import Facts, Feature, FormatError, Length, Source
+from worldmodel.data.exchange.source import Facts, FormatError, Length, Source
 
 _DEMO = re.compile(r"demo_(\d{1,9})")
 _OBS, _NEXT = "obs/", "next_obs/"
@@ -46,7 +46,7 @@ class RobomimicSource(Source):
         first = hdf5.subgroup(self._data, self._demos[0], path)
         found = {feature.name: feature for feature in hdf5.features_in(first, "", path)}
         features = {name: feature for name, feature in found.items() if not name.startswith(_NEXT)}
-        super().__init__(path, _facts(self._data, path, features), features)
+        super().__init__(path, _facts(self._data, path), features)
         self._final = False  # whether the last observation is taken from next_obs
 
     def lengths(self, choice: Choice) -> list[Length]:
@@ -111,7 +111,7 @@ class RobomimicSource(Source):
         return last
 
 
-def _facts(data: h5py.Group, path: Path, features: dict[str, Feature]) -> Facts:
+def _facts(data: h5py.Group, path: Path) -> Facts:
     text = hdf5.text_attribute(data, "env_args", path)
     told = {} if text is None else parse_json(text, f"{path}: attribute env_args of data")
     if not isinstance(told, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -24,6 +25,17 @@ UNKNOWN_SEED: Final = -1
 
 class FormatError(UserError):
     """A data set is damaged, or is not what its format says. The message names the file, and the key in it."""
+
+
+@contextmanager
+def refusing(errors: tuple[type[Exception], ...], message: str) -> Iterator[None]:
+    """What a library raises for a damaged file, one of `errors`, as FormatError with `message` and the reason."""
+    try:
+        yield
+    except FormatError:  # says already what is wrong
+        raise
+    except errors as error:
+        raise FormatError(f"{message} ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True)

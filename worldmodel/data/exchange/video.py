@@ -9,7 +9,7 @@ Shapes: `H, W` height and width of the frames.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,22 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.data.exchange.limits import MOST_PIXELS, MOST_ROWS, require
-from worldmodel.data.exchange.source import FormatError
+from worldmodel.data.exchange.source import FormatError, refusing
 
 CODECS: Final = ("av1", "h264", "hevc", "mjpeg", "mpeg4", "vp9")
 _OVERLONG = 3.0  # seconds: what lies further ahead is sought rather than decoded
 _RATES = Fraction(1, 1000), Fraction(100_000)
+_UNREADABLE = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
-@contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
+def _reading(path: Path, what: str) -> AbstractContextManager[None]:
     """What PyAV raises for a damaged file, as FormatError."""
-    try:
-        yield
-    except FormatError:
-        raise
-    except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
-        raise FormatError(f"{path} is not an MP4 that can be read: {what} cannot ({error})") from error
+    return refusing(_UNREADABLE, f"{path} is not an MP4 that can be read: {what} cannot")
 
 
 class VideoReader:
