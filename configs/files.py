@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
+
+PARTIAL: Final = ".partial"  # how the names of unfinished files end
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _becoming(path: Path, one_writer: bool) -> Iterator[Path]:
-    partial = path.with_name(f"{path.name}.partial" if one_writer else f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}{PARTIAL}" if one_writer else f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with naming(path):
             yield partial

@@ -17,8 +17,6 @@ from zarr.storage import LocalStore
 
 from configs.files import replacing
 
-PARTIAL = ".partial"
-
 
 class WritingStopped(RuntimeError):
     """Nothing more could be written, for example because the disk is full. Committed episodes are safe."""

@@ -17,7 +17,8 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from configs.command import UserError
-from worldmodel.data.durable import PARTIAL, DurableLocalStore, make_folder, sync_directory, writing
+from configs.files import PARTIAL
+from worldmodel.data.durable import DurableLocalStore, make_folder, sync_directory, writing
 from worldmodel.data.files import require_folder
 from worldmodel.data.integrity import (
     COLUMNS,
