@@ -85,8 +85,8 @@ def group_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def open_array(root: Path, name: str, row: RowType) -> zarr.Array[Any]:
-    """The array `name` of the store at `root`, for reading, if it has rows of the type `row`.
+def open_array(root: Path, name: str, row: RowType, store: LocalStore | None = None) -> zarr.Array[Any]:
+    """The array `name` of the store at `root`, if it has rows of the type `row`; written to through `store`, if given.
 
     Raises:
         MetadataError: when its description is missing, cannot be read or asks for something else.
@@ -103,8 +103,8 @@ def open_array(root: Path, name: str, row: RowType) -> zarr.Array[Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise MetadataError("zarr.json is no description of an array") from error
     metadata = dataclasses.replace(metadata, codecs=_bounded(metadata.codecs, chunk_bytes))
-    store = LocalStore(root, read_only=True)
-    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, name)))
+    files = store or LocalStore(root, read_only=True)
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(files, name)))
 
 
 def check_array(content: dict[str, Any], row: RowType) -> int:

@@ -44,15 +44,14 @@ from worldmodel.data.store import (
     CHAIN,
     ENDS,
     FORMAT,
-    INDEX_TYPES,
     RECORDS,
     SEEDS,
     Episode,
     StoreError,
     TrajectoryStore,
+    array_types,
     check_schema,
     recovered_path,
-    row_types,
 )
 from worldmodel.data.verification import verify
 from worldmodel.data.writer import EpisodeWriter, create_store
@@ -175,7 +174,7 @@ class _Salvage:
         create_store(linked, spec, {}, packed)
         group = zarr.open_group(linked, mode="r+")
         self._rows: dict[str, StrictRows] = {}
-        types = {f"data/{column}": row for column, row in row_types(spec).items()} | INDEX_TYPES
+        types = array_types(spec)
         for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
             chunks = _chunk_files(path / name)
             for file in chunks.values():

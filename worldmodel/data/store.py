@@ -103,15 +103,15 @@ class TrajectoryStore:
         self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", self.name))
         self.recording: dict[str, Any] = _attribute(attributes, "recording", self.name)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
-        types = row_types(self.spec)
-        self._rows = {name: _rows(files, name, INDEX_TYPES[name]) for name in (ENDS, SEEDS)}
+        types = array_types(self.spec)
+        self._rows = {name: _rows(files, name, types[name]) for name in (ENDS, SEEDS)}
         self.episode_ends = self._read_all(ENDS, len(self._rows[ENDS])).astype(np.int64)
         self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
         self.records: Records | None = None
         if version >= 2:
-            self._rows[RECORDS] = _rows(files, RECORDS, INDEX_TYPES[RECORDS])
+            self._rows[RECORDS] = _rows(files, RECORDS, types[RECORDS])
             self.records = self._read_records()
-        self._rows |= {name: _rows(files, f"data/{name}", types[name]) for name in COLUMNS}
+        self._rows |= {name: _rows(files, f"data/{name}", types[f"data/{name}"]) for name in COLUMNS}
         self._check_consistency()
 
     @classmethod
@@ -241,11 +241,16 @@ class TrajectoryStore:
                 )
 
 
-INDEX_TYPES: Final = {
+_INDEX_TYPES: Final = {
     ENDS: RowType(np.dtype(np.int64), ()),
     SEEDS: RowType(np.dtype(np.int64), ()),
     RECORDS: RowType(np.dtype(np.uint8), (RECORD_BYTES,)),
 }
+
+
+def array_types(spec: EnvironmentSpec) -> dict[str, RowType]:
+    """Element type and shape of one row, by array."""
+    return {f"data/{column}": row for column, row in row_types(spec).items()} | _INDEX_TYPES
 
 
 def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:

@@ -31,6 +31,7 @@ from worldmodel.data.integrity import (
     to_bytes,
 )
 from worldmodel.data.lock import WriterLock
+from worldmodel.data.metadata import open_array
 from worldmodel.data.rows import chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
@@ -42,6 +43,7 @@ from worldmodel.data.store import (
     SEEDS,
     Episode,
     TrajectoryStore,
+    array_types,
     row_types,
 )
 
@@ -176,7 +178,7 @@ class EpisodeWriter:
         for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
             self._store.set_sync(f"{array.path}/{name}", content)
         self._store.sync_directories()
-        self._arrays[ENDS] = _writable(zarr.open_array(self._store, path=array.path, mode="r+"))
+        self._arrays[ENDS] = self._open(ENDS)
 
     def _write_rows(self, name: str, start: int, values: NDArray[Any]) -> None:
         """Write beyond the end of an array whose shape on disk stays as it is."""
@@ -206,15 +208,18 @@ class EpisodeWriter:
                 committed.read(name, self._num_rows - 1, self._num_rows)
         for leftover in self.path.rglob(f"*{PARTIAL}"):
             leftover.unlink()
-        group = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS, ENDS):
-            array = group[name]
-            assert isinstance(array, zarr.Array)
-            self._arrays[name] = _writable(array)
+            self._arrays[name] = self._open(name)
             length = self._num_rows if name.startswith("data/") else self._num_episodes
-            if array.shape[0] != length:
+            if self._arrays[name].shape[0] != length:
                 self._set_length(name, length)
             self._remove_chunks_beyond(name, length)
+
+    def _open(self, name: str) -> zarr.Array[Any]:
+        # Not by zarr alone: it refuses, in its own way, what a reader passes over.
+        array = open_array(self.path, name, array_types(self._spec)[name], self._store)
+        # By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one.
+        return array.with_config({"write_empty_chunks": True})
 
     def _remove_chunks_beyond(self, name: str, length: int) -> None:
         keep = -(-length // rows_per_file(self._arrays[name]))
@@ -298,11 +303,6 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     store.sync_directories()
     draft.replace(path)
     sync_directory(path.parent)
-
-
-def _writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one."""
-    return array.with_config({"write_empty_chunks": True})
 
 
 def _create_array(
