@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from configs.command import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, WritingStopped
 from worldmodel.data import writer as writer_module
+from worldmodel.data.recovery import recover
+from worldmodel.data.verification import verify
 
 COLUMNS = ("pixels", "action", "proprio", "state")
 
@@ -259,3 +261,18 @@ def test_half_created_stores_are_made_again(tmp_path, spec, make_episode):
 def test_an_episode_that_does_not_fit_is_refused(tmp_path, spec, make_episode, change, message):
     with EpisodeWriter(tmp_path / "data.zarr", spec) as writer, pytest.raises(UserError, match=message):
         writer.append(dataclasses.replace(make_episode(0), **change))
+
+
+@pytest.mark.parametrize("name", ["data/pixels", "meta/episode_seed", "meta/episode_ends"])
+def test_what_a_reader_passes_over_in_metadata_stops_no_writer(store, write_store, name):
+    """One flipped bit makes `storagg_transformers` of `storage_transformers`, at which zarr itself gives up."""
+    file = store.path / name / "zarr.json"
+    content = file.read_text()
+    assert '"storage_transformers"' in content
+    file.write_text(content.replace('"storage_transformers"', '"storagg_transformers"'))
+    before = store.records
+    assert recover(store.path, lambda *_: None).set_aside is None
+    longer = write_store(store.path, (7,), first=5)
+    assert verify(longer, lambda *_: None) == []
+    assert (longer.records[:5] == before).all()
+    assert longer.num_episodes == 6
