@@ -179,6 +179,6 @@ class PretrainTask(TrainingTask):
             raise TrainingStopped(
                 f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "
                 f"{self._config.smallest_spread}; the last good checkpoint is kept. A lower learning rate, or "
-                "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps"
+                "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps, in another folder (out=...)"
             )
         return measured

@@ -221,7 +221,8 @@ class Trainer:
             )
             raise TrainingStopped(
                 f"{what} is {value.item()} at step {self.step}: {kept}; "
-                f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps"
+                f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps, in "
+                "another folder (out=...)"
             )
 
     def _optimise(self) -> dict[str, Tensor]:
