@@ -20,12 +20,12 @@ class StopRule:
     Attributes:
         budget: control steps at most.
         when_reached: whether to stop once the goal is reached.
-        ratio: without a goal state, reached means that the latent distance has fallen to this share of the first.
+        distance: without a goal state, reached means that the latent distance has fallen to this.
     """
 
     budget: int
     when_reached: bool
-    ratio: float
+    distance: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def attempt(
     for step in range(stop.budget + 1):
         decision = controller.act(Observations.stack([observation]))
         distance.append(float(decision.distance[0]))
-        at_goal = _is_at_goal(env, task, states[-1], distance, stop.ratio)
+        at_goal = _is_at_goal(env, task, states[-1], distance[-1], stop.distance)
         # The last look only measures: its action is not taken.
         if step == stop.budget or (at_goal and stop.when_reached):
             break
@@ -80,7 +80,7 @@ def attempt(
             break
         states.append(info["state"])
     path, curve = np.array(states), np.array(distance)
-    at_goal_at = [_is_at_goal(env, task, s, distance[: i + 1], stop.ratio) for i, s in enumerate(states[: len(curve)])]
+    at_goal_at = [_is_at_goal(env, task, s, d, stop.distance) for s, d in zip(states, distance, strict=False)]
     return Outcome(
         reached=any(at_goal_at),
         held=at_goal_at[-1] and not diverged,
@@ -94,7 +94,5 @@ def attempt(
     )
 
 
-def _is_at_goal(env: Environment, task: Task, state: NDArray[np.float64], distance: list[float], ratio: float) -> bool:
-    if task.goal_state is not None:
-        return bool(env.is_success(state, task.goal_state))
-    return distance[-1] <= ratio * distance[0]
+def _is_at_goal(env: Environment, task: Task, state: NDArray[np.float64], distance: float, reached: float) -> bool:
+    return distance <= reached if task.goal_state is None else bool(env.is_success(state, task.goal_state))

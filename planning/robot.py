@@ -4,7 +4,7 @@
     while True:
         pixels, proprio = robot.observe()
         decision = controller.act(pixels, proprio)
-        if decision.distance < 0.3 * controller.first_distance:
+        if decision.reached:
             break
         robot.act(decision.action)                       # within the bounds of the recording, always
 
@@ -14,7 +14,6 @@ Call `act` once per control step, `controller.spec.control_step_s` apart: the mo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,15 @@ class RobotDecision:
 
     Attributes:
         action: float32 `[A]` in `spec.action_units`, finite and within the bounds of the recording.
-        distance: latent distance of what is seen now to the goal.
+        distance: latent distance of what is seen now to the goal, in half widths of the picture.
+        reached: whether that is within `reached_distance`.
         replaced: whether no plan could be used; the action is then the allowed one nearest to zero.
         plan_ms: time from the observation to the action [ms].
     """
 
     action: NDArray[np.float32]
     distance: float
+    reached: bool
     replaced: bool
     plan_ms: float
 
@@ -58,11 +59,11 @@ class RobotController:
         options: of the planner, as on the command line, for example `["planner.horizon=8"]`.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
         precision: of imagined futures, `bf16` or `fp32`.
+        reached_distance: latent distance that counts as being there.
         seed: of the planner's noise.
 
     Attributes:
         spec: what the model was trained on: size of the pictures, bounds and units of the actions, control step [s].
-        first_distance: latent distance to the goal at the first step toward it; infinite before.
 
     Raises:
         UserError: for a checkpoint, a picture or an option that cannot be used.
@@ -75,6 +76,7 @@ class RobotController:
         options: Sequence[str] = (),
         device: str = "auto",
         precision: str = "bf16",
+        reached_distance: float = 0.25,
         seed: int = 0,
     ) -> None:
         place = pick_device(device)
@@ -83,12 +85,11 @@ class RobotController:
         planner = make_planner(composed("run", list(options)).planner, model.history, seed)
         picture = self._goal(goal)
         self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)
-        self.first_distance = math.inf
+        self._reached_distance = reached_distance
 
     def toward(self, goal: str | Path | NDArray[np.uint8]) -> None:
         """Begin anew, toward another goal or the same one. Raises UserError for a picture that cannot be used."""
         self._controller.reset(0, self._goal(goal))
-        self.first_distance = math.inf
 
     def act(self, pixels: NDArray[np.uint8], proprio: ArrayLike) -> RobotDecision:
         """The action to take now, and to hold for one control step.
@@ -104,9 +105,8 @@ class RobotController:
         felt = self._numbers(proprio)
         decision = self._controller.act(Observations(seen[None], felt[None]))
         distance = float(decision.distance[0])
-        if math.isinf(self.first_distance):
-            self.first_distance = distance
-        return RobotDecision(decision.actions[0], distance, bool(decision.replaced[0]), decision.plan_ms)
+        reached = distance <= self._reached_distance
+        return RobotDecision(decision.actions[0], distance, reached, bool(decision.replaced[0]), decision.plan_ms)
 
     def _goal(self, goal: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         if isinstance(goal, str | Path):

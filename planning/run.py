@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class RunConfig:
     checkpoint: str | None
     budget: int
     stop_when_reached: bool
-    reached_ratio: float
+    reached_distance: float
     planner_seed: int
     device: str
     precision: str
@@ -58,9 +59,9 @@ class RunConfig:
     out: str | None
 
     def __post_init__(self) -> None:
-        if self.budget < 1 or not 0 < self.reached_ratio < 1:
-            received = f"budget={self.budget} reached_ratio={self.reached_ratio}"
-            raise ValueError(f"{received}: at least 1, and a number between 0 and 1 are accepted")
+        if self.budget < 1 or not 0 < self.reached_distance < math.inf:
+            received = f"budget={self.budget} reached_distance={self.reached_distance}"
+            raise ValueError(f"{received}: at least 1, and a number above 0 are accepted")
         if (self.seed or 0) < 0:
             raise ValueError(f"seed={self.seed}: a whole number from 0 up is accepted")
 
@@ -79,7 +80,7 @@ def run(config: DictConfig) -> None:
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
             console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
-            stop = StopRule(options.budget, options.stop_when_reached, options.reached_ratio)
+            stop = StopRule(options.budget, options.stop_when_reached, options.reached_distance)
             outcome = _attempt_live(env, controller, task, stop)
             verdict = describe_outcome(env, outcome)
             _save(env, task, outcome, verdict, checkpoint, out)
@@ -138,14 +139,13 @@ def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule)
 def describe_outcome(env: Environment, outcome: Outcome) -> str:
     """The verdict in one line: reached or not, by whose judgement, how close."""
     steps = len(outcome.states) - 1
-    share = 100 * outcome.distance[-1] / max(outcome.distance[0], 1e-12)
     if outcome.diverged:
         return f"not reached: the simulation diverged after {steps} steps"
     if outcome.judged_by == "model":
         word = "reached" if outcome.reached else "not reached"
         return (
-            f"{word} after {steps} steps, as the model judges: latent distance at {share:.0f} % of the first "
-            "(the picture does not say where things are)"
+            f"{word} after {steps} steps, as the model judges: latent distance {outcome.distance[-1]:.2f}, "
+            f"{outcome.distance[0]:.2f} at first (the picture does not say where things are)"
         )
     errors = ", ".join(f"{m.name} {outcome.errors[m.name][-1]:.2g} {m.unit}" for m in env.metrics)
     if outcome.reached and not outcome.held:

@@ -86,9 +86,13 @@ def goal(tmp_path: Path) -> Path:
 
 
 def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None:
-    code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    far = "reached_distance=1e-6"
+    code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", far, *SMALL)
     assert code == 0
-    assert "as the model judges" in text and "next: python -m planning.evaluate env=push" in text
+    assert (
+        "not reached after 3 steps, as the model judges" in text
+        and "next: python -m planning.evaluate env=push" in text
+    )
     (out,) = Path("runs/push/plan").iterdir()
     result = json.loads((out / "result.json").read_text())
     assert result["judged_by"] == "model" and len(result["latent_distance"]) == result["steps"] + 1 == 4
@@ -96,6 +100,11 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
         assert plan.size[0] > 800
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "episode.mp4"))
     assert frames == 4 + 10 and seconds == pytest.approx(1.4)
+
+
+def test_a_photo_is_reached_when_the_model_says_so(call: Command, checkpoint: Path, goal: Path) -> None:
+    _, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "reached_distance=1000", *SMALL)
+    assert "reached after 0 steps, as the model judges: latent distance" in text and "not reached" not in text
 
 
 @pytest.mark.parametrize("name", ["plan.png", "episode.mp4", "result.json"])
@@ -361,5 +370,5 @@ def test_a_non_finite_action_stops_the_run(
         return torch.full_like(actions, torch.nan), torch.zeros(len(actions), dtype=torch.bool)
 
     monkeypatch.setattr("planning.mpc.safe_actions", broken)  # the gate that keeps them from the environment
-    ended = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", *SMALL)
+    ended = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "reached_distance=1e-6", *SMALL)
     assert_refused(ended._replace(out=""), "action [nan, nan] cannot be taken: expected 2 finite velocities")

@@ -34,7 +34,6 @@ def make(checkpoint: Path, goal: Any = GOAL, **options: Any) -> RobotController:
 def test_actions_are_within_the_bounds_of_the_recording(checkpoint: Path) -> None:
     controller = make(checkpoint)
     assert controller.spec == SPEC
-    assert math.isinf(controller.first_distance)
     distances = []
     for column in range(12, 2, -2):
         decision = controller.act(draw(np.array([column, 8.0])), [column, 8.0])
@@ -42,7 +41,6 @@ def test_actions_are_within_the_bounds_of_the_recording(checkpoint: Path) -> Non
         assert (np.abs(decision.action) <= 4).all()
         assert not decision.replaced
         distances.append(decision.distance)
-    assert controller.first_distance == distances[0]
     assert len(set(distances)) == 5
 
 
@@ -51,15 +49,20 @@ def test_the_same_seed_and_the_same_history_give_the_same_actions(checkpoint: Pa
     acted = [[c.act(SEEN, FELT).action.tolist() for _ in range(2)] for c in (first, again, other)]
     assert acted[0] == acted[1] != acted[2]
     first.toward(GOAL)
-    assert math.isinf(first.first_distance)
     assert [first.act(SEEN, FELT).action.tolist() for _ in range(2)] == acted[0]
 
 
 def test_a_goal_is_a_file_or_an_array(checkpoint: Path, tmp_path: Path) -> None:
     Image.fromarray(GOAL).save(tmp_path / "goal.png")
-    from_file, from_array = make(checkpoint, tmp_path / "goal.png"), make(checkpoint)
-    assert from_file.act(SEEN, FELT).distance == from_array.act(SEEN, FELT).distance
-    assert make(checkpoint, draw(np.array([20.0, 0.0]))).act(SEEN, FELT).distance != from_file.first_distance
+    goals = (tmp_path / "goal.png", GOAL, draw(np.array([20.0, 0.0])))
+    from_file, from_array, elsewhere = (make(checkpoint, goal).act(SEEN, FELT).distance for goal in goals)
+    assert from_file == from_array != elsewhere
+
+
+def test_it_is_there_when_the_picture_is_as_near_as_was_said(checkpoint: Path) -> None:
+    distance = make(checkpoint).act(SEEN, FELT).distance
+    for scale, reached in ((0.99, False), (1.01, True)):
+        assert make(checkpoint, reached_distance=scale * distance).act(SEEN, FELT).reached is reached
 
 
 @pytest.mark.parametrize(
