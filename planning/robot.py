@@ -76,7 +76,7 @@ class RobotController:
         options: Sequence[str] = (),
         device: str = "auto",
         precision: str = "bf16",
-        reached_distance: float = 0.25,
+        reached_distance: float = 0.2,
         seed: int = 0,
     ) -> None:
         place = pick_device(device)

@@ -15,6 +15,7 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata import ArrayMetadata
 
 from configs.command import UserError
 from configs.files import PARTIAL
@@ -31,7 +32,7 @@ from worldmodel.data.integrity import (
     to_bytes,
 )
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.metadata import open_array
+from worldmodel.data.metadata import MetadataError, open_array
 from worldmodel.data.rows import chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
@@ -42,6 +43,7 @@ from worldmodel.data.store import (
     SCHEMA_VERSION,
     SEEDS,
     Episode,
+    StoreError,
     TrajectoryStore,
     array_types,
     row_types,
@@ -178,15 +180,12 @@ class EpisodeWriter:
         for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
             self._store.set_sync(f"{array.path}/{name}", content)
         self._store.sync_directories()
-        self._arrays[ENDS] = self._open(ENDS)
+        self._arrays[ENDS] = _described(array, metadata)
 
     def _write_rows(self, name: str, start: int, values: NDArray[Any]) -> None:
         """Write beyond the end of an array whose shape on disk stays as it is."""
         array = self._arrays[name]
-        metadata = array.metadata.update_shape((start + len(values), *array.shape[1:]))
-        longer: zarr.Array[Any] = zarr.Array(
-            zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=array.async_array.config)
-        )
+        longer = _described(array, array.metadata.update_shape((start + len(values), *array.shape[1:])))
         longer[start:] = values
 
     def _set_length(self, name: str, length: int) -> None:
@@ -217,7 +216,12 @@ class EpisodeWriter:
 
     def _open(self, name: str) -> zarr.Array[Any]:
         # Not by zarr alone: it refuses, in its own way, what a reader passes over.
-        array = open_array(self.path, name, array_types(self._spec)[name], self._store)
+        try:
+            array = open_array(self.path, name, array_types(self._spec)[name], self._store)
+        except MetadataError as error:
+            if isinstance(error.__cause__, OSError):  # the disk fails: it could be read a moment ago
+                raise error.__cause__ from None
+            raise StoreError(f"{self.path} is damaged: {name}: {error}") from error
         # By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one.
         return array.with_config({"write_empty_chunks": True})
 
@@ -303,6 +307,11 @@ def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any]
     store.sync_directories()
     draft.replace(path)
     sync_directory(path.parent)
+
+
+def _described(array: zarr.Array[Any], metadata: ArrayMetadata) -> zarr.Array[Any]:
+    """The same array as `metadata` describes it, whatever its file says."""
+    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=array.async_array.config))
 
 
 def _create_array(

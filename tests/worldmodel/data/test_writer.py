@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from configs.command import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, WritingStopped
 from worldmodel.data import writer as writer_module
+from worldmodel.data.metadata import MetadataError
 from worldmodel.data.recovery import recover
 from worldmodel.data.verification import verify
 
@@ -276,3 +277,21 @@ def test_what_a_reader_passes_over_in_metadata_stops_no_writer(store, write_stor
     assert verify(longer, lambda *_: None) == []
     assert (longer.records[:5] == before).all()
     assert longer.num_episodes == 6
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "message"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), WritingStopped, "cannot be written to .Input/output error"),
+        (None, StoreError, "is damaged: data/pixels: zarr.json cannot be read"),
+    ],
+)
+def test_metadata_that_a_disk_gave_once_and_not_again(store, write_store, monkeypatch, cause, error, message):
+    def fail(*_):
+        raise MetadataError("zarr.json cannot be read") from cause
+
+    monkeypatch.setattr(writer_module, "open_array", fail)
+    with pytest.raises(error, match=message):
+        write_store(store.path, (7,), first=5)
+    monkeypatch.undo()
+    assert write_store(store.path, (7,), first=5).num_episodes == 6
