@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -37,7 +37,7 @@ from worldmodel.data.integrity import (
     intact,
 )
 from worldmodel.data.lock import WriterLock
-from worldmodel.data.metadata import open_array
+from worldmodel.data.metadata import MetadataError, open_array, read_json
 from worldmodel.data.rows import ChunkError, StrictRows, chunk_number, rows_per_file
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import (
@@ -50,7 +50,9 @@ from worldmodel.data.store import (
     StoreError,
     TrajectoryStore,
     array_types,
+    attribute,
     check_schema,
+    described_environment,
     recovered_path,
 )
 from worldmodel.data.verification import verify
@@ -109,9 +111,7 @@ def _open_if_whole(path: Path, progress: Progress) -> TrajectoryStore | None:
 
 
 def _rebuild(path: Path, progress: Progress) -> Recovery:
-    attributes = _read_description(path)
-    spec, recording = EnvironmentSpec.from_dict(attributes["environment"]), attributes["recording"]
-    packed = bool(attributes.get("packed", False))
+    spec, recording, packed = _read_description(path)
     draft, linked = (path.with_name(f"{path.name}.{stage}") for stage in ("recovering", "linked"))
     for leftover in (draft, linked):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -149,22 +149,37 @@ def _finish_replacement(path: Path) -> Path | None:
     return aside
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    """The store's attributes, from whichever copy is intact."""
-    for file in (path / "zarr.json", path / "meta" / "zarr.json"):
+class _Description(NamedTuple):
+    spec: EnvironmentSpec
+    recording: dict[str, Any]
+    packed: bool
+
+
+def _read_description(path: Path) -> _Description:
+    """What the store says of itself, from whichever copy is intact."""
+    for place in (path, path / "meta"):
         try:
-            attributes = dict(json.loads(file.read_bytes())["attributes"])
-            if attributes["format"] != FORMAT:
-                continue
-            if attributes.get("checksum") not in (None, description_checksum(attributes)):
-                continue
-        except (OSError, ValueError, KeyError, TypeError):
+            attributes = read_json(place / "zarr.json").get("attributes")
+        except (FileNotFoundError, MetadataError):
+            continue
+        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or not _is_as_written(attributes):
             continue
         check_schema(attributes, path)  # a store of a newer program is not damaged
-        return attributes
+        try:
+            environment = described_environment(attributes, path)
+            recording = attribute(attributes, "recording", path)
+        except StoreError:  # signed, and still nonsense
+            continue
+        return _Description(environment, recording, bool(attributes.get("packed", False)))
     if not path.exists():
         TrajectoryStore.open(path)  # says how to make one
     raise StoreError(f"{path} cannot be recovered: no copy of its description is intact, or it is something else")
+
+
+def _is_as_written(attributes: dict[str, Any]) -> bool:
+    if "checksum" not in attributes:
+        return attributes.get("schema_version") == 1  # the only one without
+    return bool(attributes["checksum"] == description_checksum(attributes))
 
 
 class _Salvage:

@@ -100,8 +100,8 @@ class TrajectoryStore:
         version = check_schema(attributes, self.name, f": {self.hint}")
         if version < 2 and files.is_remote:  # the cache could not tell that the store has changed
             raise StoreError(f"{self.name} is of schema 1, which has no checksums: such stores are not read from afar")
-        self.spec = EnvironmentSpec.from_dict(_attribute(attributes, "environment", self.name))
-        self.recording: dict[str, Any] = _attribute(attributes, "recording", self.name)
+        self.spec = described_environment(attributes, self.name)
+        self.recording: dict[str, Any] = attribute(attributes, "recording", self.name)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
         types = array_types(self.spec)
         self._rows = {name: _rows(files, name, types[name]) for name in (ENDS, SEEDS)}
@@ -280,11 +280,22 @@ def check_schema(attributes: dict[str, Any], path: str | Path, hint: str = "") -
     return version
 
 
-def _attribute(attributes: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+def attribute(attributes: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
+    """The values `name` of a store's description. Raises StoreError where there are none."""
     value = attributes.get(name)
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it does not say its {name}")
     return value
+
+
+def described_environment(attributes: dict[str, Any], path: str | Path) -> EnvironmentSpec:
+    """What a store's description says of its environment. Raises StoreError where that makes no sense."""
+    try:
+        return EnvironmentSpec.from_dict(attribute(attributes, "environment", path))
+    except StoreError:
+        raise
+    except UserError as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
 
 
 def recovered_path(path: Path) -> Path:

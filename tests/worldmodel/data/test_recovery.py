@@ -15,6 +15,7 @@ import zarr
 from benchmarks.store_faults import Call, Interception
 from configs.command import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data.integrity import description_checksum
 from worldmodel.data.recovery import Recovery, recover
 from worldmodel.data.verification import verify
 
@@ -207,3 +208,30 @@ def test_a_live_writer_is_not_disturbed(store, spec, make_episode: Callable[...,
         pytest.raises(UserError, match="being written by process"),
     ):
         recover(store.path, quiet)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"environment": [{"env": "toy"}]},
+        {"environment": None},
+        {"environment": {"env": "toy"}},
+        {"recording": 0},
+        {"recording": None},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_damaged_even_if_it_is_signed(store, change: dict) -> None:
+    file = store.path / "zarr.json"
+    content = json.loads(file.read_text())
+    attributes = {key: value for key, value in {**content["attributes"], **change}.items() if value is not None}
+    attributes["checksum"] = description_checksum(attributes)
+    file.write_text(json.dumps({**content, "attributes": attributes}))
+    assert recover(store.path, quiet).kept == 5  # by the second copy
+    assert TrajectoryStore.open(store.path).spec == store.spec
+
+
+def test_a_description_that_lost_its_checksum_is_damaged(store) -> None:
+    file = store.path / "zarr.json"
+    file.write_text(file.read_text().replace('"checksum": "', '"checksun": "'))
+    assert recover(store.path, quiet).kept == 5
+    assert TrajectoryStore.open(store.path).spec == store.spec
