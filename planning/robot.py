@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from omegaconf import DictConfig
 
 from configs.command import UserError, composed
 from configs.device import pick_device
@@ -82,7 +83,7 @@ class RobotController:
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
         self.spec: EnvironmentSpec = model.spec
-        planner = make_planner(composed("run", list(options)).planner, model.history, seed)
+        planner = make_planner(_planner_options(options), model.history, seed)
         picture = self._goal(goal)
         self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)
         self._reached_distance = reached_distance
@@ -128,6 +129,22 @@ class RobotController:
             received = np.asarray(given)
         except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on another device
             raise UserError(f"proprio is not an array: expected finite numbers [{size}]") from None
-        if received.dtype.kind not in "fiu" or received.shape != (size,) or not np.isfinite(received).all():
-            raise UserError(f"proprio is {received.dtype} {received.tolist()}: expected finite numbers [{size}]")
-        return received.astype(np.float32)
+        if received.dtype.kind not in "fiu" or received.shape != (size,):
+            raise UserError(f"proprio is {received.dtype} {list(received.shape)}: expected finite numbers [{size}]")
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
+            values = received.astype(np.float32)
+        if not np.isfinite(values).all():
+            index = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise UserError(f"proprio[{index}] is {received[index]}: expected finite numbers [{size}] within float32")
+        return values
+
+
+def _planner_options(options: Sequence[str]) -> DictConfig:
+    """The configuration group `planner` with `options`. Raises UserError for others, which would have no effect."""
+    if isinstance(options, str):
+        raise UserError(f"options is the text '{options}': expected a list of texts")
+    for option in options:
+        if not isinstance(option, str) or not option.startswith(("planner=", "planner.")):
+            raise UserError(f"option {option!r}: expected one of the planner's, for example 'planner.horizon=8'")
+    planner: DictConfig = composed("run", list(options)).planner
+    return planner

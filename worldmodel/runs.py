@@ -41,6 +41,11 @@ def open_run(folder: Path, description: dict[str, Any]) -> None:
     difference = first_difference(present, wanted)
     if difference is not None:
         key, old, new = difference
+        if key == "store":
+            raise UserError(
+                f"{folder} holds a run on another recording, or on this one before more was recorded: give another "
+                "out=, or remove the folder"
+            )
         raise UserError(
             f"{folder} holds a run with {key}={old}, this command asks for {new}: "
             "repeat the first command to go on, give another out=, or remove the folder"

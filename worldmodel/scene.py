@@ -73,10 +73,12 @@ def token_positions(grid: int) -> Tensor:
 
 
 def explained_variance(read: Tensor, true: Tensor) -> Tensor:
-    """R² `[P]` of readings `[R, P]`: 1 is perfect, 0 no better than the mean."""
+    """R² `[P]` of standardised readings `[R, P]`: 1 is perfect, 0 no better than the mean, NaN where nothing varies."""
     if true.shape[1] == 0:
         return true.new_zeros(0)
-    return 1 - (read - true).pow(2).mean(0) / true.var(0).clamp_min(1e-12)
+    variance = true.var(0)
+    r2 = 1 - (read - true).pow(2).mean(0) / variance.clamp_min(1e-12)
+    return torch.where(variance > 1e-8, r2, torch.nan)
 
 
 def _linear(inward: int, outward: int) -> nn.Linear:
@@ -167,7 +169,8 @@ class Scene(nn.Module):
         """Note the spread of `codes [R, 2 K + L]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
         self.code_mean.copy_(codes.mean(0))
         self.code_std.copy_(codes.std(0).clamp_min(1e-4))
-        self.robot_readable.copy_(explained_variance(robot_read, proprio).clamp(0, 1))
+        # What never varied says nothing about where the robot is.
+        self.robot_readable.copy_(explained_variance(robot_read, proprio).nan_to_num(0.0).clamp(0, 1))
 
 
 class SceneDecoder(nn.Module):

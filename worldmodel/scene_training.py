@@ -126,7 +126,8 @@ class SceneTask(TrainingTask):
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
         read, true = torch.cat(robots, dim=1)
-        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(explained_variance(read, true))}
+        scores = explained_variance(read, true)
+        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(scores) if not torch.isnan(r2)}
         return {"tokens_r2": float(1 - error / power), **by_part}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worldmodel.toy import SCENE, make_trainer_config
-from worldmodel.scene import Scene, SceneConfig, SceneDecoder, SceneEncoder, token_positions
+from worldmodel.scene import Scene, SceneConfig, SceneDecoder, SceneEncoder, explained_variance, token_positions
 from worldmodel.scene_training import (
     SceneAutoencoder,
     SceneTask,
@@ -181,3 +181,11 @@ def test_what_never_changes_in_an_episode_need_not_be_painted(world: tuple[Tenso
 def test_impossible_training_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         SceneTrainingConfig(**options)  # type: ignore[arg-type]
+
+
+def test_what_never_varies_is_not_read_and_does_not_count() -> None:
+    scene = make_scene()
+    proprio = torch.stack([torch.linspace(-1, 1, 50), torch.zeros(50)], dim=1)
+    assert explained_variance(proprio + 0.01, proprio).isnan().tolist() == [False, True]
+    scene.calibrate(torch.randn(50, SCENE.size), proprio + 0.01, proprio)
+    assert scene.robot_readable[0] > 0.9 and scene.robot_readable[1] == 0

@@ -51,7 +51,10 @@ SEEDS: Final = "meta/episode_seed"
 RECORDS: Final = "meta/episode_record"
 # Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
 CHAIN: Final = "records"
-_NOT_A_STORE = "{path} is not a trajectory store: make one with `python -m envs.collect env=push`"
+_HOW_TO_MAKE_ONE = (
+    "make one with `python -m envs.collect`, `worldmodel.data.Recorder` or `python -m worldmodel.data import`"
+)
+_NOT_A_STORE = "{path} is not a trajectory store: " + _HOW_TO_MAKE_ONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +316,7 @@ def _files(path: str | Path) -> StoreFiles:
     if not path.exists() and recovered_path(path).exists():
         raise StoreError(f"the recovery of {path} was interrupted: `python -m worldmodel.data recover {path}`")
     if not path.exists():
-        raise StoreError(f"no recording at {path}: make one with `python -m envs.collect env=push`")
+        raise StoreError(f"no recording at {path}: {_HOW_TO_MAKE_ONE}")
     return LocalFiles(path)
 
 

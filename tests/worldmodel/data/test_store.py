@@ -195,9 +195,9 @@ def test_strange_attributes_are_refused(store, change, message):
 
 
 def test_no_store_says_how_to_make_one(tmp_path):
-    with pytest.raises(StoreError, match=r"no recording at .*python -m envs\.collect env=push"):
+    with pytest.raises(StoreError, match=r"no recording at .*python -m envs\.collect"):
         TrajectoryStore.open(tmp_path / "absent.zarr")
     (tmp_path / "notes.txt").write_text("not a store")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(StoreError, match=r"not a trajectory store.*python -m envs\.collect env=push"):
+        with pytest.raises(StoreError, match=r"not a trajectory store.*python -m envs\.collect"):
             TrajectoryStore.open(path)
