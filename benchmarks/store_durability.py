@@ -2,7 +2,8 @@
 
 Kills, Ctrl-C, full and failing disks, power cuts at every moment of a recording; every byte of a store changed, every
 file cut or lost; metadata and chunks made up by hypothesis; several writers. Prints a table of counts. Rows that end
-in `!` must be zero: the exit code is 1 if one is not. Without names, all sweeps run, which takes about an hour; `--list` prints the names.
+in `!` must be zero: the exit code is 1 if one is not. Without names, all sweeps run, which takes about an hour;
+`--list` prints the names.
 """
 
 from __future__ import annotations
