@@ -27,7 +27,7 @@ def test_the_same_command_goes_on(tmp_path: Path) -> None:
     ("change", "expected"),
     [
         ({"trainer": {"steps": 20, "seed": 0}}, "trainer.steps=10, this command asks for 20"),
-        ({"store": "xyz"}, "store=abc, this command asks for xyz"),
+        ({"store": "xyz"}, "holds a run on another recording, or on this one before more was recorded"),
         ({"clips": {"strides": (1, 3)}}, r"clips.strides=\[1, 2\], this command asks for \[1, 3\]"),
         ({"trainer": {"steps": 10}}, "trainer.seed=0, this command asks for None"),
         ({"extra": 1}, "extra=None, this command asks for 1"),
