@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +28,9 @@ from planning.loading import Checkpoint, bounds_of, read_model
 from planning.mpc import Observations
 from planning.policies import make_controller
 from planning.registry import make_planner
+from worldmodel.data.recorder import as_row
 from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.data.store import row_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class RobotController:
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
         self.spec: EnvironmentSpec = model.spec
+        self._rows = row_types(self.spec)
         planner = make_planner(_planner_options(options), model.history, seed)
         picture = self._goal(goal)
         self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)
@@ -102,8 +104,8 @@ class RobotController:
         Raises:
             UserError: when one of them is something else. Nothing has happened then; the next call may be right.
         """
-        seen = self._picture("pixels", pixels)
-        felt = self._numbers(proprio)
+        seen = as_row("pixels", pixels, self._rows["pixels"])
+        felt = as_row("proprio", proprio, self._rows["proprio"])
         decision = self._controller.act(Observations(seen[None], felt[None]))
         distance = float(decision.distance[0])
         reached = distance <= self._reached_distance
@@ -112,31 +114,7 @@ class RobotController:
     def _goal(self, goal: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         if isinstance(goal, str | Path):
             return read_goal(goal, self.spec.image_size).pixels
-        return self._picture("goal", goal)
-
-    def _picture(self, name: str, given: Any) -> NDArray[np.uint8]:
-        size = self.spec.image_size
-        received = np.asarray(given)
-        if received.dtype != np.uint8 or received.shape != (size, size, 3):
-            raise UserError(
-                f"{name} is {received.dtype} {list(received.shape)}: expected uint8 {[size, size, 3]}, as recorded"
-            )
-        return received
-
-    def _numbers(self, given: ArrayLike) -> NDArray[np.float32]:
-        size = self.spec.proprio_size
-        try:
-            received = np.asarray(given)
-        except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on another device
-            raise UserError(f"proprio is not an array: expected finite numbers [{size}]") from None
-        if received.dtype.kind not in "fiu" or received.shape != (size,):
-            raise UserError(f"proprio is {received.dtype} {list(received.shape)}: expected finite numbers [{size}]")
-        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
-            values = received.astype(np.float32)
-        if not np.isfinite(values).all():
-            index = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise UserError(f"proprio[{index}] is {received[index]}: expected finite numbers [{size}] within float32")
-        return values
+        return as_row("goal", goal, self._rows["pixels"])
 
 
 def _planner_options(options: Sequence[str]) -> DictConfig:

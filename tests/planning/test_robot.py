@@ -70,7 +70,7 @@ def test_it_is_there_when_the_picture_is_as_near_as_was_said(checkpoint: Path) -
     [
         (SEEN[:16], FELT, r"pixels is uint8 [16, 32, 3]: expected uint8 [32, 32, 3]"),
         (SEEN / 255, FELT, r"pixels is float64 [32, 32, 3]: expected uint8"),
-        (None, FELT, r"pixels is object []"),
+        (None, FELT, r"pixels is missing: expected uint8"),
         (SEEN, [1.0], r"proprio is float64 [1]: expected finite numbers [2]"),
         (SEEN, [1.0, math.nan], r"proprio[1] is nan: expected finite numbers [2]"),
         (SEEN, [1e300, 1.0], r"proprio[0] is 1e+300: expected finite numbers [2] within float32"),

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from configs.command import UserError, console
 from worldmodel.data.durable import uninterrupted
 from worldmodel.data.integrity import COLUMNS
+from worldmodel.data.metadata import RowType
 from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.store import Episode, row_types
 from worldmodel.data.writer import EpisodeWriter
@@ -170,23 +171,33 @@ class Recorder:
         return {name: self._value(name, given[name]) for name in COLUMNS}
 
     def _value(self, name: str, given: ArrayLike | None) -> NDArray[Any]:
-        dtype, shape = self._types[name]
-        expected = f"{dtype} {list(shape)}" if name == "pixels" else f"finite numbers {list(shape)}"
-        here = f"step {self.num_steps}: {name}"
-        if given is None:
-            if name == "state" and shape == (0,):
-                return np.zeros(0, dtype)
-            raise UserError(f"{here} is missing: expected {expected}")
-        try:
-            received = np.asarray(given)
-        except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on another device
-            raise UserError(f"{here} is not an array: expected {expected}") from None
-        fits = received.dtype == dtype if name == "pixels" else received.dtype.kind in "fiu"
-        if not fits or received.shape != shape:
-            raise UserError(f"{here} is {received.dtype} {list(received.shape)}: expected {expected}")
-        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
-            value = np.array(received, dtype)  # a copy: cameras write the next picture into the same memory
-        if not np.isfinite(value).all():
-            index = int(np.flatnonzero(~np.isfinite(value))[0])
-            raise UserError(f"{here}[{index}] is {received[index]}: expected {expected} within {dtype}")
-        return value
+        row = self._types[name]
+        if given is None and name == "state" and row.shape == (0,):
+            return np.zeros(0, row.dtype)
+        return as_row(f"step {self.num_steps}: {name}", given, row)
+
+
+def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
+    """A copy of `given` as one row of a column: pictures as they are, finite numbers in the column's type.
+
+    Raises:
+        UserError: naming `what`, when it is something else.
+    """
+    dtype, shape = row
+    is_picture = dtype == np.uint8
+    expected = f"{dtype} {list(shape)}" if is_picture else f"finite numbers {list(shape)}"
+    if given is None:
+        raise UserError(f"{what} is missing: expected {expected}")
+    try:
+        received = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError):  # lists of different lengths, a tensor on another device
+        raise UserError(f"{what} is not an array: expected {expected}") from None
+    fits = received.dtype == dtype if is_picture else received.dtype.kind in "fiu"
+    if not fits or received.shape != shape:
+        raise UserError(f"{what} is {received.dtype} {list(received.shape)}: expected {expected}")
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
+        value = np.array(received, dtype)  # a copy: cameras write the next picture into the same memory
+    if not np.isfinite(value).all():
+        index = int(np.flatnonzero(~np.isfinite(value))[0])
+        raise UserError(f"{what}[{index}] is {received[index]}: expected {expected} within {dtype}")
+    return value

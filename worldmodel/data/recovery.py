@@ -32,7 +32,6 @@ from worldmodel.data.integrity import (
     Records,
     chain,
     column_digest,
-    description_checksum,
     from_bytes,
     intact,
 )
@@ -53,6 +52,7 @@ from worldmodel.data.store import (
     attribute,
     check_schema,
     described_environment,
+    is_as_written,
     recovered_path,
 )
 from worldmodel.data.verification import verify
@@ -162,7 +162,7 @@ def _read_description(path: Path) -> _Description:
             attributes = read_json(place / "zarr.json").get("attributes")
         except (FileNotFoundError, MetadataError):
             continue
-        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or not _is_as_written(attributes):
+        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or not is_as_written(attributes):
             continue
         check_schema(attributes, path)  # a store of a newer program is not damaged
         try:
@@ -174,12 +174,6 @@ def _read_description(path: Path) -> _Description:
     if not path.exists():
         TrajectoryStore.open(path)  # says how to make one
     raise StoreError(f"{path} cannot be recovered: no copy of its description is intact, or it is something else")
-
-
-def _is_as_written(attributes: dict[str, Any]) -> bool:
-    if "checksum" not in attributes:
-        return attributes.get("schema_version") == 1  # the only one without
-    return bool(attributes["checksum"] == description_checksum(attributes))
 
 
 class _Salvage:

@@ -277,10 +277,16 @@ def check_schema(attributes: dict[str, Any], path: str | Path, hint: str = "") -
         raise StoreError(
             f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
         )
-    # One that says schema 1 and has a checksum all the same was changed.
-    if (version >= 2 or "checksum" in attributes) and attributes.get("checksum") != description_checksum(attributes):
+    if not is_as_written(attributes):
         raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there{hint}")
     return version
+
+
+def is_as_written(attributes: dict[str, Any]) -> bool:
+    """Whether a store's description has the checksum that was written with it."""
+    if "checksum" not in attributes:
+        return bool(attributes.get("schema_version") == 1)  # the only schema without
+    return bool(attributes["checksum"] == description_checksum(attributes))
 
 
 def attribute(attributes: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
