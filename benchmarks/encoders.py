@@ -16,8 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from configs.command import UserError, console, fail
 from planning.compare import Comparison, read_method
+from worldmodel.cli.command import fail
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
 
 RUNS = Path("runs/encoders")
 VIDEO, ROBOT = RUNS / "video.zarr", RUNS / "robot.zarr"

@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
 
-from configs.command import UserError, choices_message, console, fail
+from worldmodel.cli.command import fail
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError, choices_message
 from worldmodel.data import ClipSampler, TrajectoryStore
-from worldmodel.data.rewriting import pack
+from worldmodel.data.store.rewriting import pack
 
 CLIP_LENGTH = 16
 _RATE = 10  # frames per second of the videos

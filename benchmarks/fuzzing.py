@@ -31,7 +31,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from configs.command import UserError, choices_message, console, fail, how_to_install
+from worldmodel.cli.command import fail
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError, choices_message, how_to_install
 
 MOST_SECONDS, MOST_MB = 20, 2048
 _FINDINGS = Path("runs/fuzzing")
@@ -40,8 +42,8 @@ _IMPORTED = (
     "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",
     "planning.goal_image",
-    "worldmodel.data.exchange.images",
-    "worldmodel.data.verification",
+    "worldmodel.data.formats.images",
+    "worldmodel.data.store.verification",
 )
 
 Target = Callable[[bytes], None]
@@ -50,7 +52,7 @@ Target = Callable[[bytes], None]
 
 def descriptions(folder: Path, corpus: Path) -> Target:
     """The first byte of an input chooses the file, the rest is its content."""
-    from worldmodel.data.integrity import description_checksum
+    from worldmodel.data.store.integrity import description_checksum
 
     read = _reading(folder, corpus, lambda file: file.name == "zarr.json")
 
@@ -87,7 +89,7 @@ def _reading(folder: Path, corpus: Path, wanted: Callable[[Path], bool]) -> Call
     from benchmarks.store_damage import files_of, instead, quiet, read_everything
     from benchmarks.store_faults import make_store
     from worldmodel.data import TrajectoryStore
-    from worldmodel.data.rewriting import pack
+    from worldmodel.data.store.rewriting import pack
 
     make_store(folder / "data.zarr", 3)
     packed = pack(TrajectoryStore.open(folder / "data.zarr"), folder / "packed.zarr", quiet).path
@@ -119,7 +121,7 @@ def goals(folder: Path, corpus: Path) -> Target:
 
 def pictures(folder: Path, corpus: Path) -> Target:
     """An input is the coded picture."""
-    from worldmodel.data.exchange.images import decode_picture
+    from worldmodel.data.formats.images import decode_picture
 
     _write_pictures(corpus)
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from configs.command import UserError, composed, fail
+from worldmodel.cli.command import composed, fail
+from worldmodel.core.errors import UserError
 
 STEPS_AHEAD = (10, 25, 50, 100)
 SEED = 404

@@ -18,14 +18,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
-from configs.command import UserError, composed, console, fail
-from configs.device import pick_device
-from configs.tables import table
+from planning.controller import Observations
 from planning.loading import bounds_of, choose_checkpoint, load_model, open_env
-from planning.mpc import Observations
 from planning.policies import make_controller
 from planning.registry import Planner, make_planner
-from worldmodel.world_model import WorldModel
+from worldmodel.cli.command import composed, fail
+from worldmodel.cli.console import console
+from worldmodel.cli.tables import table
+from worldmodel.core.device import pick_device
+from worldmodel.core.errors import UserError
+from worldmodel.models.keypoint.model import WorldModel
 
 REPEATS, WARM_UP = 30, 4
 

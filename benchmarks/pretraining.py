@@ -23,11 +23,14 @@ from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import CPU, matrix_product_gflops
-from configs.command import UserError, composed, console, fail, from_config
-from worldmodel.jepa import Jepa, JepaConfig
-from worldmodel.pretraining import PretrainConfig, PretrainTask
-from worldmodel.trainer import Trainer, TrainerConfig
-from worldmodel.vit import EncoderConfig
+from worldmodel.cli.command import composed, fail
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
+from worldmodel.core.options import from_config
+from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.training.trainer import Trainer, TrainerConfig
 
 _NUM_CLIPS = 2048  # that are different
 

@@ -13,8 +13,10 @@ import torch
 from rich.table import Table
 
 from benchmarks.machine import matrix_product_gflops, rate
-from configs.command import UserError, console, fail
 from envs.registry import env_names, make_named
+from worldmodel.cli.command import fail
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
 
 SIZES = (64, 128, 224)
 

@@ -24,12 +24,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.store_faults import SPEC, Tally, make_store, same, snapshot, toy_episode
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 from worldmodel.data import TrajectoryStore
-from worldmodel.data.integrity import description_checksum
-from worldmodel.data.recovery import recover
-from worldmodel.data.rewriting import pack
-from worldmodel.data.verification import verify
+from worldmodel.data.store.integrity import description_checksum
+from worldmodel.data.store.recovery import recover
+from worldmodel.data.store.rewriting import pack
+from worldmodel.data.store.verification import verify
 
 MOST_SECONDS = 20
 MOST_EXTRA_BYTES = 2**30

@@ -25,8 +25,8 @@ from unittest import mock
 import numpy as np
 
 from worldmodel.data import EnvironmentSpec, Episode, Recorder, StoreError, TrajectoryStore
-from worldmodel.data.recovery import recover
-from worldmodel.data.verification import verify
+from worldmodel.data.store.recovery import recover
+from worldmodel.data.store.verification import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("pixels", "action", "proprio", "state")

@@ -37,9 +37,9 @@ from benchmarks.store_faults import (
     start,
     toy_episode,
 )
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 from worldmodel.data import Episode, Recorder, TrajectoryStore, WritingStopped
-from worldmodel.data.recovery import recover
+from worldmodel.data.store.recovery import recover
 
 PRESENT = 2  # episodes that are there before
 

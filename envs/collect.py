@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from configs.command import command, console, from_config, next_command, output_folder, plain_options, stopped
-from configs.machine import num_processors
-from configs.seeds import FIRST_EVALUATION_SEED
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
+from worldmodel.cli.command import Config, command, next_command, plain_options, stopped
+from worldmodel.cli.console import console
+from worldmodel.core.files import output_folder
+from worldmodel.core.machine import num_processors
+from worldmodel.core.options import from_config
+from worldmodel.core.seeds import FIRST_EVALUATION_SEED
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
-from worldmodel.data.files import require_folder
 from worldmodel.data.inspection import bytes_on_disk
+from worldmodel.data.store.files import require_folder
 
 _MAX_ATTEMPTS = 100
 
@@ -213,12 +215,10 @@ def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: d
 
 
 @command("collect")
-def main(config: DictConfig) -> None:
+def main(config: Config) -> None:
     options = from_config(CollectConfig, plain_options(config), "collect")
-    env_options = OmegaConf.to_container(config.env, resolve=True)
-    assert isinstance(env_options, dict)
     try:
-        collect(options, {str(key): value for key, value in env_options.items()})
+        collect(options, config["env"])
     except RuntimeError as error:
         raise SystemExit(stopped(str(error))) from error
     console.print(next_command("worldmodel.pretrain", out="data"))

@@ -17,13 +17,13 @@ import numpy as np
 from dm_control import suite
 from numpy.typing import NDArray
 
-from configs.command import UserError, choices_message
 from envs.exploration import SmoothRandomExplorer
 from envs.joints import Encoders, Joint, choose_joints
 from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
 from envs.rendering import LeanRenderer
 from envs.simulation import MAX_FINITE, roll_out
 from envs.view import MarkerView, hide_goal, lighten
+from worldmodel.core.errors import UserError, choices_message
 
 _DIVERGENCE = [
     int(mujoco.mjtWarning.mjWARN_BADQPOS),

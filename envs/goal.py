@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from configs.command import UserError, command, console, from_config, next_command, output_file, plain_options
-from configs.files import replacing
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_env
+from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import output_file, replacing
+from worldmodel.core.options import from_config
 
 _MAX_EXTRA_STEPS = 500
 _LARGEST_PICTURE = 4096
@@ -83,10 +85,10 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
 
 
 @command("goal", goes_on=False)
-def main(config: DictConfig) -> None:
+def main(config: Config) -> None:
     goal = from_config(GoalConfig, plain_options(config), "goal")
     out = output_file(goal.out)
-    env = make_env(config.env)
+    env = make_env(config["env"])
     try:
         start, end = explore_to_goal(env, goal.seed, goal.steps)
         pixels = env.render_state(end, goal.size)

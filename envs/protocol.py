@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError, choices_message
+from worldmodel.core.errors import UserError, choices_message
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]

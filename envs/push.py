@@ -16,12 +16,12 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError
 from envs.exploration import SmoothRandomExplorer, SwitchingExplorer
 from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
 from envs.rendering import LeanRenderer
 from envs.scenery import Scenery
 from envs.simulation import roll_out
+from worldmodel.core.errors import UserError
 
 ARENA_WIDTH = 0.5
 BLOCK_WIDTH = 0.1

@@ -7,14 +7,14 @@ that exists is only the latter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import resources
 from typing import Any
 
 import gymnasium
-from omegaconf import DictConfig, OmegaConf
 
-from configs.command import UserError, choices_message, from_config
 from envs.protocol import GoalEnv
+from worldmodel.core.configs import group_choices, read_choice
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.options import from_config
 
 # The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
 
@@ -29,7 +29,7 @@ def _make_push(options: dict[str, Any]) -> GoalEnv:
 def _make_dm_control(options: dict[str, Any]) -> GoalEnv:
     from envs.dm_control import DmControlConfig, DmControlEnv
 
-    return DmControlEnv(from_config(DmControlConfig, options, str(options["name"])))
+    return DmControlEnv(from_config(DmControlConfig, options, str(options.get("name", options["domain"]))))
 
 
 _FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
@@ -40,9 +40,7 @@ _FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
 
 def env_names() -> list[str]:
     """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`."""
-    files = (resources.files("configs") / "env").iterdir()
-    texts = {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
-    return sorted(name for name, text in texts.items() if _plain(OmegaConf.create(text)).get("simulated", True))
+    return [name for name in group_choices("env") if read_choice("env", name).get("simulated", True)]
 
 
 def env_options(name: str, **overrides: Any) -> dict[str, Any]:
@@ -53,18 +51,10 @@ def env_options(name: str, **overrides: Any) -> dict[str, Any]:
     """
     if name not in env_names():
         raise UserError(choices_message("env", name, env_names()))
-    text = (resources.files("configs") / "env" / f"{name}.yaml").read_text()
-    # Overrides come before the interpolations are resolved: a task's name follows its domain.
-    return _plain(OmegaConf.merge(OmegaConf.create(text), overrides))
+    return {**read_choice("env", name), **overrides}
 
 
-def _plain(config: object) -> dict[str, Any]:
-    values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    assert isinstance(values, Mapping)
-    return {str(key): value for key, value in values.items()}
-
-
-def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
+def make_env(config: Mapping[str, Any]) -> GoalEnv:
     """The environment that a configuration of the group `env` describes: `name` and its class's options.
 
     A configuration with a `domain` is a task of the control suite, whatever its name.
@@ -72,7 +62,7 @@ def make_env(config: DictConfig | Mapping[str, Any]) -> GoalEnv:
     Raises:
         UserError: for an unknown name or option, or a value that the environment refuses.
     """
-    options = _plain(config)
+    options = dict(config)
     name = options.get("name", "")
     if options.get("simulated") is False:
         raise UserError(
@@ -119,7 +109,7 @@ def describe(env: GoalEnv, options: Mapping[str, Any]) -> dict[str, Any]:
         "proprio_size": proprio.shape[0],
         "state_size": len(env.get_state()),
         "simulator": f"mujoco {mujoco.__version__}",
-        "options": {key: value for key, value in _plain(options).items() if key not in ("name", "image_size")},
+        "options": {key: value for key, value in options.items() if key not in ("name", "image_size")},
     }
 
 

@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError
 from envs import graphics
+from worldmodel.core.errors import UserError
 
 
 class LeanRenderer:

@@ -7,8 +7,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from configs.command import UserError, choices_message
 from envs.protocol import Floats
+from worldmodel.core.errors import UserError, choices_message
 
 
 def lighten(model: mujoco.MjModel) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, ListConfig
 from rich.table import Table
 
-from configs.command import UserError, command, console, from_config, output_file, plain_options
-from configs.files import write_json
-from configs.tables import table
-from planning.report import Rate
-from planning.statistics import mcnemar_p, paired_bootstrap_interval
+from planning.evaluation.report import Rate
+from planning.evaluation.statistics import mcnemar_p, paired_bootstrap_interval
+from worldmodel.cli.command import Config, command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.cli.tables import table
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import output_file, write_json
+from worldmodel.core.options import from_config
 
 OUTCOMES = {
     "any step": "success_any",
@@ -124,15 +126,15 @@ class Comparison:
         return cls(first, second, difference, low, high, a_only, b_only, mcnemar_p(a_only, b_only))
 
 
-def _paths(config: DictConfig, key: str) -> list[str]:
+def _paths(config: Config, key: str) -> list[str]:
     value = config[key]
-    paths = list(value) if isinstance(value, ListConfig) else [value]
+    paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
         raise UserError(f"{key}={value}: expected the folder of an evaluation, or a list of them: {key}=[first,second]")
     return paths
 
 
-def compare(config: DictConfig) -> None:
+def compare(config: Config) -> None:
     """What `python -m planning.compare` does. Raises UserError for input that cannot be used."""
     options = from_config(CompareConfig, {k: v for k, v in plain_options(config).items() if k not in "ab"}, "compare")
     paths = {key: _paths(config, key) for key in "ab"}

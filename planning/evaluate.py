@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
-from configs.command import command, console, from_config, next_command, output_folder, plain_options
-from configs.device import pick_compile, pick_device
-from configs.files import write_json
 from envs.protocol import GoalEnv
-from planning.episodes import Episode, EpisodeLog, Policy, run_all
-from planning.latency import measure_plan_ms
+from planning.evaluation.episodes import Episode, EpisodeLog, Policy, run_all
+from planning.evaluation.latency import measure_plan_ms
+from planning.evaluation.media import side_by_side, write_video
+from planning.evaluation.progress import EpisodeProgress
+from planning.evaluation.report import Summary, Timing, episode_record, make_table
 from planning.loading import (
     RUNS,
     Checkpoint,
@@ -32,13 +31,15 @@ from planning.loading import (
     open_env,
 )
 from planning.manifest import Manifest, ManifestConfig, load_or_draw
-from planning.media import side_by_side, write_video
 from planning.policies import NoOp, SimulatorPolicy, UniformRandom, WorldModelPolicy
-from planning.progress import EpisodeProgress
 from planning.registry import make_planner
-from planning.report import Summary, Timing, episode_record, make_table
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.world_model import WorldModel
+from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.files import output_folder, write_json
+from worldmodel.core.options import from_config
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.models.keypoint.model import WorldModel
 
 MODEL, CEILING = "world model", "simulator"
 # Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
@@ -101,22 +102,22 @@ class Evaluation:
             return run_all(self.envs, pairs, policy, budget, log, progress.update)
 
 
-def evaluate(config: DictConfig) -> None:
+def evaluate(config: Config) -> None:
     """What `python -m planning.evaluate` does. Raises UserError for input that cannot be used."""
     options = from_config(EvaluateConfig, plain_options(config), "evaluate")
-    manifest_config = from_config(ManifestConfig, config.manifest, "manifest")
+    manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     device = pick_device(options.device)
     with contextlib.ExitStack() as opened:
-        env, spec = open_env(config.env)
+        env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = load_model(checkpoint, spec, device, options.precision, options.compile)
-        planner = make_planner(config.planner, model.history, options.seed)
+        planner = make_planner(config["planner"], model.history, options.seed)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
-        envs = [env, *(open_env(config.env)[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
+        envs = [env, *(open_env(config["env"])[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
         for other in envs[1:]:
             opened.callback(other.close)
-        settings: dict[str, Any] = OmegaConf.to_container(config.planner, resolve=True)  # type: ignore[assignment]
+        settings: dict[str, Any] = config["planner"]
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint, model)
         _introduce(task, frozen=manifest_config.seed is None)
         policy = WorldModelPolicy(model, planner, bounds_of(spec), device)

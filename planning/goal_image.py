@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
-from configs.command import UserError
-from configs.device import pick_compile, pick_precision
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from planning.types import Bounds
-from worldmodel.checkpoint import resolve, shipped_names
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.world_model import WorldModel
+from worldmodel.core.checkpoint import resolve, shipped_names
+from worldmodel.core.device import pick_compile, pick_precision
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.models.keypoint.model import WorldModel
 
 RUNS = Path("runs")
 
@@ -42,7 +43,7 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def open_env(config: DictConfig) -> tuple[GoalEnv, EnvironmentSpec]:
+def open_env(config: Mapping[str, Any]) -> tuple[GoalEnv, EnvironmentSpec]:
     """An environment of the configuration group `env`, with its description."""
     env = make_env(config)
     return env, EnvironmentSpec.from_dict(describe(env, config))

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.command import UserError, from_config
-from configs.files import replacing
-from configs.seeds import FIRST_EVALUATION_SEED
 from planning.environment import Environment, Floats
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import replacing
+from worldmodel.core.options import from_config
+from worldmodel.core.seeds import FIRST_EVALUATION_SEED
 
 # Exploration noise: collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
 _NAMESPACE = 0x6D616E
@@ -191,13 +192,14 @@ def _other_pairs(path: Path, frozen: Manifest) -> UserError:
 
 def main() -> None:
     """`python -m planning.manifest`: draw and freeze. Only this part of the module needs the join."""
-    from omegaconf import DictConfig
 
-    from configs.command import command, console, next_command, output_file, plain_options
     from planning.loading import open_env
+    from worldmodel.cli.command import Config, command, next_command, plain_options
+    from worldmodel.cli.console import console
+    from worldmodel.core.files import output_file
 
-    def freeze(config: DictConfig) -> None:
-        env, spec = open_env(config.env)
+    def freeze(config: Config) -> None:
+        env, spec = open_env(config["env"])
         try:
             options = from_config(FreezeConfig, plain_options(config), "manifest")
             path = output_file(options.out or frozen_path(spec.env, spec.options))

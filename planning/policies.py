@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.machine import num_processors
+from planning.actions.safety import safe_actions
+from planning.controller import Controller, Observations, plan_step
 from planning.environment import Environment
-from planning.episodes import Policy
+from planning.evaluation.episodes import Policy
 from planning.manifest import Pair
-from planning.mpc import Controller, Observations, plan_step
 from planning.registry import Planner
-from planning.safety import safe_actions
 from planning.types import Bounds, Model, Plan
+from worldmodel.core.machine import num_processors
 
 
 class WorldModelPolicy(Policy):

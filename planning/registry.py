@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
-from configs.command import UserError, choices_message, from_config
-from planning.cem import CEM, CEMConfig
-from planning.mpc import ControllerConfig
+from planning.controller import ControllerConfig
 from planning.objectives import ObjectiveConfig
-from planning.random_shooting import RandomShooting, RandomShootingConfig
+from planning.optimisers.cem import CEM, CEMConfig
+from planning.optimisers.random_shooting import RandomShooting, RandomShootingConfig
 from planning.types import Optimiser
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.options import from_config
 
 OPTIMISERS: dict[str, tuple[type[Any], type[Any]]] = {
     "cem": (CEM, CEMConfig),
@@ -29,7 +29,7 @@ class Planner:
     controller: ControllerConfig
 
 
-def make_optimiser(name: str, options: DictConfig | dict[str, Any]) -> Optimiser:
+def make_optimiser(name: str, options: Mapping[str, Any]) -> Optimiser:
     """The optimiser `name` with its `options`. Raises UserError for an unknown name or option."""
     if name not in OPTIMISERS:
         raise UserError(choices_message("planner", name, OPTIMISERS))
@@ -38,11 +38,11 @@ def make_optimiser(name: str, options: DictConfig | dict[str, Any]) -> Optimiser
     return made
 
 
-def make_planner(config: DictConfig, history: int, seed: int) -> Planner:
+def make_planner(config: Mapping[str, Any], history: int, seed: int) -> Planner:
     """From the configuration group `planner`, for a model that wants `history` frames. Raises UserError."""
-    controller = {"horizon": config.horizon, "execute": config.execute, "history": history, "seed": seed}
+    controller = {"horizon": config["horizon"], "execute": config["execute"], "history": history, "seed": seed}
     return Planner(
-        make_optimiser(config.name, config.options),
-        from_config(ObjectiveConfig, config.objective, "planner objective"),
+        make_optimiser(config["name"], config["options"]),
+        from_config(ObjectiveConfig, config["objective"], "planner objective"),
         from_config(ControllerConfig, controller, "planner"),
     )

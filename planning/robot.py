@@ -16,21 +16,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from omegaconf import DictConfig
 
-from configs.command import UserError, composed
-from configs.device import pick_device
+from planning.controller import Observations
 from planning.goal_image import read_goal
 from planning.loading import Checkpoint, bounds_of, read_model
-from planning.mpc import Observations
 from planning.policies import make_controller
 from planning.registry import make_planner
+from worldmodel.cli.command import as_plain, composed
+from worldmodel.core.device import pick_device
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.recorder import as_row
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.data.store import row_types
+from worldmodel.data.store.reader import row_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +118,12 @@ class RobotController:
         return as_row("goal", goal, self._rows["pixels"])
 
 
-def _planner_options(options: Sequence[str]) -> DictConfig:
+def _planner_options(options: Sequence[str]) -> dict[str, Any]:
     """The configuration group `planner` with `options`. Raises UserError for others, which would have no effect."""
     if isinstance(options, str):
         raise UserError(f"options is the text '{options}': expected a list of texts")
     for option in options:
         if not isinstance(option, str) or not option.startswith(("planner=", "planner.")):
             raise UserError(f"option {option!r}: expected one of the planner's, for example 'planner.horizon=8'")
-    planner: DictConfig = composed("run", list(options)).planner
+    planner: dict[str, Any] = as_plain(composed("run", list(options)))["planner"]
     return planner

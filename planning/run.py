@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 from rich.live import Live
 
-from configs.command import command, console, from_config, next_command, output_folder, plain_options
-from configs.device import pick_device
-from configs.files import write_json
-from planning.attempt import Outcome, StopRule, attempt
+from planning.controller import Decision
 from planning.environment import Environment
-from planning.figure import draw_plan
+from planning.evaluation.attempt import Outcome, StopRule, attempt
+from planning.evaluation.figure import draw_plan
+from planning.evaluation.media import side_by_side, write_video
+from planning.evaluation.task import Task, from_image, from_manifest
 from planning.goal_image import read_goal
 from planning.loading import (
     RUNS,
@@ -34,12 +33,14 @@ from planning.loading import (
     open_env,
 )
 from planning.manifest import ManifestConfig, frozen_path, load_or_draw
-from planning.media import side_by_side, write_video
-from planning.mpc import Decision
 from planning.policies import make_controller
 from planning.registry import make_planner
-from planning.task import Task, from_image, from_manifest
-from worldmodel.data.spec import EnvironmentSpec
+from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.core.device import pick_device
+from worldmodel.core.files import output_folder, write_json
+from worldmodel.core.options import from_config
+from worldmodel.core.spec import EnvironmentSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +67,16 @@ class RunConfig:
             raise ValueError(f"seed={self.seed}: a whole number from 0 up is accepted")
 
 
-def run(config: DictConfig) -> None:
+def run(config: Config) -> None:
     """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
     options = from_config(RunConfig, plain_options(config), "run")
     device = pick_device(options.device)
-    env, spec = open_env(config.env)
+    env, spec = open_env(config["env"])
     try:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = load_model(checkpoint, spec, device, options.precision, options.compile)
-        planner = make_planner(config.planner, model.history, options.planner_seed)
+        planner = make_planner(config["planner"], model.history, options.planner_seed)
         controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:

@@ -60,7 +60,7 @@ class Optimiser(abc.ABC):
 
 
 class Model(Protocol):
-    """The part of a world model that planning uses (`worldmodel.world_model.WorldModel` is one).
+    """The part of a world model that planning uses (`worldmodel.models.keypoint.model.WorldModel` is one).
 
     A latent is opaque here: only the model that made it looks inside.
     """

@@ -9,16 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("configs", "envs", "planning", "worldmodel")
-# What every package may import of another one: the door for commands, and what they have to agree on or share.
-COMMON = (
-    "configs.command",
-    "configs.device",
-    "configs.files",
-    "configs.machine",
-    "configs.seeds",
-    "configs.tables",
-)
+PACKAGES = ("envs", "planning", "worldmodel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +17,7 @@ class Module:
     """One Python file.
 
     Attributes:
-        name: dotted, for example `planning.cem`; a package's `__init__` has the package's name.
+        name: dotted, for example `planning.optimisers.cem`; a package's `__init__` has the package's name.
         is_package: whether it is an `__init__`.
         text: its source.
         tree: the same, parsed.
@@ -47,7 +38,7 @@ class Module:
 
 
 def read_modules(root: Path = ROOT) -> dict[str, Module]:
-    """All modules of the four packages, by name."""
+    """All modules of the three packages, by name."""
     modules = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -99,23 +90,30 @@ def _called(node: ast.Call) -> str:
     return ast.unparse(node.func) if isinstance(node.func, ast.Name | ast.Attribute) else ""
 
 
-def foreign_imports(modules: Mapping[str, Module], may_join: Iterable[str]) -> list[str]:
-    """Imports that cross a package's border where they may not: `planning.cem imports worldmodel.vit`.
+def room_of(name: str, rooms: Iterable[str]) -> str | None:
+    """The innermost of `rooms` that holds the module `name`, or None."""
+    holding = [room for room in rooms if name == room or name.startswith(f"{room}.")]
+    return max(holding, key=len, default=None)
 
-    What is in `COMMON` is everybody's; `configs` itself imports none of the others; only `may_join` may join packages.
+
+def crossings(modules: Mapping[str, Module], rooms: Mapping[str, Iterable[str]], free: Iterable[str] = ()) -> list[str]:
+    """Imports from one room into another that it may not enter: `planning.optimisers.cem imports worldmodel.models`.
+
+    Args:
+        modules: where to look.
+        rooms: every room (a package or a single module) and the rooms that it may import.
+        free: modules that may enter every room.
     """
-    allowed, found = set(may_join), []
+    may_enter, found = {room: {room, *entered} for room, entered in rooms.items()}, set()
     for module in modules.values():
-        if module.name in allowed:
+        here = room_of(module.name, rooms)
+        if here is None or module.name in set(free):
             continue
-        for name in sorted(imports(module)):
-            package = name.partition(".")[0]
-            if package not in PACKAGES or package == module.package:
-                continue
-            if ".".join(name.split(".")[:2]) in ("configs", *COMMON):
-                continue
-            found.append(f"{module.name} imports {name}")
-    return found
+        for name in imports(module):
+            there = room_of(name, rooms) if name.partition(".")[0] in PACKAGES else None
+            if there is not None and there not in may_enter[here]:
+                found.add(f"{module.name} imports {there}")
+    return sorted(found)
 
 
 def long_functions(modules: Iterable[Module], most_lines: int) -> list[str]:

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
@@ -19,23 +19,51 @@ from tests.source_tree import (
     PACKAGES,
     ROOT,
     Module,
+    crossings,
     find_cycle,
     forbidden_calls,
-    foreign_imports,
     long_functions,
     read_modules,
     third_party_imports,
 )
 
-# The only modules that may import more than one of worldmodel, planning and envs: three commands, and planning's join.
-MAY_JOIN = {"envs.collect", "planning.evaluate", "planning.loading", "planning.robot", "planning.run"}
+# Every room, and the rooms that it may enter. What is not listed here is not allowed.
+LEARNING = {"worldmodel.core", "worldmodel.data", "worldmodel.encoders", "worldmodel.models", "worldmodel.training"}
+ROOMS: dict[str, set[str]] = {
+    "worldmodel.core": set(),
+    "worldmodel.cli": {"worldmodel.core"},
+    "worldmodel.data": {"worldmodel.core"},
+    "worldmodel.training": {"worldmodel.core", "worldmodel.data"},
+    "worldmodel.encoders": {"worldmodel.core", "worldmodel.data", "worldmodel.training"},
+    "worldmodel.models": {"worldmodel.core", "worldmodel.data", "worldmodel.encoders", "worldmodel.training"},
+    "worldmodel": LEARNING,
+    "planning": {"worldmodel.core"},
+    "envs": {"worldmodel.core"},
+}
+# Commands read options, print and join rooms; so do the parts of `worldmodel.data` that are its command's.
+COMMANDS_OF_OURS = {
+    "envs.collect", "envs.goal", "planning.compare", "planning.evaluate", "planning.manifest", "planning.run",
+    "worldmodel.data.__main__", "worldmodel.data.formats.commands", "worldmodel.pretrain", "worldmodel.train",
+}  # fmt: skip
+# Where planning meets environments and models, for its commands and for a robot.
+JOINS = {"planning.loading", "planning.robot"}
+# Crossings that are still to be mended.
+NOT_YET = {
+    "planning.evaluation.progress imports worldmodel.cli",
+    "planning.evaluation.report imports worldmodel.cli",
+    "worldmodel.data.recorder imports worldmodel.cli",
+    "worldmodel.data.store.remote imports worldmodel.cli",
+    "worldmodel.training.runs imports worldmodel.cli",
+    "worldmodel.training.trainer imports worldmodel.cli",
+}
+PRINTS = "worldmodel.cli.command"
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 59
 MODULES = read_modules()
 YAML_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 GROUPS = sorted(p.name for p in (ROOT / "configs").iterdir() if any(p.glob("*.yaml")))
 COMMANDS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
 # The name that a dependency is installed by, where it is not the one that it is imported by.
-IMPORTED_AS = {"pillow": "PIL", "hydra-core": "hydra", "rerun-sdk": "rerun"}
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra", "rerun-sdk": "rerun"}
 # Needed by a dependency that does not declare it, or only as an extra (see pyproject.toml).
 IMPORTED_BY_OTHERS = {"packaging", "s3fs", "tensorboard"}
 # Extras that the packages themselves import, where somebody asks for it.
@@ -51,39 +79,41 @@ def _modules(**sources: str) -> dict[str, Module]:
 # --- imports ---------------------------------------------------------------------------------------------------------
 
 
-def test_only_joins_cross_packages() -> None:
-    assert foreign_imports(MODULES, MAY_JOIN) == []
+def test_only_commands_and_joins_cross_rooms() -> None:
+    assert set(crossings(MODULES, ROOMS, COMMANDS_OF_OURS | JOINS)) == NOT_YET
 
 
-def test_every_join_joins() -> None:
-    assert {line.split(" imports ")[0] for line in foreign_imports(MODULES, set())} == MAY_JOIN
+def test_every_command_and_join_crosses() -> None:
+    crossing = {line.split(" imports ")[0] for line in crossings(MODULES, ROOMS)}
+    assert crossing - {line.split(" imports ")[0] for line in NOT_YET} == COMMANDS_OF_OURS | JOINS
 
 
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("planning__cem", "from worldmodel.vit import Block"),
-        ("planning__cem", "import envs"),
-        ("worldmodel__vit", "def f():\n    from planning import types"),
-        ("envs__push", "import importlib\nimportlib.import_module('worldmodel.vit')"),
-        ("configs__command", "import envs.registry"),
-        ("envs__push", "from configs import other"),
-        ("envs__push", "from configs.usage import help_text"),
+        ("planning__optimisers__cem", "from worldmodel.encoders.vit import Block"),
+        ("planning__optimisers__cem", "import envs"),
+        ("worldmodel__encoders__vit", "def f():\n    from planning import types"),
+        ("worldmodel__encoders__vit", "from worldmodel.models import keypoint"),
+        ("envs__push", "import importlib\nimportlib.import_module('worldmodel.encoders.vit')"),
+        ("envs__push", "from worldmodel.cli.console import console"),
+        ("worldmodel__core__files", "from worldmodel.data import Episode"),
+        ("worldmodel__data__clips", "import worldmodel.cli.progress"),
     ],
 )
 def test_a_crossing_is_found(name: str, source: str) -> None:
-    (found,) = {line.split(" imports ")[0] for line in foreign_imports(_modules(**{name: source}), MAY_JOIN)}
-    assert found == name.replace("__", ".")
+    (found,) = crossings(_modules(**{name: source}), ROOMS)
+    assert found.startswith(name.replace("__", "."))
 
 
 def test_what_may_cross() -> None:
     modules = _modules(
-        envs__push="from configs.command import UserError\nfrom envs import protocol\nfrom . import scenery",
-        envs__goal="from configs.seeds import FIRST_EVALUATION_SEED\nimport configs.device",
-        planning__mpc="from configs.seeds import seed_of_step",
-        planning__run="from worldmodel.world_model import WorldModel\nimport envs.registry",
+        envs__push="from worldmodel.core.errors import UserError\nfrom envs import protocol\nfrom . import scenery",
+        worldmodel__models__keypoint__model="from worldmodel.encoders.registry import load_encoder",
+        planning__controller="from worldmodel.core.seeds import seed_of_step",
+        planning__run="from worldmodel.models.keypoint.model import WorldModel\nimport envs.registry",
     )
-    assert foreign_imports(modules, MAY_JOIN) == []
+    assert crossings(modules, ROOMS, {"planning.run"}) == []
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -107,7 +137,7 @@ def test_dependencies_are_those_declared() -> None:
 
 def test_constraints_meet_the_declared_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pinned = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [text for extra in project["optional-dependencies"].values() for text in extra]
     for text in (*project["dependencies"], *extras):
@@ -133,13 +163,13 @@ def test_no_function_is_too_long(folder: str) -> None:
 
 def test_a_long_function_is_found() -> None:
     module = Module.parse(
-        "planning.cem",
+        "planning.optimisers.cem",
         "class A:\n    def short(self):\n        pass\n\n    async def long(self):\n" + "        pass\n" * 2,
     )
-    assert long_functions([module], 2) == ["planning.cem:5 long has 3 lines"]
+    assert long_functions([module], 2) == ["planning.optimisers.cem:5 long has 3 lines"]
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES.values() if m.name != "configs.command"], ids=lambda m: m.name)
+@pytest.mark.parametrize("module", [m for m in MODULES.values() if m.name != PRINTS], ids=lambda m: m.name)
 def test_library_habits(module: Module) -> None:
     assert forbidden_calls(module) == []
 
@@ -161,7 +191,7 @@ def test_library_habits(module: Module) -> None:
     ],
 )
 def test_a_bad_habit_is_found(source: str) -> None:
-    assert forbidden_calls(Module.parse("planning.cem", source))
+    assert forbidden_calls(Module.parse("planning.optimisers.cem", source))
 
 
 def test_good_habits_pass() -> None:
@@ -172,14 +202,17 @@ try:
 except pickle.UnpicklingError:
     pass
 """
-    assert forbidden_calls(Module.parse("planning.cem", source)) == []
+    assert forbidden_calls(Module.parse("planning.optimisers.cem", source)) == []
 
 
 def test_every_data_file_is_shipped() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["*"]
     files = [
-        p for package in PACKAGES for p in (ROOT / package).rglob("*") if p.is_file() and "__pycache__" not in p.parts
+        p
+        for package in (*PACKAGES, "configs")
+        for p in (ROOT / package).rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
     ]
     left_out = [p for p in files if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)]
     assert left_out == []
@@ -199,7 +232,7 @@ def test_yaml_names_no_class(path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_composes_with_every_choice(name: str) -> None:
     groups = {str(d).split(":")[0] for d in _defaults(name)}
-    with initialize_config_module("configs", version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for group in GROUPS:
             if group not in groups:
                 continue

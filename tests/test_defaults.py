@@ -9,34 +9,35 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from configs.command import composed, from_config
 from envs.collect import CollectConfig
 from envs.dm_control import DmControlConfig
 from envs.goal import GoalConfig as GoalImageConfig
 from envs.push import PushConfig
-from planning.cem import CEMConfig
 from planning.compare import CompareConfig
+from planning.controller import ControllerConfig
 from planning.evaluate import EvaluateConfig
 from planning.manifest import FreezeConfig, ManifestConfig
-from planning.mpc import ControllerConfig
 from planning.objectives import ObjectiveConfig
-from planning.random_shooting import RandomShootingConfig
+from planning.optimisers.cem import CEMConfig
+from planning.optimisers.random_shooting import RandomShootingConfig
 from planning.run import RunConfig
 from tests.source_tree import ROOT
-from worldmodel.compression import CompressionConfig
+from worldmodel.cli.command import composed
+from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipConfig
-from worldmodel.jepa import JepaConfig
-from worldmodel.look_training import LookTrainingConfig
-from worldmodel.predictor import PredictorConfig
+from worldmodel.encoders.jepa.objective import JepaConfig
+from worldmodel.encoders.jepa.task import PretrainConfig
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.keypoint.look_training import LookTrainingConfig
+from worldmodel.models.keypoint.model import GoalConfig
+from worldmodel.models.keypoint.prediction_training import PredictionConfig
+from worldmodel.models.keypoint.predictor import PredictorConfig
+from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.models.keypoint.scene_training import SceneTrainingConfig
 from worldmodel.pretrain import PretrainOptions
-from worldmodel.pretraining import PretrainConfig
-from worldmodel.scene import SceneConfig
-from worldmodel.scene_training import SceneTrainingConfig
 from worldmodel.train import TrainOptions
-from worldmodel.trainer import TrainerConfig
-from worldmodel.training import PredictionConfig
-from worldmodel.vit import EncoderConfig
-from worldmodel.world_model import GoalConfig
+from worldmodel.training.trainer import TrainerConfig
 
 # What reads the options of a command itself.
 COMMANDS: dict[str, type[Any]] = {

@@ -6,28 +6,23 @@ import dataclasses
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
-from configs.command import (
-    UserError,
-    command,
-    console,
-    from_config,
-    next_command,
-    output_file,
-    output_folder,
-    plain_options,
-)
-from configs.device import pick_device
+from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
+from worldmodel.core.device import pick_device
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
-from worldmodel.data.progress import load_frames_with_progress
-from worldmodel.data.store import TrajectoryStore
-from worldmodel.encoders import save_encoder
-from worldmodel.jepa import Jepa, JepaConfig
-from worldmodel.pretraining import PretrainConfig, PretrainTask, ProbeData
-from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
-from worldmodel.trainer import Trainer, TrainerConfig
-from worldmodel.vit import EncoderConfig
+from worldmodel.data.frames import load_frames
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData
+from worldmodel.encoders.registry import save_encoder
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.trainer import Trainer, TrainerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +75,16 @@ def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_fra
 
 
 @command("pretrain")
-def main(config: DictConfig) -> None:
+def main(config: Config) -> None:
     """Train, or go on training, and write the target encoder."""
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
     store = TrajectoryStore.open(given.data)
-    encoder = from_config(EncoderConfig, {**config.encoder, "image_size": store.spec.image_size}, "encoder")
-    jepa = from_config(JepaConfig, config.jepa, "jepa")
-    options = from_config(PretrainConfig, config.pretrain, "pretrain")
-    trainer_config = from_config(TrainerConfig, config.trainer, "trainer")
-    clips = from_config(ClipConfig, config.clips, "clips")
+    encoder = from_config(EncoderConfig, {**config["encoder"], "image_size": store.spec.image_size}, "encoder")
+    jepa = from_config(JepaConfig, config["jepa"], "jepa")
+    options = from_config(PretrainConfig, config["pretrain"], "pretrain")
+    trainer_config = from_config(TrainerConfig, config["trainer"], "trainer")
+    clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
@@ -110,10 +105,12 @@ def main(config: DictConfig) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, cache)
+    with counting("decode frames") as progress:
+        frames = load_frames(store, cache, progress)
     canonical_frames = None
     if canonical is not None and canonical_cache is not None:
-        canonical_frames = load_frames_with_progress(canonical, canonical_cache)
+        with counting("decode frames") as progress:
+            canonical_frames = load_frames(canonical, canonical_cache, progress)
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(

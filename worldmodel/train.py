@@ -8,37 +8,38 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
-from configs.command import (
-    UserError,
-    command,
-    console,
-    from_config,
-    next_command,
-    output_file,
-    output_folder,
-    plain_options,
-)
-from configs.device import pick_device
-from worldmodel.checkpoint import weights_hash
-from worldmodel.compression import CompressionConfig
+from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
+from worldmodel.core.checkpoint import weights_hash
+from worldmodel.core.device import pick_device
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipSampler, Split, rows_of, split_episodes
-from worldmodel.data.progress import counting, load_frames_with_progress
+from worldmodel.data.frames import load_frames
 from worldmodel.data.statistics import compute_statistics
-from worldmodel.data.store import TrajectoryStore
-from worldmodel.encoders import load_encoder, ready_encoder, ready_names
-from worldmodel.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.look_training import GroupSampler, LookTask, LookTrainingConfig
-from worldmodel.patches import Encoder, PatchGrid
-from worldmodel.predictor import PredictorConfig
-from worldmodel.runs import describe_run, is_finished, open_run, run_to_end
-from worldmodel.scene import SceneConfig
-from worldmodel.scene_training import SceneAutoencoder, SceneTask, SceneTrainingConfig, encode_tokens, neighbours
-from worldmodel.trainer import Trainer, TrainerConfig
-from worldmodel.training import PredictionConfig, PredictionTask, Recording
-from worldmodel.vit import EncoderConfig
-from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.base import Encoder, PatchGrid
+from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.encoders.registry import load_encoder, ready_encoder, ready_names
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.keypoint.look_training import GroupSampler, LookTask, LookTrainingConfig
+from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.models.keypoint.prediction_training import PredictionConfig, PredictionTask, Recording
+from worldmodel.models.keypoint.predictor import PredictorConfig
+from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.models.keypoint.scene_training import (
+    SceneAutoencoder,
+    SceneTask,
+    SceneTrainingConfig,
+    encode_tokens,
+    neighbours,
+)
+from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.trainer import Trainer, TrainerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +72,17 @@ class Sections:
     trainer: TrainerConfig
 
     @classmethod
-    def read(cls, config: DictConfig, encoder: PatchGrid) -> Sections:
+    def read(cls, config: Config, encoder: PatchGrid) -> Sections:
         """Raises UserError for what cannot be used."""
         model = WorldModelConfig(
             encoder,
-            from_config(CompressionConfig, config.compression, "compression"),
-            from_config(SceneConfig, config.scene, "scene"),
-            from_config(PredictorConfig, config.predictor, "predictor"),
-            from_config(GoalConfig, config.goal, "goal"),
+            from_config(CompressionConfig, config["compression"], "compression"),
+            from_config(SceneConfig, config["scene"], "scene"),
+            from_config(PredictorConfig, config["predictor"], "predictor"),
+            from_config(GoalConfig, config["goal"], "goal"),
         )
-        scene_training = from_config(SceneTrainingConfig, config.scene_training, "scene_training")
-        scene_trainer = from_config(TrainerConfig, config.scene_trainer, "scene_trainer")
+        scene_training = from_config(SceneTrainingConfig, config["scene_training"], "scene_training")
+        scene_trainer = from_config(TrainerConfig, config["scene_trainer"], "scene_trainer")
         if scene_trainer.batch_size % scene_training.moments:
             raise UserError(
                 f"scene_trainer.batch_size {scene_trainer.batch_size} must be a multiple of "
@@ -91,10 +92,10 @@ class Sections:
             model,
             scene_training,
             scene_trainer,
-            from_config(LookTrainingConfig, config.look_training, "look_training"),
-            from_config(TrainerConfig, config.look_trainer, "look_trainer"),
-            from_config(PredictionConfig, config.prediction, "prediction"),
-            from_config(TrainerConfig, config.trainer, "trainer"),
+            from_config(LookTrainingConfig, config["look_training"], "look_training"),
+            from_config(TrainerConfig, config["look_trainer"], "look_trainer"),
+            from_config(PredictionConfig, config["prediction"], "prediction"),
+            from_config(TrainerConfig, config["trainer"], "trainer"),
         )
 
 
@@ -123,12 +124,12 @@ class Samplers:
         )
 
 
-def choose_encoder(config: DictConfig, image_size: int) -> Encoder:
+def choose_encoder(config: Config, image_size: int) -> Encoder:
     """The pretrained encoder; or one that is ready, such as the baselines `encoder_from=random|pixels`."""
-    if config.encoder_from in ready_names():
-        shape = from_config(EncoderConfig, {**config.encoder, "image_size": image_size}, "encoder")
-        return ready_encoder(config.encoder_from, shape, config.trainer.seed)
-    return load_encoder(Path(config.encoder_from), image_size)
+    if config["encoder_from"] in ready_names():
+        shape = from_config(EncoderConfig, {**config["encoder"], "image_size": image_size}, "encoder")
+        return ready_encoder(config["encoder_from"], shape, config["trainer"]["seed"])
+    return load_encoder(Path(config["encoder_from"]), image_size)
 
 
 def make_model(
@@ -216,7 +217,7 @@ def learn_look(
 
 
 @command("train")
-def main(config: DictConfig) -> None:
+def main(config: Config) -> None:
     """Encode the recording once, train or go on training, write the world model."""
     options = from_config(TrainOptions, plain_options(config), "train")
     device = pick_device(options.device)
@@ -232,13 +233,14 @@ def main(config: DictConfig) -> None:
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
-    if not config.env.get("simulated", True):
+    if not config["env"].get("simulated", True):
         following = f'next: RobotController("{folder}", goal=...), in docs/robot.md'
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames = load_frames_with_progress(store, cache)
+    with counting("decode frames") as progress:
+        frames = load_frames(store, cache, progress)
     model = make_model(sections.model, store, encoder, frames, split.train, seed, device)
     shape = (store.num_rows, encoder.config.tokens_per_frame, model.compression.channels)
     key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)

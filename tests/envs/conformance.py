@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from configs.command import UserError
 from envs.protocol import Floats, GoalEnv
+from worldmodel.core.errors import UserError
 
 NUM_STEPS = 12
 

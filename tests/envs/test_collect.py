@@ -21,10 +21,11 @@ from benchmarks.kill_collect import (
     start_collect,
     wait_until_gone,
 )
-from configs.command import UserError, from_config
 from envs import collect
 from envs.registry import env_options, make_env
 from tests.commands import assert_refused, type_in
+from worldmodel.core.errors import UserError
+from worldmodel.core.options import from_config
 from worldmodel.data import StoreError, TrajectoryStore
 
 TINY = ("episodes=150", "episode_steps=4", "env.image_size=16", "workers=2")

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.command import UserError
 from envs.dm_control import DmControlConfig, DmControlEnv
 from envs.joints import Joint
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_named
 from tests.envs.conformance import GoalEnvConformance
+from worldmodel.core.errors import UserError
 
 SHOULDER, WRIST = 0, 1
 

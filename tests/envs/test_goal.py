@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.command import UserError, from_config
 from envs.goal import GoalConfig, explore_to_goal, save_png
 from envs.registry import make_named
 from tests.commands import assert_refused, assert_stopped, refuse_to_write, type_in
+from worldmodel.core.errors import UserError
+from worldmodel.core.options import from_config
 
 
 def picture(path: Path) -> np.ndarray:

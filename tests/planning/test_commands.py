@@ -15,21 +15,21 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from configs.command import refusal
 from envs.registry import describe, env_options, make_env
+from planning.evaluation.media import write_video
+from planning.evaluation.task import from_image
 from planning.goal_image import GoalImage
 from planning.manifest import read_manifest
-from planning.media import write_video
-from planning.task import from_image
 from planning.types import Bounds
 from tests.commands import Ended, assert_refused, assert_stopped, refuse_to_write, type_in
 from tests.planning.point_mass import PointEnv
-from worldmodel.compression import CompressionConfig
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.predictor import PredictorConfig
-from worldmodel.scene import SceneConfig
-from worldmodel.vit import EncoderConfig
-from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.cli.command import refusal
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.models.keypoint.predictor import PredictorConfig
+from worldmodel.models.keypoint.scene import SceneConfig
 
 Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
@@ -369,6 +369,6 @@ def test_a_non_finite_action_stops_the_run(
     def broken(actions: torch.Tensor, bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.full_like(actions, torch.nan), torch.zeros(len(actions), dtype=torch.bool)
 
-    monkeypatch.setattr("planning.mpc.safe_actions", broken)  # the gate that keeps them from the environment
+    monkeypatch.setattr("planning.controller.safe_actions", broken)  # the gate that keeps them from the environment
     ended = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "reached_distance=1e-6", *SMALL)
     assert_refused(ended._replace(out=""), "action [nan, nan] cannot be taken: expected 2 finite velocities")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.statistics import mcnemar_p, paired_bootstrap_interval
+from planning.evaluation.statistics import mcnemar_p, paired_bootstrap_interval
 from tests.commands import assert_refused, assert_stopped, refuse_to_write, type_in
 
 

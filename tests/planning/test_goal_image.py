@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from configs.command import UserError
 from planning import goal_image
 from planning.goal_image import read_goal
+from worldmodel.core.errors import UserError
 
 
 def picture(height: int = 64, width: int = 64) -> np.ndarray:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.command import UserError
 from planning import loading
 from planning.loading import Checkpoint, choose_checkpoint
+from worldmodel.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.command import UserError
 from planning import manifest as module
 from planning.manifest import Manifest, ManifestConfig, draw, load_or_draw, read_manifest
 from tests.planning.point_mass import PointEnv
+from worldmodel.core.errors import UserError
 
 
 def make(seed: int = 0, n: int = 5, **options: int) -> Manifest:

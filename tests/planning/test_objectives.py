@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.command import composed
 from planning.objectives import LatentGoalCost, ObjectiveConfig
 from tests.planning.point_mass import PointModel
+from worldmodel.cli.command import composed
 
 DISTANCE = torch.tensor([[[4.0, 1.0, 2.0]]])
 

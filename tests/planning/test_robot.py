@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.command import UserError
 from planning.robot import RobotController
 from tests.worldmodel.toy import SPEC, draw, make_model
+from worldmodel.core.errors import UserError
 
 FAST = ("planner.options.samples=16", "planner.options.iterations=2", "planner.options.elites=4", "planner.horizon=3")
 GOAL = draw(np.array([4.0, 20.0]))

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tests.worldmodel.commands import TOY, run
 from tests.worldmodel.toy import SPEC, make_episode
 from worldmodel.data import EpisodeWriter, TrajectoryStore
-from worldmodel.encoders import load_encoder
-from worldmodel.world_model import WorldModel
+from worldmodel.encoders.registry import load_encoder
+from worldmodel.models.keypoint.model import WorldModel
 
 # The commands run in 32-pixel toy recordings; `env=push` decides no more than where things are filed.
 PRETRAIN, TRAIN = "worldmodel.pretrain", "worldmodel.train"

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.compression import CompressionConfig
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
-from worldmodel.predictor import PredictorConfig
-from worldmodel.scene import SceneConfig
-from worldmodel.trainer import TrainerConfig
-from worldmodel.vit import EncoderConfig, VisionTransformer
-from worldmodel.world_model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
+from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.models.keypoint.predictor import PredictorConfig
+from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.training.trainer import TrainerConfig
 
 SIZE = 32
 SPEC = EnvironmentSpec(

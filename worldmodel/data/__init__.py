@@ -1,13 +1,13 @@
 """Recordings: the trajectory store, clips drawn from it, and their statistics."""
 
+from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.clips import ClipBatch, ClipSampler, Split, split_episodes
-from worldmodel.data.durable import WritingStopped
 from worldmodel.data.frames import load_frames
 from worldmodel.data.recorder import Recorder
-from worldmodel.data.spec import EnvironmentSpec
 from worldmodel.data.statistics import DatasetStatistics, compute_statistics
-from worldmodel.data.store import Episode, StoreError, TrajectoryStore
-from worldmodel.data.writer import EpisodeWriter
+from worldmodel.data.store.durable import WritingStopped
+from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
+from worldmodel.data.store.writer import EpisodeWriter
 
 __all__ = [
     "ClipBatch",

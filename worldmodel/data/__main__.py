@@ -11,17 +11,19 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from configs.command import UserError, console, fail, refusal, stopped
-from configs.files import replacing
-from configs.tables import table
-from worldmodel.data.durable import WritingStopped
-from worldmodel.data.exchange.commands import add_export, add_import
+from worldmodel.cli.command import fail, refusal, stopped
+from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
+from worldmodel.cli.tables import table
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import replacing
+from worldmodel.data.formats.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
-from worldmodel.data.progress import counting
-from worldmodel.data.recovery import recover
-from worldmodel.data.rewriting import merge, pack, split
-from worldmodel.data.store import TrajectoryStore, row_types
-from worldmodel.data.verification import verify
+from worldmodel.data.store.durable import WritingStopped
+from worldmodel.data.store.reader import TrajectoryStore, row_types
+from worldmodel.data.store.recovery import recover
+from worldmodel.data.store.rewriting import merge, pack, split
+from worldmodel.data.store.verification import verify
 from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
 _MOST_SHOWN = 20

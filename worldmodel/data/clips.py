@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 
 Indices = NDArray[np.int64]
 

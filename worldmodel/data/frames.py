@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError
-from configs.files import replacing
-from worldmodel.data.lock import WriterLock
-from worldmodel.data.store import TrajectoryStore
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import replacing
+from worldmodel.data.store.lock import WriterLock
+from worldmodel.data.store.reader import TrajectoryStore
 
 _BLOCK_ROWS = 512
 

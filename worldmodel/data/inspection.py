@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worldmodel.data.statistics import Moments
-from worldmodel.data.store import TrajectoryStore
+from worldmodel.data.store.reader import TrajectoryStore
 
 _BLOCK_ROWS = 65_536
 _SHEET_TILE = 96  # pixels

@@ -23,13 +23,14 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from configs.command import UserError, console
-from worldmodel.data.durable import uninterrupted
-from worldmodel.data.integrity import COLUMNS
-from worldmodel.data.metadata import RowType
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.data.store import Episode, row_types
-from worldmodel.data.writer import EpisodeWriter
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.durable import uninterrupted
+from worldmodel.data.store.integrity import COLUMNS
+from worldmodel.data.store.metadata import RowType
+from worldmodel.data.store.reader import Episode, row_types
+from worldmodel.data.store.writer import EpisodeWriter
 
 NO_SEED: Final = -1  # a robot is not reset with one
 

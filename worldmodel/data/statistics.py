@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError
-from worldmodel.data.store import TrajectoryStore
+from worldmodel.core.errors import UserError
+from worldmodel.data.store.reader import TrajectoryStore
 
 # A dimension that never changes must not be blown up: its standard deviation counts as at least this, in its own unit.
 STD_FLOOR = 1e-4

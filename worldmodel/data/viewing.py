@@ -11,12 +11,12 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.command import UserError, how_to_install, output_file
-from configs.files import appearing
-from worldmodel.data.durable import WritingStopped
-from worldmodel.data.files import require_folder
-from worldmodel.data.spec import EnvironmentSpec
-from worldmodel.data.store import Episode
+from worldmodel.core.errors import UserError, how_to_install
+from worldmodel.core.files import appearing, output_file
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.durable import WritingStopped
+from worldmodel.data.store.files import require_folder
+from worldmodel.data.store.reader import Episode
 
 LEAST_SIDE = 256  # pixels: smaller pictures are enlarged
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 from worldmodel.data import ClipSampler, split_episodes
 
 lengths_of_episodes = st.lists(st.integers(1, 30), min_size=1, max_size=12).filter(lambda lengths: max(lengths) >= 5)

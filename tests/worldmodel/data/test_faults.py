@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import store_faults, store_power, store_sweeps
 from benchmarks.store_faults import Fault, Tally, check_readable, check_recovery, make_store
-from configs.command import UserError
-from worldmodel.data.durable import DurableLocalStore
+from worldmodel.core.errors import UserError
+from worldmodel.data.store.durable import DurableLocalStore
 
 
 def assert_clean(tally: Tally, least: int) -> None:

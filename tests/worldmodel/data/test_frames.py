@@ -7,10 +7,10 @@ import errno
 import numpy as np
 import pytest
 
-from configs.command import UserError
 from tests.commands import refuse_to_write
+from worldmodel.core.errors import UserError
 from worldmodel.data import StoreError, TrajectoryStore, frames, load_frames
-from worldmodel.data.lock import WriterLock
+from worldmodel.data.store.lock import WriterLock
 
 
 def test_frames_are_those_of_the_store_and_are_decoded_once(tmp_path, store, monkeypatch):

@@ -15,8 +15,8 @@ from zarr.core.buffer import Buffer
 from tests.commands import refuse_to_write
 from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.data.__main__ import main
-from worldmodel.data.durable import DurableLocalStore
 from worldmodel.data.inspection import contact_sheet, dimensions
+from worldmodel.data.store.durable import DurableLocalStore
 
 
 def test_inspect_tells_what_is_in_it(store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

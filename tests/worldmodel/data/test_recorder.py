@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 from worldmodel.data import EnvironmentSpec, Episode, Recorder, StoreError, TrajectoryStore, WritingStopped
-from worldmodel.data.durable import DurableLocalStore
 from worldmodel.data.recorder import NO_SEED
+from worldmodel.data.store.durable import DurableLocalStore
 
 COLUMNS = ("pixels", "action", "proprio", "state")
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from configs.command import UserError
+from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, TrajectoryStore, compute_statistics
 
 

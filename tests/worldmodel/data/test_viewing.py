@@ -15,7 +15,7 @@ import pytest
 
 from worldmodel.data import Episode, TrajectoryStore
 from worldmodel.data.__main__ import main
-from worldmodel.data.durable import WritingStopped
+from worldmodel.data.store.durable import WritingStopped
 from worldmodel.data.viewing import enlarged, enlargement, frames_per_s, write_video
 
 

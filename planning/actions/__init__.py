@@ -1,0 +1,1 @@
+"""Action sequences: knots, noise and the last gate before a robot."""

@@ -1,0 +1,1 @@
+"""Success rates: manifests, episodes, reports, comparisons."""

@@ -1,0 +1,120 @@
+"""An evaluation as numbers, as a table, and as `results.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from planning.environment import Metric
+from planning.evaluation.episodes import Episode
+from planning.evaluation.statistics import wilson_interval
+from worldmodel.cli.tables import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A success rate with its 95 % interval (Wilson), fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, outcomes: Sequence[bool]) -> Rate:
+        low, high = wilson_interval(sum(outcomes), len(outcomes))
+        return cls(sum(outcomes) / max(len(outcomes), 1), low, high)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.0f} ({100 * self.low:.0f}-{100 * self.high:.0f})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What one policy did on all pairs.
+
+    Attributes:
+        n: episodes.
+        success_any: the goal was reached after any step; `success_final`: after the last one.
+        half_any: like `success_any` with half the tolerances; `half_final` likewise.
+        final_errors: per metric the median at the end, in its unit, over the episodes that did not diverge.
+        diverged: episodes in which the simulation broke down.
+        steps_without_plan: control steps of all episodes in which there was no usable plan.
+    """
+
+    n: int
+    success_any: Rate
+    success_final: Rate
+    half_any: Rate
+    half_final: Rate
+    final_errors: Mapping[str, float]
+    diverged: int
+    steps_without_plan: int
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], metrics: Sequence[Metric]) -> Summary:
+        errors = [e.final_errors for e in episodes if e.final_errors is not None]
+        return cls(
+            len(episodes),
+            Rate.of([e.success_any for e in episodes]),
+            Rate.of([e.success_final for e in episodes]),
+            Rate.of([e.half_any for e in episodes]),
+            Rate.of([e.half_final for e in episodes]),
+            {m.name: statistics.median(e[m.name] for e in errors) for m in metrics} if errors else {},
+            sum(e.diverged for e in episodes),
+            sum(e.steps_without_plan for e in episodes),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: rates as fractions, each beside its interval."""
+        values: dict[str, Any] = {
+            "n": self.n,
+            "diverged": self.diverged,
+            "steps_without_plan": self.steps_without_plan,
+        }
+        for name in ("success_any", "success_final", "half_any", "half_final"):
+            rate: Rate = getattr(self, name)
+            key = name.replace("half", "success_half_tolerance")
+            values[key], values[f"{key}_interval"] = rate.value, [rate.low, rate.high]
+        values["final_errors_median"] = dict(self.final_errors)
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long planning takes.
+
+    Attributes:
+        plan_ms_median: one plan for one environment, observation to action, [ms].
+        plan_ms_p99: its 99th percentile [ms].
+        batch: environments planned for at once in the evaluation.
+        batched_plans_per_s: plans made per second there; None where all episodes came from the log.
+    """
+
+    plan_ms_median: float
+    plan_ms_p99: float
+    batch: int
+    batched_plans_per_s: float | None
+
+
+def episode_record(episode: Episode, seed: int) -> dict[str, Any]:
+    """An episode without its states, for `results.json`."""
+    record = dataclasses.asdict(episode)
+    del record["states"]
+    return {"seed": seed, **record}
+
+
+def make_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
+    """One row per policy."""
+    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
+    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
+    for column in made.columns[1 : 1 + len(rates_of)]:
+        column.min_width = 11
+    for name, summary in summaries.items():
+        errors = [f"{summary.final_errors[m.name]:.2g}" if summary.final_errors else "" for m in metrics]
+        rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
+        made.add_row(name, *map(str, rates), *errors)
+    return made

@@ -1,0 +1,266 @@
+"""What a store's files say of themselves is not believed where it would do harm."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.store_damage import limits
+from worldmodel.core.errors import UserError
+from worldmodel.data import StoreError, TrajectoryStore
+from worldmodel.data.store.integrity import description_checksum
+from worldmodel.data.store.metadata import MOST_CHUNK_BYTES, MetadataError, RowType, announced_bytes, check_array
+from worldmodel.data.store.rewriting import pack
+from worldmodel.data.store.verification import verify
+from worldmodel.data.store.writer import create_store
+
+ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
+PIXELS = RowType(np.dtype(np.uint8), (8, 8, 3))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((path / "zarr.json").read_text())
+    change(content)
+    (path / "zarr.json").write_text(json.dumps(content))
+
+
+def refused(path: Path, message: str) -> None:
+    """Without a warning of zarr's about what it was asked for, without much memory, and in time."""
+    with pytest.raises(StoreError, match=message) as error, limits():
+        TrajectoryStore.open(path).episode(0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["pickle", "numcodecs.pickle", "numcodecs.zlib", "vlen-utf8", "blosc", "gzip", "made up"]
+)
+def test_only_our_codecs_are_accepted(store: TrajectoryStore, name: str) -> None:
+    codec = {"name": name, "configuration": {}}
+    edit(store.path / "data/pixels", lambda content: content["codecs"].__setitem__(1, codec))
+    refused(store.path, rf"data/pixels: codecs .*'{name}'.* are not accepted: expected bytes, zstd")
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        [],
+        None,
+        [{"name": "bytes"}],
+        [ZSTD],
+        [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1, "checksum": False}}],
+        [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": True, "checksum": True}}],
+        [{"name": "bytes", "configuration": {"endian": "big"}}, ZSTD],
+        [{"name": "transpose", "configuration": {"order": [0, 1]}}, {"name": "bytes"}],
+        [{"name": "sharding_indexed", "configuration": {}}],
+        [3],
+    ],
+)
+def test_only_our_order_of_codecs_is_accepted(store: TrajectoryStore, codecs: object) -> None:
+    edit(store.path / "data/action", lambda content: content.update(codecs=codecs))
+    refused(store.path, "data/action: ")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["string", "object", "int8", "float64", "null_terminated_bytes", None, {"name": "struct"}]
+)
+def test_only_the_described_type_is_accepted(store: TrajectoryStore, dtype: object) -> None:
+    edit(store.path / "data/pixels", lambda content: content.update(data_type=dtype))
+    refused(store.path, "data/pixels: data_type is .*: expected 'uint8'")
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk", "message"),
+    [
+        (10**12, 10**12, "chunks of 1000000000000 rows have more than"),
+        (10**13, 4096, "10000000000000 rows are more than"),
+        (10**12, 4096, "chunk 1 of meta/episode_ends is missing"),
+        (3 * 10**7, 3 * 10**7, "cannot be decoded"),
+        (-1, 4096, "shape is"),
+        (True, 4096, "shape is"),
+        (5, 0, "chunk_shape is"),
+        (5, 1.5, "chunk_shape is"),
+        ("5", 4096, "shape is"),
+    ],
+)
+def test_no_memory_is_asked_for_because_a_number_says_so(store, rows, chunk, message) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["shape"] = [rows]
+        content["chunk_grid"]["configuration"]["chunk_shape"] = [chunk]
+
+    edit(store.path / "meta/episode_ends", change)
+    refused(store.path, message)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [
+        ([106, 8, 8], [16, 8, 8]),
+        ([106, 8, 8, 4], [16, 8, 8, 4]),
+        ([106, 8, 8, 3], [16, 4, 8, 3]),
+        ([106, 8, 8, 3], [16, 8, 8]),
+    ],
+)
+def test_only_whole_rows_are_accepted(shape: list[int], chunk: list[int], store: TrajectoryStore) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["shape"] = shape
+        content["chunk_grid"]["configuration"]["chunk_shape"] = chunk
+
+    edit(store.path / "data/pixels", change)
+    refused(store.path, "data/pixels: (rows have the shape|chunk_shape is)")
+
+
+@pytest.mark.parametrize("name", ["data/pixels", "meta/episode_ends", ""])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"3", b"{", b"", b"\xff\xfe", b" " * (2**22 + 1)])
+def test_a_file_that_is_no_description_is_refused(store: TrajectoryStore, name: str, content: bytes) -> None:
+    (store.path / name / "zarr.json").write_bytes(content)
+    refused(store.path, r"damaged.*worldmodel\.data recover")
+
+
+def compressed(values: np.ndarray, checksum: bool = True) -> bytes:
+    return bytes(numcodecs.Zstd(level=1, checksum=checksum).encode(values))
+
+
+BOMB = bytes.fromhex("28b52ffd") + bytes([0b11100100]) + (2**40).to_bytes(8, "little") + bytes([1, 0, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_chunk_that_grows_when_it_is_decompressed_is_refused(tmp_path: Path, store, packed: bool) -> None:
+    """Two gigabytes of zeros are 64 kB when compressed."""
+    if packed:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worldmodel.data.store.writer._PACKED_BYTES", 100_000)
+            path = pack(store, tmp_path / "packed.zarr", lambda *_: None).path
+        size = (
+            json.loads((path / "data/pixels/zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"][0]
+            // 16
+        )
+        (file,) = (path / "data/pixels").glob("c.0.*")
+        whole = file.read_bytes()
+        first = int.from_bytes(whole[-16 * size - 4 :][:8], "little")
+        file.write_bytes(whole[:first] + BOMB + whole[first + len(BOMB) :])
+        refused(path, "chunk 0 of data/pixels cannot be decoded")
+    else:
+        (file,) = (store.path / "data/pixels").glob("c.0.*")
+        for content in (BOMB, compressed(np.zeros(200_000_000, np.uint8)), compressed(np.zeros(5, np.uint8))):
+            file.write_bytes(content)
+            refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+
+
+def test_a_chunk_without_a_checksum_is_refused(store: TrajectoryStore) -> None:
+    (file,) = (store.path / "data/pixels").glob("c.0.*")
+    file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8), checksum=False))
+    refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+
+
+def test_a_whole_chunk_of_something_else_is_noticed(store: TrajectoryStore) -> None:
+    (file,) = (store.path / "data/pixels").glob("c.3.*")
+    file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8)))
+    with pytest.raises(StoreError, match=r"pixels of episode 2 is not what was recorded .*its checksum differs"):
+        store.episode(2)
+    store.episode(0)
+
+
+@given(st.binary(max_size=300), st.booleans(), st.integers(-5, 19))
+def test_a_frame_announces_its_size(content: bytes, checksum: bool, level: int) -> None:
+    frame = bytes(numcodecs.Zstd(level=level, checksum=checksum).encode(content * 7))
+    assert announced_bytes(frame[:18]) == (len(content) * 7 if checksum else None)
+
+
+@given(st.binary(max_size=20))
+def test_any_header_is_read(header: bytes) -> None:
+    assert announced_bytes(header) is None
+    size = announced_bytes(bytes.fromhex("28b52ffd") + header)
+    assert size is None or 0 <= size < 2**64
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", "abc"),
+        ("image_size", 10**12),
+        ("action_low", 3),
+        ("action_low", ["a", "b"]),
+        ("action_low", [5.0, 0.0]),
+        ("action_high", [1.0]),
+        ("control_step_s", "x"),
+        ("control_step_s", 0),
+        ("options", 3),
+        ("state_size", 1.5),
+        ("proprio_size", -1),
+        ("env", None),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(store: TrajectoryStore, name: str, value: object) -> None:
+    def change(content: dict[str, Any]) -> None:
+        attributes = content["attributes"]
+        attributes["environment"][name] = value
+        attributes["checksum"] = description_checksum(attributes)
+
+    edit(store.path, change)
+    with pytest.raises(UserError, match=f"{name}"):
+        TrajectoryStore.open(store.path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_largest_description_that_is_accepted_makes_a_store_that_is(tmp_path: Path, spec, packed: bool) -> None:
+    most = dataclasses.replace(spec, image_size=2048, proprio_size=2**16, state_size=2**16)
+    create_store(tmp_path / "data.zarr", most, {}, packed)
+    assert TrajectoryStore.open(tmp_path / "data.zarr").spec == most
+    with pytest.raises(UserError, match="image_size is 2049: expected a whole number from 1 to 2048"):
+        dataclasses.replace(spec, image_size=2049)
+
+
+def test_a_store_that_pretends_to_be_older_is_not_believed(store: TrajectoryStore) -> None:
+    """Otherwise two flipped bits would switch all checksums off."""
+    edit(store.path, lambda content: content["attributes"].update(schema_version=1))
+    refused(store.path, r"its description in zarr\.json is not what was written there")
+
+
+def test_consolidated_metadata_may_be_stale(store: TrajectoryStore, write_store) -> None:
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        zarr.consolidate_metadata(store.path)
+    assert write_store(store.path, (12,), first=5).num_episodes == 6
+    later = TrajectoryStore.open(store.path)
+    assert later.num_episodes == 6
+    assert verify(later, lambda *_: None) == []
+
+
+def test_what_the_writer_makes_is_accepted_and_each_change_of_it_is_not(store: TrajectoryStore) -> None:
+    content = json.loads((store.path / "data/pixels/zarr.json").read_text())
+    assert check_array(content, PIXELS) == 16 * 8 * 8 * 3
+    for key in (
+        "shape",
+        "data_type",
+        "chunk_grid",
+        "chunk_key_encoding",
+        "fill_value",
+        "codecs",
+        "node_type",
+        "zarr_format",
+    ):
+        for value in (None, [], {}, "x", -1):
+            changed = copy.deepcopy(content) | {key: value}
+            with pytest.raises(MetadataError, match=key):
+                check_array(changed, PIXELS)
+    largest = MOST_CHUNK_BYTES // (8 * 8 * 3)
+    for rows in (largest, largest + 1):
+        content["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
+        if rows == largest:
+            check_array(content, PIXELS)
+        else:
+            with pytest.raises(MetadataError, match="more than"):
+                check_array(content, PIXELS)

@@ -1,0 +1,222 @@
+"""A store at an address reads as one in a folder does, or says what is wrong."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldmodel.core.errors import UserError
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
+from worldmodel.data.__main__ import main
+from worldmodel.data.store.files import UnreachableError, address_in
+from worldmodel.data.store.recovery import recover
+from worldmodel.data.store.remote import cache_folder
+
+pytest.importorskip("aiohttp")
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Answers with the files of a folder, or with half of one."""
+
+    def __init__(self, *arguments: Any, owner: Server) -> None:
+        self.owner = owner
+        super().__init__(*arguments, directory=str(owner.root))
+
+    def do_GET(self) -> None:
+        self.owner.asked.append(self.path)
+        if self.owner.cut and self.owner.cut in self.path:
+            content = (self.owner.root / self.path.lstrip("/")).read_bytes()
+            self.answer(200, content[: len(content) // 2], announced=len(content))
+        else:
+            super().do_GET()
+
+    def answer(self, status: int, content: bytes, announced: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content) if announced is None else announced))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class BucketHandler(Handler):
+    """What of S3's protocol reading takes: objects, lists that are empty, and its own error."""
+
+    def do_GET(self) -> None:
+        if "list-type=" in self.path:
+            self.answer(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+        elif not Path(self.translate_path(self.path)).is_file():
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            super().do_GET()
+
+
+class Server:
+    """A web server of the folder `root`: counts requests, and can be told to send less than it announces."""
+
+    def __init__(self, root: Path, handler: type[Handler] = Handler) -> None:
+        self.root, self.asked, self.cut = root, [], ""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, owner=self))
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        self.address = f"{self.origin}/data.zarr"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path / "cache"))
+    made = Server(store.path.parent)
+    yield made
+    made.stop()
+
+
+def cached() -> list[str]:
+    return [file.name for file in cache_folder().rglob("*") if file.is_file() and file.name.startswith(("c.", "fetch"))]
+
+
+def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: TrajectoryStore, capsys) -> None:
+    remote = TrajectoryStore.open(f"{server.address}/")
+    assert (remote.identity, remote.name, remote.is_remote) == (store.identity, server.address, True)
+    for number in range(5):
+        for name in ("pixels", "action", "proprio", "state"):
+            np.testing.assert_array_equal(getattr(remote.episode(number), name), getattr(store.episode(number), name))
+    chunks = [path for path in server.asked if "/c." in path]
+    assert len(chunks) == len(set(chunks)) == 13
+    server.asked.clear()
+    TrajectoryStore.open(server.address).read("pixels", 0, 106)
+    assert not [path for path in server.asked if "/c." in path]
+    server.stop()
+    again = TrajectoryStore.open(server.address)  # as it was
+    np.testing.assert_array_equal(again.read("pixels", 0, 106), store.read("pixels", 0, 106))
+    assert "not reachable" in capsys.readouterr().out
+
+
+def test_a_store_that_has_changed_is_noticed(server: Server, store: TrajectoryStore, write_store) -> None:
+    TrajectoryStore.open(server.address).read("pixels", 0, 106)
+    write_store(store.path, (12,), first=5)
+    later = TrajectoryStore.open(server.address)
+    assert later.num_episodes == 6
+    np.testing.assert_array_equal(later.episode(5).pixels, TrajectoryStore.open(store.path).episode(5).pixels)
+
+
+def test_a_missing_chunk_is_an_error_and_not_zeros(server: Server, store: TrajectoryStore) -> None:
+    (store.path / "data/pixels/c.3.0.0.0").unlink()
+    with pytest.raises(StoreError, match=r"chunk 3 of data/pixels is missing .*in episode 2.*tell its owner"):
+        TrajectoryStore.open(server.address).episode(2)
+
+
+def test_a_damaged_chunk_is_named_and_not_kept(server: Server, store: TrajectoryStore) -> None:
+    file = store.path / "data/pixels/c.3.0.0.0"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])  # the server has no more, and says so
+    remote = TrajectoryStore.open(server.address)
+    with pytest.raises(StoreError, match="chunk 3 of data/pixels cannot be decoded"):
+        remote.episode(2)
+    file.write_bytes((store.path / "data/pixels/c.4.0.0.0").read_bytes())  # whole, but not what was recorded
+    with pytest.raises(StoreError, match="pixels of episode 2 is not what was recorded"):
+        remote.episode(2)
+    file.write_bytes(whole)
+    remote.episode(2)
+
+
+def test_an_answer_that_is_cut_short_is_an_error_and_not_kept(server: Server, capsys) -> None:
+    remote = TrajectoryStore.open(server.address)
+    server.cut = "data/pixels/c.3."
+    with pytest.raises(UnreachableError, match=r"chunk 3 of data/pixels \(c\.3\.0\.0\.0\) cannot be fetched") as error:
+        remote.episode(2)
+    assert "\n" not in str(error.value)
+    assert not [name for name in cached() if name.startswith(("c.3", "fetch"))]
+    with pytest.raises(SystemExit):  # not called damage, which nobody knows
+        main(["verify", server.address])
+    assert "cannot be fetched" in capsys.readouterr().err
+    server.cut = ""
+    remote.episode(2)
+
+
+def test_a_server_that_goes_away_is_an_error(server: Server) -> None:
+    remote = TrajectoryStore.open(server.address)
+    remote.read("pixels", 0, 16)
+    server.stop()
+    remote.read("pixels", 0, 16)
+    with pytest.raises(UnreachableError, match=r"chunk 1 of data/pixels .*cannot be fetched"):
+        remote.read("pixels", 0, 32)
+
+
+def test_descriptions_are_checked_as_in_a_folder(server: Server, store: TrajectoryStore) -> None:
+    file = store.path / "data/pixels/zarr.json"
+    content = json.loads(file.read_text())
+    content["codecs"][1] = {"name": "numcodecs.pickle", "configuration": {}}
+    file.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"data/pixels: codecs .* are not accepted"):
+        TrajectoryStore.open(server.address)
+    file.unlink()
+    with pytest.raises(StoreError, match=r"data/pixels: zarr\.json is missing"):
+        TrajectoryStore.open(server.address)
+
+
+def test_where_nothing_is_one_line_says_so(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no recording at http.*/other: there is no zarr\.json"):
+        TrajectoryStore.open(server.address.replace("data.zarr", "other"))
+    server.stop()
+    with pytest.raises(UnreachableError, match=r"zarr\.json cannot be fetched \(Cannot connect") as error:
+        TrajectoryStore.open(server.address)
+    assert "\n" not in str(error.value)
+
+
+def test_object_storage_reads_as_the_folder_does(store: TrajectoryStore, tmp_path, monkeypatch) -> None:
+    fsspec, _ = pytest.importorskip("fsspec"), pytest.importorskip("s3fs")
+    server = Server(tmp_path.parent, BucketHandler)
+    for name, value in (("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("WORLDMODEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": server.origin})
+    try:
+        remote = TrajectoryStore.open(f"s3://{tmp_path.name}/data.zarr")
+        assert remote.identity == store.identity
+        for number in range(5):
+            np.testing.assert_array_equal(remote.episode(number).pixels, store.episode(number).pixels)
+        with pytest.raises(StoreError, match=r"no recording at s3://.*/other: there is no zarr\.json"):
+            TrajectoryStore.open(f"s3://{tmp_path.name}/other")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("gs://bucket/data.zarr", "unknown kind of address 'gs'"), ("https://host/a?key=1", "has a \\? or #")],
+)
+def test_addresses_that_cannot_be_used(address: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrajectoryStore.open(address)
+
+
+def test_a_library_that_is_not_installed_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(UserError, match=r"needs fsspec and aiohttp.*-e '\.\[remote\]'"):
+        TrajectoryStore.open(server.address)
+
+
+def test_nothing_is_written_to_an_address(spec) -> None:
+    with pytest.raises(UserError, match="is an address, which is only read"):
+        EpisodeWriter("s3://bucket/data.zarr", spec)
+    with pytest.raises(UserError, match=r"https://host/data\.zarr is an address, which is only read"):
+        recover(Path("https://host/data.zarr"), lambda *_: None)
+
+
+def test_what_is_an_address() -> None:
+    assert address_in("HTTPS://host/a/") == address_in(Path("https://host/a")) == "https://host/a"
+    assert [address_in(path) for path in ("runs/data.zarr", "/a:/b", "C:/data", "a:b/c")] == [None] * 4

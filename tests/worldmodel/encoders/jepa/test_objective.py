@@ -1,0 +1,195 @@
+"""The V-JEPA objective against its equation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel.toy import ENCODER, make_clips
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, sample_mask
+from worldmodel.encoders.jepa.objective import Jepa, JepaConfig, regularise, standardise, whiten
+from worldmodel.encoders.vit import token_coordinates
+
+SMALL = {"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2}
+
+
+def make_jepa(positions: str = "sincos", **changes: object) -> Jepa:
+    torch.manual_seed(0)
+    encoder = type(ENCODER)(**{**ENCODER.__dict__, "positions": positions})
+    jepa = Jepa(encoder, JepaConfig(**{**SMALL, **changes}))
+    with torch.no_grad():  # as after some training: the two encoders differ
+        for parameter in jepa.target.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return jepa
+
+
+def make_masks(batch: int = 3, frames: int = 2) -> list[Mask]:
+    rng = np.random.default_rng(0)
+    return [sample_mask(config, batch, frames, 4, rng) for config in (SHORT_RANGE, LONG_RANGE)]
+
+
+def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
+    features = jepa.target(clips).detach()
+    features = (features - features.mean(-1, keepdim=True)) / (
+        features.var(-1, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    if kind == "instance":
+        features = torch.stack([clip - clip.mean(0) for clip in features])
+    if kind != "layer_norm":
+        grouped = features.reshape(len(clips), -1, 16, features.shape[-1]).clone()
+        for place in range(16):
+            grouped[:, :, place] -= grouped[:, :, place].reshape(-1, grouped.shape[-1]).mean(0)
+        features = (grouped / grouped.reshape(-1, grouped.shape[-1]).pow(2).mean(0).sqrt()).reshape(features.shape)
+    return features
+
+
+@pytest.mark.parametrize("targets", ["layer_norm", "standardise", "instance"])
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_the_loss_is_its_equation(targets: str, loss: str) -> None:
+    jepa, clips, masks = make_jepa(targets=targets, loss=loss), make_clips(), make_masks()
+    wanted = targets_by_hand(jepa, clips, targets)
+    per_mask = []
+    for mask in masks:
+        predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2).detach()
+        total, count = 0.0, 0
+        for clip in range(len(clips)):
+            for place, token in enumerate(mask.hidden[clip].tolist()):
+                difference = predicted[clip, place] - wanted[clip, token]
+                total += float((difference.abs() if loss == "l1" else difference**2).sum())
+                count += difference.numel()
+        per_mask.append(total / count)
+    values = jepa(clips, masks)
+    assert values["loss"].item() == pytest.approx(np.mean(per_mask), rel=1e-4)
+    assert values["prediction"].item() == values["loss"].item()
+    assert values["variance"].item() == values["covariance"].item() == 0.0
+
+
+def test_a_constant_prediction_costs_its_distance_to_the_targets() -> None:
+    """A check that needs no second forward pass through the predictor."""
+    jepa, clips, masks = make_jepa(targets="layer_norm"), make_clips(), make_masks()[:1]
+    with torch.no_grad():
+        jepa.predictor.outward.weight.zero_()
+        jepa.predictor.outward.bias.fill_(0.25)
+    wanted = targets_by_hand(jepa, clips, "layer_norm")
+    hidden = torch.stack([row[tokens] for row, tokens in zip(wanted, masks[0].hidden, strict=True)])
+    assert jepa(clips, masks)["loss"].item() == pytest.approx(float((0.25 - hidden).abs().mean()), rel=1e-5)
+
+
+def test_gradients_reach_all_of_encoder_and_predictor_and_nothing_of_the_target() -> None:
+    jepa = make_jepa()
+    jepa(make_clips(), make_masks())["loss"].backward()
+    for part in (jepa.encoder, jepa.predictor):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert all(p.grad is None and not p.requires_grad for p in jepa.target.parameters())
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_the_predictor_is_asked_for_places_and_never_sees_what_is_hidden(positions: str) -> None:
+    jepa, clips, mask = make_jepa(positions), make_clips(), make_masks()[0]
+    predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2)
+    assert predicted.shape == (3, mask.hidden.shape[1], 32)
+    between = torch.cdist(predicted[0], predicted[0]) + torch.eye(predicted.shape[1])
+    assert between.min() > 1e-6, "hidden tokens differ in nothing but their place"
+    changed = clips.clone()
+    for clip in range(3):
+        for t, y, x in token_coordinates(2, 4)[mask.hidden[clip]].tolist():
+            changed[clip, 2 * t : 2 * t + 2, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 7
+    torch.testing.assert_close(jepa.predictor(jepa.encoder(changed, mask.visible), mask, 2), predicted)
+
+
+def test_the_target_encoder_starts_as_a_copy() -> None:
+    torch.manual_seed(0)
+    jepa = Jepa(ENCODER, JepaConfig(**SMALL))
+    for target, source in zip(jepa.target.parameters(), jepa.encoder.parameters(), strict=True):
+        assert torch.equal(target, source)
+        assert target.data_ptr() != source.data_ptr()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.996, 1.0])
+def test_the_target_follows_by_its_rule(momentum: float) -> None:
+    jepa = make_jepa()
+    before = [p.clone() for p in jepa.target.parameters()]
+    source = [p.clone() for p in jepa.encoder.parameters()]
+    jepa.update_target(momentum)
+    for old, theta, new in zip(before, source, jepa.target.parameters(), strict=True):
+        torch.testing.assert_close(new, momentum * old + (1 - momentum) * theta, atol=1e-6, rtol=1e-6)
+        if momentum == 1.0:
+            assert torch.equal(new, old)
+    assert all(torch.equal(a, b) for a, b in zip(source, jepa.encoder.parameters(), strict=True))
+
+
+def test_standardising_leaves_no_place_means_and_unit_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    place = 5 * torch.randn(1, 1, 16, 8, generator=generator)
+    scale = torch.linspace(0.1, 3.0, 8)
+    features = (place + scale * torch.randn(6, 2, 16, 8, generator=generator)).flatten(1, 2)
+    features[..., 7] = 2.5  # what never changes must not be blown up
+    result = standardise(features, frames=2)
+    assert result.shape == features.shape
+    by_place = result.unflatten(1, (2, 16))
+    torch.testing.assert_close(by_place.mean((0, 1)), torch.zeros(16, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_place[..., :7].pow(2).mean((0, 1, 2)), torch.ones(7))
+    assert by_place[..., 7].abs().max() == 0
+
+
+def test_whitening_gives_every_direction_the_same_spread_but_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.randn(40, 2, 16, 8, generator=generator) * torch.linspace(1.0, 3.0, 8)
+    strong[..., 7] = strong[..., 6] + 1e-4 * strong[..., 7]  # their difference is a direction of noise
+    mixed = (strong + 5 * torch.randn(1, 1, 16, 8, generator=generator)).flatten(1, 2)
+    result = whiten(mixed, frames=2)
+    torch.testing.assert_close(result.unflatten(1, (2, 16)).mean((0, 1)), torch.zeros(16, 8), atol=1e-4, rtol=0)
+    variances = torch.linalg.eigvalsh(torch.cov(result.flatten(0, 1).T))
+    assert variances[0] < 1e-3 * variances[-1]
+    assert variances[1] > 0.98 * variances[-1]
+    assert float(result.pow(2).mean()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_visible_tokens_count_by_a_linear_map_of_the_context() -> None:
+    jepa, clips, masks = make_jepa(visible_weight=0.5, targets="layer_norm"), make_clips(), make_masks()
+    canonical = make_clips().flip(1)
+    wanted = targets_by_hand(jepa, canonical, "layer_norm")
+    visible = []
+    for mask in masks:
+        mapped = jepa.visible_head(jepa.encoder(clips, mask.visible)).detach()
+        chosen = torch.stack([row[tokens] for row, tokens in zip(wanted, mask.visible, strict=True)])
+        visible.append(float((mapped - chosen).abs().mean()))
+    values = jepa(clips, masks, canonical)
+    assert values["visible"].item() == pytest.approx(np.mean(visible), rel=1e-4)
+    assert values["loss"].item() == pytest.approx(values["prediction"].item() + 0.5 * np.mean(visible), rel=1e-4)
+    assert make_jepa().visible_head is None
+
+
+def test_vicreg_terms_by_hand() -> None:
+    still = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
+    variance, covariance = regularise(still)  # std √2 and 0: hinges 0 and 1 - √1e-4
+    assert float(variance) == pytest.approx((1 - math.sqrt(1e-4)) / 2, abs=1e-5)
+    assert float(covariance) == 0.0
+    together = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    variance, covariance = regularise(together)  # covariance 2 in both off-diagonal places: (4 + 4) / 2
+    assert float(variance) == 0.0
+    assert float(covariance) == pytest.approx(4.0)
+
+
+def test_regularisation_enters_with_its_weights() -> None:
+    jepa, clips, masks = make_jepa(variance_weight=0.5, covariance_weight=0.04), make_clips(), make_masks()
+    values = jepa(clips, masks)
+    terms = [regularise(jepa.encoder(clips, mask.visible).flatten(0, 1)) for mask in masks]
+    variance, covariance = (torch.stack(term).mean().item() for term in zip(*terms, strict=True))
+    assert variance > 0
+    assert covariance > 0
+    assert values["loss"].item() == pytest.approx(values["prediction"].item() + 0.5 * variance + 0.04 * covariance)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"loss": "l3"}, "l1, l2"), ({"targets": "raw"}, "standardise"), ({"predictor_heads": 5}, "predictor_width")],
+)
+def test_impossible_options_are_refused(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        JepaConfig(**{**SMALL, **changes})

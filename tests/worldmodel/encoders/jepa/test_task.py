@@ -1,0 +1,172 @@
+"""V-JEPA pretraining as a task: augmentation, schedule, health figures, collapse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
+from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData, probe_encoder
+from worldmodel.encoders.vit import to_unit_range
+from worldmodel.training.trainer import Trainer, TrainingStopped
+
+CPU = torch.device("cpu")
+EPISODES = [make_episode(seed) for seed in range(24)]
+FRAMES = np.concatenate([e.pixels for e in EPISODES])
+STATE = np.concatenate([e.state for e in EPISODES]).astype(np.float32)
+PROBE = ProbeData(FRAMES[::2][:100], STATE[::2][:100], FRAMES[200:], STATE[200:])
+
+
+def clip_rows(step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    rng = np.random.default_rng([9, step])
+    return 13 * rng.integers(24, size=(6, 1)) + rng.integers(10, size=(6, 1)) + np.arange(4)
+
+
+def make_task(probe: ProbeData | None = PROBE, **options: Any) -> PretrainTask:
+    torch.manual_seed(0)
+    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2, targets="layer_norm"))
+    return PretrainTask(jepa, PretrainConfig(**options), FRAMES, clip_rows, probe, seed=0, device=CPU)
+
+
+def test_seed_and_step_alone_decide_the_loss() -> None:
+    first, again = make_task(), make_task()
+    losses = [first.loss(step)["loss"].item() for step in (3, 4)]
+    assert again.loss(4)["loss"].item() == losses[1]
+    assert losses[0] != losses[1]
+
+
+def test_without_augmentation_a_clip_is_only_rescaled() -> None:
+    frames, task = make_clips(), make_task(jitter=0.0, flip=False)
+    clips = task._clips(frames.numpy(), np.ones(len(frames), bool))
+    assert torch.equal(task._light(clips, np.random.default_rng(0)), to_unit_range(frames))
+
+
+def seen(task: PretrainTask, step: int = 0) -> tuple[Tensor, Tensor | None]:
+    """The clips that context and target encoder are shown at `step`; None where both see the same."""
+    shown: list[tuple[Tensor, Tensor | None]] = []
+    forward = task.module.forward
+
+    def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None) -> Any:
+        shown.append((clips, seen_by_target))
+        return forward(clips, masks, seen_by_target)
+
+    task.module.forward = spy  # type: ignore[method-assign]
+    task.loss(step)
+    return shown[0]
+
+
+def test_a_clip_is_mirrored_whole_or_not_at_all() -> None:
+    count = 0
+    for step in range(8):
+        plain = to_unit_range(torch.from_numpy(FRAMES[clip_rows(step)]))
+        augmented, _ = seen(make_task(jitter=0.0), step)
+        mirrored = [torch.equal(a, p.flip(2)) for a, p in zip(augmented, plain, strict=True)]
+        kept = [torch.equal(a, p) for a, p in zip(augmented, plain, strict=True)]
+        assert all(m != k for m, k in zip(mirrored, kept, strict=True))
+        count += sum(mirrored)
+    assert 12 <= count <= 36
+
+
+def test_with_a_canonical_recording_the_target_sees_that() -> None:
+    dressed = 255 - FRAMES
+    for share, context in ((0.0, dressed), (1.0, FRAMES)):
+        task = make_task(jitter=0.0, flip=False, canonical_share=share)
+        task._frames, task._canonical = dressed, FRAMES
+        clips, target = seen(task)
+        rows = clip_rows(0)
+        assert torch.equal(clips, to_unit_range(torch.from_numpy(context[rows])))
+        assert target is not None and torch.equal(target, to_unit_range(torch.from_numpy(FRAMES[rows])))
+
+
+def test_context_and_canonical_clip_are_mirrored_alike() -> None:
+    task = make_task(jitter=0.0, canonical_share=0.0)
+    task._canonical = FRAMES
+    clips, target = seen(task)
+    assert target is not None and torch.equal(clips, target)
+
+
+def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
+    clips = make_clips(batch=20)
+    plain = to_unit_range(clips)
+    augmented = make_task(jitter=0.2)._light(plain, np.random.default_rng(0))
+    contrast = augmented.flatten(2).std(2) / plain.flatten(2).std(2)  # [clips, frames]
+    torch.testing.assert_close(contrast, contrast[:, :1].expand_as(contrast), atol=1e-4, rtol=0)
+    brightness = augmented.flatten(2).mean(2) - contrast * plain.flatten(2).mean(2)
+    torch.testing.assert_close(brightness, brightness[:, :1].expand_as(brightness), atol=1e-4, rtol=0)
+    for change in (contrast[:, 0] - 1, brightness[:, 0]):
+        assert change.abs().max() <= 0.2 + 1e-4
+        assert change.std() > 0.05
+
+
+def test_a_tint_scales_each_channel_and_leaves_black_black() -> None:
+    clips = torch.full((20, 4, 32, 32, 3), 100, dtype=torch.uint8)
+    clips[:, :, 0] = 0
+    tinted = make_task(jitter=0.0, colour_jitter=0.3)._light(to_unit_range(clips), np.random.default_rng(0))
+    assert torch.equal(tinted[:, :, 0], torch.full_like(tinted[:, :, 0], -2))
+    gain = (tinted[:, :, 1:] + 2) / (to_unit_range(clips)[:, :, 1:] + 2)
+    torch.testing.assert_close(gain, gain[:, :1, :1, :1].expand_as(gain))
+    assert gain[:, 0, 0, 0].std() > 0.05 and (gain - 1).abs().max() <= 0.3 + 1e-4
+
+
+def test_in_two_lights_only_the_target_sees_the_other_one() -> None:
+    """With one light, the loss is that of the same clips twice; with two, targets come from another version."""
+    assert seen(make_task(two_lights=False))[1] is None
+    clips, target = seen(make_task(two_lights=True))
+    assert target is not None and (target - clips).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (50, 0.95), (100, 1.0)])
+def test_the_target_follows_ever_more_slowly(step: int, momentum: float) -> None:
+    task = make_task(momentum=0.9)
+    jepa = task.module
+    with torch.no_grad():
+        jepa.encoder.norm.bias.add_(1.0)
+    task.after_step(step, total=100)
+    assert jepa.target.norm.bias[0].item() == pytest.approx(1 - momentum, abs=1e-6)
+
+
+def test_the_probe_finds_what_pictures_show() -> None:
+    measured = probe_encoder(make_encoder(), PROBE, CPU)
+    assert measured["probe_r2_00"] > 0.5
+    assert measured["probe_r2_01"] > 0.5
+    assert "probe_r2_02" not in measured, "the third number of the state never changes"
+    assert measured["probe_r2"] == pytest.approx((measured["probe_r2_00"] + measured["probe_r2_01"]) / 2)
+    assert 1 <= measured["effective_rank"] <= 32
+    assert measured["spread"] > 0.01
+
+
+def test_a_blind_encoder_is_found_out() -> None:
+    encoder = make_encoder()
+    torch.nn.init.zeros_(encoder.tubelet.weight)
+    measured = probe_encoder(encoder, PROBE, CPU)
+    assert measured["probe_r2"] < 0.05
+    assert measured["spread"] < 1e-3
+
+
+def test_collapse_stops_training_with_advice() -> None:
+    task = make_task()
+    assert task.evaluate(10)["spread"] > 0.01
+    torch.nn.init.zeros_(task.module.target.tubelet.weight)
+    with pytest.raises(TrainingStopped, match=r"collapsed: spread 0\.00.* at step 20 .*0\.01.*jepa.variance_weight=1"):
+        task.evaluate(20)
+
+
+def test_without_recorded_state_nothing_is_probed() -> None:
+    assert make_task(probe=None).evaluate(10) == {}
+
+
+def test_pretraining_lowers_its_loss_and_moves_the_target(tmp_path: Path) -> None:
+    task = make_task()
+    before = [p.clone() for p in task.module.target.parameters()]
+    first = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
+    config = make_trainer_config(40, 6, 2e-3)
+    Trainer(task, config, tmp_path, CPU).run("pretrain")
+    last = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
+    assert last < 0.95 * first
+    assert any(not torch.equal(a, b) for a, b in zip(before, task.module.target.parameters(), strict=True))

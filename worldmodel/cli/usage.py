@@ -1,0 +1,61 @@
+"""What `--help` prints: the text of the configuration files, which say themselves what every option means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from omegaconf import OmegaConf
+
+from worldmodel.core.configs import CONFIGS, group_choices
+
+_INTRODUCTION = """\
+Options are written key=value, and section.key=value in a section. Here they are, with their values and meanings, as the
+files in {folder} have them."""
+
+
+def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
+    """How a command is typed, what it does, and `configs/<config_name>.yaml` with the groups that it takes.
+
+    Args:
+        config_name: of the command.
+        overrides: of a group, for example `env=reacher`: its file is shown in place of the default one. They have to
+            compose.
+    """
+    text = _read(config_name)
+    header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
+    introduction = _INTRODUCTION.format(folder=CONFIGS)
+    parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
+    chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    for entry, default in _defaults(text).items():
+        group, _, section = entry.removeprefix("optional ").partition("@")
+        if section:  # `optional objective_for@planner.objective: ${env}`: what one choice changes in a section
+            name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
+            if name in group_choices(group):
+                parts += [f"In {section}:", _read(f"{group}/{name}").strip()]
+            continue
+        name = chosen.setdefault(group, default)
+        others = [f"{group}={other}" for other in group_choices(group) if other != name]
+        instead = f" (or {', '.join(others)})" if others else ""
+        parts.append(f"{group}={name}{instead}, its options written {group}.key=value:")
+        parts.append(_read(f"{group}/{name}").strip())
+    return "\n\n".join(parts)
+
+
+def _read(name: str) -> str:
+    return (CONFIGS / f"{name}.yaml").read_text()
+
+
+def _options(text: str) -> list[str]:
+    """The paragraphs of a command's file without those that are Hydra's."""
+    paragraphs = text.strip().split("\n\n")
+    return [p for p in paragraphs if not any(line in ("defaults:", "hydra:") for line in p.splitlines())]
+
+
+def _defaults(text: str) -> dict[str, str]:
+    """The groups that a command's file takes, with its choice of each, as they are written."""
+    content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    assert isinstance(content, dict)
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    chosen = {str(key): str(value) for entry in entries for key, value in entry.items()}
+    return {key: value for key, value in chosen.items() if not key.startswith("override ")}

@@ -1,0 +1,1 @@
+"""What every room shares: errors, specifications, seeds, files. Imports nothing else of this project."""

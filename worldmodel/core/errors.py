@@ -1,0 +1,26 @@
+"""Errors that tell the user, in one line, what was received and what is accepted.
+
+A mistake of the user's ends in one line and exit code 2; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used. The message names what was received and what is accepted."""
+
+
+def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:
+    """`unknown env 'pussh': choose from push, reacher (did you mean push?)`."""
+    names = sorted(accepted)
+    nearest = difflib.get_close_matches(str(received), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"unknown {what} '{received}': choose from {', '.join(names)}{hint}"
+
+
+def how_to_install(extra: str) -> str:
+    """For a message about what is not installed. By path: our name is not registered with any package index."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in the project's folder"

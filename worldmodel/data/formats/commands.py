@@ -1,0 +1,154 @@
+"""`python -m worldmodel.data import FORMAT SOURCE STORE` and `export FORMAT STORE TARGET`, as they are typed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
+from worldmodel.cli.tables import table
+from worldmodel.data.formats.exporting import IMAGES, ExportOptions
+from worldmodel.data.formats.images import FITS
+from worldmodel.data.formats.importing import run_import
+from worldmodel.data.formats.plan import ImportOptions, Plan, plan_import
+from worldmodel.data.formats.registry import EXPORTS, SOURCES, export, open_source
+from worldmodel.data.formats.source import Source
+from worldmodel.data.inspection import bytes_on_disk
+from worldmodel.data.store.files import require_folder
+from worldmodel.data.store.reader import TrajectoryStore, row_types
+
+_ROLES = ("camera", "action", "proprio", "state")
+
+
+def import_store(format_name: str, path: Path, out: Path, options: ImportOptions, dry: bool, fill_missing: bool) -> int:
+    """Read a data set into the store `out`; with `dry`, only say what would be written."""
+    with open_source(format_name, path, fill_missing) as source:
+        with counting("look") as progress:
+            plan = plan_import(source, options, progress)
+        _show(source, plan)
+        if dry:
+            console.print(f"nothing was written: without --dry-run, this goes to {out}")
+            return 0
+        with counting("import") as progress:
+            written = run_import(source, plan, out, progress)
+    console.print(
+        f"{out}: {written.num_episodes} episodes, {written.num_rows} observations and {written.num_steps} steps "
+        f"({bytes_on_disk(out) / 1e6:.1f} MB), as many as were read"
+    )
+    return 0
+
+
+def export_store(format_name: str, path: Path, target: Path, options: ExportOptions) -> int:
+    """Write the store at `path` in another format; 130 when interrupted, after which nothing is at `target`."""
+    require_folder(target)
+    store = TrajectoryStore.open(path)
+    try:
+        with counting("export") as progress:
+            export(format_name, store, target, options, progress)
+    except KeyboardInterrupt:
+        console.print(f"[yellow]interrupted[/]: nothing is at {target} yet; the same command begins anew")
+        return 130
+    console.print(
+        f"{target}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); the "
+        "last row of an episode has no action"
+    )
+    return 0
+
+
+def _show(source: Source, plan: Plan) -> None:
+    facts, spec = source.facts, plan.spec
+    found = table(f"{source.path}: {facts.format}", "column", "numbers", "type", "becomes")
+    for name, feature in source.features.items():
+        roles = [role for role in _ROLES if any(_names(part) == name for part in _parts(plan, role))]
+        shape = " x ".join(map(str, feature.shape)) or "1"
+        found.add_row(name, shape, feature.dtype, ", ".join(roles))
+    console.print(found)
+    written = table("what is written", "column", "numbers", "type", "what")
+    for name, (dtype, row) in row_types(spec).items():
+        parts = ", ".join(str(part) for part in _parts(plan, "camera" if name == "pixels" else name))
+        what = f"{parts}: {plan.square.describe(*plan.picture)}" if name == "pixels" else parts or "nothing"
+        written.add_row(name, " x ".join(map(str, row)), str(dtype), what)
+    console.print(written)
+    console.print(
+        f"{len(plan.episodes)} episodes, {plan.num_rows} observations, {plan.num_steps} steps at "
+        f"{1 / spec.control_step_s:g} per second ({plan.num_steps * spec.control_step_s / 3600:.2f} hours); "
+        f"env {spec.env}"
+    )
+    console.print(f"rows: {facts.rows}; {plan.unused_actions} actions are left out")
+    if plan.skipped:
+        console.print(f"{len(plan.skipped)} episodes of less than two observations are left out")
+    limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action_low, spec.action_high, strict=True))
+    console.print(f"bounds of the action ({plan.bounds}): {limits}")
+
+
+def _parts(plan: Plan, role: str) -> tuple[object, ...]:
+    chosen = getattr(plan.choice, role)
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen)
+
+
+def _names(part: object) -> str:
+    return part if isinstance(part, str) else str(getattr(part, "name", ""))
+
+
+def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `import`, through `add(name, text, run, store=False)`."""
+
+    def run(given: argparse.Namespace) -> int:
+        options = ImportOptions(
+            camera=given.camera,
+            action=given.action,
+            proprio=given.proprio,
+            state=given.state,
+            rate_hz=given.rate,
+            size=given.size,
+            fit=given.fit,
+            env=given.env,
+            action_low=given.action_low,
+            action_high=given.action_high,
+            action_units=given.action_units,
+            skip_short=given.skip_short,
+        )
+        return import_store(given.format, given.source, given.store, options, given.dry_run, given.fill_missing)
+
+    command = add("import", "read recordings of another format into a new store", run, store=False)
+    command.add_argument("format", metavar="FORMAT", choices=list(SOURCES), help=", ".join(SOURCES))
+    command.add_argument("source", type=Path, metavar="SOURCE")
+    command.add_argument("store", type=Path, metavar="STORE")
+    command.add_argument("--dry-run", action="store_true", help="read, and say what would be written")
+    columns = command.add_argument_group("which columns; found out where there is one candidate; KEY[2:5] takes a part")
+    columns.add_argument("--camera", metavar="KEY", help="pictures")
+    columns.add_argument("--action", metavar="KEY", nargs="+")
+    columns.add_argument("--proprio", metavar="KEY", nargs="+", help="what the robot feels, or none")
+    columns.add_argument("--state", metavar="KEY", nargs="+", help="the simulator's, for evaluation only, or none")
+    pictures = command.add_argument_group("pictures")
+    text = "of a side, for training a multiple of 8; else the source's, at most 224"
+    pictures.add_argument("--size", type=int, metavar="PIXELS", help=text)
+    pictures.add_argument("--fit", choices=FITS, default="crop", help="cut the middle out, or add black borders")
+    robot = command.add_argument_group("what the source does not say")
+    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second")
+    robot.add_argument("--env", metavar="NAME")
+    robot.add_argument("--action-low", type=float, nargs="+", metavar="X", help="else the smallest that was taken")
+    robot.add_argument("--action-high", type=float, nargs="+", metavar="X", help="else the largest")
+    robot.add_argument("--action-units", nargs="+", metavar="UNIT", help="for example m/s")
+    command.add_argument("--skip-short", action="store_true", help="leave out episodes of less than two observations")
+    text = "diffusion_policy: read missing chunks as zarr does, rather than refuse them"
+    command.add_argument("--fill-missing", action="store_true", help=text)
+
+
+def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `export`, through `add(name, text, run, store=False)`."""
+
+    def run(given: argparse.Namespace) -> int:
+        options = ExportOptions(given.images, given.crf, given.task)
+        return export_store(given.format, given.store, given.target, options)
+
+    command = add("export", "write a store in another format", run, store=False)
+    command.add_argument("format", metavar="FORMAT", choices=list(EXPORTS), help=", ".join(EXPORTS))
+    command.add_argument("store", type=Path, metavar="STORE")
+    command.add_argument("target", type=Path, metavar="TARGET")
+    text = "H.264, small; or PNG in the Parquet files, which loses nothing"
+    command.add_argument("--images", choices=IMAGES, default="video", help=text)
+    command.add_argument("--crf", type=int, default=18, help="of video: 0 is best, 51 smallest (default 18)")
+    command.add_argument("--task", metavar="TEXT", help="what the robot does, in words; else the environment's name")

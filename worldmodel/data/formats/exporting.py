@@ -1,0 +1,31 @@
+"""How a store is written for other programs: what a user decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from worldmodel.core.errors import UserError, choices_message
+
+IMAGES: Final = ("video", "png")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """How a store is written.
+
+    Attributes:
+        images: `video` or `png`.
+        crf: of a video, from 0 (largest) to 51.
+        task: what the robot does, in words; LeRobot gives every row one.
+    """
+
+    images: str = "video"
+    crf: int = 18
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.images not in IMAGES:
+            raise UserError(choices_message("images", self.images, IMAGES))
+        if not 0 <= self.crf <= 51:
+            raise UserError(f"--crf {self.crf}: expected 0 to 51")

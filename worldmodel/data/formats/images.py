@@ -1,0 +1,182 @@
+"""Pictures of any camera as the store keeps them: square, RGB, 8 bits.
+
+Shapes: `H, W` height and width of a picture, `S` the side of the square.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import struct
+import warnings
+import zlib
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.data.formats.limits import MOST_IMAGE_BYTES, MOST_PIXELS, require
+from worldmodel.data.formats.source import FormatError, refusing
+
+FITS: Final = ("crop", "letterbox")
+_SMALLEST = 8  # pixels: below that, a column of numbers is no picture
+# Pillow's many ways to say that the data is broken.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an array is a picture.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        channels: 1 (grey) or 3.
+        channels_first: whether it is `[C, H, W]`.
+    """
+
+    height: int
+    width: int
+    channels: int
+    channels_first: bool
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Layout | None:
+        """For an array of `shape`; None where it cannot be a picture."""
+        if len(shape) == 2:
+            found = cls(*shape, 1, False)
+        elif len(shape) == 3 and shape[2] in (1, 3):
+            found = cls(*shape, False)
+        elif len(shape) == 3 and shape[0] in (1, 3):
+            found = cls(shape[1], shape[2], shape[0], True)
+        else:
+            return None
+        return found if min(found.height, found.width) >= _SMALLEST else None
+
+
+def holds_pictures(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether rows of a column of numbers are pictures: bytes, or colours as floating-point numbers."""
+    layout = Layout.of(shape)
+    if layout is None:
+        return False
+    return dtype == np.uint8 or (dtype.kind == "f" and len(shape) == 3 and layout.channels == 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """Makes pictures square.
+
+    Attributes:
+        size: S [pixels].
+        fit: `crop` cuts the longer sides evenly, `letterbox` adds black above and below or left and right. The aspect
+            ratio stays in both.
+        white: what is white in floating-point pictures, 1 or 255.
+    """
+
+    size: int
+    fit: str = "crop"
+    white: float = 255.0
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise UserError(choices_message("fit", self.fit, FITS))
+
+    def describe(self, height: int, width: int) -> str:
+        """What is done to a picture, in words."""
+        if height == width == self.size:
+            return f"{width} x {height} as they are"
+        done = [f"{width} x {height}"]
+        if height != width:
+            side = min(height, width) if self.fit == "crop" else max(height, width)
+            done.append(f"{'cut' if self.fit == 'crop' else 'with black borders'} to {side} x {side}")
+        if self.size != (min(height, width) if self.fit == "crop" else max(height, width)):
+            done.append(f"resized to {self.size} x {self.size}")
+        return ", ".join(done)
+
+    def __call__(self, picture: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        """A picture as it is stored, uint8 or float, → uint8 `[S, S, 3]`.
+
+        Raises:
+            FormatError: naming `where` the picture is from, when it is none.
+        """
+        rgb = _to_rgb(picture, self.white, where)
+        height, width = rgb.shape[:2]
+        if height == width == self.size:
+            return rgb
+        if self.fit == "crop":
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            rgb = rgb[top : top + side, left : left + side]
+            return _resized(rgb, self.size, self.size)
+        scale = self.size / max(height, width)
+        inner = _resized(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
+        square = np.zeros((self.size, self.size, 3), np.uint8)
+        top, left = (self.size - inner.shape[0]) // 2, (self.size - inner.shape[1]) // 2
+        square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+        return square
+
+
+def white_of(picture: NDArray[Any]) -> float:
+    """Whether a floating-point picture counts to 1 or to 255; told from the brightest point of a data set's first."""
+    return 1.0 if picture.dtype.kind == "f" and float(np.max(picture, initial=0.0)) <= 1.0 else 255.0
+
+
+def decode_picture(coded: bytes, where: str) -> NDArray[np.uint8]:
+    """A PNG or JPEG in RGB or grey, 8 bits per channel, → uint8 `[H, W, 3]`.
+
+    EXIF rotation is not applied: cameras on robots do not write it. An alpha channel must be opaque everywhere.
+
+    Raises:
+        FormatError: naming `where` it is from, when it is too large, broken or anything else.
+    """
+    require(len(coded) <= MOST_IMAGE_BYTES, f"{where} has {len(coded):,} bytes: at most {MOST_IMAGE_BYTES:,} accepted")
+    with (
+        refusing((*_BROKEN, Image.DecompressionBombError), f"{where} is not a PNG or JPEG that can be decoded"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is not read
+        with Image.open(io.BytesIO(coded), formats=("PNG", "JPEG")) as image:
+            width, height = image.size  # from the header: nothing is decoded yet
+            require(
+                width * height <= MOST_PIXELS,
+                f"{where} has {width} x {height} pixels: at most {MOST_PIXELS:,} are accepted",
+            )
+            require(image.mode in ("RGB", "RGBA", "L"), f"{where} is a picture of mode {image.mode}: expected RGB or L")
+            image.load()
+            if image.mode == "RGBA":
+                opaque = np.asarray(image.getchannel("A")).min(initial=255) == 255
+                require(bool(opaque), f"{where} is transparent: expected an opaque picture")
+            return np.array(image.convert("RGB"))
+
+
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """uint8 `[H, W, 3]` → a PNG, which loses nothing."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _to_rgb(picture: NDArray[Any], white: float, where: str) -> NDArray[np.uint8]:
+    layout = Layout.of(picture.shape)
+    if layout is None or math.prod(picture.shape[:2]) > 3 * MOST_PIXELS:
+        raise FormatError(f"{where} has shape {list(picture.shape)}: expected a picture of 1 or 3 channels")
+    if layout.channels_first:
+        picture = np.moveaxis(picture, 0, 2)
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    if picture.dtype != np.uint8:
+        low, high = float(picture.min()), float(picture.max())
+        if not (picture.dtype.kind == "f" and low >= 0 and high <= white):
+            raise FormatError(f"{where} has {picture.dtype} numbers from {low:g} to {high:g}: expected 0 to {white:g}")
+        picture = np.rint(picture * (255.0 / white)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+
+
+def _resized(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Pillow's bilinear filter widens when it shrinks a picture, so nothing flickers."""
+    if rgb.shape[:2] == (height, width):
+        return np.ascontiguousarray(rgb)
+    return np.array(Image.fromarray(np.ascontiguousarray(rgb)).resize((width, height), Image.Resampling.BILINEAR))

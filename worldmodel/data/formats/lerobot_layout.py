@@ -1,0 +1,82 @@
+"""Columns of an exported LeRobotDataset of version 3.0, as its files describe them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.formats.lerobot import ACTION, BOOKKEEPING, PROPRIO, STATE
+
+CAMERA: Final = "observation.images.main"
+DONE: Final = "next.done"
+
+
+def features_of(spec: EnvironmentSpec, images: str, rate: float) -> dict[str, dict[str, Any]]:
+    """The `features` of `info.json`, by name; `images` is `video` or `png`, `rate` rows per second."""
+    picture: dict[str, Any] = {
+        "dtype": "video" if images == "video" else "image",
+        "shape": [spec.image_size, spec.image_size, 3],
+        "names": ["height", "width", "channels"],
+    }
+    if images == "video":
+        picture["info"] = {
+            "video.height": spec.image_size,
+            "video.width": spec.image_size,
+            "video.codec": "h264",
+            "video.pix_fmt": "yuv420p",
+            "video.is_depth_map": False,
+            "video.fps": rate,
+            "video.channels": 3,
+            "has_audio": False,
+        }
+    features: dict[str, dict[str, Any]] = {CAMERA: picture}
+    for name, dtype, size, short in (
+        (PROPRIO, "float32", spec.proprio_size, "proprio"),
+        (STATE, "float64", spec.state_size, "state"),
+        (ACTION, "float32", len(spec.action_low), "action"),
+    ):
+        if size:
+            features[name] = {"dtype": dtype, "shape": [size], "names": [f"{short}_{i}" for i in range(size)]}
+    features[DONE] = {"dtype": "bool", "shape": [1], "names": None}
+    for name in BOOKKEEPING:
+        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+    return features
+
+
+def schema_of(features: dict[str, dict[str, Any]]) -> pa.Schema:
+    """Columns of the Parquet files of rows; videos are not in them."""
+    fields = []
+    for name, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        if feature["dtype"] == "image":
+            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        else:
+            kind = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
+            if feature["shape"] != [1]:
+                kind = pa.list_(kind, feature["shape"][0])
+        fields.append(pa.field(name, kind))
+    return pa.schema(fields)
+
+
+def tasks_table(texts: list[str]) -> pa.Table:
+    """A table of pandas' whose index is the text, which is how LeRobot looks a task up."""
+    index = "__index_level_0__"
+    kinds = {"task_index": ("int64", "int64"), index: ("unicode", "object")}
+    described = [
+        {
+            "name": None if name == index else name,
+            "field_name": name,
+            "pandas_type": p,
+            "numpy_type": n,
+            "metadata": None,
+        }
+        for name, (p, n) in kinds.items()
+    ]
+    pandas = {"index_columns": [index], "column_indexes": [], "columns": described}
+    table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), index: pa.array(texts, pa.string())})
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})

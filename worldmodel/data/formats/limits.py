@@ -1,0 +1,153 @@
+"""What a file of a stranger's may claim before anything is allocated for it, and where it may point."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from worldmodel.data.formats.source import FormatError
+
+MOST_EPISODES: Final = 1_000_000
+MOST_ROWS: Final = 1_000_000  # of one episode: nine hours at 30 per second
+MOST_FILES: Final = 5_000_000
+MOST_COLUMNS: Final = 1_000
+MOST_NUMBERS: Final = 4_096  # in one row of a column that is no picture
+MOST_PIXELS: Final = 16_777_216  # of one picture: 4096 x 4096
+MOST_IMAGE_BYTES: Final = 64_000_000  # of one picture, coded
+MOST_CHUNK_BYTES: Final = 1_000_000_000  # decoded at once
+MOST_EPISODE_BYTES: Final = 8_000_000_000  # kept in memory until it is written
+MOST_JSON_BYTES: Final = 100_000_000
+_FIELD = re.compile(r"\{(?P<name>[a-z_]+)(?::0?(?P<digits>\d{1,2})d)?\}")
+_HEAD_BYTES = 65_536
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises FormatError with `message` unless it holds."""
+    if not holds:
+        raise FormatError(message)
+
+
+def check_row(shape: Iterable[int], is_image: bool, where: str) -> None:
+    """Raises FormatError where one row of a column is larger than any robot's."""
+    most = 4 * MOST_PIXELS if is_image else MOST_NUMBERS
+    sizes = tuple(shape)
+    require(
+        len(sizes) <= 4 and all(0 < size <= most for size in sizes) and math.prod(sizes) <= most,
+        f"{where} has rows {list(sizes)}: at most {most:,} numbers are accepted",
+    )
+
+
+def whole_number(value: object, low: int, high: int, where: str) -> int:
+    """`value` if it is a whole number from `low` to `high`. Raises FormatError otherwise."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise FormatError(f"{where} is {_short(value)}: expected a whole number from {low:,} to {high:,}")
+    return value
+
+
+def number(value: object, low: float, high: float, where: str) -> float:
+    """`value` if it is a number from `low` to `high`. Raises FormatError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise FormatError(f"{where} is {_short(value)}: expected a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file. Raises FormatError when it is not there, too large or not JSON."""
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Content of JSON. Raises FormatError when it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is not JSON ({error})") from error
+
+
+def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
+    """Content of a text file in UTF-8. Raises FormatError when it is not there, too large or not text."""
+    try:
+        size = path.stat().st_size
+        require(path.is_file() and size <= most_bytes, f"{path} has {size:,} bytes: at most {most_bytes:,} accepted")
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise FormatError(f"{path} is not there") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} cannot be read ({error})") from error
+
+
+def inside(root: Path, relative: str, where: str) -> Path:
+    """The file `relative` under the folder `root`; neither `..` nor a link may lead out of it.
+
+    Raises:
+        FormatError: naming `where` the path was found.
+    """
+    parts = Path(relative).parts
+    if not parts or "\0" in relative or Path(relative).is_absolute() or ".." in parts:
+        raise FormatError(f"{where} leads out of {root}: {_short(relative)}")
+    return not_linked_out(root, root / relative)
+
+
+def not_linked_out(root: Path, path: Path) -> Path:
+    """`path` itself. Raises FormatError where a link leads from it out of `root`."""
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise FormatError(f"{path} cannot be followed ({error})") from error
+    require(
+        resolved.is_relative_to(root.resolve()),
+        f"{path} is a link that leads out of {root}: copy the data set with its files (`cp -rL`)",
+    )
+    return path
+
+
+def fill_template(template: object, where: str, **values: str | int) -> str:
+    """Put `values` into a path template such as `data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet`.
+
+    Unlike `str.format`, this knows plain names and `:03d` only.
+
+    Raises:
+        FormatError: for anything else in braces.
+    """
+    if not isinstance(template, str) or len(template) > 1000:
+        raise FormatError(f"{where} is {_short(template)}: expected a path")
+
+    def value_of(field: re.Match[str]) -> str:
+        name, digits = field["name"], field["digits"]
+        value = values.get(name)
+        if value is None or (digits is not None and not isinstance(value, int)):
+            raise FormatError(f"{where} has {field[0]}: expected {', '.join(values)}")
+        return str(value) if digits is None else f"{value:0{int(digits)}d}"
+
+    filled = _FIELD.sub(value_of, template)
+    require("{" not in filled and "}" not in filled, f"{where} is {_short(template)}: expected a path template")
+    return filled
+
+
+def fingerprint(root: Path, files: Iterable[Path], heads: Iterable[Path]) -> str:
+    """SHA-256 (hexadecimal) of names and sizes of `files` under `root`, and of how those in `heads` begin."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+    for path in sorted(heads):
+        with path.open("rb") as file:
+            digest.update(hashlib.sha256(file.read(_HEAD_BYTES)).digest())
+    return digest.hexdigest()
+
+
+def natural(path: Path | str) -> tuple[tuple[int, str], ...]:
+    """Sorts `frame2` before `frame10`."""
+    name = path if isinstance(path, str) else path.name
+    return tuple((int(part[:18]), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,136 @@
+"""Which columns of a data set become camera, action, proprioception and state.
+
+A column is named as the data set names it. `name[2:5]` takes some of its numbers only; several columns are put one
+after the other. What is not said is found, where there is one candidate only or the format has a usual name for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from worldmodel.core.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodel.data.formats.source import Feature
+
+NONE: Final = "none"
+_SLICE = re.compile(r"(?P<name>.+)\[(?P<start>\d{0,6}):(?P<stop>\d{0,6})\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Numbers `start:stop` of each row of a column, counted after its rows are made flat.
+
+    Attributes:
+        name: the column's.
+        start: first number.
+        stop: number after the last one; None for all that follow.
+    """
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.start}:{'' if self.stop is None else self.stop}]" if self.is_some else self.name
+
+    @property
+    def is_some(self) -> bool:
+        """Whether numbers are left out."""
+        return self.start > 0 or self.stop is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What becomes what.
+
+    Attributes:
+        camera: one column of pictures.
+        action: columns of numbers, one after the other.
+        proprio: likewise; may be empty.
+        state: likewise; may be empty.
+    """
+
+    camera: str
+    action: tuple[Part, ...]
+    proprio: tuple[Part, ...]
+    state: tuple[Part, ...]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Columns that are observations."""
+        return (self.camera, *(part.name for part in (*self.proprio, *self.state)))
+
+
+def choose(
+    features: Mapping[str, Feature],
+    usual: Mapping[str, str],
+    camera: str | None = None,
+    action: Sequence[str] | None = None,
+    proprio: Sequence[str] | None = None,
+    state: Sequence[str] | None = None,
+) -> Choice:
+    """Take what was asked for, and find the rest.
+
+    Raises:
+        UserError: for a column that is not there or cannot be that; when there are several candidates, naming them all.
+    """
+    pictures = [name for name, feature in features.items() if feature.is_image]
+    numbers = [name for name, feature in features.items() if not feature.is_image]
+    (view,) = _chosen("camera", None if camera is None else [camera], pictures, usual, pictures, optional=False)
+    if view.is_some:
+        raise UserError(f"--camera '{view}': pictures are taken whole")
+    actions = _chosen("action", action, numbers, usual, numbers, optional=False)
+    taken = {usual.get("state"), *(part.name for part in actions)}
+    free = [name for name in numbers if name not in taken]
+    readings = _chosen("proprio", proprio, numbers, usual, free, optional=True)
+    # A state is for evaluation only: nothing is taken for one that does not bear the name.
+    states = _chosen("state", state, numbers, usual, [], optional=True)
+    return Choice(view.name, actions, readings, states)
+
+
+def _chosen(
+    role: str,
+    given: Sequence[str] | None,
+    accepted: Sequence[str],
+    usual: Mapping[str, str],
+    candidates: Sequence[str],
+    optional: bool,
+) -> tuple[Part, ...]:
+    if given is not None:
+        if optional and list(given) == [NONE]:
+            return ()
+        return tuple(_part(role, text, accepted, optional) for text in given)
+    if usual.get(role) in accepted:
+        return (Part(usual[role]),)
+    if len(candidates) == 1:
+        return (Part(candidates[0]),)
+    if not candidates and optional:
+        return ()
+    if not candidates:
+        raise UserError(f"nothing in it can be --{role}: {_listed(accepted)}")
+    raise UserError(f"several columns can be --{role}: {_choices(candidates, optional)}")
+
+
+def _part(role: str, text: str, accepted: Sequence[str], optional: bool) -> Part:
+    if text in accepted:
+        return Part(text)
+    found = _SLICE.fullmatch(text)
+    if found is not None and found["name"] in accepted:
+        start, stop = int(found["start"] or 0), int(found["stop"]) if found["stop"] else None
+        return Part(found["name"], start, stop)
+    nearest = difflib.get_close_matches(text, accepted, n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    raise UserError(f"--{role} '{text}': choose from {_choices(accepted, optional)}{hint}")
+
+
+def _choices(names: Sequence[str], optional: bool) -> str:
+    return ", ".join([*names, *([NONE] if optional else [])])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"it has {', '.join(names)}" if names else "it has no such column"

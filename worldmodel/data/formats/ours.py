@@ -1,0 +1,48 @@
+"""What of a store other formats have no place for: a file of its own in an exported data set.
+
+Other programs leave it alone. A data set that bears it comes back as the store that it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.options import from_config
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.formats.limits import MOST_NUMBERS, inside, read_json, require
+from worldmodel.data.formats.source import FormatError
+
+DESCRIPTION: Final = "meta/trajectory_store.json"
+SEED: Final = "seed"  # column of the episodes' table
+
+
+def describe(spec: EnvironmentSpec, recording: dict[str, Any]) -> dict[str, Any]:
+    """What `read_description` reads."""
+    return {"environment": spec.to_dict(), "recording": recording}
+
+
+def read_description(root: Path) -> EnvironmentSpec | None:
+    """The environment of the store that was exported to `root`; None where it is from elsewhere.
+
+    Raises:
+        FormatError: when it is there and cannot be understood.
+    """
+    path = inside(root, DESCRIPTION, DESCRIPTION)
+    if not path.is_file():
+        return None
+    told = read_json(path)
+    values = told.get("environment") if isinstance(told, dict) else None
+    if not isinstance(values, dict):
+        raise FormatError(f"{path} does not say its environment")
+    try:
+        spec = EnvironmentSpec.from_dict(values)
+        from_config(EnvironmentSpec, dataclasses.asdict(spec), "environment")  # the types of all values
+    except UserError as error:
+        raise FormatError(f"{path}: {error}") from error
+    sizes = {len(spec.action_low), len(spec.action_high), len(spec.action_units)}
+    require(len(sizes) == 1 and max(sizes) <= MOST_NUMBERS, f"{path}: action_low, action_high, action_units differ")
+    require(0 < spec.control_step_s < 1e6, f"{path}: control_step_s is {spec.control_step_s}")
+    return spec

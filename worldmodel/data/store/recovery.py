@@ -1,0 +1,296 @@
+"""Bringing a damaged store back: what is whole is kept, what is not is set aside.
+
+An unfinished tail (rows, files and lengths beyond the last commit) is cut off, as the next writer would do. If anything
+that was committed is damaged, the episodes that are whole are copied into a new store, which then takes the place of
+the old one; the old one stays beside it. Doing all this twice changes nothing more, and after a kill, doing it again
+finishes it.
+
+What is whole is told from three places that repeat each other: the description of the store (in its own attributes and
+in those of `meta`), the episodes' index and their records. Array metadata follows from the description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.durable import naming_what_is_refused, sync_directory
+from worldmodel.data.store.files import LocalFiles, require_folder
+from worldmodel.data.store.integrity import (
+    COLUMNS,
+    RECORD_BYTES,
+    Records,
+    chain,
+    column_digest,
+    from_bytes,
+    intact,
+)
+from worldmodel.data.store.lock import WriterLock
+from worldmodel.data.store.metadata import MetadataError, open_array, read_json
+from worldmodel.data.store.reader import (
+    CHAIN,
+    ENDS,
+    FORMAT,
+    RECORDS,
+    SEEDS,
+    Episode,
+    StoreError,
+    TrajectoryStore,
+    array_types,
+    attribute,
+    check_schema,
+    described_environment,
+    is_as_written,
+    recovered_path,
+)
+from worldmodel.data.store.rows import ChunkError, StrictRows, chunk_number, rows_per_file
+from worldmodel.data.store.verification import verify
+from worldmodel.data.store.writer import EpisodeWriter, create_store
+
+Progress = Callable[[int, int], None]
+_MOST_EPISODES = 10**9  # what a damaged number may claim
+_MOST_LOST_IN_A_ROW = 10_000  # chunks; behind a larger gap nothing is looked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """What a recovery did.
+
+    Attributes:
+        kept: episodes that are in the store now.
+        lost: episodes that are not, as far as it is known that they were there.
+        set_aside: the store as it was, if it had to be replaced.
+    """
+
+    kept: int
+    lost: tuple[int, ...]
+    set_aside: Path | None
+
+
+def recover(path: Path, progress: Progress) -> Recovery:
+    """Make the store at `path` whole. `progress` is called with (episodes done, episodes in all).
+
+    Raises:
+        StoreError: when there is no store, it is of a newer program, or both copies of its description are lost.
+        UserError: when another writer is at work, or `path` is an address.
+        WritingStopped: when the disk is full, or fails; doing it again finishes it.
+    """
+    require_folder(path)
+    with naming_what_is_refused(path), WriterLock(path):
+        _finish_replacement(path)
+        intact = _open_if_whole(path, progress)
+        if intact is None:
+            recovery = _rebuild(path, progress)
+            intact = TrajectoryStore.open(path)
+        else:
+            recovery = Recovery(intact.num_episodes, (), None)
+    if intact.records is not None:
+        with EpisodeWriter(path, intact.spec, intact.recording):
+            pass  # entering it cuts off what is beyond the last commit
+    return recovery
+
+
+def _open_if_whole(path: Path, progress: Progress) -> TrajectoryStore | None:
+    try:
+        store = TrajectoryStore.open(path)
+    except StoreError:
+        _read_description(path)  # a newer store, or none, is not damaged: that error stands
+        return None
+    return None if verify(store, progress) else store
+
+
+def _rebuild(path: Path, progress: Progress) -> Recovery:
+    spec, recording, packed = _read_description(path)
+    draft, linked = (path.with_name(f"{path.name}.{stage}") for stage in ("recovering", "linked"))
+    for leftover in (draft, linked):
+        shutil.rmtree(leftover, ignore_errors=True)
+    salvage = _Salvage(path, linked, spec, packed)
+    lost = []
+    create_store(draft, spec, recording, packed)
+    with EpisodeWriter(draft, spec, recording) as writer:
+        for number, episode in enumerate(salvage.episodes()):
+            try:
+                if episode is None:
+                    raise StoreError("not whole")
+                writer.append(episode)
+            except UserError:  # also an episode without checksums that turns out to be nonsense
+                lost.append(number)
+            progress(number + 1, salvage.num_episodes)
+    kept = writer.num_episodes
+    shutil.rmtree(linked)
+    draft.rename(recovered_path(path))
+    sync_directory(path.parent)
+    return Recovery(kept, tuple(lost), _finish_replacement(path))
+
+
+def _finish_replacement(path: Path) -> Path | None:
+    """Put a recovered store that is ready in place; where the old one went."""
+    if not recovered_path(path).exists():
+        return None
+    aside = None
+    if path.exists():
+        taken = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+        aside = next(candidate for candidate in taken if not candidate.exists())
+        path.rename(aside)
+        sync_directory(path.parent)  # else a power cut might leave neither of the two at their place
+    recovered_path(path).rename(path)
+    sync_directory(path.parent)
+    return aside
+
+
+class _Description(NamedTuple):
+    spec: EnvironmentSpec
+    recording: dict[str, Any]
+    packed: bool
+
+
+def _read_description(path: Path) -> _Description:
+    """What the store says of itself, from whichever copy is intact."""
+    for place in (path, path / "meta"):
+        try:
+            attributes = read_json(place / "zarr.json").get("attributes")
+        except (FileNotFoundError, MetadataError):
+            continue
+        if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or not is_as_written(attributes):
+            continue
+        check_schema(attributes, path)  # a store of a newer program is not damaged
+        try:
+            environment = described_environment(attributes, path)
+            recording = attribute(attributes, "recording", path)
+        except StoreError:  # signed, and still nonsense
+            continue
+        return _Description(environment, recording, bool(attributes.get("packed", False)))
+    if not path.exists():
+        TrajectoryStore.open(path)  # says how to make one
+    raise StoreError(f"{path} cannot be recovered: no copy of its description is intact, or it is something else")
+
+
+class _Salvage:
+    """What can be read of a damaged store, through fresh metadata beside hard links to its chunks."""
+
+    def __init__(self, path: Path, linked: Path, spec: EnvironmentSpec, packed: bool) -> None:
+        create_store(linked, spec, {}, packed)
+        group = zarr.open_group(linked, mode="r+")
+        self._rows: dict[str, StrictRows] = {}
+        types = array_types(spec)
+        for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
+            chunks = _chunk_files(path / name)
+            for file in chunks.values():
+                _link(file, linked / name)
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            array.resize((rows_per_file(array) * (max(chunks, default=-1) + 1), *array.shape[1:]))
+            self._rows[name] = StrictRows(LocalFiles(linked), open_array(linked, name, types[name]))
+        self._commit = _last_commit(path)
+        self._ends, self._seeds, self._digests = self._index()
+        self.num_episodes = len(self._ends)
+
+    def episodes(self) -> Iterator[Episode | None]:
+        """Every episode in its order; None where something of it is lost."""
+        start: int | None = 0
+        for number, end in enumerate(self._ends):
+            yield None if start is None or end is None else self._episode(number, start, end)
+            start = end
+
+    def _episode(self, number: int, start: int, end: int) -> Episode | None:
+        digests, seed = self._digests[number], self._seeds[number]
+        if seed is None or not start < end:
+            return None
+        columns: dict[str, NDArray[Any]] = {}
+        for position, name in enumerate(COLUMNS):
+            rows = self._rows[f"data/{name}"]
+            if end > len(rows) and 0 not in rows.array.shape[1:]:
+                return None
+            try:
+                columns[name] = rows.read(start, end)
+            except ChunkError:
+                return None
+            if digests is not None and column_digest(columns[name]) != digests[position].tobytes():
+                return None
+        return Episode(**columns, seed=seed)
+
+    def _index(self) -> tuple[list[int | None], list[int | None], list[NDArray[np.uint8] | None]]:
+        """Ends, seeds and digests; from the record where it is intact, else from the index where that can be read."""
+        blank = np.zeros(RECORD_BYTES, np.uint8)
+        rows = [blank if row is None else row for row in self._readable(RECORDS)]
+        records = from_bytes(np.array(rows, np.uint8).reshape(-1, RECORD_BYTES))
+        whole = intact(records)
+        ends, seeds = ([None if v is None else int(v) for v in self._readable(name)] for name in (ENDS, SEEDS))
+        merged: list[tuple[int | None, int | None, NDArray[np.uint8] | None]] = []
+        for i in range(self._count(records, whole, ends)):
+            if i < len(records) and whole[i]:
+                merged.append((int(records["end"][i]), int(records["seed"][i]), records["digests"][i]))
+            else:
+                merged.append((_at(ends, i), _at(seeds, i), None))
+        return [m[0] for m in merged], [m[1] for m in merged], [m[2] for m in merged]
+
+    def _count(self, records: Records, whole: NDArray[np.bool_], ends: list[int | None]) -> int:
+        """How many episodes there were: as the last commit says, if the records bear it out; else all there are."""
+        committed, checksum = self._commit
+        if committed <= len(records) and checksum == chain(records[:committed]):
+            return committed
+        count = int(np.flatnonzero(whole)[-1]) + 1 if whole.any() else 0
+        while count < committed and _at(ends, count):  # entries that were never written are zero
+            count += 1
+        return count
+
+    def _readable(self, name: str) -> list[Any]:
+        """The rows of an array; None for those of chunks that are missing or damaged."""
+        rows = self._rows[name]
+        values: list[Any] = []
+        length = rows_per_file(rows.array)
+        for start in range(0, len(rows), length):
+            try:
+                values.extend(rows.read(start, start + length))
+            except ChunkError:
+                values.extend([None] * length)
+        return values
+
+
+def _at(values: list[int | None], position: int) -> int | None:
+    return values[position] if position < len(values) else None
+
+
+def _chunk_files(folder: Path) -> dict[int, Path]:
+    """The files of an array's chunks by number; not what lies so far behind the others that no recording put it there.
+
+    A stray file with a huge number would otherwise promise an array that no memory holds.
+    """
+    files = (file for file in folder.glob("c.*") if file.is_file())
+    numbered = {number: file for file in files if (number := chunk_number(file)) is not None}
+    found: dict[int, Path] = {}
+    last = -1
+    for number in sorted(numbered):
+        if number - last > _MOST_LOST_IN_A_ROW:
+            break
+        found[number], last = numbered[number], number
+    return found
+
+
+def _link(file: Path, folder: Path) -> None:
+    """Link `file` into `folder`, or copy it where the file system has no links."""
+    try:
+        os.link(file, folder / file.name)
+    except OSError:
+        shutil.copyfile(file, folder / file.name)
+
+
+def _last_commit(path: Path) -> tuple[int, str]:
+    """How many episodes the last commit says there are, and the checksum of their records; (0, "") if unreadable."""
+    try:
+        content = json.loads((path / ENDS / "zarr.json").read_bytes())
+        (length,), checksum = content["shape"], content["attributes"].get(CHAIN, "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, ""
+    return (length, checksum) if isinstance(length, int) and 0 <= length < _MOST_EPISODES else (0, "")

@@ -1,0 +1,153 @@
+"""Reading rows of a zarr array, with an error wherever zarr would make something up.
+
+Chunks are read and decoded here, in the thread that asks: zarr hands every file and every chunk to other threads, which
+takes many times longer than the decoding of a clip. `worldmodel.data.store.metadata` accepts one layout only, so that
+there is little to do:
+
+- a file is a zstd frame, which holds a chunk of whole rows as little-endian numbers
+- of a packed store, it is many of them, and at the end their places (offset and length, uint64 each) with a CRC-32C
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs.zstd import decompress
+from numpy.typing import NDArray
+
+from worldmodel.data.store.files import StoreFiles
+from worldmodel.data.store.metadata import MOST_HEADER_BYTES, announced_bytes
+
+_CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
+# What is raised here, and by zstd, for a file that is not what it should be.
+_UNREADABLE = (RuntimeError, ValueError, OSError, OverflowError)
+_FETCHED_TOGETHER = 64  # files
+_PLACE_BYTES, _CRC_BYTES = 16, 4  # in a packed store's files
+
+
+class ChunkError(Exception):
+    """A chunk that is not there or cannot be decoded.
+
+    Attributes:
+        file: where it is, or should be.
+        chunk: its number.
+        row: the first of the wanted rows that it would hold.
+        what: `is missing` or `cannot be decoded`.
+    """
+
+    def __init__(self, file: Path, chunk: int, row: int, what: str) -> None:
+        super().__init__(f"chunk {chunk} {what} ({file.name})")
+        self.file, self.chunk, self.row, self.what = file, chunk, row, what
+
+
+def chunk_number(file: Path) -> int | None:
+    """The number of the chunk (along the first axis) that `file` holds; None for a file of another kind."""
+    return int(file.name.split(".")[1]) if _CHUNK_FILE.fullmatch(file.name) else None
+
+
+def rows_per_file(array: zarr.Array[Any]) -> int:
+    """Rows that one file of `array` holds: a chunk, or in a packed store a shard."""
+    return int((array.shards or array.chunks)[0])
+
+
+class StrictRows:
+    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store with these `files`."""
+
+    def __init__(self, files: StoreFiles, array: zarr.Array[Any]) -> None:
+        self._files, self.array = files, array
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start:stop`, which must exist.
+
+        Raises:
+            ChunkError: for the first chunk of them that is missing or damaged.
+            UnreachableError: when a chunk of them cannot be fetched.
+        """
+        array = self.array
+        if start == stop or 0 in array.shape[1:]:
+            return np.zeros((stop - start, *array.shape[1:]), array.dtype)
+        length, files = rows_per_file(array), self._numbers(start, stop)
+        # All of them before memory is asked for: a damaged shape may promise rows without end.
+        for first in files[::_FETCHED_TOGETHER]:
+            together = range(first, min(files.stop, first + _FETCHED_TOGETHER))
+            self._files.fetch([self._key(number) for number in together])
+            for number in together:
+                if not self._file(number).is_file():
+                    raise ChunkError(self._file(number), number, max(start, number * length), "is missing")
+        rows = np.empty((stop - start, *array.shape[1:]), array.dtype.newbyteorder("<"))
+        for number in files:
+            first, last = max(start, number * length), min(stop, (number + 1) * length)
+            try:
+                self._read_file(self._file(number), first - number * length, rows[first - start : last - start])
+            except FileNotFoundError as error:
+                raise ChunkError(self._file(number), number, first, "is missing") from error
+            except _UNREADABLE as error:
+                self._files.forget([self._key(number)])
+                raise ChunkError(self._file(number), number, first, "cannot be decoded") from error
+        return rows.astype(array.dtype, copy=False)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Rows `start:stop` can be decoded, but are not what was recorded."""
+        self._files.forget([self._key(number) for number in self._numbers(start, stop)])
+
+    def _read_file(self, path: Path, start: int, rows: NDArray[Any]) -> None:
+        """Fill `rows` with those from row `start` of the file on."""
+        array = self.array
+        length, stop = array.chunks[0], start + len(rows)
+        with path.open("rb", buffering=0) as file:
+            places = _places(file, rows_per_file(array) // length, array.shards is not None)
+            for number in range(start // length, (stop - 1) // length + 1):
+                first, last = max(start, number * length), min(stop, (number + 1) * length)
+                wanted = rows[first - start : last - start]
+                # A whole chunk is decoded to where it belongs, of another one the wanted part is copied there.
+                chunk = wanted if len(wanted) == length else np.empty((length, *rows.shape[1:]), rows.dtype)
+                offset, num_bytes = places[number]
+                _decode(file, int(offset), int(num_bytes), chunk)
+                if chunk is not wanted:
+                    wanted[:] = chunk[first - number * length : last - number * length]
+
+    def _numbers(self, start: int, stop: int) -> range:
+        length = rows_per_file(self.array)
+        return range(start // length, (stop - 1) // length + 1)
+
+    def _file(self, number: int) -> Path:
+        return self._files.root / self._key(number)
+
+    def _key(self, number: int) -> str:
+        file = self.array.metadata.encode_chunk_key((number, *[0] * (self.array.ndim - 1)))
+        return f"{self.array.path}/{file}"
+
+
+def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] | NDArray[np.uint64]:
+    """Where each of the `count` chunks in `file` begins, and its length, `[count, 2]`."""
+    size = os.fstat(file.fileno()).st_size
+    if not packed:
+        return [(0, size)]
+    num_bytes = count * _PLACE_BYTES
+    file.seek(size - num_bytes - _CRC_BYTES)  # OSError where the file is shorter
+    index = file.read(num_bytes)
+    if google_crc32c.value(index) != int.from_bytes(file.read(_CRC_BYTES), "little"):
+        raise ValueError("the index of the chunks is damaged")
+    return np.frombuffer(index, "<u8").reshape(count, 2)
+
+
+def _decode(file: BinaryIO, offset: int, length: int, chunk: NDArray[Any]) -> None:
+    """Fill `chunk`, which is contiguous, with the one that has its place in `file`."""
+    # What zstd makes of `n` bytes at worst; a file may be of any size, and an index of a packed store claim anything.
+    if length > chunk.nbytes + chunk.nbytes // 256 + 64:
+        raise ValueError("a chunk that is larger than it can be")
+    file.seek(offset)
+    content = file.read(length)
+    # zstd believes what a frame announces, checks a checksum only where there is one, and leaves out what is missing.
+    if announced_bytes(content[:MOST_HEADER_BYTES]) != chunk.nbytes:
+        raise ValueError("a chunk of another size, or without a checksum")
+    decompress(content, chunk.reshape(-1).view(np.uint8))

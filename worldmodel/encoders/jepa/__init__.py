@@ -1,0 +1,1 @@
+"""V-JEPA: the objective, its masks, and pretraining with it."""

@@ -1,0 +1,214 @@
+"""The V-JEPA objective: predict what is hidden, in the space of a slowly moving copy of the encoder.
+
+Shapes as in `worldmodel.encoders.vit`; `M` hidden tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.encoders.jepa.masks import Mask
+from worldmodel.encoders.vit import (
+    Block,
+    EncoderConfig,
+    VisionTransformer,
+    gather_tokens,
+    initialise,
+    rotary_angles,
+    sincos_positions,
+    token_coordinates,
+)
+
+_TARGETS = ("instance", "layer_norm", "standardise", "whiten")
+
+
+@dataclasses.dataclass(frozen=True)
+class JepaConfig:
+    """The mask predictor and the loss.
+
+    Attributes:
+        predictor_width: size of a predictor token; narrower than the encoder.
+        predictor_depth: predictor blocks.
+        predictor_heads: attention heads.
+        loss: `l1` (V-JEPA's default) or `l2`.
+        targets: `layer_norm` (V-JEPA), or `standardise`: layer norm, then the mean of each position over the batch is
+            removed and each feature is scaled to unit spread. What is the same in every frame is then no target, and
+            shrinking towards it no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over time
+            for the same reason). `instance` removes each clip's own mean before that: what is the same everywhere in
+            a clip, such as its light and the colour of its floor, is then no target either. `whiten` scales each
+            principal direction of the features instead of each feature, so that the weak ones count as much and a
+            few strong ones cannot crowd them out (ZCA, as in W-MSE, arXiv 2007.06346).
+        visible_weight: weight of the same loss on the visible tokens, which a linear map takes to their targets (the
+            dense loss of V-JEPA 2.1). It teaches something only where the target encoder sees another version of
+            the clip; 0 switches it off.
+        variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
+            arXiv 2105.04906); 0 switches it off.
+        covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
+    """
+
+    predictor_width: int = 64
+    predictor_depth: int = 3
+    predictor_heads: int = 2
+    loss: str = "l1"
+    targets: str = "standardise"
+    visible_weight: float = 0.0
+    variance_weight: float = 0.0
+    covariance_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.predictor_depth, self.predictor_heads) < 1 or self.predictor_width % (2 * self.predictor_heads):
+            raise ValueError(
+                f"predictor_width {self.predictor_width} is not a multiple of twice predictor_heads "
+                f"({self.predictor_heads}), or predictor_depth {self.predictor_depth} is under 1"
+            )
+        if self.loss not in ("l1", "l2"):
+            raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
+        if self.targets not in _TARGETS:
+            raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(_TARGETS)}")
+
+
+class MaskPredictor(nn.Module):
+    """Narrow transformer over context tokens and mask tokens with positions → the hidden tokens' features."""
+
+    def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
+        super().__init__()
+        width = config.predictor_width
+        self.grid, self.heads, self.positions = encoder.grid, config.predictor_heads, encoder.positions
+        self.inward, self.outward = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.predictor_heads, encoder.mlp_ratio) for _ in range(config.predictor_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        initialise(self, config.predictor_depth)
+
+    def forward(self, context: Tensor, mask: Mask, frames: int) -> Tensor:
+        """`context [B, K, D]` of the visible tokens → predictions `[B, M, D]` for the hidden ones."""
+        num_hidden = mask.hidden.shape[1]
+        order = torch.cat([mask.visible, mask.hidden], dim=1)
+        coordinates = token_coordinates(frames, self.grid).to(context.device)
+        visible = self.inward(context)
+        hidden = self.mask_token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
+        tokens = torch.cat([visible, hidden], dim=1)
+        angles = None
+        if self.positions == "sincos":
+            tokens = tokens + sincos_positions(coordinates, tokens.shape[-1]).to(tokens.dtype)[order]
+        else:
+            angles = rotary_angles(coordinates, tokens.shape[-1] // self.heads)[order]
+        for block in self.blocks:
+            tokens = block(tokens, angles)
+        return self.outward(self.norm(tokens[:, -num_hidden:]))
+
+
+def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
+    """VICReg's variance and covariance terms of `features [R, D]`: equations (1) and (3) of arXiv 2105.04906."""
+    features = features.float() - features.float().mean(0)
+    std = torch.sqrt(features.var(0) + 1e-4)
+    covariance = features.T @ features / (len(features) - 1)
+    off_diagonal = covariance - torch.diag(covariance.diagonal())
+    return F.relu(1 - std).mean(), off_diagonal.pow(2).sum() / features.shape[1]
+
+
+def _without_place_means(features: Tensor, frames: int) -> Tensor:
+    """`features [B, N, D]` less each place's mean over clips and time, as `[B, T, places, D]`."""
+    by_place = features.unflatten(1, (frames, -1))
+    return by_place - by_place.mean((0, 1))
+
+
+def standardise(features: Tensor, frames: int) -> Tensor:
+    """Remove each place's mean over clips and time from `features [B, N, D]`, and scale each feature to unit spread."""
+    centred = _without_place_means(features, frames)
+    return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
+
+
+def whiten(features: Tensor, frames: int) -> Tensor:
+    """Remove each place's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
+    centred = _without_place_means(features, frames)
+    rows = centred.flatten(0, 2)
+    # On the CPU: other devices lack the decomposition, or double precision for it.
+    variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
+    # Directions with less than a thousandth of the strongest one's variance are noise, and stay small.
+    scale = (variances + 1e-3 * variances[-1]).clamp_min(1e-8).rsqrt()
+    rows = rows @ ((directions * scale) @ directions.T).to(rows)
+    rows = rows / rows.pow(2).mean().sqrt().clamp_min(1e-4)
+    return rows.unflatten(0, centred.shape[:3]).flatten(1, 2)
+
+
+class Jepa(nn.Module):
+    """Context encoder, mask predictor and target encoder.
+
+    Loss: mean over hidden tokens i of d(predictor(context)_i - sg(y_i)), y = n(layer_norm(target(clip))), where
+    d(e) is the mean of |e| over the features for `loss` l1 and of e² for l2, n is what `targets` says (nothing for
+    layer_norm), sg stops the gradient, and the target encoder follows the context encoder: xi <- m xi + (1 - m) theta.
+    With several masks their mean; added to it, by their weights, the same loss on visible tokens (`visible_weight`) and
+    VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
+    """
+
+    def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = VisionTransformer(encoder)
+        self.predictor = MaskPredictor(encoder, config)
+        self.target = copy.deepcopy(self.encoder)
+        self.target.requires_grad_(False)
+        self.visible_head = nn.Linear(encoder.width, encoder.width) if config.visible_weight else None
+
+    def forward(self, clips: Tensor, masks: Sequence[Mask], seen_by_target: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`.
+
+        The target encoder may be shown another version of the clips, in another light for example: what differs
+        between the two cannot be predicted, and drops out of the features.
+        """
+        frames = clips.shape[1] // self.encoder.config.tubelet_frames
+        with torch.no_grad():
+            features = self.target(clips if seen_by_target is None else seen_by_target).float()
+            features = F.layer_norm(features, features.shape[-1:])
+            target = features
+            if self.config.targets == "instance":
+                target = features - features.mean(1, keepdim=True)
+            if self.config.targets in ("instance", "standardise"):
+                target = standardise(target, frames)
+            elif self.config.targets == "whiten":
+                target = whiten(target, frames)
+        losses, visible, variances, covariances = [], [], [], []
+        for mask in masks:
+            context = self.encoder(clips, mask.visible)
+            predicted = self.predictor(context, mask, frames).float()
+            losses.append(self._error(predicted, gather_tokens(target, mask.hidden)))
+            if self.visible_head is not None:
+                visible.append(self._error(self.visible_head(context).float(), gather_tokens(target, mask.visible)))
+            if self.config.variance_weight or self.config.covariance_weight:
+                variance, covariance = regularise(context.flatten(0, 1))
+                variances.append(variance)
+                covariances.append(covariance)
+        prediction = torch.stack(losses).mean()
+        zero = prediction.new_zeros(())
+        dense = torch.stack(visible).mean() if visible else zero
+        variance = torch.stack(variances).mean() if variances else zero
+        covariance = torch.stack(covariances).mean() if covariances else zero
+        regularised = self.config.variance_weight * variance + self.config.covariance_weight * covariance
+        loss = prediction + self.config.visible_weight * dense + regularised
+        return {
+            "loss": loss,
+            "prediction": prediction,
+            "visible": dense,
+            "variance": variance,
+            "covariance": covariance,
+            "features": features,
+        }
+
+    def _error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        difference = predicted - wanted
+        return difference.abs().mean() if self.config.loss == "l1" else difference.pow(2).mean()
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Move the target encoder toward the context encoder."""
+        for target, source in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
+            target.lerp_(source, 1.0 - momentum)

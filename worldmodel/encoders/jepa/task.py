@@ -1,0 +1,184 @@
+"""V-JEPA pretraining as a `TrainingTask`: clips in, losses and health figures out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.encoders.features import encode_frames
+from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
+from worldmodel.encoders.jepa.objective import Jepa
+from worldmodel.encoders.vit import VisionTransformer, to_unit_range
+from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
+
+# `(step) -> row numbers [B, T]` of the clips of that step.
+ClipRows = Callable[[int], NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """What V-JEPA's recipe leaves open.
+
+    Attributes:
+        momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
+        final_momentum: at the end.
+        masks: predicted at once (mappings become `MaskConfig`); a short-range and a long-range one, as in V-JEPA.
+        jitter: largest change of brightness and contrast of a whole clip, as a fraction.
+        colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
+        two_lights: context and target encoder see the clip in two lights, each jittered by itself.
+        canonical_share: of the clips whose context, too, is shown as the targets see it; where a canonical recording
+            is given.
+        flip: mirror half of the clips left to right.
+        probe_frames: frames for the linear probe, half of them held out.
+        smallest_spread: collapse is declared when the features' spread falls under this.
+    """
+
+    momentum: float = 0.99
+    final_momentum: float = 1.0
+    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    jitter: float = 0.2
+    colour_jitter: float = 0.0
+    two_lights: bool = False
+    canonical_share: float = 0.3
+    flip: bool = True
+    probe_frames: int = 2000
+    smallest_spread: float = 0.01
+
+    def __post_init__(self) -> None:
+        try:
+            masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
+        except TypeError as error:
+            raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
+        object.__setattr__(self, "masks", masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeData:
+    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
+
+    train_pixels: NDArray[np.uint8]
+    train_state: NDArray[np.float32]
+    test_pixels: NDArray[np.uint8]
+    test_state: NDArray[np.float32]
+
+
+def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
+    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged).
+
+    Without a quantity to be read (`Y` is 0), the first two only.
+    """
+    train, test = (
+        encode_frames(encoder, pixels, np.arange(len(pixels)), device)
+        for pixels in (data.train_pixels, data.test_pixels)
+    )
+    # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
+    normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
+    health = {"spread": spread(normed), "effective_rank": effective_rank(normed)}
+    if data.train_state.shape[1] == 0:
+        return health
+    scores = linear_probe(
+        train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
+    )
+    return {
+        **health,
+        "probe_r2": float(scores.nanmean()),
+        **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
+    }
+
+
+class PretrainTask(TrainingTask):
+    """Masked latent prediction on clips of `frames`.
+
+    With `canonical`, the same frames as they look without distractors, the target encoder sees those: what the
+    distractors add is nothing to predict (randomised-to-canonical adaptation, arXiv 1812.07252, in feature space).
+    """
+
+    def __init__(
+        self,
+        module: Jepa,
+        config: PretrainConfig,
+        frames: NDArray[np.uint8],
+        clip_rows: ClipRows,
+        probe: ProbeData | None,
+        seed: int,
+        device: torch.device,
+        canonical: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.module: Jepa = module
+        self._config, self._frames, self._clip_rows, self._probe = config, frames, clip_rows, probe
+        self._canonical = canonical
+        self._seed, self._device = seed, device
+
+    @property
+    def kept(self) -> VisionTransformer:
+        """The encoder that pretraining is for: the target encoder, as in V-JEPA.
+
+        Toward a canonical recording it is the context encoder. The target encoder follows it so slowly that it still
+        computes much of what it began with, which is what makes its features worth predicting; and it has never been
+        shown what the distractors look like.
+        """
+        return self.module.target if self._canonical is None else self.module.encoder
+
+    def _clips(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
+        """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
+        if self._config.flip:  # as bytes: floats are four times as many
+            frames = np.where(mirrored[:, None, None, None, None], frames[:, :, :, ::-1], frames)
+        return to_unit_range(torch.from_numpy(frames).to(self._device))
+
+    def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """The same brightness, contrast and tint for every frame of a clip."""
+        config, batch = self._config, len(pixels)
+        if config.jitter:
+            contrast, brightness = rng.uniform(-config.jitter, config.jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
+            pixels = (pixels * torch.from_numpy(1 + contrast).to(pixels)).add_(torch.from_numpy(brightness).to(pixels))
+        if config.colour_jitter:
+            tint = rng.uniform(-config.colour_jitter, config.colour_jitter, (batch, 1, 1, 1, 3)).astype(np.float32)
+            # About black, which is -2: a tint darkens or brightens a channel as a coloured light would.
+            pixels = (pixels + 2) * torch.from_numpy(1 + tint).to(pixels) - 2
+        return pixels
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch, both masks."""
+        rng = np.random.default_rng([self._seed, step])
+        rows, config = self._clip_rows(step), self._config
+        mirrored = rng.random(len(rows)) < 0.5
+        shown, seen_by_target = self._frames[rows], None
+        if self._canonical is not None:
+            canonical = self._canonical[rows]
+            as_canonical = rng.random(len(rows)) < config.canonical_share
+            shown = np.where(as_canonical[:, None, None, None, None], canonical, shown)
+            seen_by_target = self._clips(canonical, mirrored)
+        clips = self._clips(shown, mirrored)
+        if config.two_lights:
+            seen_by_target = self._light(clips if seen_by_target is None else seen_by_target, rng)
+        clips = self._light(clips, rng)
+        encoder = self.module.encoder.config
+        layers = rows.shape[1] // encoder.tubelet_frames
+        masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in config.masks]
+        values = self.module(clips, masks, seen_by_target)
+        features = values.pop("features")
+        values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
+        return values
+
+    def after_step(self, step: int, total: int) -> None:
+        """Move the target encoder, ever more slowly."""
+        self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Probe the encoder that is kept. Raises TrainingStopped on collapse."""
+        if self._probe is None:
+            return {}
+        measured = probe_encoder(self.kept, self._probe, self._device)
+        if measured["spread"] < self._config.smallest_spread:
+            raise TrainingStopped(
+                f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "
+                f"{self._config.smallest_spread}; the last good checkpoint is kept. A lower learning rate, or "
+                "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps, in another folder (out=...)"
+            )
+        return measured

@@ -1,0 +1,1 @@
+"""World models, one folder for each family."""

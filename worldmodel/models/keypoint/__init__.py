@@ -1,0 +1,1 @@
+"""The keypoint family: a state of keypoints and their appearance on frozen features."""

@@ -1,0 +1,161 @@
+"""Training the action-conditioned predictor on frozen features, as a `TrainingTask`.
+
+Shapes: `B` sequences, `T` frames (two of context and the rollout), `Z` scene code, `P` proprioception, `A`
+action, `R` rows of the recording.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.models.keypoint.model import WorldModel
+from worldmodel.models.keypoint.predictor import Belief
+from worldmodel.training.trainer import TrainingTask
+
+# `(step) -> row numbers [B, T]` of the sequences of that step.
+SequenceRows = Callable[[int], NDArray[np.int64]]
+
+# Below this, in standard deviations, errors count quadratically: there they are noise of the encoder.
+_HUBER_BETA = 0.1
+# Share of the batches without a past. Every episode begins so; but most of a rollout has one, and it helps.
+_NO_HISTORY = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionConfig:
+    """What the predictor is trained for.
+
+    Attributes:
+        rollout_steps: control steps that the rollout loss looks ahead, open loop.
+        proprio_weight: weight of the error in proprioception beside that in the scene code (both standardised).
+    """
+
+    rollout_steps: int = 12
+    proprio_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.rollout_steps < 1:
+            raise ValueError(f"rollout_steps must be at least 1, got {self.rollout_steps}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What the predictor learns from: row t of `actions` was taken at t.
+
+    Attributes:
+        codes: standardised scene codes of the frames, float32 `[R, Z]`.
+        proprio: float32 `[R, P]`, physical units.
+        actions: float32 `[R, A]`, physical units.
+    """
+
+    codes: Tensor
+    proprio: NDArray[np.float32]
+    actions: NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Standardised sequences: codes `[B, T, Z]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
+
+    codes: Tensor
+    proprio: Tensor
+    actions: Tensor
+
+    def start(self) -> Belief:
+        """The moment of the second frame, from where the future is imagined."""
+        return Belief(self.codes[:, 1], self.codes[:, 1] - self.codes[:, 0], self.proprio[:, 1])
+
+    def future(self) -> Belief:
+        """The moments `[B, T-2, ·]` that followed."""
+        return Belief(self.codes[:, 2:], torch.diff(self.codes[:, 1:], dim=1), self.proprio[:, 2:])
+
+
+class PredictionTask(TrainingTask):
+    """An open-loop rollout from the second frame on, compared with what was recorded.
+
+    loss = huber(ĉ_t - c_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
+    In one of four batches the first frame is not seen, as when an episode begins.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PredictionConfig,
+        recording: Recording,
+        train_rows: SequenceRows,
+        held_out_rows: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: WorldModel = model
+        self._config, self._recording, self._train_rows = config, recording, train_rows
+        self._held_out_rows, self._seed, self._device = held_out_rows, seed, device
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Load and standardise the sequences at `rows [B, T]`."""
+        norm, data, device = self.module.normaliser, self._recording, self._device
+        proprio, actions = (torch.from_numpy(x[rows]).to(device) for x in (data.proprio, data.actions))
+        return Batch(data.codes[rows].to(device), norm.proprio(proprio), norm.actions(actions[:, :-1]))
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        with torch.autocast(self._device.type, enabled=False):
+            batch = self.batch(self._train_rows(step))
+            start = batch.start()
+            if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
+                start = Belief(start.code, torch.zeros_like(start.motion), start.proprio)
+        ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
+        code = F.smooth_l1_loss(ahead.code, batch.codes[:, 2:], beta=_HUBER_BETA)
+        proprio = code.new_zeros(())  # what a recording without proprioception costs
+        if ahead.proprio.shape[-1]:
+            proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
+        return {"loss": code + self._config.proprio_weight * proprio, "code": code, "proprio": proprio}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Rollout error by step against "copy the last frame", and whether the true actions are recognised.
+
+        Errors are distances as a planner measures them, between the imagined moment and the real one.
+        """
+        model = self.module
+        copies: list[Tensor] = []
+        errors: list[Tensor] = []
+        ranks: list[Tensor] = []
+        generator = torch.Generator().manual_seed(self._seed)
+        for rows in np.array_split(self._held_out_rows, max(1, len(self._held_out_rows) // 64)):
+            batch = self.batch(rows)
+            last, future = batch.start(), batch.future()
+            ahead = model.predictor.rollout(last, batch.actions[:, 1:])
+            errors.append(model.between(ahead, future))
+            copies.append(model.between(last.map(lambda part: part[:, None]), future))
+            goal = future.map(lambda part: part[:, -1:])
+            ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
+        error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
+        by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
+        return {
+            "held_out_error": float(error.mean()),
+            "action_ranking": float(torch.cat(ranks).mean()),
+            **by_step,
+        }
+
+    def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
+        """How often `[B]` the actions that were taken lead nearer to the `goal [B, 1, ·]` than another sequence's do.
+
+        The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
+        0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
+        """
+        number = len(actions)
+        others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
+        rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
+        candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
+        ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)
+        to_goal = self.module.between(ahead.map(lambda part: part[:, :, -1]), goal)
+        wins = (to_goal[:, :1] < to_goal[:, 1:]).float() + 0.5 * (to_goal[:, :1] == to_goal[:, 1:]).float()
+        return wins.mean(1)

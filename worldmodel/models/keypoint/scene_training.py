@@ -1,0 +1,157 @@
+"""Training the scene code on frozen features, as a `TrainingTask`.
+
+Shapes as in `worldmodel.models.keypoint.scene`; `R` rows of the recording; `M` moments of one episode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldmodel.core.seeds import seed_of_step
+from worldmodel.models.keypoint.scene import SceneDecoder, SceneEncoder, explained_variance
+from worldmodel.training.trainer import TrainingTask
+
+# `(step) -> rows [B, 2]` of the pairs of that step: the frame that is encoded, the neighbouring one that is painted.
+PairRows = Callable[[int], NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneTrainingConfig:
+    """What the scene code is trained for.
+
+    Attributes:
+        moments: of one episode that a batch holds, M. What is painted wrongly in all of them alike does not count, so
+            the code need not know what never changes in an episode. With 1, everything counts.
+        gap: the frame that is painted is at most this many control steps away from the one that is encoded.
+        noise: standard deviation of what is added to the raw code, so that near codes mean near scenes.
+        appearance_decay: weight of the appearance features' mean square, which keeps them beside that noise.
+        robot_weight: weight of the error in reading proprioception off the picture.
+    """
+
+    moments: int = 4
+    gap: int = 3
+    noise: float = 0.03
+    appearance_decay: float = 1e-3
+    robot_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.moments, self.gap) < 1:
+            raise ValueError(f"moments and gap must be at least 1, got {self}")
+        if min(self.noise, self.appearance_decay, self.robot_weight) < 0:
+            raise ValueError(f"noise and weights must not be negative, got {self}")
+
+
+class SceneAutoencoder(nn.Module):
+    """The encoder that stays with the world model, and the decoder that it is trained with."""
+
+    def __init__(self, encoder: SceneEncoder, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = SceneDecoder(encoder.config, encoder.grid, channels, proprio_size)
+
+
+class SceneTask(TrainingTask):
+    """Painting the tokens of a neighbouring moment.
+
+    loss = mean |d_ij - mean d|^2 M / (M - 1) + w_a |appearance|^2 + w_r |robot(z_i) - proprio_i|^2,
+    d_ij = decode(code_i + noise, proprio_j) - z_j, its mean over M moments of an episode.
+
+    Args:
+        tokens: compressed frozen features float16 `[R, N, C]`.
+        proprio: standardised, float32 `[R, P]`.
+        pairs: rows `[B, 2]` for a step, always M in a row of one episode.
+        held_out: rows `[B, 2]` to report on, likewise.
+    """
+
+    def __init__(
+        self,
+        module: SceneAutoencoder,
+        config: SceneTrainingConfig,
+        tokens: NDArray[np.float16],
+        proprio: Tensor,
+        pairs: PairRows,
+        held_out: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: SceneAutoencoder = module
+        self._config, self._tokens, self._proprio = config, tokens, proprio
+        self._pairs, self._held_out, self._seed, self._device = pairs, held_out, seed, device
+
+    def _load(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(self._tokens[rows]).to(self._device).float()
+        return tokens, self._proprio[rows].to(self._device)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        rows, config = self._pairs(step), self._config
+        (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
+        encoder = self.module.encoder
+        raw = encoder(tokens)
+        generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
+        noise = torch.randn(raw.shape, generator=generator).to(self._device)
+        painted = self._within_episodes(self.module.decoder(raw + config.noise * noise, there).float() - wanted).mean()
+        appearance = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
+        # The mean over nothing, where a recording has no proprioception, is not a number.
+        robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else painted.new_zeros(())
+        loss = painted + config.appearance_decay * appearance + config.robot_weight * robot
+        return {"loss": loss, "painted": painted, "robot": robot}
+
+    def _within_episodes(self, tokens: Tensor) -> Tensor:
+        """Mean square `[B]` of `tokens [B, N, C]`, from their mean over M moments of an episode."""
+        count = self._config.moments
+        if count > 1:
+            grouped = tokens.unflatten(0, (-1, count))
+            tokens = ((grouped - grouped.mean(1, keepdim=True)) * (count / (count - 1)) ** 0.5).flatten(0, 1)
+        return tokens.pow(2).mean((1, 2))
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Shares of the held-out frames' variance in episodes that are explained: the tokens, and proprioception."""
+        errors, robots = [], []
+        block = 64 * self._config.moments
+        for start in range(0, len(self._held_out), block):
+            rows = self._held_out[start : start + block]
+            tokens, here = self._load(rows[:, 0])
+            encoder = self.module.encoder
+            painted = self.module.decoder(encoder(tokens), here)
+            errors.append(torch.stack([self._within_episodes(x) for x in (painted - tokens, tokens)], dim=1))
+            robots.append(torch.stack([encoder.robot(tokens), here]))
+        error, power = torch.cat(errors).mean(0)
+        read, true = torch.cat(robots, dim=1)
+        scores = explained_variance(read, true)
+        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(scores) if not torch.isnan(r2)}
+        return {"tokens_r2": float(1 - error / power), **by_part}
+
+
+def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs `[B, 2]` from clips `rows [B, L]`: half of them twice the same frame, half two different ones.
+
+    The same frame is where the code must be exact; in the other half the robot has moved on.
+    """
+    count, length = rows.shape
+    first = rng.integers(0, length, count)
+    second = np.where(rng.random(count) < 0.5, first, rng.integers(0, length, count))
+    picked = np.arange(count)
+    return np.stack([rows[picked, first], rows[picked, second]], axis=1)
+
+
+@torch.no_grad()
+def encode_tokens(
+    encoder: SceneEncoder, tokens: NDArray[np.float16], device: torch.device, progress: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor]:
+    """Raw codes `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
+    codes, robots = [], []
+    for start in range(0, len(tokens), 1024):
+        block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
+        codes.append(encoder(block).cpu())
+        robots.append(encoder.robot(block).cpu())
+        progress(start + len(block), len(tokens))
+    return torch.cat(codes), torch.cat(robots)

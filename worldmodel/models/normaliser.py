@@ -1,0 +1,32 @@
+"""Dataset statistics beside a model's weights.
+
+Shapes: `P` proprioception, `A` action.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Normaliser(nn.Module):
+    """Dataset statistics of proprioception and actions, kept with the model as buffers: `(value - mean) / std`."""
+
+    proprio_mean: Tensor
+    proprio_std: Tensor
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(self, proprio_size: int, action_size: int) -> None:
+        super().__init__()
+        for name, size in (("proprio", proprio_size), ("action", action_size)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+
+    def proprio(self, raw: Tensor) -> Tensor:
+        """Standardise `[..., P]`."""
+        return (raw - self.proprio_mean) / self.proprio_std
+
+    def actions(self, raw: Tensor) -> Tensor:
+        """Standardise `[..., A]`."""
+        return (raw - self.action_mean) / self.action_std

@@ -1,0 +1,74 @@
+"""A training run's folder: begun once, gone on with by the same command, refused to another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldmodel.cli.command import stopped
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import write_json
+from worldmodel.training.trainer import Trainer, TrainingStopped
+
+_WITHOUT_INFLUENCE = ("device", "out")
+
+
+def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]:
+    """What decides a run's result, as JSON values: its options, and the hashes of what it is `made_from`."""
+    return {**{k: v for k, v in options.items() if k not in _WITHOUT_INFLUENCE}, **made_from}
+
+
+def open_run(folder: Path, description: dict[str, Any]) -> None:
+    """Begin the run `description` in `folder`, or go on with it.
+
+    Raises:
+        UserError: when the folder holds a run with other options, naming the first that differs.
+    """
+    path = folder / "run.json"
+    wanted = json.loads(json.dumps(description))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(wanted, path)
+        return
+    try:
+        present = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove {folder} to start over") from error
+    difference = first_difference(present, wanted)
+    if difference is not None:
+        key, old, new = difference
+        if key == "store":
+            raise UserError(
+                f"{folder} holds a run on another recording, or on this one before more was recorded: give another "
+                "out=, or remove the folder"
+            )
+        raise UserError(
+            f"{folder} holds a run with {key}={old}, this command asks for {new}: "
+            "repeat the first command to go on, give another out=, or remove the folder"
+        )
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted key and both values of the first difference between two JSON values, or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(set(old) | set(new)):
+            found = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else (key, old, new)
+
+
+def run_to_end(trainer: Trainer, title: str) -> None:
+    """Train; a training that cannot go on says why and ends the program with exit code 1."""
+    try:
+        trainer.run(title)
+    except TrainingStopped as error:
+        raise SystemExit(stopped(str(error))) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has written its checkpoint."""
+    return (folder / "config.json").is_file()

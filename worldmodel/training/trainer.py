@@ -1,0 +1,293 @@
+"""The training loop: schedules, logs, checkpoints, and going on bit for bit where a killed run stopped.
+
+Everything random in a step is a function of (seed, step), and a checkpoint holds parameters, optimiser and step. So a
+run that was killed and resumed ends with the same bits as one that was not (on the same machine and thread count).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import io
+import json
+import math
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from worldmodel.cli.console import console
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import naming, replacing
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on in a useful way (collapse, non-finite loss). The last good checkpoint is kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How to optimise. What differs between the trainings of `configs/` has no default.
+
+    Attributes:
+        steps: optimiser steps of the whole run; the schedules span them.
+        batch_size: items per step.
+        learning_rate: peak, reached after `warmup` of the steps, then a cosine down to `final_learning_rate`.
+        final_learning_rate: learning rate at the end.
+        warmup: fraction of the steps.
+        weight_decay: decay of matrices at the start; norms and biases are never decayed.
+        final_weight_decay: at the end, by a cosine.
+        clip_norm: largest gradient norm.
+        precision: `bf16` (autocast) or `fp32`.
+        seed: of everything random.
+        checkpoint_every_s: time between checkpoints [s].
+        log_every: steps between log lines.
+        evaluate_every: steps between evaluations.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    final_learning_rate: float
+    warmup: float
+    weight_decay: float
+    final_weight_decay: float
+    clip_norm: float = 1.0
+    precision: str
+    seed: int = 0
+    checkpoint_every_s: float = 60.0
+    log_every: int = 20
+    evaluate_every: int
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.log_every < 1 or self.evaluate_every < 1:
+            received = f"{self.log_every} and {self.evaluate_every}"
+            raise ValueError(f"log_every and evaluate_every must be at least 1, got {received}")
+        if not 0 < self.learning_rate < math.inf or self.seed < 0:
+            received = f"{self.learning_rate} and {self.seed}"
+            raise ValueError(f"learning_rate must be above 0 and seed at least 0, got {received}")
+
+
+class TrainingTask(abc.ABC):
+    """What is trained. `module` holds all that a checkpoint must hold."""
+
+    module: nn.Module
+
+    @abc.abstractmethod
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Forward pass for `step`: scalars by name, `loss` among them. Randomness comes from (seed, step) alone."""
+
+    def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
+        """Called after the optimiser has moved."""
+
+    @abc.abstractmethod
+    def evaluate(self, step: int) -> dict[str, float]:
+        """What the loss hides. Raises TrainingStopped when going on makes no sense."""
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From `start` at 0 to `end` at 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def learning_rate_at(step: int, config: TrainerConfig) -> float:
+    """Linear warm-up, then cosine."""
+    warmup_steps = max(1, round(config.warmup * config.steps))
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, config.steps - warmup_steps)
+    return cosine(config.learning_rate, config.final_learning_rate, progress)
+
+
+class JsonlLog:
+    """One JSON object per line, and the same numbers to TensorBoard."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        self._path = folder / "log.jsonl"
+        kept = []
+        if self._path.exists():
+            for line in self._path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] < resume_step:
+                        kept.append(line)
+                except (json.JSONDecodeError, KeyError):
+                    continue  # the line that a kill cut short
+        with replacing(self._path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
+        self._board_path = folder / "tensorboard"
+        with naming(self._board_path):
+            self._board = SummaryWriter(str(self._board_path), purge_step=resume_step)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append `values` of `step`; what is not finite has no JSON and becomes null."""
+        rounded = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
+        with naming(self._path), self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        with naming(self._board_path):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        with naming(self._board_path):
+            self._board.close()
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying in the middle of a step."""
+    received: list[int] = []
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, lambda n, _: received.append(n))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """TensorBoard writes in a thread of its own, and its errors come back to us: Python need not show them, too."""
+    show = threading.excepthook
+    threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else show(error)
+    try:
+        yield
+    finally:
+        threading.excepthook = show
+
+
+class Trainer:
+    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped.
+
+    Args:
+        task: what is trained.
+        config: how.
+        folder: of the run.
+        device: where.
+        section: of the command's options, which `config` was read from.
+    """
+
+    def __init__(
+        self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
+    ) -> None:
+        self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
+        task.module.to(device)
+        trained = [p for p in task.module.parameters() if p.requires_grad]
+        self._groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "decays": True},
+            {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.step = 0
+        self._path = folder / "training.pt"
+        if self._path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            state = torch.load(self._path, map_location=self.device, weights_only=True)
+            self.task.module.load_state_dict(state["module"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = int(state["step"])
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self._path} cannot be resumed ({reason}); remove {self.folder} to start over") from error
+
+    def save(self) -> None:
+        """Write the checkpoint of this step."""
+        state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+        content = io.BytesIO()  # writing to a file, torch hides why it could not
+        torch.save(state, content)
+        with replacing(self._path, one_writer=True) as file:
+            file.write(content.getbuffer())
+
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            kept = (
+                f"the last good checkpoint is {self._path}" if self._path.exists() else "no checkpoint had been written"
+            )
+            raise TrainingStopped(
+                f"{what} is {value.item()} at step {self.step}: {kept}; "
+                f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps, in "
+                "another folder (out=...)"
+            )
+
+    def _optimise(self) -> dict[str, Tensor]:
+        config = self.config
+        rate = learning_rate_at(self.step, config)
+        decay = cosine(config.weight_decay, config.final_weight_decay, self.step / config.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            values = self.task.loss(self.step)
+        self._require_finite("loss", values["loss"])
+        self.optimiser.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        values["gradient_norm"] = nn.utils.clip_grad_norm_(
+            [p for g in self.optimiser.param_groups for p in g["params"]], config.clip_norm
+        )
+        # A finite loss can have a gradient that is not; clipping would spread it to every parameter.
+        self._require_finite("gradient norm", values["gradient_norm"])
+        self.optimiser.step()
+        self.task.after_step(self.step, config.steps)
+        return values
+
+    @_told_once()
+    def run(self, title: str) -> None:
+        """Train to the end.
+
+        Raises:
+            KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint.
+            OSError: when the folder cannot be written to; the last good checkpoint stays.
+            TrainingStopped: when the task or the loss says so; the last good checkpoint stays.
+        """
+        config, log = self.config, JsonlLog(self.folder, self.step)
+        if self.step:
+            console.print(f"going on at step {self.step} of {config.steps}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[shown]}"))  # fmt: skip
+        last_save = last_log = time.monotonic()
+        try:
+            with Progress(*columns, console=console) as progress, interruptible() as received:
+                bar = progress.add_task(title, total=config.steps, completed=self.step, shown="")
+                while self.step < config.steps:
+                    values = self._optimise()
+                    self.step += 1
+                    is_last = self.step == config.steps
+                    if self.step % config.log_every == 0 or is_last:
+                        scalars = {k: v.item() for k, v in values.items()}
+                        now = time.monotonic()
+                        items = config.batch_size * config.log_every / max(now - last_log, 1e-9)
+                        last_log = now
+                        log.write(self.step - 1, {**scalars, "items_per_s": items})
+                        shown = f"loss {scalars['loss']:.4f}  {items:.0f} items/s"
+                        progress.update(bar, completed=self.step, shown=shown)
+                    if self.step % config.evaluate_every == 0 or is_last:
+                        measured = self.task.evaluate(self.step)
+                        log.write(self.step - 1, measured)
+                        progress.console.print(
+                            f"step {self.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measured.items())
+                        )
+                        last_log = time.monotonic()
+                    if received or is_last or time.monotonic() - last_save > config.checkpoint_every_s:
+                        self.save()
+                        last_save = time.monotonic()
+                    if received:
+                        raise KeyboardInterrupt
+        finally:
+            log.close()
