@@ -30,8 +30,9 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     planner = make_planner(as_plain(composed("run", [f"env={env}"]))["planner"], model.history, 0)
     bounds = bounds_of(model.spec)
     within = 1e-4 * (bounds.high - bounds.low).numpy()
-    controller = make_controller(model, planner, bounds, goals, cpu)
-    for step in range(frames.shape[1]):
-        decision = controller.act(Observations(frames[:, step], proprio[:, step]))
-        assert (np.abs(decision.actions - actions[:, step]) <= within).all()
-        np.testing.assert_allclose(decision.distance, distances[:, step], rtol=1e-4)
+    for row, goal in enumerate(goals):
+        controller = make_controller(model, planner, bounds, goal[None], cpu)
+        for step in range(frames.shape[1]):
+            decision = controller.act(Observations(frames[row, step][None], proprio[row, step][None]))
+            assert (np.abs(decision.actions[0] - actions[row, step]) <= within).all()
+            np.testing.assert_allclose(decision.distance[0], distances[row, step], rtol=1e-4)
