@@ -62,7 +62,7 @@ def compare(store: TrajectoryStore, folder: Path, seconds: float) -> None:
         "frame cache, clip by clip": clips_per_second(lambda rows: frames[rows], sampler, seconds),
         "frame cache, batches": batched_clips_per_second(frames, sampler, seconds),
     }
-    size = store.spec.image_size
+    size = store.spec.only_camera.height
     megabytes = sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()) / 1e6
     print(f"{store.path}: {store.num_rows} frames of {size}x{size}, {megabytes:.1f} MB compressed")
     print(f"decoded once: {frames.nbytes / 1e6:.0f} MB in {decoding:.2f} s, {store.num_rows / decoding:.0f} frames/s")

@@ -51,9 +51,11 @@ class Parts:
     def __init__(self, model: WorldModel, planner: Planner, batch: int, samples: int, device: torch.device) -> None:
         spec, rng = model.spec, np.random.default_rng(0)
         self.model, self.planner = model, planner
-        self._pixels = rng.integers(0, 256, (batch, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+        self._pixels = rng.integers(
+            0, 256, (batch, spec.only_camera.height, spec.only_camera.height, 3), dtype=np.uint8
+        )
         self._proprio = np.zeros((batch, spec.proprio_size), np.float32)
-        bounds, size = bounds_of(spec), len(spec.action_low)
+        bounds, size = bounds_of(spec), len(spec.action.low)
         controller = planner.controller
         self.actions = 0.1 * torch.rand(batch, samples, controller.horizon, size).to(device)
         self._controller = make_controller(model, planner, bounds, self._pixels, device)

@@ -24,6 +24,7 @@ from unittest import mock
 
 import numpy as np
 
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, Recorder, StoreError, TrajectoryStore
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.verification import verify
@@ -32,11 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("pixels", "action", "proprio", "state")
 SPEC = EnvironmentSpec(
     env="toy",
-    image_size=6,
+    cameras=one_camera(6),
     control_step_s=0.1,
-    action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0),
-    action_units=("m/s", "m/s"),
+    action=ActionSpec((-1.0, -1.0), (1.0, 1.0), ("m/s", "m/s")),
     proprio_size=3,
     state_size=2,
     simulator="none 1.0",
@@ -52,7 +51,7 @@ def toy_episode(index: int, num_steps: int = NUM_STEPS) -> Episode:
     action = rng.standard_normal((rows, 2)).astype(np.float32)
     action[-1] = 0
     return Episode(
-        pixels=rng.integers(0, 256, (rows, SPEC.image_size, SPEC.image_size, 3), dtype=np.uint8),
+        pixels=rng.integers(0, 256, (rows, SPEC.only_camera.height, SPEC.only_camera.height, 3), dtype=np.uint8),
         action=action,
         proprio=rng.standard_normal((rows, 3)).astype(np.float32),
         state=rng.standard_normal((rows, 2)),

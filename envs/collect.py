@@ -27,7 +27,7 @@ from worldmodel.core.files import output_folder
 from worldmodel.core.machine import num_processors
 from worldmodel.core.options import from_config
 from worldmodel.core.seeds import FIRST_EVALUATION_SEED
-from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter
+from worldmodel.data import Episode, EpisodeWriter
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
 
@@ -89,7 +89,7 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, nu
         states.append(info["state"])
     actions.append(np.zeros_like(actions[0]))
     return Episode(
-        pixels=np.stack([o["pixels"] for o in observations]),
+        pixels=np.stack([next(iter(o["images"].values())) for o in observations]),
         action=np.stack(actions).astype(np.float32),
         proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
         state=np.stack(states).astype(np.float64),
@@ -169,7 +169,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)
-        spec = EnvironmentSpec(**describe(env, env_options))
+        spec = describe(env, env_options)
     finally:
         env.close()
     recording = {"seed": config.seed, "episode_steps": config.episode_steps}

@@ -19,11 +19,21 @@ from numpy.typing import NDArray
 
 from envs.exploration import SmoothRandomExplorer
 from envs.joints import Encoders, Joint, choose_joints
-from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
+from envs.protocol import (
+    Explorer,
+    Floats,
+    GoalEnv,
+    Metric,
+    Pixels,
+    observation_space,
+    read_reset_options,
+    require_camera,
+)
 from envs.rendering import LeanRenderer
 from envs.simulation import MAX_FINITE, roll_out
 from envs.view import MarkerView, hide_goal, lighten
 from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.spec import ActionSpec, one_camera
 
 _DIVERGENCE = [
     int(mujoco.mjtWarning.mjWARN_BADQPOS),
@@ -126,15 +136,14 @@ class DmControlEnv(GoalEnv):
         spec, config = self._task.action_spec(self._physics), self._config
         low = np.where(spec.minimum > -MAX_FINITE, spec.minimum, -1).astype(np.float32)
         high = np.where(spec.maximum < MAX_FINITE, spec.maximum, 1).astype(np.float32)
-        self.action_units = config.action_units or ("control",) * len(low)
-        if len(self.action_units) != len(low):
-            raise UserError(f"action_units {list(self.action_units)} do not fit {self.name}: expected {len(low)} units")
-        size = config.image_size
+        units = config.action_units or ("control",) * len(low)
+        if len(units) != len(low):
+            raise UserError(f"action_units {list(units)} do not fit {self.name}: expected {len(low)} units")
+        names = tuple(self.model.actuator(i).name or f"action_{i}" for i in range(len(low)))
+        self.action_spec = ActionSpec(tuple(low.tolist()), tuple(high.tolist()), units, names)
+        self.cameras = one_camera(config.image_size)
         self.action_space = gymnasium.spaces.Box(low, high)
-        self.observation_space = gymnasium.spaces.Dict(
-            pixels=gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            proprio=gymnasium.spaces.Box(-np.inf, np.inf, (self._encoders.size,), np.float32),
-        )
+        self.observation_space = observation_space(self.cameras, self._encoders.size)
 
     def _draw(self, seed: int) -> bytes:
         """Begin the suite's episode `seed`. Returns the model it made, in which the hidden goal leaves no trace."""
@@ -153,7 +162,7 @@ class DmControlEnv(GoalEnv):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin as the suite's task does; or start from `options["state"]`, toward `options["goal"]`."""
         super().reset(seed=seed)
         state, goal = read_reset_options(options)
@@ -165,7 +174,7 @@ class DmControlEnv(GoalEnv):
         self.set_goal(goal)
         return self.observe(), self._info(self.get_state(), diverged=False)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Hold the control `action [A]` for one control step. Raises UserError for a non-finite one.
 
         When the simulation diverges the observation is the one before the step: the one after has no picture.
@@ -226,11 +235,12 @@ class DmControlEnv(GoalEnv):
         finally:
             self._load(present)
 
-    def observe(self) -> dict[str, NDArray[Any]]:
+    def observe(self) -> dict[str, Any]:
         pixels = self._renderers[self._config.image_size].render(self._data, self._view.camera)
-        return {"pixels": pixels, "proprio": self._encoders.read(self._data)}
+        return {"images": {self.cameras[0].name: pixels}, "proprio": self._encoders.read(self._data)}
 
-    def render_state(self, state: Floats, size: int | None = None) -> Pixels:
+    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
+        require_camera(camera, self.cameras)
         size = size or self._config.image_size
         if size not in self._renderers:
             self._renderers[size] = LeanRenderer(self.model, size)

@@ -91,7 +91,7 @@ def main(config: Config) -> None:
     env = make_env(config["env"])
     try:
         start, end = explore_to_goal(env, goal.seed, goal.steps)
-        pixels = env.render_state(end, goal.size)
+        pixels = env.render_state(end, size=goal.size)
     finally:
         env.close()
     save_png(pixels, out, {"start_state": start, "goal_state": end})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.spec import ActionSpec, CameraSpec
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -45,6 +46,21 @@ def read_reset_options(options: Mapping[str, Any] | None) -> tuple[Floats | None
     return given.get("state"), given.get("goal")
 
 
+def observation_space(cameras: Sequence[CameraSpec], proprio_size: int) -> gymnasium.spaces.Dict:
+    """The space of an environment's observations."""
+    images: dict[str, gymnasium.Space[Any]] = {
+        camera.name: gymnasium.spaces.Box(0, 255, camera.shape, np.uint8) for camera in cameras
+    }
+    proprio = gymnasium.spaces.Box(-np.inf, np.inf, (proprio_size,), np.float32)
+    return gymnasium.spaces.Dict(images=gymnasium.spaces.Dict(images), proprio=proprio)
+
+
+def require_camera(name: str | None, cameras: Sequence[CameraSpec]) -> None:
+    """Raises UserError where `name` is none of `cameras`; None stands for the first."""
+    if name is not None and name not in [camera.name for camera in cameras]:
+        raise UserError(choices_message("camera", name, [camera.name for camera in cameras]))
+
+
 class Explorer(abc.ABC):
     """A policy that moves about without a goal, to record what actions do."""
 
@@ -53,22 +69,23 @@ class Explorer(abc.ABC):
         """Action `[A]` for the environment as it stands. It may look at the simulator: it records, it does not plan."""
 
 
-class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.ABC):
+class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
     """An environment whose task is "make the world look like this picture".
 
-    Observations are `{"pixels": uint8 [H, W, 3], "proprio": float32 [P]}`, actions `float32 [A]` in physical units
-    within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one; `info`
-    holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged simulation
-    ends the episode (`terminated`), success does not: holding the goal counts too. There is no time limit inside;
-    whoever runs an episode brings the budget.
+    Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
+    units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;
+    `info` holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged
+    simulation ends the episode (`terminated`), success does not: holding the goal counts too. There is no time limit
+    inside; whoever runs an episode brings the budget.
     """
 
     name: str
     action_space: gymnasium.spaces.Box  # type: ignore[assignment]
-    observation_space: gymnasium.spaces.Dict  # type: ignore[assignment]
+    observation_space: gymnasium.spaces.Dict
+    cameras: tuple[CameraSpec, ...]
+    action_spec: ActionSpec
     control_step_s: float
     metrics: tuple[Metric, ...]
-    action_units: tuple[str, ...]
     _goal: Floats | None = None
 
     # --- simulator state -------------------------------------------------------------------------------------------
@@ -82,12 +99,22 @@ class GoalEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]], abc.A
         """Return to a stored instant `[N]`. Raises ValueError for a wrong shape or a non-finite number."""
 
     @abc.abstractmethod
-    def observe(self) -> dict[str, NDArray[Any]]:
+    def observe(self) -> dict[str, Any]:
         """The observation of the present state (fresh arrays; nothing is shared with the environment)."""
 
     @abc.abstractmethod
-    def render_state(self, state: Floats, size: int | None = None) -> Pixels:
-        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched. `size` overrides the resolution."""
+    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
+        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched.
+
+        Args:
+            state: `[N]`.
+            camera: whose picture; None: of the first camera.
+            size: height of the picture in place of the camera's own [pixels]; the width keeps its proportion.
+        """
+
+    def goal_images(self, state: Floats) -> dict[str, Pixels]:
+        """What every camera sees in a stored state `[N]`: a goal that can be planned toward."""
+        return {camera.name: self.render_state(state, camera.name) for camera in self.cameras}
 
     # --- goals -----------------------------------------------------------------------------------------------------
 

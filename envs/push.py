@@ -17,11 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.exploration import SmoothRandomExplorer, SwitchingExplorer
-from envs.protocol import Explorer, Floats, GoalEnv, Metric, Pixels, read_reset_options
+from envs.protocol import (
+    Explorer,
+    Floats,
+    GoalEnv,
+    Metric,
+    Pixels,
+    observation_space,
+    read_reset_options,
+    require_camera,
+)
 from envs.rendering import LeanRenderer
 from envs.scenery import Scenery
 from envs.simulation import roll_out
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import ActionSpec, one_camera
 
 ARENA_WIDTH = 0.5
 BLOCK_WIDTH = 0.1
@@ -55,7 +65,6 @@ class PushEnv(GoalEnv):
 
     name = "push"
     control_step_s = 0.1
-    action_units = ("m/s", "m/s")
     metrics = (
         Metric("position", "cm", 4.0 * ARENA_WIDTH),  # 4 % of the width, times 100 cm/m
         Metric("yaw", "deg", 20.0),
@@ -74,17 +83,16 @@ class PushEnv(GoalEnv):
         self._image_size = image_size
         self._large_renderers: dict[int, LeanRenderer] = {}
         low, high = self._model.actuator_ctrlrange.T.astype(np.float32)
+        self.cameras = one_camera(image_size)
+        self.action_spec = ActionSpec(tuple(low.tolist()), tuple(high.tolist()), ("m/s", "m/s"), ("vx", "vy"))
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            pixels=gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
-            proprio=gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
-        )
+        self.observation_space = observation_space(self.cameras, proprio_size=2)
 
     # --- gymnasium -------------------------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Place block and pusher at random, apart; or start from `options["state"]`, toward `options["goal"]`."""
         super().reset(seed=seed)
         state, goal = read_reset_options(options)
@@ -92,7 +100,7 @@ class PushEnv(GoalEnv):
         self.set_goal(goal)
         return self.observe(), self._info(self.get_state(), diverged=False)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Hold the velocity `action [2]` [m/s] for one control step. Raises UserError for a non-finite one."""
         action = np.asarray(action, np.float64)
         if action.shape != (2,) or not np.isfinite(action).all():
@@ -145,13 +153,14 @@ class PushEnv(GoalEnv):
         self._scenery.arrange(self._data, int(self._scene[0]), self._scene[1])
         mujoco.mj_forward(self._model, self._data)
 
-    def observe(self) -> dict[str, NDArray[Any]]:
+    def observe(self) -> dict[str, Any]:
         # mj_step leaves body poses one substep behind the joints that proprioception reads.
         mujoco.mj_kinematics(self._model, self._data)
         pixels = self._renderer.render(self._data, "top")
-        return {"pixels": pixels, "proprio": self._data.qpos[3:5].astype(np.float32)}
+        return {"images": {self.cameras[0].name: pixels}, "proprio": self._data.qpos[3:5].astype(np.float32)}
 
-    def render_state(self, state: Floats, size: int | None = None) -> Pixels:
+    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
+        require_camera(camera, self.cameras)
         size = size or self._image_size
         if size not in self._large_renderers:
             self._large_renderers[size] = LeanRenderer(self._model, size)

@@ -15,6 +15,7 @@ from envs.protocol import GoalEnv
 from worldmodel.core.configs import group_choices, read_choice
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
+from worldmodel.core.spec import EnvironmentSpec
 
 # The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
 
@@ -88,8 +89,8 @@ def make_named(group: str, **overrides: Any) -> GoalEnv:
     return make_env(env_options(group, **overrides))
 
 
-def describe(env: GoalEnv, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that decide whether a recording, a model and `env` fit each other, as plain values.
+def describe(env: GoalEnv, options: Mapping[str, Any]) -> EnvironmentSpec:
+    """The facts that decide whether a recording, a model and `env` fit each other.
 
     Args:
         env: any environment.
@@ -97,20 +98,18 @@ def describe(env: GoalEnv, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     import mujoco
 
-    pixels, proprio = env.observation_space["pixels"], env.observation_space["proprio"]
-    assert pixels.shape is not None and proprio.shape is not None
-    return {
-        "env": env.name,
-        "image_size": pixels.shape[0],
-        "control_step_s": env.control_step_s,
-        "action_low": tuple(float(bound) for bound in env.action_space.low),
-        "action_high": tuple(float(bound) for bound in env.action_space.high),
-        "action_units": tuple(env.action_units),
-        "proprio_size": proprio.shape[0],
-        "state_size": len(env.get_state()),
-        "simulator": f"mujoco {mujoco.__version__}",
-        "options": {key: value for key, value in options.items() if key not in ("name", "image_size")},
-    }
+    proprio = env.observation_space["proprio"]
+    assert proprio.shape is not None
+    return EnvironmentSpec(
+        env=env.name,
+        cameras=env.cameras,
+        control_step_s=env.control_step_s,
+        action=env.action_spec,
+        proprio_size=proprio.shape[0],
+        state_size=len(env.get_state()),
+        simulator=f"mujoco {mujoco.__version__}",
+        options={key: value for key, value in options.items() if key not in ("name", "image_size")},
+    )
 
 
 def register_all() -> None:

@@ -51,9 +51,12 @@ class Observations:
     proprio: NDArray[np.float32]
 
     @classmethod
-    def stack(cls, observations: list[dict[str, NDArray[Any]]]) -> Observations:
+    def stack(cls, observations: list[dict[str, Any]]) -> Observations:
         """From one Gymnasium observation per environment."""
-        return cls(np.stack([o["pixels"] for o in observations]), np.stack([o["proprio"] for o in observations]))
+        return cls(
+            np.stack([next(iter(o["images"].values())) for o in observations]),
+            np.stack([o["proprio"] for o in observations]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

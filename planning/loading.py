@@ -46,7 +46,7 @@ class Checkpoint:
 def open_env(config: Mapping[str, Any]) -> tuple[GoalEnv, EnvironmentSpec]:
     """An environment of the configuration group `env`, with its description."""
     env = make_env(config)
-    return env, EnvironmentSpec.from_dict(describe(env, config))
+    return env, describe(env, config)
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
@@ -92,4 +92,4 @@ def read_model(
 
 def bounds_of(spec: EnvironmentSpec) -> Bounds:
     """Smallest and largest action, on the CPU."""
-    return Bounds(torch.tensor(spec.action_low), torch.tensor(spec.action_high))
+    return Bounds(torch.tensor(spec.action.low), torch.tensor(spec.action.high))

@@ -39,7 +39,7 @@ class RobotDecision:
     """What to do at one control step.
 
     Attributes:
-        action: float32 `[A]` in `spec.action_units`, finite and within the bounds of the recording.
+        action: float32 `[A]` in `spec.action.units`, finite and within the bounds of the recording.
         distance: latent distance of what is seen now to the goal, in half widths of the picture.
         reached: whether that is within `reached_distance`.
         replaced: whether no plan could be used; the action is then the allowed one nearest to zero.
@@ -114,7 +114,7 @@ class RobotController:
 
     def _goal(self, goal: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         if isinstance(goal, str | Path):
-            return read_goal(goal, self.spec.image_size).pixels
+            return read_goal(goal, self.spec.only_camera.height).pixels
         return as_row("goal", goal, self._rows["pixels"])
 
 

@@ -112,7 +112,7 @@ def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) ->
         frozen = frozen_path(spec.env, spec.options).exists()
         wanted = ManifestConfig() if frozen else ManifestConfig(seed=options.seed or 0, n=1)
         return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), options.seed)
-    return from_image(env, read_goal(options.goal, spec.image_size), options.goal, options.seed)
+    return from_image(env, read_goal(options.goal, spec.only_camera.height), options.goal, options.seed)
 
 
 def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule) -> Outcome:

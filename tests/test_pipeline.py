@@ -43,7 +43,7 @@ def test_each_step_leaves_what_the_next_one_needs(runs: Path) -> None:
     for name, kind in (("encoder", "encoder"), ("model", "world_model")):
         config = json.loads((runs / "runs" / "push" / name / "config.json").read_text())
         assert config["kind"] == kind
-        assert config["environment"]["image_size"] == 32
+        assert config["environment"]["cameras"][0]["height"] == 32
     assert (runs / "goal.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -72,4 +72,4 @@ def test_an_evaluation_leaves_a_table_with_floors_and_ceiling(runs: Path) -> Non
 
 def test_a_model_for_another_image_size_is_refused_before_the_first_step(runs: Path) -> None:
     ended = type_in(runs, "planning.run", "env=push", "env.image_size=64", "goal=goal.png", "device=cpu")
-    assert_refused(ended, "image_size 32, but env push has image_size 64")
+    assert_refused(ended, "cameras camera 32 x 32, but env push has cameras camera 64 x 64")

@@ -41,10 +41,11 @@ class PretrainOptions:
 def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
     """A recording that begins with the episodes of `store`, looked at differently. Raises UserError for any other."""
     canonical, rows = TrajectoryStore.open(path), store.num_rows
-    if canonical.num_rows < rows or canonical.spec.image_size != store.spec.image_size:
+    size, wanted = canonical.spec.only_camera.height, store.spec.only_camera.height
+    if canonical.num_rows < rows or size != wanted:
         raise UserError(
-            f"canonical_data {path} has {canonical.num_rows} frames of {canonical.spec.image_size}², and the data "
-            f"{rows} of {store.spec.image_size}²: expected the same episodes, in the same order and size"
+            f"canonical_data {path} has {canonical.num_rows} frames of {size}², and the data {rows} of {wanted}²: "
+            "expected the same episodes, in the same order and size"
         )
     for name in ("proprio", "action"):
         if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
@@ -80,7 +81,7 @@ def main(config: Config) -> None:
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
     store = TrajectoryStore.open(given.data)
-    encoder = from_config(EncoderConfig, {**config["encoder"], "image_size": store.spec.image_size}, "encoder")
+    encoder = from_config(EncoderConfig, {**config["encoder"], "image_size": store.spec.only_camera.height}, "encoder")
     jepa = from_config(JepaConfig, config["jepa"], "jepa")
     options = from_config(PretrainConfig, config["pretrain"], "pretrain")
     trainer_config = from_config(TrainerConfig, config["trainer"], "trainer")

@@ -222,7 +222,7 @@ def main(config: Config) -> None:
     options = from_config(TrainOptions, plain_options(config), "train")
     device = pick_device(options.device)
     store = TrajectoryStore.open(options.data)
-    encoder = choose_encoder(config, store.spec.image_size).to(device)
+    encoder = choose_encoder(config, store.spec.only_camera.height).to(device)
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     sections = Sections.read(config, encoder.config)
     seed = sections.trainer.seed

@@ -27,11 +27,11 @@ def draw_plan(env: Environment, task: Task, outcome: Outcome, verdict: str, path
     grid = figure.add_gridspec(2, 6, height_ratios=[3.2, 2])
     start, goal, end = (figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
     last = len(outcome.states) - 1
-    _show(start, env.render_state(outcome.states[0], _PICTURE), "start")
-    sharp = task.goal if task.goal_state is None else env.render_state(task.goal_state, _PICTURE)
+    _show(start, env.render_state(outcome.states[0], size=_PICTURE), "start")
+    sharp = task.goal if task.goal_state is None else env.render_state(task.goal_state, size=_PICTURE)
     _show(goal, sharp, "goal")
     seconds = last * env.control_step_s
-    _show(end, env.render_state(outcome.states[-1], _PICTURE), f"after {last} steps ({seconds:.1f} s)")
+    _show(end, env.render_state(outcome.states[-1], size=_PICTURE), f"after {last} steps ({seconds:.1f} s)")
     _draw_paths(env, outcome.states, end)
     if outcome.errors:
         _draw_distance(figure.add_subplot(grid[1, :3]), outcome.distance)

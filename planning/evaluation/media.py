@@ -67,7 +67,7 @@ def side_by_side(
     gap = np.full((FRAME_SIZE, _GAP, 3), 255, np.uint8)
     frame = np.concatenate([picture, gap, picture], axis=1)
     for state in states:
-        frame = np.concatenate([env.render_state(state, FRAME_SIZE), gap, picture], axis=1)
+        frame = np.concatenate([env.render_state(state, size=FRAME_SIZE), gap, picture], axis=1)
         yield frame
     for _ in range(hold_frames):
         yield frame

@@ -70,7 +70,7 @@ class GoalEnvConformance(abc.ABC):
 
     def test_describes_itself(self, env: GoalEnv) -> None:
         assert env.name and env.control_step_s > 0
-        assert len(env.action_units) == env.action_space.shape[0]
+        assert env.action_spec.size == env.action_space.shape[0]
         assert np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all()
         state = env.reset(seed=0)[1]["state"]
         assert set(env.goal_errors(state, state)) == {metric.name for metric in env.metrics}
@@ -82,7 +82,7 @@ class GoalEnvConformance(abc.ABC):
         for each in [observation, *observations]:
             assert env.observation_space.contains(each)
             assert np.isfinite(each["proprio"]).all()
-            assert each["pixels"].std() > 1  # a picture, not a blank
+            assert each["images"]["camera"].std() > 1  # a picture, not a blank
         assert np.isfinite(states).all() and np.isfinite(info["state"]).all()
         assert states.dtype == np.float64
 
@@ -98,7 +98,7 @@ class GoalEnvConformance(abc.ABC):
         np.testing.assert_array_equal(actions, actions_again)
         np.testing.assert_array_equal(states, states_again)
         for one, two in zip([first, *observations], [again, *observations_again], strict=True):
-            np.testing.assert_array_equal(one["pixels"], two["pixels"])
+            np.testing.assert_array_equal(one["images"]["camera"], two["images"]["camera"])
             np.testing.assert_array_equal(one["proprio"], two["proprio"])
 
     def test_reset_depends_on_the_seed_alone(self, env: GoalEnv) -> None:
@@ -117,11 +117,13 @@ class GoalEnvConformance(abc.ABC):
             env.reset(seed=99)
             env.set_state(state)
             np.testing.assert_array_equal(env.get_state(), state)
-            np.testing.assert_array_equal(env.observe()["pixels"], present["pixels"])
+            np.testing.assert_array_equal(env.observe()["images"]["camera"], present["images"]["camera"])
             np.testing.assert_array_equal(env.observe()["proprio"], present["proprio"])
             observations_again, states_again = self.replay(env, actions)
             np.testing.assert_array_equal(states_again, states)
-            np.testing.assert_array_equal(observations_again[-1]["pixels"], observations[-1]["pixels"])
+            np.testing.assert_array_equal(
+                observations_again[-1]["images"]["camera"], observations[-1]["images"]["camera"]
+            )
 
     def test_a_stored_state_holds_all_that_matters(self, env: GoalEnv, monkeypatch: pytest.MonkeyPatch) -> None:
         blank = env.reset(seed=0)[0]
@@ -142,7 +144,7 @@ class GoalEnvConformance(abc.ABC):
         try:
             observation, info = other.reset(seed=0, options={"state": state, "goal": goal})
             np.testing.assert_array_equal(info["state"], state)
-            np.testing.assert_array_equal(observation["pixels"], env.render_state(state))
+            np.testing.assert_array_equal(observation["images"]["camera"], env.render_state(state))
             assert info["success"] == bool(env.is_success(state, goal))
         finally:
             other.close()
@@ -151,16 +153,18 @@ class GoalEnvConformance(abc.ABC):
 
     def test_returned_arrays_are_not_shared(self, env: GoalEnv) -> None:
         observation, info = env.reset(seed=0)
-        kept = [array.copy() for array in (observation["pixels"], observation["proprio"], info["state"])]
+        kept = [array.copy() for array in (observation["images"]["camera"], observation["proprio"], info["state"])]
         returned = env.get_state(), env.observe()
         self.explore(env, 0)
-        for array, copy in zip((observation["pixels"], observation["proprio"], info["state"]), kept, strict=True):
+        for array, copy in zip(
+            (observation["images"]["camera"], observation["proprio"], info["state"]), kept, strict=True
+        ):
             np.testing.assert_array_equal(array, copy)
         env.set_state(kept[2])
         returned[0][:] = 0
-        returned[1]["pixels"][:] = 0
+        returned[1]["images"]["camera"][:] = 0
         np.testing.assert_array_equal(env.get_state(), kept[2])
-        np.testing.assert_array_equal(env.observe()["pixels"], kept[0])
+        np.testing.assert_array_equal(env.observe()["images"]["camera"], kept[0])
 
     def test_set_goal_keeps_a_copy(self, env: GoalEnv) -> None:
         goal = env.reset(seed=0)[1]["state"].copy()
@@ -174,15 +178,15 @@ class GoalEnvConformance(abc.ABC):
         _, _, states = self.explore(env, 4)
         actions, observations, expected = self.explore(env, 14)
         env.set_state(states[-1])
-        large = env.render_state(other_state, 96)
+        large = env.render_state(other_state, size=96)
         small = env.render_state(other_state)
         assert large.shape == (96, 96, 3) and large.dtype == np.uint8
         np.testing.assert_array_equal(env.get_state(), states[-1])
         observations_again, states_again = self.replay(env, actions)
         np.testing.assert_array_equal(states_again, expected)
-        np.testing.assert_array_equal(observations_again[-1]["pixels"], observations[-1]["pixels"])
+        np.testing.assert_array_equal(observations_again[-1]["images"]["camera"], observations[-1]["images"]["camera"])
         env.set_state(other_state)
-        np.testing.assert_array_equal(env.observe()["pixels"], small)
+        np.testing.assert_array_equal(env.observe()["images"]["camera"], small)
 
     def test_simulation_agrees_with_steps(self, env: GoalEnv) -> None:
         start = env.reset(seed=6)[1]["state"]
@@ -257,7 +261,7 @@ class GoalEnvConformance(abc.ABC):
         env.set_state(state)
         observation, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
         assert terminated and info["diverged"] and not truncated and not info["success"]
-        assert observation["pixels"].shape == env.observation_space["pixels"].shape
+        assert observation["images"]["camera"].shape == env.observation_space["images"]["camera"].shape
         observation, info = env.reset(seed=0)
         assert not info["diverged"] and env.observation_space.contains(observation)
         assert not env.step(np.zeros(env.action_space.shape, np.float32))[2]

@@ -69,19 +69,19 @@ def test_rows_hold_the_action_taken_at_them(recording, options):
     episode = TrajectoryStore.open(recording).episode(2)
     observation, _ = env.reset(seed=episode.seed)
     for t in range(episode.num_steps):
-        np.testing.assert_array_equal(observation["pixels"], episode.pixels[t])
+        np.testing.assert_array_equal(observation["images"]["camera"], episode.pixels[t])
         np.testing.assert_array_equal(observation["proprio"], episode.proprio[t])
         np.testing.assert_array_equal(env.get_state(), episode.state[t])
         observation, *_ = env.step(episode.action[t])
-    np.testing.assert_array_equal(observation["pixels"], episode.pixels[-1])
+    np.testing.assert_array_equal(observation["images"]["camera"], episode.pixels[-1])
     assert not episode.action[-1].any()
     env.close()
 
 
 def test_the_store_describes_its_environment(recording):
     spec = TrajectoryStore.open(recording).spec
-    assert (spec.env, spec.image_size, spec.control_step_s) == ("push", 16, 0.1)
-    assert spec.action_units == ("m/s", "m/s")
+    assert (spec.env, spec.only_camera.height, spec.control_step_s) == ("push", 16, 0.1)
+    assert spec.action.units == ("m/s", "m/s")
     assert spec.options == {"distractors": False}
     assert spec.simulator.startswith("mujoco 3.")
 
@@ -140,7 +140,7 @@ def test_a_finished_recording_says_so_and_what_comes_next(tmp_path, recording):
     [
         ({"seed": 3}, {}, "recorded with seed 0, this run has 3"),
         ({"episode_steps": 9}, {}, "recorded with episode_steps 6, this run has 9"),
-        ({}, {"image_size": 32}, "recorded with image_size 16, this run has 32"),
+        ({}, {"image_size": 32}, "recorded with cameras .*16.*, this run has .*32"),
         ({}, {"distractors": True}, "recorded with options"),
     ],
 )

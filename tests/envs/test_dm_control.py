@@ -112,7 +112,7 @@ def test_reacher_encoders_read_wrist_shoulder_and_speeds(reacher):
 
 def test_reacher_shows_no_target(reacher):
     state = reacher.reset(seed=0)[1]["state"]
-    first = reacher.observe()["pixels"]
+    first = reacher.observe()["images"]["camera"]
     for seed in range(1, 5):  # every reset draws another target
         reacher.reset(seed=seed)
         np.testing.assert_array_equal(reacher.render_state(state), first)
@@ -122,7 +122,7 @@ def test_reacher_path_is_where_the_finger_is_seen(reacher):
     rng = np.random.default_rng(0)
     for _ in range(15):
         state = pose(rng.uniform(-3, 3), rng.uniform(-2, 2))
-        with_finger = reacher.render_state(state, 256)
+        with_finger = reacher.render_state(state, size=256)
         column, row = np.floor(reacher.path_points(state)["finger"] * 256).astype(int)
         red, green, blue = with_finger[row, column].astype(int)
         assert red > green > blue and red > 2 * blue, (red, green, blue)

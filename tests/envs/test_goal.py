@@ -31,7 +31,7 @@ def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
     assert [file.name for file in out.parent.iterdir()] == ["img.png"]
     env = make_named("push")
     try:
-        expected = env.render_state(explore_to_goal(env, seed=3, num_steps=25)[1], 96)
+        expected = env.render_state(explore_to_goal(env, seed=3, num_steps=25)[1], size=96)
     finally:
         env.close()
     np.testing.assert_array_equal(picture(out), expected)

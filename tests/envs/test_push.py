@@ -96,7 +96,7 @@ def test_paths_point_at_block_and_pusher(env):
     rng = np.random.default_rng(1)
     for _ in range(10):
         state = state_of((*rng.uniform(-0.15, 0, 2), rng.uniform(-3, 3)), tuple(rng.uniform(0.1, 0.2, 2)))
-        picture = env.render_state(state, 128).astype(int)
+        picture = env.render_state(state, size=128).astype(int)
         for name, (red, _, blue) in {"block": (1, 0, 0), "pusher": (0, 0, 1)}.items():
             column, row = np.floor(env.path_points(state)[name] * 128).astype(int)
             pixel = picture[row, column]
@@ -122,7 +122,9 @@ def test_distractors_change_what_is_seen_and_nothing_else():
         undressed = start.copy()
         undressed[10:] = 0
         plain.reset(options={"state": undressed})
-        assert np.abs(plain.observe()["pixels"].astype(int) - dressed.observe()["pixels"]).mean() > 1
+        assert (
+            np.abs(plain.observe()["images"]["camera"].astype(int) - dressed.observe()["images"]["camera"]).mean() > 1
+        )
         rng = np.random.default_rng(0)
         for _ in range(10):
             action = rng.uniform(-0.4, 0.4, 2).astype(np.float32)

@@ -29,7 +29,7 @@ class PointExplorer(Explorer):
 class PointEnv(GoalEnv):
     """The frame's red and green encode the position, so that a model can read it exactly enough."""
 
-    name, control_step_s, action_units = "point", 0.1, ("m/s", "m/s")
+    name, control_step_s = "point", 0.1
     metrics = (Metric("position", "m", 0.1),)
 
     def __init__(self, diverge_at: float = np.inf) -> None:
@@ -59,9 +59,12 @@ class PointEnv(GoalEnv):
         self._state = np.array(state, np.float64)
 
     def observe(self) -> Any:
-        return {"pixels": self.render_state(self._state), "proprio": self._state.astype(np.float32)}
+        return {"images": self.goal_images(self._state), "proprio": self._state.astype(np.float32)}
 
-    def render_state(self, state: Floats, size: int | None = None) -> Any:
+    def goal_images(self, state: Floats) -> Any:
+        return {"camera": self.render_state(state)}
+
+    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Any:
         frame = np.zeros((size or SIZE, size or SIZE, 3), np.uint8)
         frame[..., :2] = np.clip(np.round(127.5 + 50 * np.asarray(state)), 0, 255)
         return frame

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 from worldmodel.models.keypoint.compression import CompressionConfig
@@ -19,11 +20,9 @@ from worldmodel.training.trainer import TrainerConfig
 SIZE = 32
 SPEC = EnvironmentSpec(
     env="toy",
-    image_size=SIZE,
+    cameras=one_camera(SIZE),
     control_step_s=0.1,
-    action_low=(-4.0, -4.0),
-    action_high=(4.0, 4.0),
-    action_units=("pixels", "pixels"),
+    action=ActionSpec((-4.0, -4.0), (4.0, 4.0), ("pixels", "pixels")),
     proprio_size=2,
     state_size=3,
     simulator="none 1.0",

@@ -80,4 +80,4 @@ def _build(store: TrajectoryStore, path: Path, progress: Callable[[int, int], No
 
 
 def _shape(store: TrajectoryStore) -> tuple[int, int, int, int]:
-    return store.num_rows, store.spec.image_size, store.spec.image_size, 3
+    return store.num_rows, store.spec.only_camera.height, store.spec.only_camera.height, 3

@@ -45,7 +45,7 @@ def dimensions(store: TrajectoryStore) -> list[Dimension]:
     found = []
     taken = np.ones(store.num_rows, bool)
     taken[store.episode_ends - 1] = False
-    units = {"action": store.spec.action_units, "proprio": ("",) * store.spec.proprio_size}
+    units = {"action": store.spec.action.units, "proprio": ("",) * store.spec.proprio_size}
     for column, kept in (("action", taken), ("proprio", np.ones(store.num_rows, bool))):
         size = len(units[column])
         moments, low, high = Moments(size), np.full(size, np.inf), np.full(size, -np.inf)

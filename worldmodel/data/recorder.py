@@ -9,7 +9,7 @@
                 pixels, proprio = robot.act(action)
             recorder.end_episode(pixels, proprio)  # what came of the last action; from here on the episode is safe
 
-Shapes: `H` and `W` are `spec.image_size`, `A` is `len(spec.action_low)`, `P` is `spec.proprio_size`, `S` is
+Shapes: `H` and `W` are `spec.only_camera.height`, `A` is `len(spec.action.low)`, `P` is `spec.proprio_size`, `S` is
 `spec.state_size`.
 """
 
@@ -102,7 +102,7 @@ class Recorder:
         Args:
             pixels: uint8 `[H, W, 3]`, RGB.
             proprio: finite numbers `[P]`; kept as float32.
-            action: finite numbers `[A]` in `spec.action_units`, taken at this observation; kept as float32.
+            action: finite numbers `[A]` in `spec.action.units`, taken at this observation; kept as float32.
             state: finite numbers `[S]`; kept as float64. Only where `spec.state_size` is not 0.
 
         Raises:

@@ -76,7 +76,7 @@ def compute_statistics(store: TrajectoryStore, episodes: NDArray[np.int64]) -> D
     """
     if len(episodes) == 0:
         raise UserError("no episode to compute statistics over: record some with `python -m envs.collect`")
-    action, proprio = Moments(len(store.spec.action_low)), Moments(store.spec.proprio_size)
+    action, proprio = Moments(len(store.spec.action.low)), Moments(store.spec.proprio_size)
     all_actions = store.read("action", 0, store.num_rows)
     all_proprio = store.read("proprio", 0, store.num_rows)
     for index in episodes:

@@ -29,9 +29,9 @@ def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
     Raises:
         WritingStopped: when it cannot be written.
     """
-    factor = enlargement(spec.image_size)
+    factor = enlargement(spec.only_camera.height)
     with _appearing(path) as partial:
-        side = spec.image_size * factor
+        side = spec.only_camera.height * factor
         # No B-frames: with them, some players begin at the second frame.
         writer = imageio_ffmpeg.write_frames(
             str(partial),
@@ -83,7 +83,7 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
         for name, values in (("action", episode.action[:-1]), ("proprio", episode.proprio), ("state", episode.state)):
             if not values.shape[1]:
                 continue
-            units = spec.action_units if name == "action" else ("",) * values.shape[1]
+            units = spec.action.units if name == "action" else ("",) * values.shape[1]
             names = [f"{name} {index} {unit}".strip() for index, unit in enumerate(units)]
             recording.log(name, rerun.SeriesLines(names=names), static=True)
             recording.send_columns(name, clock(len(values)), rerun.Scalars.columns(scalars=values.astype(np.float64)))

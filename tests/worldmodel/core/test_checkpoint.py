@@ -148,7 +148,7 @@ def test_a_shipped_checkpoint_is_small_and_imagines(name: str) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     model = WorldModel.load(name, torch.device("cpu"))
     assert model.spec.env == name
-    size, low = model.spec.image_size, torch.tensor(model.spec.action_low)
+    size, low = model.spec.only_camera.height, torch.tensor(model.spec.action.low)
     pixels = torch.zeros(1, 1, size, size, 3, dtype=torch.uint8)
     latent = model.encode(pixels, torch.zeros(1, 1, model.spec.proprio_size), torch.zeros(1, 0, len(low)))
     ahead = model.rollout(latent, low.expand(1, 2, 12, -1))

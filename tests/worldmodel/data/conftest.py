@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 
 SPEC = EnvironmentSpec(
     env="toy",
-    image_size=8,
+    cameras=one_camera(8),
     control_step_s=0.1,
-    action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0),
-    action_units=("m/s", "m/s"),
+    action=ActionSpec((-1.0, -1.0), (1.0, 1.0), ("m/s", "m/s")),
     proprio_size=3,
     state_size=5,
     simulator="none 1.0",
@@ -29,10 +28,10 @@ LENGTHS = (20, 7, 33, 1, 40)
 def _make_episode(index: int, num_steps: int = 20, spec: EnvironmentSpec = SPEC) -> Episode:
     rng = np.random.default_rng(index)
     rows = num_steps + 1
-    pixels = rng.integers(0, 256, (rows, spec.image_size, spec.image_size, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (rows, spec.only_camera.height, spec.only_camera.height, 3), dtype=np.uint8)
     if index == 0:
         pixels[:18] = 0  # a whole chunk of black frames, which zarr would like to leave out
-    action = rng.standard_normal((rows, len(spec.action_low))).astype(np.float32)
+    action = rng.standard_normal((rows, len(spec.action.low))).astype(np.float32)
     action[-1] = 0
     proprio = rng.standard_normal((rows, spec.proprio_size)).astype(np.float32)
     return Episode(pixels, action, proprio, rng.standard_normal((rows, spec.state_size)), seed=1000 + index)

@@ -79,7 +79,7 @@ def _show(source: Source, plan: Plan) -> None:
     console.print(f"rows: {facts.rows}; {plan.unused_actions} actions are left out")
     if plan.skipped:
         console.print(f"{len(plan.skipped)} episodes of less than two observations are left out")
-    limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action_low, spec.action_high, strict=True))
+    limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action.low, spec.action.high, strict=True))
     console.print(f"bounds of the action ({plan.bounds}): {limits}")
 
 

@@ -33,7 +33,7 @@ def run_import(source: Source, plan: Plan, out: Path, progress: Progress) -> Tra
         UserError: when `out` holds something else.
     """
     total = len(plan.episodes)
-    per_episode = max(1, plan.num_rows // total) * plan.spec.image_size**2 * 3
+    per_episode = max(1, plan.num_rows // total) * plan.spec.only_camera.height**2 * 3
     with EpisodeWriter(out, plan.spec, plan.recording, max(1, _COMMIT_BYTES // per_episode)) as writer:
         if writer.num_episodes > total:
             raise UserError(f"{out} has {writer.num_episodes} episodes already, more than the {total} to import")
@@ -53,7 +53,7 @@ def run_import(source: Source, plan: Plan, out: Path, progress: Progress) -> Tra
 
 def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode:
     where = f"{plan.choice.camera} in episode {number} of {source.path}"
-    pixels = np.empty((rows, plan.spec.image_size, plan.spec.image_size, 3), np.uint8)
+    pixels = np.empty((rows, plan.spec.only_camera.height, plan.spec.only_camera.height, 3), np.uint8)
     count = 0
     for frame in source.frames(number, plan.choice.camera, rows):
         require(count < rows, f"{where} has more than {rows} pictures")
@@ -61,7 +61,7 @@ def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode
         count += 1
     require(count == rows, f"{where} has {count} pictures: {rows} were promised")
     _check_times(source, plan, number, rows)
-    action = np.zeros((rows, len(plan.spec.action_low)), np.float32)
+    action = np.zeros((rows, len(plan.spec.action.low)), np.float32)
     action[:-1] = single(numbers(source, number, "action", plan.choice.action, rows - 1))
     proprio = single(numbers(source, number, "proprio", plan.choice.proprio, rows))
     state = numbers(source, number, "state", plan.choice.state, rows)

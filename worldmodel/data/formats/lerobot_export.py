@@ -58,8 +58,8 @@ def export_lerobot(
     """
     if not store.num_episodes:
         raise UserError(f"{store.name} holds no episode yet")
-    if options.images == "video" and store.spec.image_size % 2:
-        size = store.spec.image_size
+    if options.images == "video" and store.spec.only_camera.height % 2:
+        size = store.spec.only_camera.height
         raise UserError(
             f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
         )
@@ -227,7 +227,7 @@ class _Writer:
             place = {**self._video_files.next(), "video_key": CAMERA}
             path = self._root / _VIDEO.format(**place)
             path.parent.mkdir(parents=True, exist_ok=True)
-            size = self._store.spec.image_size
+            size = self._store.spec.only_camera.height
             self._video = VideoWriter(path, self._video_rate, size, size, self._options.crf)
             self._video_frames = 0
         for picture in pixels:

@@ -19,13 +19,13 @@ def features_of(spec: EnvironmentSpec, images: str, rate: float) -> dict[str, di
     """The `features` of `info.json`, by name; `images` is `video` or `png`, `rate` rows per second."""
     picture: dict[str, Any] = {
         "dtype": "video" if images == "video" else "image",
-        "shape": [spec.image_size, spec.image_size, 3],
+        "shape": [spec.only_camera.height, spec.only_camera.height, 3],
         "names": ["height", "width", "channels"],
     }
     if images == "video":
         picture["info"] = {
-            "video.height": spec.image_size,
-            "video.width": spec.image_size,
+            "video.height": spec.only_camera.height,
+            "video.width": spec.only_camera.height,
             "video.codec": "h264",
             "video.pix_fmt": "yuv420p",
             "video.is_depth_map": False,
@@ -37,7 +37,7 @@ def features_of(spec: EnvironmentSpec, images: str, rate: float) -> dict[str, di
     for name, dtype, size, short in (
         (PROPRIO, "float32", spec.proprio_size, "proprio"),
         (STATE, "float64", spec.state_size, "state"),
-        (ACTION, "float32", len(spec.action_low), "action"),
+        (ACTION, "float32", len(spec.action.low), "action"),
     ):
         if size:
             features[name] = {"dtype": dtype, "shape": [size], "names": [f"{short}_{i}" for i in range(size)]}

@@ -5,12 +5,10 @@ Other programs leave it alone. A data set that bears it comes back as the store 
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.formats.limits import MOST_NUMBERS, inside, read_json, require
 from worldmodel.data.formats.source import FormatError
@@ -39,10 +37,8 @@ def read_description(root: Path) -> EnvironmentSpec | None:
         raise FormatError(f"{path} does not say its environment")
     try:
         spec = EnvironmentSpec.from_dict(values)
-        from_config(EnvironmentSpec, dataclasses.asdict(spec), "environment")  # the types of all values
     except UserError as error:
         raise FormatError(f"{path}: {error}") from error
-    sizes = {len(spec.action_low), len(spec.action_high), len(spec.action_units)}
-    require(len(sizes) == 1 and max(sizes) <= MOST_NUMBERS, f"{path}: action_low, action_high, action_units differ")
+    require(spec.action.size <= MOST_NUMBERS, f"{path}: the action has {spec.action.size} dimensions")
     require(0 < spec.control_step_s < 1e6, f"{path}: control_step_s is {spec.control_step_s}")
     return spec

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import MOST_PIXELS, EnvironmentSpec
+from worldmodel.core.spec import MOST_PIXELS, ActionSpec, EnvironmentSpec, one_camera
 from worldmodel.data.formats.images import Layout, Square, white_of
 from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_NUMBERS, MOST_ROWS, require
 from worldmodel.data.formats.mapping import Choice, Part, choose
@@ -123,13 +123,15 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
     units = _for_each(options.action_units, len(low), "--action-units")
     spec = EnvironmentSpec(
         env=options.env or facts.env,
-        image_size=size,
+        cameras=one_camera(size),
         control_step_s=ours.control_step_s if ours is not None and options.rate_hz is None else 1 / rate,
-        action_low=low,
-        action_high=high,
-        action_units=units
-        or (ours.action_units if ours is not None and len(ours.action_low) == len(low) else ())
-        or ("",) * len(low),
+        action=ActionSpec(
+            low,
+            high,
+            units
+            or (ours.action.units if ours is not None and len(ours.action.low) == len(low) else ())
+            or ("",) * len(low),
+        ),
         proprio_size=_width(source, episodes[0], "proprio", choice.proprio),
         state_size=_width(source, episodes[0], "state", choice.state),
         simulator=ours.simulator if ours is not None else facts.format,
@@ -195,7 +197,7 @@ def _action_bounds(
     width = _width(source, (episodes[0][0], episodes[0][1] - 1), "action", choice.action)
     said = (facts.action_low, facts.action_high)
     if facts.spec is not None:
-        said = (facts.spec.action_low, facts.spec.action_high)
+        said = (facts.spec.action.low, facts.spec.action.high)
     given = tuple(
         _for_each(values, width, f"--action-{side}")
         for side, values in (("low", options.action_low), ("high", options.action_high))

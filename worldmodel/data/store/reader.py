@@ -259,8 +259,8 @@ def array_types(spec: EnvironmentSpec) -> dict[str, RowType]:
 def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
     """What one row of each column is."""
     return {
-        "pixels": RowType(np.dtype(np.uint8), (spec.image_size, spec.image_size, 3)),
-        "action": RowType(np.dtype(np.float32), (len(spec.action_low),)),
+        "pixels": RowType(np.dtype(np.uint8), (spec.only_camera.height, spec.only_camera.height, 3)),
+        "action": RowType(np.dtype(np.float32), (len(spec.action.low),)),
         "proprio": RowType(np.dtype(np.float32), (spec.proprio_size,)),
         "state": RowType(np.dtype(np.float64), (spec.state_size,)),
     }

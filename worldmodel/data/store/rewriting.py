@@ -119,7 +119,7 @@ def copy_episodes(
     numbered = [(source, int(episode)) for source, episodes in parts for episode in episodes]
     spec = parts[0][0].spec
     rows = sum(source.num_rows for source, _ in parts) / max(1, sum(source.num_episodes for source, _ in parts))
-    per_commit = max(1, int(_COMMIT_BYTES / max(1.0, rows * spec.image_size**2 * 3)))
+    per_commit = max(1, int(_COMMIT_BYTES / max(1.0, rows * spec.only_camera.height**2 * 3)))
     with EpisodeWriter(out, spec, recording, per_commit) as writer:
         if writer.num_episodes > len(numbered):
             raise UserError(f"{out} has {writer.num_episodes} episodes already, more than the {len(numbered)} to copy")

@@ -77,7 +77,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.spec, self.config = spec, config
         encoder = config.encoder
-        sizes = (spec.proprio_size, len(spec.action_low))
+        sizes = (spec.proprio_size, len(spec.action.low))
         self.encoder = build_encoder(encoder).requires_grad_(False)
         self.compression = Compression(config.compression, encoder.tokens_per_frame, encoder.width)
         self.scene = Scene(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)

@@ -46,7 +46,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: pyt
     assert [path.name for path in folder.parent.iterdir()] == ["run"]
     assert main(given) == 0
     assert "2 episodes, 6 observations and 4 steps" in capsys.readouterr().out
-    assert TrajectoryStore.open(out).spec.image_size == 8
+    assert TrajectoryStore.open(out).spec.only_camera.height == 8
 
 
 def test_there_and_back(store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

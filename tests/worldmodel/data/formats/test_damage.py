@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.data.formats.exporting import ExportOptions
 from worldmodel.data.formats.lerobot_export import export_lerobot
@@ -48,7 +49,7 @@ def diffusion_policy(folder: Path, episodes: list) -> Path:
 
 
 def lerobot(folder: Path, episodes: list) -> Path:
-    spec = EnvironmentSpec("toy", 12, 0.1, (-1.0, -1.0), (1.0, 1.0), ("", ""), 3, 4, "none")
+    spec = EnvironmentSpec("toy", one_camera(12), 0.1, ActionSpec((-1.0, -1.0), (1.0, 1.0), ("", "")), 3, 4, "none")
     with EpisodeWriter(folder / "store.zarr", spec) as writer:
         for e in episodes:
             action = np.concatenate([e.action, np.zeros((1, 2))]).astype(np.float32)

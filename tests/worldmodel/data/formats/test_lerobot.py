@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.data.formats import lerobot_export
 from worldmodel.data.formats.exporting import ExportOptions
@@ -77,7 +78,14 @@ def recordings(draw: st.DrawFn) -> tuple[EnvironmentSpec, list[Episode]]:
     size, actions, proprio, state = draw(st.tuples(*[st.integers(a, b) for a, b in ((8, 10), (1, 3), (0, 2), (0, 2))]))
     rate = draw(st.sampled_from([0.1, 0.02, 1 / 30, 0.03, 1 / 7]))
     spec = EnvironmentSpec(
-        "any", size, rate, (-1.0,) * actions, (1.0,) * actions, ("N",) * actions, proprio, state, "none", {"a": [1]}
+        "any",
+        one_camera(size),
+        rate,
+        ActionSpec((-1.0,) * actions, (1.0,) * actions, ("N",) * actions),
+        proprio,
+        state,
+        "none",
+        {"a": [1]},
     )
     episodes = []
     for _ in range(draw(st.integers(1, 3))):
@@ -122,7 +130,7 @@ def moving(rows: int, size: int = 64) -> np.ndarray:
 
 
 def test_video_is_close_and_every_frame_is_where_it_was(tmp_path: Path, spec, import_from) -> None:
-    spec = dataclasses.replace(spec, image_size=64)
+    spec = dataclasses.replace(spec, cameras=one_camera(64))
     with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
         for rows in (9, 25):
             zeros = [np.zeros((rows, n), t) for n, t in ((2, "f4"), (3, "f4"), (5, "f8"))]
@@ -340,9 +348,9 @@ def foreign_spec(root: Path, **values: object) -> None:
         (set_episode("length", 1, 10**9), "episode 1: length is 1000000000: expected a whole number"),
         (set_episode("data/file_index", 1, -1), "episode 1: data/file_index is -1"),
         (set_episode("episode_index", 1, 7), "episode 1 has episode_index 7"),
-        (lambda r: foreign_spec(r, action_low=["x", "y"]), "action_low is"),
-        (lambda r: foreign_spec(r, action_low=[1.0]), "action_low, action_high and action_units have 1, 2 and 2"),
-        (lambda r: foreign_spec(r, image_size="8"), "image_size is '8': expected a whole number"),
+        (lambda r: foreign_spec(r, action={"low": ["x"], "high": [1.0], "units": [""]}), "low of the action is"),
+        (lambda r: foreign_spec(r, action={"low": [1.0], "high": [2.0] * 2, "units": [""] * 2}), "have 1, 2 and 2"),
+        (lambda r: foreign_spec(r, cameras=[{"name": "a", "height": "8", "width": 8}]), "height of camera a is '8'"),
         (lambda r: foreign_spec(r, more=1), "environment description has keys"),
     ],
 )  # fmt: skip

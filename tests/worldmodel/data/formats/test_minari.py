@@ -56,7 +56,7 @@ def test_everything_is_taken(tmp_path: Path, recorded, import_from, assert_holds
     store = import_from("minari", source, tmp_path / "out.zarr", **options)
     assert_holds(store, recorded)
     assert store.episode_seeds.tolist() == [40, 41, 42]
-    assert (store.spec.env, store.spec.action_low, store.spec.action_high) == ("arm/push-v0", (-1, -2), (1, 2))
+    assert (store.spec.env, store.spec.action.low, store.spec.action.high) == ("arm/push-v0", (-1, -2), (1, 2))
     inner = import_from("minari", source / "data", tmp_path / "inner.zarr", **options)
     assert_holds(inner, recorded)
 
@@ -81,7 +81,7 @@ def test_pictures_of_equal_length_as_jpeg(tmp_path: Path, recorded, import_from)
         assert file["episode_0/observations/camera"].ndim == 2
     store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"])
     assert not store.read("pixels", 0, store.num_rows).any()
-    assert store.spec.image_size == 36
+    assert store.spec.only_camera.height == 36
 
 
 def test_discrete_actions_are_refused(tmp_path: Path, recorded, import_from) -> None:
@@ -105,7 +105,7 @@ def test_actions_without_bounds_have_those_that_were_taken(tmp_path: Path, recor
     endless = BOX(-np.inf, np.inf, (2,), np.float32)
     source = write(tmp_path / "push-v0", recorded, action=endless)
     store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"])
-    assert store.spec.action_high == tuple(np.concatenate([e.action for e in recorded]).max(0))
+    assert store.spec.action.high == tuple(np.concatenate([e.action for e in recorded]).max(0))
 
 
 def _observation_missing(source: Path) -> None:

@@ -43,7 +43,7 @@ def test_without_next_obs_the_last_action_is_left_out(tmp_path: Path, recorded, 
     assert_holds(store, recorded, fewer=1)
     assert store.spec.env == "Lift"
     assert store.spec.control_step_s == 0.05
-    assert (store.spec.image_size, store.spec.proprio_size, store.spec.state_size) == (12, 3, 4)
+    assert (store.spec.only_camera.height, store.spec.proprio_size, store.spec.state_size) == (12, 3, 4)
 
 
 def test_next_obs_gives_the_last_observation(tmp_path: Path, recorded, import_from, assert_holds) -> None:
@@ -66,8 +66,8 @@ def test_bounds_are_those_of_the_actions_that_are_written(tmp_path: Path, record
     source = write(tmp_path / "image.hdf5", recorded, following=False)
     store = import_from("robomimic", source, tmp_path / "out.zarr", proprio=["none"])
     taken = np.concatenate([episode.action[:-1] for episode in recorded])
-    assert store.spec.action_low == tuple(taken.min(0))
-    assert store.spec.action_high == tuple(taken.max(0))
+    assert store.spec.action.low == tuple(taken.min(0))
+    assert store.spec.action.high == tuple(taken.max(0))
 
 
 def test_columns_are_listed_when_there_is_a_choice(tmp_path: Path, recorded, import_from) -> None:

@@ -55,8 +55,8 @@ def test_what_a_robot_has_none_of_is_packed_too(tmp_path: Path, spec, proprio_si
     bare = dataclasses.replace(spec, proprio_size=proprio_size, state_size=state_size)
     with Recorder(tmp_path / "arm.zarr", bare) as recorder:
         for _ in range(3):
-            picture = np.zeros((spec.image_size, spec.image_size, 3), np.uint8)
-            recorder.step(picture, np.zeros(proprio_size), np.zeros(len(spec.action_low)), np.zeros(state_size))
+            picture = np.zeros((spec.only_camera.height, spec.only_camera.height, 3), np.uint8)
+            recorder.step(picture, np.zeros(proprio_size), np.zeros(len(spec.action.low)), np.zeros(state_size))
         recorder.end_episode()
     source = TrajectoryStore.open(tmp_path / "arm.zarr")
     packed = pack(source, tmp_path / "packed.zarr", quiet)

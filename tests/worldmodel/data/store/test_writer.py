@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import one_camera
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, WritingStopped
 from worldmodel.data.store import writer as writer_module
 from worldmodel.data.store.metadata import MetadataError
@@ -225,7 +226,7 @@ def test_a_writer_does_not_build_on_a_missing_chunk(store, write_store):
 @pytest.mark.parametrize(
     ("changes", "recording", "message"),
     [
-        ({"image_size": 16}, {"seed": 0}, "recorded with image_size 8, this run has 16"),
+        ({"cameras": one_camera(16)}, {"seed": 0}, "recorded with cameras .*8.*, this run has .*16"),
         ({"options": {"distractors": True}}, {"seed": 0}, "recorded with options"),
         ({"simulator": "none 2.0"}, {"seed": 0}, "recorded with simulator none 1.0, this run has none 2.0"),
         ({}, {"seed": 1}, "recorded with seed 0, this run has 1"),

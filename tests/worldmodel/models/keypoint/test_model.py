@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from tests.worldmodel.toy import MODEL, SPEC, make_episode, make_model
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.models.keypoint.model import WorldModel
 from worldmodel.models.keypoint.predictor import Belief
 
@@ -180,26 +182,32 @@ def test_the_encoder_is_frozen_and_its_hash_recorded(tmp_path: Path, model: Worl
     assert weights_hash(model.encoder) in (tmp_path / "config.json").read_text()
 
 
+def with_action(**changes: Any) -> ActionSpec:
+    return dataclasses.replace(SPEC.action, **changes)
+
+
 @pytest.mark.parametrize(
-    ("field", "theirs"),
+    ("changes", "ours", "theirs"),
     [
-        ("env", "push"),
-        ("image_size", 64),
-        ("control_step_s", 0.05),
-        ("action_low", (-1.0, -4.0)),
-        ("action_high", (4.0, 5.0)),
-        ("proprio_size", 7),
+        ({"env": "push"}, "env toy", "env push"),
+        ({"cameras": one_camera(64)}, "cameras camera 32 x 32", "cameras camera 64 x 64"),
+        ({"control_step_s": 0.05}, "control_step_s 0.1", "control_step_s 0.05"),
+        ({"action": with_action(low=(-1.0, -4.0))}, "action_low (-4.0, -4.0)", "action_low (-1.0, -4.0)"),
+        ({"action": with_action(high=(4.0, 5.0))}, "action_high (4.0, 4.0)", "action_high (4.0, 5.0)"),
+        ({"action": with_action(rest=("hold", "zero"))}, "action rest ('zero', 'zero')", "rest ('hold', 'zero')"),
+        ({"action": with_action(kinds=("continuous", "binary"))}, "('continuous', 'continuous')", "'binary')"),
+        ({"proprio_size": 7}, "proprio_size 2", "proprio_size 7"),
     ],
 )
 def test_a_model_for_another_environment_is_refused_with_both_values(
-    tmp_path: Path, model: WorldModel, field: str, theirs: object
+    tmp_path: Path, model: WorldModel, changes: dict[str, Any], ours: str, theirs: str
 ) -> None:
     model.save(tmp_path, {})
     spec = WorldModel.load(str(tmp_path), CPU).spec
     with pytest.raises(UserError) as caught:
-        spec.require_match(dataclasses.replace(SPEC, **{field: theirs}), "the model", "the environment")
+        spec.require_match(dataclasses.replace(SPEC, **changes), "the model", "the environment")
     message = str(caught.value)
-    assert field in message and str(theirs) in message and str(getattr(SPEC, field)) in message
+    assert ours in message and theirs in message
 
 
 def test_other_looks_and_simulator_versions_are_let_through(model: WorldModel) -> None:
