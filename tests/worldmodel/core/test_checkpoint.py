@@ -81,7 +81,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not a number": (lambda f: (f / "config.json").write_text('{"a": NaN}'), "NaN is no finite number"),
     "too large a number": (lambda f: (f / "config.json").write_text('{"a": 1e999}'), "a number is too large"),
     "long json": (lambda f: (f / "config.json").write_text(" " * 2**21), "2097152 bytes: expected at most"),
-    "unknown family": (lambda f: edit_config(f, lambda c: c.update(family="rssm")), "family 'rssm': choose from keypoint"),
+    "unknown family": (
+        lambda f: edit_config(f, lambda c: c.update(family="rssm")),
+        "family 'rssm': choose from keypoint",
+    ),
     "a list of families": (lambda f: edit_config(f, lambda c: c.update(family=["keypoint"])), "of family \\['keyp"),
     "unknown option": (change("encoder", patch=4), f"{NOT_DESCRIBED}.*patch"),
     "class path": (change("predictor", _target_="os.system"), f"{NOT_DESCRIBED}.*_target_"),
