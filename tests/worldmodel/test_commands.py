@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.worldmodel.commands import TOY, TOY_ENV, run
+from tests.worldmodel.commands import TOY, TOY_ENV, TOY_OPTIONS, run
 from tests.worldmodel.toy import SPEC, make_episode
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -218,8 +218,7 @@ def test_a_recording_of_another_environment_is_refused_before_training(
     module: str, toy_store: TrajectoryStore, tmp_path: Path
 ) -> None:
     encoder = ("encoder_from=random",) if module == TRAIN else ()
-    options = TOY[module][len(TOY_ENV) :]
-    result = run(module, ("env=push", *options, f"data={toy_store.path}", *encoder), tmp_path)
+    result = run(module, ("env=push", *TOY_OPTIONS[module], f"data={toy_store.path}", *encoder), tmp_path)
     assert result.exit_code == 2, result
     assert "data.zarr is a recording of env 'toy', not of env 'push'" in result.stderr
     assert result.stderr.count("\n") == 1
