@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
@@ -21,7 +21,7 @@ from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
 

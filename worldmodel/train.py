@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
@@ -38,7 +38,7 @@ from worldmodel.models.keypoint.scene_training import (
     encode_tokens,
     neighbours,
 )
-from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
 
