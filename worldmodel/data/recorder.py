@@ -15,6 +15,7 @@ Shapes: `H` and `W` are `spec.only_camera.height`, `A` is `len(spec.action.low)`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,6 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.store.durable import uninterrupted
@@ -35,6 +35,7 @@ from worldmodel.data.store.writer import EpisodeWriter
 NO_SEED: Final = -1  # a robot is not reset with one
 
 _Row = dict[str, NDArray[Any]]
+_log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -91,9 +92,11 @@ class Recorder:
         self._rows.clear()
         self._writer.__exit__(kind, error, trace)
         if steps:
-            console.print(
-                f"[yellow]dropped[/]: the unfinished episode of {steps} steps; "
-                f"{self._writer.path} has {self.num_episodes} episodes"
+            _log.warning(
+                "dropped: the unfinished episode of %d steps; %s has %d episodes",
+                steps,
+                self._writer.path,
+                self.num_episodes,
             )
 
     def step(self, pixels: ArrayLike, proprio: ArrayLike, action: ArrayLike, state: ArrayLike | None = None) -> None:

@@ -164,7 +164,7 @@ def test_a_discarded_episode_leaves_nothing(tmp_path: Path, spec, make_episode) 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_an_unfinished_episode_is_dropped_and_said_to_be(
-    tmp_path: Path, spec, make_episode, capsys: pytest.CaptureFixture, error
+    tmp_path: Path, spec, make_episode, caplog: pytest.LogCaptureFixture, error
 ) -> None:
     path = tmp_path / "data.zarr"
     try:
@@ -176,14 +176,16 @@ def test_an_unfinished_episode_is_dropped_and_said_to_be(
     except (RuntimeError, KeyboardInterrupt) as raised:
         assert type(raised) is error
     assert_holds(path, make_episode(1, 4))
-    assert f"dropped: the unfinished episode of 12 steps; {path} has 1 episodes" in capsys.readouterr().out
+    assert f"dropped: the unfinished episode of 12 steps; {path} has 1 episodes" in caplog.messages
     assert not path.with_name("data.zarr.lock").exists()
 
 
-def test_a_finished_recording_says_nothing(tmp_path: Path, spec, make_episode, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_recording_says_nothing(
+    tmp_path: Path, spec, make_episode, caplog: pytest.LogCaptureFixture
+) -> None:
     with Recorder(tmp_path / "data.zarr", spec) as recorder:
         record(recorder, make_episode(1, 4))
-    assert capsys.readouterr().out == ""
+    assert caplog.messages == []
 
 
 def test_it_works_in_its_context_only(tmp_path: Path, spec, make_episode) -> None:

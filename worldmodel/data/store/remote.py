@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self, final
 
-from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError, choices_message, how_to_install
 from worldmodel.core.files import output_folder, replacing
 from worldmodel.data.store.files import StoreError, UnreachableError
@@ -30,6 +30,7 @@ from worldmodel.data.store.metadata import MOST_CHUNK_BYTES
 from worldmodel.data.store.rows import chunk_number
 
 LIBRARIES: Final = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs"}
+_log = logging.getLogger(__name__)
 _LATEST = "latest"
 _MOST_DESCRIPTION_BYTES = 2**22
 _MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # a chunk that does not compress, and the index of a packed file
@@ -73,7 +74,7 @@ class RemoteFiles:
             if source.has_answered or not latest.exists():
                 raise
             fetched = datetime.datetime.fromtimestamp(latest.stat().st_mtime).isoformat(" ", "minutes")
-            console.print(f"[yellow]not reachable[/]: {error}; reading what was fetched until {fetched}")
+            _log.warning("not reachable: %s; reading what was fetched until %s", error, fetched)
             root = place / latest.read_text()
         return cls(address, root, source)
 
