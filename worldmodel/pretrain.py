@@ -13,12 +13,13 @@ from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
 from worldmodel.data.frames import load_frames
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData, bytes_per_clip
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.training.runs import describe_run, is_finished, open_run
@@ -88,6 +89,10 @@ def main(config: Config) -> None:
     clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    require_memory(
+        f"trainer.batch_size={trainer_config.batch_size}",
+        trainer_config.batch_size * bytes_per_clip(encoder, clips.frames),
+    )
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)

@@ -24,9 +24,9 @@ from worldmodel.cli.console import console, notices
 from worldmodel.cli.programs import as_typed
 from worldmodel.cli.usage import help_text
 from worldmodel.core.configs import CONFIGS
-from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.errors import RunStopped, UserError, printable
 from worldmodel.core.interrupt import INTERRUPTED, interruptions
-from worldmodel.core.spec import one_camera
+from worldmodel.core.spec import MOST_PIXELS
 
 __all__ = [
     "Config",
@@ -97,18 +97,10 @@ def _checked(config: Config) -> Config:
     if isinstance(env, dict):
         # Files are written to `runs/<name>/`.
         require_name("env.name", env.get("name"))
-        if type(env.get("image_size")) is int:
-            with _about("env.image_size"):
-                one_camera(env["image_size"])
+        size = env.get("image_size", 1)
+        if type(size) is int and not 1 <= size <= MOST_PIXELS:  # before anything of that size is drawn
+            raise UserError(f"env.image_size {size} cannot be used: expected a whole number from 1 to {MOST_PIXELS}")
     return config
-
-
-@contextlib.contextmanager
-def _about(option: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{option}: {error}") from error
 
 
 # What the operating system answers who may not write: no room, no quota, read-only, a disk that fails, no right to.
@@ -171,14 +163,13 @@ def refusal(error: OSError) -> str | None:
 def stopped(message: str) -> int:
     """Print one line on why a run has failed. Returns its exit code."""
     with contextlib.suppress(OSError):  # what cannot be written may be this
-        console.print(f"[red]stopped[/]: {escape(as_typed(' '.join(message.split())))}")
+        console.print(f"[red]stopped[/]: {escape(as_typed(printable(message)))}")
     return 1
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
-    one_line = as_typed(" ".join(message.split()))
-    print(f"error: {one_line}", file=sys.stderr)
+    print(f"error: {as_typed(printable(message))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -97,25 +97,34 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
     for override in overrides:
         if override.startswith("~"):
             raise UserError(f"'{short(override)}' would remove an option: options are written key=value")
-        if "=" not in override:
+        if "=" not in override or not _key_of(override):
             raise UserError(
                 f"'{short(override)}' is not an option: options are written key=value, for example env=push"
             )
         key, value = _key_of(override), override.partition("=")[2].strip("'\"")
         if key.partition(".")[0].partition("/")[0] == "hydra":
             raise UserError(f"option '{short(override)}' does not fit: options of Hydra's cannot be set here")
-        group = key.partition("@")[0]
-        if group in groups and (value not in group_choices(group) or key != group or override.startswith("+")):
-            raise UserError(choices_message(group, short(value), group_choices(group)))
+        if key in groups and value not in group_choices(key):
+            raise UserError(choices_message(key, short(value), group_choices(key)))
+        if "@" in key:
+            raise UserError(f"option '{short(override)}' does not fit: options are written key=value")
+        if override.startswith("+") and "." not in key:
+            raise UserError(choices_message("option", short(key), _top(config_name)))
         if key in sections and not value.lstrip().startswith("{"):
             raise UserError(
                 f"option '{short(override)}' does not fit: {key} is a section, with options written {key}.key=value"
             )
-        given.add(group)
+        given.add(key)
     for group, choice in groups.items():
         if choice == "???" and group not in given:
             choices = group_choices(group)
             raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
+
+
+def _top(config_name: str) -> list[str]:
+    """What can be set of a command, without its sections' own options."""
+    names = (*_read(config_name), *defaults_of(config_name))
+    return [name for name in names if name not in ("defaults", "hydra") and "@" not in name]
 
 
 def defaults_of(config_name: str) -> dict[str, str]:
@@ -177,6 +186,8 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
     for override in overrides:
         if not _is_one_value(override):
             key, _, value = override.partition("=")
+            if len(value) > _LONGEST and re.fullmatch(r"[-+]?[0-9][0-9_]*", value):
+                return f"option '{short(override)}' cannot be read: a number of so many digits is none that we know"
             quoted = "" if len(value) > _LONGEST else f": \"{key}='{value}'\""
             return f"option '{short(override)}' cannot be read: a value with special characters needs quotes{quoted}"
     # The longest key first: `env` is also part of a complaint about `env.distractor`.

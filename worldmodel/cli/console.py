@@ -10,6 +10,8 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from worldmodel.core.errors import printable
+
 console = Console(highlight=False, soft_wrap=True)
 
 # Loggers of this project, each above those of its modules.
@@ -21,9 +23,10 @@ class _Notices(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            word, colon, rest = record.getMessage().partition(":")
+            text = printable(record.getMessage())
+            word, colon, rest = text.partition(":")
             is_titled = colon and len(word) < 30 and record.levelno >= logging.WARNING
-            console.print(f"[yellow]{escape(word)}[/]:{escape(rest)}" if is_titled else escape(record.getMessage()))
+            console.print(f"[yellow]{escape(word)}[/]:{escape(rest)}" if is_titled else escape(text))
         except Exception:  # as every handler of `logging` does: telling must not end what is told about
             self.handleError(record)
 

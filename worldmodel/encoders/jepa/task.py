@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from worldmodel.encoders.features import encode_frames
 from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa
-from worldmodel.encoders.vit import VisionTransformer, to_unit_range
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
 from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
 
 # `(step) -> row numbers [B, T]` of the clips of that step.
@@ -51,11 +52,21 @@ class PretrainConfig:
     smallest_spread: float = 0.01
 
     def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("masks is empty: expected at least one")
         try:
             masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
         except TypeError as error:
             raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
         object.__setattr__(self, "masks", masks)
+        for name in ("momentum", "final_momentum", "canonical_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to 1")
+        for name in ("jitter", "colour_jitter", "smallest_spread"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
+        if self.probe_frames < 4:
+            raise ValueError(f"probe_frames {self.probe_frames}: expected at least 4, half of them held out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +101,16 @@ def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.dev
         "probe_r2": float(scores.nanmean()),
         **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
     }
+
+
+def bytes_per_clip(encoder: EncoderConfig, frames: int) -> float:
+    """Memory that a clip of `frames` frames takes in a step of training, at least [bytes].
+
+    Its pixels as float32, twice (for context and targets), and what the blocks of the context encoder keep for the
+    backward pass: 34 bytes per token, unit of width and block in half precision (Korthikanti et al., arXiv 2205.05198).
+    """
+    tokens = frames // encoder.tubelet_frames * encoder.tokens_per_frame
+    return 8 * frames * encoder.image_size**2 * 3 + 34 * tokens * encoder.width * encoder.depth
 
 
 class PretrainTask(TrainingTask):
