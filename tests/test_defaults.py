@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from worldmodel.models.keypoint.look_training import LookTrainingConfig
+from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.models.keypoint.scene_training import SceneTrainingConfig
 
 from envs.collect import CollectConfig
 from envs.dm_control import DmControlConfig
@@ -29,13 +32,11 @@ from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.models.keypoint.compression import CompressionConfig
-from worldmodel.models.keypoint.look_training import LookTrainingConfig
 from worldmodel.models.keypoint.model import GoalConfig
 from worldmodel.models.keypoint.prediction_training import PredictionConfig
 from worldmodel.models.keypoint.predictor import PredictorConfig
-from worldmodel.models.keypoint.scene import SceneConfig
-from worldmodel.models.keypoint.scene_training import SceneTrainingConfig
 from worldmodel.pretrain import PretrainOptions
+from worldmodel.probe import ProbeOptions
 from worldmodel.train import TrainOptions
 from worldmodel.training.trainer import TrainerConfig
 
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Any]] = {
     "goal": GoalImageConfig,
     "manifest": FreezeConfig,
     "pretrain": PretrainOptions,
+    "probe": ProbeOptions,
     "run": RunConfig,
     "train": TrainOptions,
 }

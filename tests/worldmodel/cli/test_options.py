@@ -22,8 +22,8 @@ VALUES = (
     f"0x{'f' * 5000}", f"1e{DIGITS}", "[]", "[[]]", "[null]", "{}", "{a:1}", "{a:{b:{c:1}}}", "[" * 500, "]", "{", "'",
     '"', "\\", ",", "a,b", "(", "choice(1,2)", "range(1,1000000000)", "glob(*)", "int(5)", "${", "${}", "${x}", "${..}",
     "${out}", "${env}", "${oc.env:NOTHING_IS_CALLED_THIS}", "${oc.decode:'{'}", "${hydra:job.name}", "???", "../x",
-    "/etc/passwd", "x" * 5000, "é", "日本", "\x1b[31m", "[/]", "[red]x", "a b", "%s", "--help", "=", "a=b", "!!python/x",
-    "*a", "&a", "~", "\t", "0o17", "1_000", "1__0", ".", "..", "~/x", "con", "$(reboot)",
+    "/etc/passwd", "x" * 5000, "é", "日本", "\x1b[31m", "[/]", "[red]x", "a b", "%s", "--help", "=", "a=b",
+    "!!python/x", "*a", "&a", "~", "\t", "0o17", "1_000", "1__0", ".", "..", "~/x", "con", "$(reboot)",
 )  # fmt: skip
 KEYS = ("env", "planner", "predictor", "encoder", "", "x", "x.y", ".", "..", "hydra.run.dir", "hydra", "_target_",
         "env@x", "env/x", "objective_for@planner.objective", "defaults", "package", "seed[0]")  # fmt: skip
