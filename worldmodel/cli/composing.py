@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from worldmodel.core.configs import CONFIGS, GROUPS_OF_PLUGINS, group_choices, plugin_choices, read_choice
 from worldmodel.core.errors import UserError, choices_message
@@ -33,6 +33,8 @@ def as_plain(config: DictConfig) -> Config:
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing: it has no default") from error
     # RecursionError and ValueError: a circle, and what interpolations make of text that is no number.
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
         reason = "a circle" if isinstance(error, RecursionError) else _first_line(error)

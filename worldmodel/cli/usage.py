@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from worldmodel.cli.composing import defaults_of
-from worldmodel.core.configs import CONFIGS, choice_text, group_choices
+from worldmodel.core.configs import CONFIGS, choice_text, group_choices, is_at_the_top
 from worldmodel.core.errors import UserError, choices_message
 
 _INTRODUCTION = """\
@@ -44,7 +44,8 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
         if name not in group_choices(group):
             raise UserError(choices_message(group, name, group_choices(group)))
         instead = f" (or {', '.join(choices)})" if choices else ""
-        parts.append(f"{group}={name}{instead}, its options written {group}.key=value:")
+        written = "as they stand here" if is_at_the_top(group, name) else f"{group}.key=value"
+        parts.append(f"{group}={name}{instead}, its options written {written}:")
         parts.append(choice_text(group, name))
     return "\n\n".join(parts)
 

@@ -17,6 +17,7 @@ from worldmodel.core import registry
 from worldmodel.core.errors import UserError, choices_message
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
+_AT_THE_TOP: Final = "# @package _global_"  # what Hydra reads in a file whose options are the command's own
 # Groups of options that a plug-in adds a choice to, with the kind of plug-in that does.
 GROUPS_OF_PLUGINS: Final = {"env": "env", "planner": "optimiser", "encoder": "encoder", "family": "family"}
 
@@ -100,10 +101,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def is_at_the_top(group: str, name: str) -> bool:
+    """Whether the options of a choice are written without the name of its group."""
+    path = CONFIGS / group / f"{name}.yaml"
+    return path.exists() and _AT_THE_TOP in path.read_text().splitlines()
+
+
 def choice_text(group: str, name: str) -> str:
     """What the user reads about a choice: its file, or the defaults of a plug-in, explained by its docstring."""
     if name not in plugin_choices(group):
-        return (CONFIGS / group / f"{name}.yaml").read_text().strip()
+        lines = (CONFIGS / group / f"{name}.yaml").read_text().strip().splitlines()
+        return "\n".join(line for line in lines if line != _AT_THE_TOP)
     entry = registry.plugins(GROUPS_OF_PLUGINS[group])[name]
     config = getattr(entry, "config", None)
     purpose, meanings = _docstring(config)

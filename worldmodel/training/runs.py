@@ -68,4 +68,4 @@ def is_finished(folder: Path) -> bool:
 
 def _has_begun(folder: Path) -> bool:
     """Whether a step of it is kept: of the run itself, or of one of its stages, which have folders of their own."""
-    return is_finished(folder) or any(folder.glob("training.pt")) or any(folder.glob("*/training.pt"))
+    return is_finished(folder) or any(folder.rglob("training.pt"))

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from envs.collect import CollectConfig
+from envs.push import PushConfig
+from planning.compare import CompareConfig
+from planning.evaluate import EvaluateConfig
+from planning.manifest import FreezeConfig, ManifestConfig
+from planning.run import RunConfig
 from tests.commands import assert_refused, type_in
-from tests.test_defaults import COMMANDS, READ_OTHERWISE, SECTIONS
 from worldmodel.cli.command import _checked
 from worldmodel.cli.composing import as_plain, composed, defaults_of, require_name
+from worldmodel.cli.usage import help_text
+from worldmodel.core import registry
 from worldmodel.core.errors import UserError, printable
 from worldmodel.core.options import from_config
+from worldmodel.data.clips import ClipConfig
+from worldmodel.encoders.jepa.objective import JepaConfig
+from worldmodel.encoders.jepa.task import PretrainConfig
+from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.registry import FAMILIES
+from worldmodel.pretrain import PretrainOptions
+from worldmodel.probe import ProbeOptions
+from worldmodel.train import TrainOptions
+from worldmodel.training.trainer import TrainerConfig
 
 DIGITS = "9" * 5000
 VALUES = (
@@ -39,30 +59,51 @@ def option_keys(config: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
+BESIDE = {("compare", "a"), ("compare", "b"), ("env", "name")}  # read without a dataclass
+# What reads the options of a command itself, and those of its sections where no family has them.
+COMMANDS: dict[str, type[Any]] = {
+    "collect": CollectConfig,
+    "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
+    "manifest": FreezeConfig,
+    "pretrain": PretrainOptions,
+    "probe": ProbeOptions,
+    "run": RunConfig,
+    "train": TrainOptions,
+}
+SECTIONS: dict[str, type[Any]] = {
+    "clips": ClipConfig,
+    "encoder": EncoderConfig,
+    "env": PushConfig,
+    "jepa": JepaConfig,
+    "manifest": ManifestConfig,
+    "pretrain": PretrainConfig,
+    "trainer": TrainerConfig,
+}
+
+
 def read_all(command: str, overrides: list[str]) -> None:
     """What a command does with its options before it begins. Raises UserError and nothing else."""
     config = _checked(as_plain(composed(command, overrides, with_hydra=True)))
-
-    def read(name: str, values: dict[str, Any]) -> None:
-        beside = READ_OTHERWISE.get(name or command, set())
-        own = {k: v for k, v in values.items() if not isinstance(v, dict) and k not in beside}
-        cls = COMMANDS[command] if not name else SECTIONS.get(name)
-        is_default = name != "env" or values.get("name") == "push"
-        if cls is not None and is_default and not (name.startswith("planner") and config["planner"]["name"] != "cem"):
-            from_config(cls, own, name or command)
-        for key, value in values.items():
-            if isinstance(value, dict):
-                read(f"{name}.{key}".lstrip("."), value)
-
-    read("", config)
+    own = {k: v for k, v in config.items() if not isinstance(v, dict) and (command, k) not in BESIDE}
+    from_config(COMMANDS[command], own, command)
+    if command == "train":
+        FAMILIES.get(config["family"]).read_options(config)
+    if "planner" in config:
+        planner = config["planner"]
+        assert isinstance(planner["options"], dict)
+    for section, cls in SECTIONS.items():
+        if section in config and (section != "env" or config["env"]["name"] == "push") and command != "train":
+            values = {k: v for k, v in config[section].items() if (section, k) not in BESIDE}
+            from_config(cls, values, section)
 
 
-@pytest.mark.parametrize("command", ["collect", "compare", "evaluate", "manifest", "pretrain", "run", "train"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_hostile_options_are_refused_in_one_line_or_taken(command: str) -> None:
     given = [f"{group}=push" for group, choice in defaults_of(command).items() if choice == "???"]
     keys = [*option_keys(composed(command, given)), *KEYS]
     rng = np.random.default_rng(sum(map(ord, command)))
-    for _ in range(45):
+    for _ in range(40):
         override = f"{rng.choice(PREFIXES)}{rng.choice(keys)}={rng.choice(VALUES)}"
         try:
             read_all(command, [*given, override])
@@ -113,3 +154,72 @@ def test_names_that_folders_may_have() -> None:
     for name in ("", ".", "..", "a/b", "a\\b", "-x", "é", "a b", "x" * 101, None, 3):
         with pytest.raises(UserError, match=r"env\.name .* cannot be used: expected a name"):
             require_name("env.name", name)
+
+
+# --- plug-ins --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """A search that goes uphill.
+
+    Attributes:
+        samples: how many are
+            drawn.
+        sizes: of steps.
+    """
+
+    samples: int = 32
+    sizes: tuple[float, ...] = (0.5, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    gravity: float
+    depth: int = 3
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {kind: {} for kind in registry.KINDS})
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
+    registry.register("optimiser", "uphill", types.SimpleNamespace(config=SearchConfig))
+    registry.register("env", "mine", types.SimpleNamespace(config=WorldConfig))
+    registry.register("env", "plain", object())
+
+
+@pytest.mark.usefixtures("plugins")
+def test_options_of_plug_ins_come_from_their_dataclasses() -> None:
+    config = as_plain(composed("run", ["planner=uphill", "planner.options.samples=8", "env=mine", "env.gravity=9.8"]))
+    assert config["env"] == {"name": "mine", "gravity": 9.8, "depth": 3}
+    planner = config["planner"]
+    assert (planner["name"], planner["options"]) == ("uphill", {"samples": 8, "sizes": [0.5, 0.1]})
+    assert set(planner) == {"name", "horizon", "execute", "options", "objective"}
+    assert from_config(SearchConfig, planner["options"], "planner") == SearchConfig(8)
+    assert as_plain(composed("goal", ["env=plain"]))["env"] == {"name": "plain"}
+
+
+@pytest.mark.usefixtures("plugins")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["planner=uphil"], "choose from cem, random_shooting, uphill (did you mean uphill?)"),
+        (["env=mine"], "env.gravity is missing: it has no default"),
+        (["env=mine", "env.gravitee=1"], "(did you mean env.gravity?)"),
+        (["planner=uphill", "planner.options.sample=1"], "(did you mean planner.options.samples?)"),
+    ],
+)
+def test_mistakes_about_plug_ins(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        as_plain(composed("run", overrides))
+    assert message in str(caught.value)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_help_lists_plug_ins_and_explains_their_options() -> None:
+    told = help_text("run", ["planner=uphill"])
+    assert "planner=uphill (or planner=cem, planner=random_shooting), its options written planner.key=value:" in told
+    assert "# planner=uphill: A search that goes uphill\n" in told
+    assert "  samples: 32  # how many are drawn.\n" in told
+    assert "env=push (or env=dm_control, env=mine, env=plain, env=reacher, env=robot)" in told
+    assert "env=mine" in help_text("collect")
