@@ -39,6 +39,7 @@ __all__ = [
     "next_command",
     "plain_options",
     "refusal",
+    "show_help",
     "stopped",
 ]
 _GOES_ON: Final = "what was finished is kept; the same command goes on from there"
@@ -73,12 +74,19 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Co
     return decorate
 
 
+def show_help(config_name: str) -> None:
+    """`--help` of the command over `configs/<config_name>.yaml`, whose options `sys.argv` has."""
+    with ending_in_one_line(_BEGINS_ANEW):
+        # Hydra's own page knows neither what an option means nor which groups the command takes.
+        text = help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
+        console.print(as_typed(text), markup=False)
+
+
 def _run(config_name: str, main: Callable[[Config], None], arguments: list[str]) -> None:
     overrides = [a for a in arguments if not a.startswith("-")]
     flags = [a for a in arguments if a.startswith("-")]
     if any(flag in _HELP for flag in flags):
-        # Hydra's own page knows neither what an option means nor which groups the command takes.
-        console.print(as_typed(help_text(config_name, overrides)), markup=False)
+        show_help(config_name)
         return
     if flags:  # of Hydra's: --cfg job, --multirun
         if not any(flag in ("-m", "--multirun") for flag in flags):

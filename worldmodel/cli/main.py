@@ -32,7 +32,11 @@ def main() -> int:
         sys.stderr.write(f"error: {choices_message('command', ' '.join(name.split()), PROGRAMS)}\n")
         return 2
     sys.argv = [sys.argv[0], *rest]
-    module = PROGRAMS[name].module
+    module, config = PROGRAMS[name].module, PROGRAMS[name].config
+    if config is not None and any(argument in ("-h", "--help") for argument in rest):
+        # Without the command itself, whose imports take seconds.
+        importlib.import_module("worldmodel.cli.command").show_help(config)
+        return 0
     if module == "worldmodel.data":  # the one with commands of its own
         return int(importlib.import_module(f"{module}.__main__").main(rest))
     importlib.import_module(module).main()

@@ -18,23 +18,25 @@ class Program:
     Attributes:
         module: whose `main` it is; imported when it is asked for. It is typed as `python -m <module>`, too.
         purpose: one line.
+        config: the file of `configs/` that its options are in; None where it reads them itself.
     """
 
     module: str
     purpose: str
+    config: str | None
 
 
 PROGRAMS: Final = {
-    "collect": Program("envs.collect", "record exploration: camera frames, actions and proprioception"),
-    "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames"),
-    "train": Program("worldmodel.train", "learn a world model on the frozen encoder"),
-    "probe": Program("worldmodel.probe", "measure what can be read from an encoder's features"),
-    "plan": Program("planning.run", "make the world look like a picture"),
-    "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle"),
-    "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair"),
-    "manifest": Program("planning.manifest", "draw pairs of start and goal, and freeze them for evaluation"),
-    "data": Program("worldmodel.data", "inspect, verify, view, convert and repair recordings"),
-    "goal": Program("envs.goal", "make a goal image by exploring"),
+    "collect": Program("envs.collect", "record exploration: camera frames, actions and proprioception", "collect"),
+    "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
+    "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
+    "probe": Program("worldmodel.probe", "measure what can be read from an encoder's features", "probe"),
+    "plan": Program("planning.run", "make the world look like a picture", "run"),
+    "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
+    "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair", "compare"),
+    "manifest": Program("planning.manifest", "draw and freeze pairs of start and goal for evaluation", "manifest"),
+    "data": Program("worldmodel.data", "inspect, verify, view, convert and repair recordings", None),
+    "goal": Program("envs.goal", "make a goal image by exploring", "goal"),
 }
 _NAMES: Final = {program.module: name for name, program in PROGRAMS.items()}
 

@@ -69,7 +69,8 @@ class Steps:
 
     def end(self) -> None:
         """See `Progress`."""
-        self._bar.stop()
+        if console.is_terminal:  # elsewhere stopping it prints an empty line
+            self._bar.stop()
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,11 +116,19 @@ def choice_text(group: str, name: str) -> str:
     entry = registry.plugins(GROUPS_OF_PLUGINS[group])[name]
     config = getattr(entry, "config", None)
     purpose, meanings = _docstring(config)
-    lines = [f"# {group}={name}: {purpose or 'of a plug-in'}"]
-    for line in yaml.safe_dump(_of_plugin(group, name), sort_keys=False, default_flow_style=None).splitlines():
-        key = line.partition(":")[0].strip()
-        lines.append(f"{line}  # {meanings[key]}" if key in meanings else line)
+    lines = [f"# {group}={name}: {purpose or 'of a plug-in'}", *_lines(_of_plugin(group, name), meanings)]
     return "\n".join(lines)
+
+
+def _lines(values: dict[str, Any], meanings: dict[str, str], indent: str = "") -> Iterator[str]:
+    """As a file of `configs/` has them: a line for each value, with its meaning behind it."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _lines(value, meanings, f"{indent}  ")
+        else:
+            written = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            yield f"{indent}{key}: {written}" + (f"  # {meanings[key]}" if key in meanings else "")
 
 
 def _docstring(config: type[Any] | None) -> tuple[str, dict[str, str]]:

@@ -49,6 +49,8 @@ def test_an_unknown_command_is_suggested(monkeypatch, capsys: pytest.CaptureFixt
 def test_every_command_is_there(name: str) -> None:
     assert importlib.util.find_spec(PROGRAMS[name].module) is not None
     module = ROOT.joinpath(*PROGRAMS[name].module.split("."))
+    config = PROGRAMS[name].config
+    assert config is None or f"python -m {PROGRAMS[name].module} " in (ROOT / "configs" / f"{config}.yaml").read_text()
     file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
     assert re.search(r"^(def main\(|main = )", file.read_text(), re.MULTILINE)
 
