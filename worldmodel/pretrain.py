@@ -53,7 +53,7 @@ def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
             f"{_cameras(store)}: expected the same episodes, in the same order, from the same cameras"
         )
     for name in ("proprio", "action"):
-        if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
+        if not np.array_equal(canonical.column(name)[:rows], store.column(name)):
             raise UserError(
                 f"canonical_data {path} differs in {name} from the data: expected the same episodes, as envs.collect "
                 "records them with the same seed, with and without env.distractors"

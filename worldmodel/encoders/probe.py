@@ -64,8 +64,7 @@ def probe_data(
         num_frames: in all.
         seed: of the choice.
     """
-    columns = [store.read(name, 0, store.num_rows) for name in ("proprio", "state")]
-    state = np.concatenate(columns, axis=1).astype(np.float32)
+    state = np.concatenate([store.column("proprio"), store.column("state")], axis=1).astype(np.float32)
     held_out = split.held_out
     if len(held_out) == 0:
         state, held_out = state[:, :0], split.train
