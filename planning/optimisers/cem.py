@@ -98,12 +98,13 @@ def elite_weights(cost: Tensor, temperature: float) -> Tensor:
     Proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not matter. Elites
     whose cost is not finite count nothing; a row without a finite cost is all zero.
     """
-    finite = cost.isfinite()
-    above_best = torch.where(finite, cost - cost[:, :1], 0.0)
+    finite, tiny = cost.isfinite(), torch.finfo(cost.dtype).tiny
+    # Halves: the difference of two finite costs need not be finite.
+    above_best = torch.where(finite, cost / 2 - cost[:, :1] / 2, 0.0)
     spread = above_best.amax(1, keepdim=True)
-    exponent = torch.where(spread > 0, above_best / (temperature * spread), 0.0)
+    exponent = torch.where(spread > 0, above_best / (temperature * spread).clamp(min=tiny), 0.0)
     weight = torch.where(finite, torch.exp(-exponent), 0.0)
-    return weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    return weight / weight.sum(1, keepdim=True).clamp(min=tiny)
 
 
 ENTRY = OptimiserEntry(CEM, CEMConfig)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from planning.actions.limits import ActionLimits
+from planning.actions.safety import safe_actions
 from planning.controller import Controller, ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
 from planning.registry import make_optimiser
@@ -30,7 +32,7 @@ ARM = ActionSpec(
 )
 SPEC = dataclasses.replace(POINT, action=ARM)
 BAD = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e-38])
-ROWS, STEPS = 500, 50
+ROWS, STEPS = 200, 50
 
 
 class Hostile(PointModel):
@@ -67,7 +69,7 @@ def strange(rng: np.random.Generator) -> Observation:
 @pytest.mark.parametrize("name", ["cem", "random_shooting"])
 @pytest.mark.parametrize("execute", [1, 3])
 def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
-    """100,000 commands over the four of these."""
+    """40,000 commands over the four of these."""
     options: dict[str, Any] = {"samples": 8, "block": 2, **({"elites": 3, "iterations": 2} if name == "cem" else {})}
     strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5, execute))
     controller = Controller(Hostile(SPEC, execute), strategy, [PlaceGoal((0.1, 0.2))] * ROWS, torch.device("cpu"))
@@ -85,3 +87,29 @@ def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
         assert torch.equal(actions[without], wanted[without])
         replaced, last = replaced + int(without.sum()), actions
     assert 0.1 < replaced / (ROWS * STEPS) < 0.9
+
+
+@pytest.mark.parametrize("name", ["cem", "random_shooting"])
+def test_no_plan_leaves_the_limits(name: str) -> None:
+    """60,000 commands over the two of these, as an optimiser and the last gate give them, many rows at a time."""
+    rows, noise = 1_000, torch.Generator().manual_seed(2)
+    options: dict[str, Any] = {"samples": 8, "block": 2, **({"elites": 3, "iterations": 2} if name == "cem" else {})}
+    strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5))
+    limits, memory = ActionLimits.of(ARM, SPEC.control_step_s), None
+
+    def cost(actions: Tensor) -> Tensor:
+        share = torch.rand(len(actions), 1, generator=noise) * 1.5 - 0.25
+        broken = torch.rand(actions.shape[:2], generator=noise) < share
+        chosen = torch.randint(len(BAD), broken.shape, generator=noise)
+        return torch.where(broken, BAD[chosen], actions.square().sum((-1, -2)))
+
+    last = 1e3 * torch.randn(rows, ARM.size, generator=noise)
+    for step in range(30):
+        plan = strategy.plan(cost, limits, last, step, memory)
+        assert_allowed(plan.actions, last, ARM, SPEC.control_step_s)
+        wanted = torch.where(torch.rand(rows, 1, generator=noise) < 0.2, torch.nan, plan.actions[:, 0])
+        actions, replaced = safe_actions(wanted, limits, last)
+        assert_allowed(actions[:, None], last, ARM, SPEC.control_step_s)
+        rest = limits.project(limits.rest(last)[:, None], last)[:, 0]
+        assert torch.equal(actions[replaced], rest[replaced])
+        memory, last = plan.memory, actions

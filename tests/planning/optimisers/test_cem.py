@@ -81,6 +81,14 @@ def test_elite_weights_favour_the_better_and_know_no_unit(data: st.DataObject) -
     torch.testing.assert_close(elite_weights(4 * cost, temperature), weight)
 
 
+@pytest.mark.parametrize("cost", [[-3e38, 0.0, 3e38], [-1e-45, 0.0, 1e-45]])
+@pytest.mark.parametrize("temperature", [1e-3, 0.1, 10.0, torch.inf])
+def test_elite_weights_of_extreme_costs_are_finite(cost: list[float], temperature: float) -> None:
+    weight = elite_weights(torch.tensor([cost]), temperature)
+    torch.testing.assert_close(weight.sum(1), torch.ones(1))
+    assert (weight.diff() <= 0).all()
+
+
 def test_elite_weights_by_hand() -> None:
     cost = torch.tensor([[0.0, 1.0, 2.0], [3.0, 3.0, 3.0], [torch.inf] * 3])
     expected = torch.tensor([[1, torch.e**-1, torch.e**-2], [1, 1, 1], [0, 0, 0]])
