@@ -54,7 +54,9 @@ def compare(config: Config) -> None:
         for title in OUTCOMES
     }
     trainings, pairs = next(iter(a.outcomes.values())).shape
-    console.print(comparison_table(f"{a.task['task']}: {trainings} x {pairs} attempts, success in % (95 % interval)", found))
+    console.print(
+        comparison_table(f"{a.task['task']}: {trainings} x {pairs} attempts, success in % (95 % interval)", found)
+    )
     if options.out is not None:
         content = {"a": paths["a"], "b": paths["b"], **a.task}
         rows = {title: dataclasses.asdict(comparison) for title, comparison in found.items()}

@@ -126,7 +126,7 @@ def run_all(
 ) -> list[Episode]:
     """Every pair's episode, those that `log` holds already taken from there, `len(envs)` at a time.
 
-    Who shares a batch makes no difference to an episode (`planning.controller`), so an interrupted log may go on in other
+    Who shares a batch makes no difference to an episode (`planning.controller`): an interrupted log may go on in other
     company, and with another batch.
     """
     done = log.read()

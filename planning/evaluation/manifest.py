@@ -52,9 +52,8 @@ class ManifestConfig:
         if self.n < 1 or self.steps_ahead < 1 or (self.seed is not None and self.seed < 0):
             raise ValueError(f"n {self.n} and steps_ahead {self.steps_ahead} must be at least 1, seed not negative")
         if self.n > MOST_PAIRS or self.steps_ahead > MOST_BUDGET:
-            raise ValueError(
-                f"n {self.n} and steps_ahead {self.steps_ahead}: at most {MOST_PAIRS:,} and {MOST_BUDGET:,} are accepted"
-            )
+            most = f"at most {MOST_PAIRS:,} and {MOST_BUDGET:,} are accepted"
+            raise ValueError(f"n {self.n} and steps_ahead {self.steps_ahead}: {most}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,9 +26,7 @@ class WorldModelPolicy(Policy):
             earlier plan goes on are not counted.
     """
 
-    def __init__(
-        self, model: Model, strategy: Strategy, device: torch.device, reached_distance: float = 0.2
-    ) -> None:
+    def __init__(self, model: Model, strategy: Strategy, device: torch.device, reached_distance: float = 0.2) -> None:
         self._model, self._strategy, self._device = model, strategy, device
         self._reached_distance = reached_distance
         self.plan_ms: list[float] = []

@@ -129,5 +129,3 @@ def _shows(env: Environment, state: Floats, pictures: Mapping[str, NDArray[np.ui
         if off.mean() > _DIFFERENT_PIXELS:
             return False
     return True
-
-
