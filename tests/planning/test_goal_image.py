@@ -12,6 +12,11 @@ from PIL import Image, ImageOps, PngImagePlugin
 from planning import goal_image
 from planning.goal_image import read_goal
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import CameraSpec
+
+
+def square(size: int) -> CameraSpec:
+    return CameraSpec("camera", size, size)
 
 
 def picture(height: int = 64, width: int = 64) -> np.ndarray:
@@ -40,8 +45,37 @@ def test_jpeg_and_opaque_alpha_are_accepted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_goal(save(tmp_path / "a.png", picture(), "RGBA"), square(64)).pixels, picture())
 
 
-def test_one_pixel_off_square_is_accepted(tmp_path: Path) -> None:
-    assert read_goal(save(tmp_path / "a.png", picture(64, 65)), square(32)).pixels.shape == (32, 32, 3)
+@pytest.mark.parametrize(("height", "width"), [(64, 65), (16, 128), (240, 320), (17, 16), (1, 400)])
+@pytest.mark.parametrize("fit", ["crop", "letterbox"])
+def test_a_picture_of_any_size_fits_a_camera_of_any_size(tmp_path: Path, height: int, width: int, fit: str) -> None:
+    camera = CameraSpec("front", 4, 12)
+    pixels = read_goal(save(tmp_path / "a.png", picture(height, width)), camera, fit).pixels
+    assert pixels.dtype == np.uint8 and pixels.shape == camera.shape
+
+
+def test_cropping_keeps_the_middle(tmp_path: Path) -> None:
+    wide = picture(32, 48)
+    path = save(tmp_path / "a.png", wide)
+    np.testing.assert_array_equal(read_goal(path, square(32)).pixels, wide[:, 8:40])
+    np.testing.assert_array_equal(read_goal(path, CameraSpec("front", 16, 48), "crop").pixels, wide[8:24])
+
+
+def test_letterboxing_keeps_all_between_black_bars(tmp_path: Path) -> None:
+    wide = picture(32, 64)
+    pixels = read_goal(save(tmp_path / "a.png", wide), square(64), "letterbox").pixels
+    np.testing.assert_array_equal(pixels[16:48], wide)
+    assert not pixels[:16].any() and not pixels[48:].any()
+
+
+def test_another_way_to_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown goal_fit 'crpo': choose from crop, letterbox \(did you mean crop"):
+        read_goal(save(tmp_path / "a.png", picture()), square(64), "crpo")
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"goal image aaa.*cannot be opened \(File name too long\)") as error:
+        read_goal("a" * 5000, square(64))
+    assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -118,7 +152,6 @@ def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path: Path, monkeypa
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
     save(tmp_path / "picture.gif", picture())
-    save(tmp_path / "wide.png", picture(64, 66))
     save(tmp_path / "tiny.png", picture(15, 15))
     transparent().save(tmp_path / "alpha.png")
     Image.fromarray(picture()).save(tmp_path / "key.png", transparency=tuple(int(v) for v in picture()[5, 5]))
@@ -130,7 +163,6 @@ def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path: Path, monkeypa
         "text.png": "not a PNG or JPEG",
         "empty.png": "not a PNG or JPEG",
         "picture.gif": "not a PNG or JPEG",
-        "wide.png": "66 x 64 pixels",
         "alpha.png": "transparent",
         "key.png": "transparent",
     }
@@ -147,12 +179,17 @@ def test_states_in_the_text_chunks_are_read(tmp_path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("goal_state", json.dumps([0.1, 1 / 3]))
     text.add_text("start_state", "[1, 2]")
+    text.add_text("environment", "push")
     goal = read_goal(save(tmp_path / "a.png", picture(), pnginfo=text), square(64))
     assert goal.goal_state is not None and goal.goal_state.tolist() == [0.1, 1 / 3]
     assert goal.start_state is not None and goal.start_state.tolist() == [1, 2]
+    assert goal.environment == "push"
 
 
-@pytest.mark.parametrize("value", ["", "[" * 100_000, "[]", "[NaN]", "[[1]]", '["a"]', "{}", "3", "null"])
+HUGE = [f"[{'9' * 400}]", "[-1e300]"]
+
+
+@pytest.mark.parametrize("value", ["", "[" * 100_000, "[]", "[NaN]", "[[1]]", '["a"]', "{}", "3", "null", *HUGE])
 def test_text_chunks_that_hold_no_state_are_left_aside(tmp_path: Path, value: str) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("goal_state", value)

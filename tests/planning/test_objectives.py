@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planning.objectives import LatentGoalCost, ObjectiveConfig
-from tests.planning.point_mass import PlaceGoal, PointModel, show
+from tests.planning.point_mass import PlaceGoal, PointModel
 from worldmodel.cli.command import composed
 
 DISTANCE = torch.tensor([[[4.0, 1.0, 2.0]]])
@@ -39,7 +39,7 @@ def test_weights_sum_to_one(horizon: int, steps: str) -> None:
 
 def test_latent_goal_cost_is_the_distance_at_the_end_of_the_rollout() -> None:
     model = PointModel()
-    latents = [model.observe(None, show(place), None) for place in ([0.0, 0.0], [0.2, 0.0])]
+    latents = [model.goal(PlaceGoal(place)) for place in ((0.0, 0.0), (0.2, 0.0))]
     goals = [model.goal(PlaceGoal(place)) for place in ((0.2, 0.0), (0.3, 0.0))]
     cost = LatentGoalCost(model, latents, goals, ObjectiveConfig(steps="terminal"))
     actions = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # arrives, or goes beyond; stays

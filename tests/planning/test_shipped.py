@@ -41,11 +41,13 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_who_shares_a_batch_makes_no_difference(precision: str) -> None:
-    """Alone, with two others, and with two others in another order: the same to the last bit, over several steps."""
+    """Alone, with two others and with three: the same to the last bit, over several steps."""
     golden, cpu = np.load(GOLDEN), torch.device("cpu")
     frames, proprio, goals = (golden[f"push_{name}"] for name in ("frames", "proprio", "goals"))
     model = read_model(Checkpoint("push", "push"), cpu, precision)
-    planner = as_plain(composed("run", ["env=push", "planner.options.samples=48"]))["planner"]
+    planner = as_plain(composed("run", ["env=push", "planner.options.samples=48", "planner.options.iterations=2"]))[
+        "planner"
+    ]
 
     def act(rows: list[int]) -> list[np.ndarray]:
         controller = Controller(model, make_strategy(planner, 0), [ImageGoal({"camera": goals[r]}) for r in rows], cpu)
@@ -54,7 +56,7 @@ def test_who_shares_a_batch_makes_no_difference(precision: str) -> None:
         return [np.concatenate([d.actions, d.distance[:, None], d.predicted_cost[:, None]], 1) for d in decisions]
 
     alone = np.array([act([row]) for row in range(3)])[:, :, 0]
-    for company in ([0, 1, 2], [2, 0, 1], [1, 1, 1, 0, 2]):
+    for company in ([0, 1, 2], [1, 1, 2, 0]):
         together = np.array(act(company))
         for place, row in enumerate(company):
             np.testing.assert_array_equal(together[:, place], alone[row])
