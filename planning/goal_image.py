@@ -103,7 +103,7 @@ def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImag
             f"{path} is {width} x {height} pixels: expected at least {camera.width // 4} x {camera.height // 4}, the "
             f"model sees {camera.width} x {camera.height}"
         )
-    pixels = np.asarray(_fitted(picture, camera, fit))
+    pixels = np.array(_fitted(picture, camera, fit))
     return GoalImage(pixels, _state(texts, "goal_state"), _state(texts, "start_state"), texts.get("environment"))
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from worldmodel.models.keypoint.look_training import LookTrainingConfig
+from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.models.keypoint.scene_training import SceneTrainingConfig
 
 from envs.collect import CollectConfig
 from envs.dm_control import DmControlConfig
@@ -16,7 +19,8 @@ from envs.push import PushConfig
 from planning.compare import CompareConfig
 from planning.controller import ControllerConfig
 from planning.evaluate import EvaluateConfig
-from planning.manifest import FreezeConfig, ManifestConfig
+from planning.evaluation.manifest import ManifestConfig
+from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
 from planning.optimisers.random_shooting import RandomShootingConfig
@@ -29,12 +33,9 @@ from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.models.keypoint.compression import CompressionConfig
-from worldmodel.models.keypoint.look_training import LookTrainingConfig
 from worldmodel.models.keypoint.model import GoalConfig
 from worldmodel.models.keypoint.prediction_training import PredictionConfig
 from worldmodel.models.keypoint.predictor import PredictorConfig
-from worldmodel.models.keypoint.scene import SceneConfig
-from worldmodel.models.keypoint.scene_training import SceneTrainingConfig
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.train import TrainOptions
 from worldmodel.training.trainer import TrainerConfig

@@ -40,11 +40,14 @@ def read_results(path: str) -> dict[str, Any]:
     """The `results.json` of an evaluation, given as the file or its folder. Raises UserError."""
     try:
         file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise UserError(f"{path} does not exist: expected the folder of an evaluation, or its results.json")
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{path[:200]} cannot be read: {error.strerror}") from error
+        text = file.read_text() if file.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is not text")
+        raise UserError(f"{path[:200]} cannot be read ({reason}): expected the folder of an evaluation") from error
+    if text is None:
+        raise UserError(f"{path[:200]} does not exist: expected the folder of an evaluation, or its results.json")
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not a result of planning.evaluate: it is not JSON") from error
     reason = _unlike_results(content)

@@ -16,25 +16,22 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from envs.registry import describe, env_options, make_env
+from planning.evaluation.manifest import read_manifest
 from planning.evaluation.media import write_video
-from planning.evaluation.task import from_image
-from planning.goal_image import GoalImage
-from planning.manifest import read_manifest
-from planning.types import Bounds
+from planning.evaluation.task import from_images
 from tests.commands import Ended, assert_refused, assert_stopped, refuse_to_write, type_in
-from tests.planning.point_mass import PointEnv
+from tests.planning.point_mass import POINT, PointEnv
+from tests.planning.toy_model import save_model
 from worldmodel.cli.command import refusal
+from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec, EnvironmentSpec, one_camera
-from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.models.keypoint.compression import CompressionConfig
-from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
-from worldmodel.models.keypoint.predictor import PredictorConfig
-from worldmodel.models.keypoint.scene import SceneConfig
+from worldmodel.models.keypoint.model import KeypointModel
 
 Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
 
 
+ALONE = ["baselines=false", "oracle=false"]
 LIMIT = float(np.float32(0.4))  # of push
 
 
@@ -46,29 +43,12 @@ def spec() -> EnvironmentSpec:
     return describe(env, options)
 
 
-def make_model(spec: EnvironmentSpec) -> WorldModel:
-    """Untrained, of toy size."""
-    encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
-    scene, predictor = (
-        SceneConfig(2, 2, 2, hidden=8, look_width=8, robot_keypoints=1),
-        PredictorConfig(16, 16, depth=1, block=2),
-    )
-    config = WorldModelConfig(encoder, CompressionConfig(channels=8), scene, predictor, GoalConfig())
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return WorldModel(spec, config)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(spec: EnvironmentSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     env = make_env(env_options("push"))
-    frames = torch.from_numpy(np.stack([env.reset(seed=seed)[0]["images"]["camera"] for seed in range(24)]))
+    frames = np.stack([env.reset(seed=seed)[0]["images"]["camera"] for seed in range(24)])
     env.close()
-    folder, model = tmp_path_factory.mktemp("checkpoint"), make_model(spec)
-    with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(frames)[None])
-    model.save(folder, {})
-    return folder
+    return save_model(tmp_path_factory.mktemp("checkpoint"), spec, {"camera": frames})
 
 
 @pytest.fixture
@@ -93,7 +73,8 @@ def test_run_toward_a_photo(call: Command, checkpoint: Path, goal: Path) -> None
     code, text, _ = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "budget=3", far, *SMALL)
     assert code == 0
     assert (
-        "not reached after 3 steps, as the model judges" in text
+        "not reached after 3 steps, as the model judges: latent distance" in text
+        and "reached_distance=1e-06 counts as reached" in text
         and "next: python -m planning.evaluate env=push" in text
     )
     (out,) = Path("runs/push/plan").iterdir()
@@ -181,19 +162,68 @@ def test_states_in_the_picture_decide_start_and_verdict(call: Command, checkpoin
     Image.fromarray(env.render_state(state)).save(tmp_path / "here.png", pnginfo=text)
     env.close()
     ended = call("planning.run", "goal=here.png", f"checkpoint={checkpoint}", "out=there", *SMALL)
-    assert ended.code == 0 and "reached after 0 steps" in ended.out, ended
+    assert ended.code == 0 and "reached after 0 steps, as the simulator judges: " in ended.out, ended
+    # The toy model sees no difference either: the two judges agree, and nothing more is said.
+    assert "the model, which does not decide" not in ended.out
     result = json.loads(Path("there/result.json").read_text())
     assert result["reached"] and result["judged_by"] == "simulator" and result["steps"] == 0
     np.testing.assert_array_equal(result["states"], [state])
 
 
-def test_a_seed_overrules_the_pictures_start_and_foreign_states_are_left_aside() -> None:
-    env, pixels = PointEnv(), np.zeros((16, 16, 3), np.uint8)
-    image = GoalImage(pixels, goal_state=np.zeros(2), start_state=np.ones(2))
-    assert from_image(env, image, "", None).start_state is not None
-    assert from_image(env, image, "", 4).start_state is None and from_image(env, image, "", 4).start_seed == 4
-    foreign = from_image(env, GoalImage(pixels, np.zeros(12), np.zeros(12)), "", None)
-    assert foreign.start_state is None and foreign.goal_state is None
+def save_goal(path: Path, env: Any, state: Any, **texts: str) -> None:
+    """A picture of `state`, with text chunks."""
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    Image.fromarray(env.render_state(np.array(state))).save(path, pnginfo=info)
+
+
+def test_a_seed_overrules_the_pictures_start_and_foreign_pictures_are_refused(tmp_path: Path) -> None:
+    env, path = PointEnv(), tmp_path / "goal.png"
+    states = {"goal_state": "[0.0, 0.5]", "start_state": "[1.0, 1.0]"}
+    save_goal(path, env, [0.0, 0.5], **states, environment="point")
+    task = from_images(env, POINT, str(path), None)
+    assert task.start_state is not None and task.goal_state is not None and not task.notes
+    seeded = from_images(env, POINT, path, 4)
+    assert seeded.start_state is None and seeded.start_seed == 4
+    save_goal(path, env, [1.5, 0.5], **states)  # a picture of something else
+    task = from_images(env, POINT, str(path), None)
+    assert task.start_state is None and task.goal_state is None
+    assert "does not show the state that it claims to show: only the picture counts" in task.notes[0]
+    save_goal(path, env, [0.0, 0.5], **states, environment="push")
+    with pytest.raises(UserError, match="shows push, not point: expected a picture of point"):
+        from_images(env, POINT, str(path), None)
+    save_goal(path, env, [0.0, 0.5], goal_state="[1, 2, 3]")  # of before pictures named their environment
+    with pytest.raises(UserError, match="holds a state of 3 numbers, and point has states of 2"):
+        from_images(env, POINT, str(path), None)
+
+
+def test_several_goals_are_judged_by_the_last_and_start_with_the_first(tmp_path: Path) -> None:
+    env, paths = PointEnv(), [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, state in zip(paths, ([0.1, 0.0], [0.5, 0.0]), strict=True):
+        save_goal(path, env, state, goal_state=json.dumps(state), start_state=json.dumps([-state[0], 0.0]))
+    task = from_images(env, POINT, [str(path) for path in paths], None)
+    assert len(task.goals) == 2 and task.goal_state is not None and task.start_state is not None
+    assert task.goal_state.tolist() == [0.5, 0.0] and task.start_state.tolist() == [-0.1, 0.0]
+    np.testing.assert_array_equal(task.picture, env.render_state(np.array([0.5, 0.0])))
+
+
+def test_a_push_goal_is_not_for_the_reacher(call: Command) -> None:
+    assert call("envs.goal", "env=push", "out=push_goal.png").code == 0
+    refused = call("planning.run", "env=reacher", "goal=push_goal.png")
+    assert_refused(refused, "goal push_goal.png shows push, not reacher: expected a picture of reacher")
+
+
+@pytest.mark.parametrize(
+    "given", ["goal=[goal.png,goal.png]", "goal={camera: goal.png}", "goal=[{camera: goal.png},goal.png]"]
+)
+def test_goals_of_all_forms_are_typed(call: Command, checkpoint: Path, goal: Path, given: str) -> None:
+    far = "reached_distance=1e-6"
+    ended = call("planning.run", given, f"checkpoint={checkpoint}", "budget=2", "out=here", far, *SMALL)
+    assert ended.code == 0, ended
+    result = json.loads(Path("here/result.json").read_text())
+    assert result["sub_goal"] == [0, 0, 0] and result["judged_by"] == "model"
+    assert result["goal"] == ("goal.png then goal.png" if "[" in given else "goal.png")
 
 
 def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkpoint: Path) -> None:
@@ -220,7 +250,15 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
 def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
     call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    arguments = ["manifest.seed=0", "manifest.n=2", "budget=2", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    arguments = [
+        "manifest.seed=0",
+        "manifest.n=2",
+        "budget=2",
+        "baselines=false",
+        "oracle=false",
+        "videos=0",
+        "out=here",
+    ]
     with monkeypatch.context() as patch:
         refuse_to_write(patch, name)
         ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
@@ -234,11 +272,19 @@ def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
 def test_evaluate_says_where_there_was_no_usable_plan(
     call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: WorldModel, latent: Any, goal: Any) -> torch.Tensor:
-        return torch.full(latent.proprio.shape[:-1], torch.nan)
+    def broken(self: KeypointModel, latents: Any, goal: Any) -> torch.Tensor:
+        return torch.full(latents.proprio.shape[:-1], torch.nan)
 
-    monkeypatch.setattr(WorldModel, "distance", broken)
-    arguments = ["manifest.seed=0", "manifest.n=2", "budget=3", "floors=false", "ceiling=false", "videos=0", "out=here"]
+    monkeypatch.setattr(KeypointModel, "distance", broken)
+    arguments = [
+        "manifest.seed=0",
+        "manifest.n=2",
+        "budget=3",
+        "baselines=false",
+        "oracle=false",
+        "videos=0",
+        "out=here",
+    ]
     ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
     assert "note: world model had no usable plan in 6 control steps" in ended.out, ended
     results = json.loads(Path("here/results.json").read_text())
@@ -251,8 +297,13 @@ def test_evaluate_says_where_there_was_no_usable_plan(
     [
         ("batch=0", "batch=0"),
         ("seed=-1", "seed=-1"),
-        ("ceiling=maybe", "evaluate option ceiling is 'maybe': expected true or false"),
+        ("oracle=maybe", "evaluate option oracle is 'maybe': expected true or false"),
         ("manifest.n=x", "manifest option n is 'x': expected a whole number"),
+        ("manifest.n=1000000000", "n 1000000000 and steps_ahead 25: at most"),
+        ("batch=100000000", "batch=100000000 environments take some 976,562 GiB: at most 512 are accepted"),
+        ("budget=100000000", "budget=100000000: at most 100,000 control steps are accepted"),
+        ("planner.horizon=1000000", "horizon 1000000 must be at least 1 and at most 10,000"),
+        ("planner.options.samples=1000000", "samples 1000000, iterations 4: at most 100,000"),
     ],
 )
 def test_bad_options_of_an_evaluation_get_one_line(call: Command, checkpoint: Path, argument: str, part: str) -> None:
@@ -300,6 +351,13 @@ def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
         (["planner.objective.steps=sum"], "choose from discounted"),
         (["planner.execute=13"], "execute 13"),
         (["budget=0"], "budget=0"),
+        (["budget=100000000"], "budget=100000000"),
+        (["reached_distance=nan"], "reached_distance=nan"),
+        (["reached_distance=inf"], "reached_distance=inf"),
+        (["goal=[]"], "goal has 0 entries"),
+        (["goal={front: a.png}"], "unknown camera of the goal 'front': choose from camera"),
+        (["goal=3"], "goal is 3: expected the path of a picture"),
+        (["goal_fit=stretch"], "unknown goal_fit 'stretch': choose from crop, letterbox"),
         (["budget=many"], "run option budget is 'many': expected a whole number"),
         (["stop_when_reached=3"], "run option stop_when_reached is 3: expected true or false"),
         (["out=/proc/nowhere"], "out '/proc/nowhere' cannot be written to"),
@@ -326,11 +384,11 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     [
         (Image.new("L", (64, 64)), "colour mode L"),
         (Image.new("RGBA", (64, 64)), "transparent in places"),
-        (Image.new("RGB", (96, 64)), "is 96 x 64 pixels"),
+        (Image.new("RGB", (96, 8)), "is 96 x 8 pixels"),
         (Image.new("1", (8000, 8000)), "has 8000 x 8000 pixels: at most 40,000,000"),
         (b"\x89PNG\r\n\x1a\n and no more", "goal.png is"),
     ],
-    ids=["grey", "transparent", "wide", "huge", "corrupt"],
+    ids=["grey", "transparent", "flat", "huge", "corrupt"],
 )
 def test_a_goal_that_cannot_be_used_gets_one_line_and_exit_code_2(
     call: Command, checkpoint: Path, tmp_path: Path, picture: Image.Image | bytes, part: str
@@ -362,7 +420,7 @@ def test_a_goal_that_cannot_be_used_gets_one_line_and_exit_code_2(
 def test_a_checkpoint_made_for_something_else_is_refused(
     call: Command, spec: EnvironmentSpec, module: str, value: str, changes: dict[str, Any]
 ) -> None:
-    make_model(dataclasses.replace(spec, **changes)).save(Path("other"), {})
+    save_model(Path("other"), dataclasses.replace(spec, **changes))
     ended = call(module, "checkpoint=other")
     assert_refused(ended, f"the checkpoint other was made for {value}, ")
     assert ("not for env push" if "env" in changes else "but env push has ") in ended.err
@@ -371,7 +429,7 @@ def test_a_checkpoint_made_for_something_else_is_refused(
 def test_a_non_finite_action_stops_the_run(
     call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(actions: torch.Tensor, bounds: Bounds) -> tuple[torch.Tensor, torch.Tensor]:
+    def broken(actions: torch.Tensor, limits: object, last: object) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.full_like(actions, torch.nan), torch.zeros(len(actions), dtype=torch.bool)
 
     monkeypatch.setattr("planning.controller.safe_actions", broken)  # the gate that keeps them from the environment
