@@ -50,7 +50,6 @@ COMMANDS_OF_OURS = {
 JOINS = {"planning.loading", "planning.simulation"}
 # Crossings that are still to be mended.
 NOT_YET = {
-    "worldmodel.data.recorder imports worldmodel.cli",
     "worldmodel.data.store.remote imports worldmodel.cli",
     "worldmodel.training.runs imports worldmodel.cli",
     "worldmodel.training.trainer imports worldmodel.cli",

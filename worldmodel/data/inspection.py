@@ -41,7 +41,7 @@ class Dimension:
 
 
 def dimensions(store: TrajectoryStore) -> list[Dimension]:
-    """Statistics of actions and proprioception. Raises StoreError when a chunk is missing or damaged."""
+    """Statistics of actions and proprioception. Raises StoreError when the store is damaged."""
     found = []
     taken = np.ones(store.num_rows, bool)
     taken[store.episode_ends - 1] = False
@@ -49,9 +49,10 @@ def dimensions(store: TrajectoryStore) -> list[Dimension]:
     for column, kept in (("action", taken), ("proprio", np.ones(store.num_rows, bool))):
         size = len(units[column])
         moments, low, high = Moments(size), np.full(size, np.inf), np.full(size, -np.inf)
+        values = store.column(column)
         for start in range(0, store.num_rows, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, store.num_rows)
-            rows = store.read(column, start, stop)[kept[start:stop]]
+            rows = values[start:stop][kept[start:stop]]
             moments.add(rows)
             low, high = np.minimum(low, rows.min(0, initial=np.inf)), np.maximum(high, rows.max(0, initial=-np.inf))
         mean, std = moments.mean_and_std(floor=0.0)
@@ -69,18 +70,18 @@ def bytes_on_disk(path: Path) -> int:
 def contact_sheet(store: TrajectoryStore, episodes: int = 8, moments: int = 8) -> NDArray[np.uint8]:
     """Pictures of up to `episodes` episodes, one in each row, at up to `moments` moments from beginning to end.
 
-    Episodes are spread evenly over the store. uint8 `[height, width, 3]`.
+    They are of the first camera. Episodes are spread evenly over the store. uint8 `[height, width, 3]`.
 
     Raises:
-        StoreError: when a chunk is missing or damaged.
+        StoreError: when one of them is damaged.
     """
     chosen = np.unique(np.linspace(0, store.num_episodes - 1, min(episodes, store.num_episodes)).round().astype(int))
     pitch = _SHEET_TILE + _SHEET_GAP
     sheet = np.full((len(chosen) * pitch + _SHEET_GAP, moments * pitch + _SHEET_GAP, 3), 255, np.uint8)
     for row, episode in enumerate(chosen):
-        rows = store.episode_rows(int(episode))
-        for column, frame in enumerate(np.linspace(rows.start, rows.stop - 1, moments).round().astype(int)):
-            picture = Image.fromarray(store.read("pixels", int(frame), int(frame) + 1)[0])
+        frames = store.episode(int(episode)).images[store.spec.camera_names[0]]
+        for column, frame in enumerate(np.linspace(0, len(frames) - 1, moments).round().astype(int)):
+            picture = Image.fromarray(frames[frame])
             tile = np.asarray(picture.resize((_SHEET_TILE, _SHEET_TILE), Image.Resampling.LANCZOS))
             top, left = _SHEET_GAP + row * pitch, _SHEET_GAP + column * pitch
             sheet[top : top + _SHEET_TILE, left : left + _SHEET_TILE] = tile

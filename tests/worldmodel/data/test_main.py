@@ -64,14 +64,14 @@ def test_statistics_leave_out_the_action_that_was_never_taken(store: TrajectoryS
 def test_a_contact_sheet_shows_beginning_and_end(store: TrajectoryStore) -> None:
     sheet = contact_sheet(store, episodes=2, moments=2)
     assert sheet.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
-    last = np.asarray(Image.fromarray(store.episode(4).pixels[-1]).resize((96, 96), Image.Resampling.LANCZOS))
+    last = np.asarray(Image.fromarray(store.episode(4).images["camera"][-1]).resize((96, 96), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(sheet[100:196, 100:196], last)
 
 
 def test_verify_and_recover_say_what_is_damaged(store: TrajectoryStore, capsys: pytest.CaptureFixture) -> None:
     assert main(["verify", str(store.path)]) == 0
     assert "5 episodes, 106 rows, all as recorded" in capsys.readouterr().out
-    (store.path / "data/pixels/c.3.0.0.0").unlink()
+    (store.path / "data/images/camera/c.3.0.0.0").unlink()
     assert main(["verify", str(store.path)]) == 1
     told = capsys.readouterr().out
     assert "2 of 5 episodes are damaged" in told
@@ -100,7 +100,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
     whole = DurableLocalStore._write
 
     def write(self: DurableLocalStore, key: str, value: Buffer) -> None:
-        if moment != "later" or key == "data/pixels/c.0.0.0.0":
+        if moment != "later" or key == "data/images/camera/c.0.0.0.0":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(self, key, value)
 

@@ -17,7 +17,7 @@ import datetime
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self, final
@@ -54,8 +54,10 @@ class RemoteFiles:
         self.name, self.root, self._source = address, root, source
 
     @classmethod
-    def open(cls, address: str, first: Sequence[str], then: Sequence[str]) -> Self:
+    def open(cls, address: str, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Self:
         """Fetch the descriptions, `first` before `then`; those that do not exist are left out.
+
+        `then` says which the others are, from the folder that holds the first ones.
 
         Where the server does not answer, the store is opened as it was the last time, and the user is told.
 
@@ -78,16 +80,21 @@ class RemoteFiles:
         return cls(address, root, source)
 
     @staticmethod
-    def _describe(source: _Source, place: Path, first: Sequence[str], then: Sequence[str]) -> Path:
+    def _describe(source: _Source, place: Path, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Path:
         digest = hashlib.sha256()
         with tempfile.TemporaryDirectory(dir=place, prefix="opening-") as name:
             # Within a folder that can be renamed: TemporaryDirectory removes its own.
             draft = Path(name) / "store"
-            for keys in (first, then):
-                _at_once(lambda key: source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES), keys)
+
+            def fetch(key: str) -> None:
+                source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES)
+
+            _at_once(fetch, first)
+            others = then(draft)
+            _at_once(fetch, others)
             if not (draft / "zarr.json").exists():
                 raise StoreError(f"no recording at {source.address}: there is no zarr.json")
-            for key in (*first, *then):
+            for key in (*first, *others):
                 content = (draft / key).read_bytes() if (draft / key).exists() else b""
                 digest.update(f"{key} {len(content)} ".encode() + content)
             root = place / digest.hexdigest()[:32]

@@ -112,7 +112,7 @@ def _folder(context: TrainingContext, camera: str) -> Path:
 
 def standardised_proprio(context: TrainingContext) -> Tensor:
     """All of the recording's, float32 `[R, P]`, on the CPU."""
-    proprio = context.store.read("proprio", 0, context.store.num_rows)
+    proprio = context.store.column("proprio")
     return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
 
 
@@ -247,7 +247,7 @@ class PredictionStage(Stage):
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         store, config = context.store, self._options.trainer
-        proprio, actions = (store.read(name, 0, store.num_rows) for name in ("proprio", "action"))
+        proprio, actions = (store.column(name) for name in ("proprio", "action"))
         states = torch.cat([view.states for view in self._views], dim=-1)
         task = PredictionTask(
             _model(context),
