@@ -21,12 +21,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.markup import escape
 
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.usage import help_text
 from worldmodel.core.configs import CONFIGS, group_choices
 from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.text import printable, without_secrets
 
 Config = dict[str, Any]
 
@@ -166,14 +166,13 @@ def refusal(error: OSError) -> str | None:
 def stopped(message: str) -> int:
     """Print one line on why a run has failed. Returns its exit code."""
     with contextlib.suppress(OSError):  # what cannot be written may be this
-        console.print(f"[red]stopped[/]: {escape(' '.join(message.split()))}")
+        console.print(f"[red]stopped[/]: {shown(message)}")
     return 1
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
-    one_line = " ".join(message.split())
-    print(f"error: {one_line}", file=sys.stderr)
+    print(f"error: {printable(without_secrets(message))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.data.formats.exporting import IMAGES, ExportOptions
@@ -29,12 +29,12 @@ def import_store(format_name: str, path: Path, out: Path, options: ImportOptions
             plan = plan_import(source, options, progress)
         _show(source, plan)
         if dry:
-            console.print(f"nothing was written: without --dry-run, this goes to {out}")
+            console.print(f"nothing was written: without --dry-run, this goes to {shown(out)}")
             return 0
         with counting("import") as progress:
             written = run_import(source, plan, out, progress)
     console.print(
-        f"{out}: {written.num_episodes} episodes, {written.num_rows} observations and {written.num_steps} steps "
+        f"{shown(out)}: {written.num_episodes} episodes, {written.num_rows} observations and {written.num_steps} steps "
         f"({bytes_on_disk(out) / 1e6:.1f} MB), as many as were read"
     )
     return 0
@@ -48,10 +48,10 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
         with counting("export") as progress:
             export(format_name, store, target, options, progress)
     except KeyboardInterrupt:
-        console.print(f"[yellow]interrupted[/]: nothing is at {target} yet; the same command begins anew")
+        console.print(f"[yellow]interrupted[/]: nothing is at {shown(target)} yet; the same command begins anew")
         return 130
     console.print(
-        f"{target}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); the "
+        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); the "
         "last row of an episode has no action"
     )
     return 0
@@ -59,22 +59,22 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
 
 def _show(source: Source, plan: Plan) -> None:
     facts, spec = source.facts, plan.spec
-    found = table(f"{source.path}: {facts.format}", "column", "numbers", "type", "becomes")
+    found = table(shown(f"{source.path}: {facts.format}"), "column", "numbers", "type", "becomes")
     for name, feature in source.features.items():
         roles = [role for role in _ROLES if any(_names(part) == name for part in _parts(plan, role))]
         shape = " x ".join(map(str, feature.shape)) or "1"
-        found.add_row(name, shape, feature.dtype, ", ".join(roles))
+        found.add_row(shown(name), shape, feature.dtype, ", ".join(roles))
     console.print(found)
     written = table("what is written", "column", "numbers", "type", "what")
     for name, (dtype, row) in row_types(spec).items():
         parts = ", ".join(str(part) for part in _parts(plan, "camera" if name == "pixels" else name))
         what = f"{parts}: {plan.square.describe(*plan.picture)}" if name == "pixels" else parts or "nothing"
-        written.add_row(name, " x ".join(map(str, row)), str(dtype), what)
+        written.add_row(name, " x ".join(map(str, row)), str(dtype), shown(what))
     console.print(written)
     console.print(
         f"{len(plan.episodes)} episodes, {plan.num_rows} observations, {plan.num_steps} steps at "
         f"{1 / spec.control_step_s:g} per second ({plan.num_steps * spec.control_step_s / 3600:.2f} hours); "
-        f"env {spec.env}"
+        f"env {shown(spec.env)}"
     )
     console.print(f"rows: {facts.rows}; {plan.unused_actions} actions are left out")
     if plan.skipped:
