@@ -9,7 +9,9 @@ from typing import Final
 _MOST_SHOWN: Final = 2_000  # characters: a recording may call its environment anything
 # Escape sequences of terminals (ECMA-48): CSI and its parameters, OSC and others up to their end, two characters.
 _SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
 )
 # Controls, formats (they turn the direction of writing, or take no room), halves of characters, private use.
 _UNSEEN = ("Cc", "Cf", "Cs", "Co")

@@ -18,7 +18,7 @@ from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
 from worldmodel.data.formats.commands import add_export, add_import
-from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
+from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions, oddities
 from worldmodel.data.store.durable import WritingStopped
 from worldmodel.data.store.reader import TrajectoryStore, row_types
 from worldmodel.data.store.recovery import recover
@@ -62,10 +62,13 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     console.print(shapes)
     if not store.num_episodes:
         return 0
-    values = table("values", "column", "index", "unit", "low", "mean", "std", "high")
-    for d in dimensions(store):
+    values = table("values", "column", "name", "unit", "low", "mean", "std", "high")
+    found = dimensions(store)
+    for d in found:
         values.add_row(d.column, shown(d.name), shown(d.unit), *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
+    for oddity in oddities(store, found):
+        console.print(f"[yellow]odd[/]: {shown(oddity)}")
     if picture is not None:
         with replacing(picture) as file:
             Image.fromarray(contact_sheet(store)).save(file, format="PNG")
@@ -80,7 +83,9 @@ def verify_store(path: Path) -> int:
         found = verify(store, progress)
     if not found:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
-        console.print(f"{shown(store.name)}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
+        console.print(
+            f"{shown(store.name)}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}"
+        )
         return 0
     damages = table(f"{shown(store.name)}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:

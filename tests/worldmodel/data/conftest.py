@@ -31,7 +31,7 @@ def _make_episode(index: int, num_steps: int = 20, spec: EnvironmentSpec = SPEC)
     pixels = rng.integers(0, 256, (rows, spec.only_camera.height, spec.only_camera.height, 3), dtype=np.uint8)
     if index == 0:
         pixels[:18] = 0  # a whole chunk of black frames, which zarr would like to leave out
-    action = rng.standard_normal((rows, len(spec.action.low))).astype(np.float32)
+    action = rng.standard_normal((rows, len(spec.action.low))).clip(-1, 1).astype(np.float32)
     action[-1] = 0
     proprio = rng.standard_normal((rows, spec.proprio_size)).astype(np.float32)
     return Episode(pixels, action, proprio, rng.standard_normal((rows, spec.state_size)), seed=1000 + index)

@@ -51,8 +51,8 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
         console.print(f"[yellow]interrupted[/]: nothing is at {shown(target)} yet; the same command begins anew")
         return 130
     console.print(
-        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); the "
-        "last row of an episode has no action"
+        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); "
+        "the last row of an episode has no action"
     )
     return 0
 
@@ -81,6 +81,8 @@ def _show(source: Source, plan: Plan) -> None:
         console.print(f"{len(plan.skipped)} episodes of less than two observations are left out")
     limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action.low, spec.action.high, strict=True))
     console.print(f"bounds of the action ({plan.bounds}): {limits}")
+    for note in plan.notes:
+        console.print(f"[yellow]note[/]: {shown(note)}")
 
 
 def _parts(plan: Plan, role: str) -> tuple[object, ...]:
@@ -123,11 +125,11 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     columns.add_argument("--proprio", metavar="KEY", nargs="+", help="what the robot feels, or none")
     columns.add_argument("--state", metavar="KEY", nargs="+", help="the simulator's, for evaluation only, or none")
     pictures = command.add_argument_group("pictures")
-    text = "of a side, for training a multiple of 8; else the source's, at most 224"
+    text = "of a side, a multiple of 4, for training of 8; else the source's, at most 224"
     pictures.add_argument("--size", type=int, metavar="PIXELS", help=text)
     pictures.add_argument("--fit", choices=FITS, default="crop", help="cut the middle out, or add black borders")
     robot = command.add_argument_group("what the source does not say")
-    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second")
+    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second, where the source does not say")
     robot.add_argument("--env", metavar="NAME")
     robot.add_argument("--action-low", type=float, nargs="+", metavar="X", help="else the smallest that was taken")
     robot.add_argument("--action-high", type=float, nargs="+", metavar="X", help="else the largest")

@@ -93,7 +93,9 @@ class ParquetReader:
             timer.cancel()
         if "error" in told:
             if told["error"] == "memory":
-                raise FormatError(f"{path} cannot be read (it asks for more than {_LIMITS['memory'] / 1e9:g} GB of memory)")
+                raise FormatError(
+                    f"{path} cannot be read (it asks for more than {_LIMITS['memory'] / 1e9:g} GB of memory)"
+                )
             raise FormatError(told["error"])
         return told, content
 

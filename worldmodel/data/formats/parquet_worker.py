@@ -170,7 +170,9 @@ class _Desk:
             return {"names": file.names, "num_rows": file.num_rows}, []
         columns = file.read(request["names"])
         told = [[name, values.dtype.str, list(values.shape)] for name, values in columns.items()]
-        return {"columns": told}, [np.ascontiguousarray(values).reshape(-1).view(np.uint8) for values in columns.values()]
+        return {"columns": told}, [
+            np.ascontiguousarray(values).reshape(-1).view(np.uint8) for values in columns.values()
+        ]
 
     def _open(self, path: str) -> _File:
         if self._file is None or self._file[0] != path:

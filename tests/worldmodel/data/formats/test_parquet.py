@@ -105,8 +105,9 @@ def test_a_crash_is_one_line(reader: ParquetReader, file: Path) -> None:
 
 
 def test_a_hang_is_one_line(file: Path) -> None:
-    with ParquetReader(patience_s=0.5) as reader:
+    with ParquetReader() as reader:
         opened = reader.open(file)
+        reader._patience_s = 0.5
         os.kill(_process_of(reader), signal.SIGSTOP)
         with pytest.raises(FormatError, match=r"file\.parquet cannot be read \(it takes longer than [01] s\)"):
             opened.read(["action"])

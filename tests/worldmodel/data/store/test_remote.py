@@ -21,8 +21,8 @@ import pytest
 from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
 from worldmodel.data.__main__ import main
-from worldmodel.data.store.files import UnreachableError, address_in
 from worldmodel.data.store import remote as remote_module
+from worldmodel.data.store.files import UnreachableError, address_in
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.remote import cache_folder
 
