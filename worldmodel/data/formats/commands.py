@@ -50,9 +50,10 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
     except KeyboardInterrupt:
         console.print(f"[yellow]interrupted[/]: nothing is at {shown(target)} yet; the same command begins anew")
         return 130
+    size = f"{bytes_on_disk(target) / 1e6:.1f} MB"
     console.print(
-        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); "
-        "the last row of an episode has no action"
+        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({size}); the last row of an episode "
+        "has no action"
     )
     return 0
 
