@@ -89,7 +89,7 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, nu
         states.append(info["state"])
     actions.append(np.zeros_like(actions[0]))
     return Episode(
-        pixels=np.stack([next(iter(o["images"].values())) for o in observations]),
+        images={camera: np.stack([o["images"][camera] for o in observations]) for camera in observation["images"]},
         action=np.stack(actions).astype(np.float32),
         proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
         state=np.stack(states).astype(np.float64),

@@ -31,7 +31,7 @@ from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.recorder import as_row
-from worldmodel.data.store.reader import row_types
+from worldmodel.data.store.layout import Layout, image_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,8 @@ class RobotController:
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
         self.spec: EnvironmentSpec = model.spec
-        self._rows = row_types(self.spec)
+        types = Layout(self.spec).row_types
+        self._rows = {"pixels": types[image_column(self.spec.only_camera.name)], "proprio": types["proprio"]}
         planner = make_planner(_planner_options(options), model.history, seed)
         picture = self._goal(goal)
         self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)

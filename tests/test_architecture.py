@@ -51,7 +51,6 @@ JOINS = {"planning.loading", "planning.robot"}
 NOT_YET = {
     "planning.evaluation.progress imports worldmodel.cli",
     "planning.evaluation.report imports worldmodel.cli",
-    "worldmodel.data.recorder imports worldmodel.cli",
     "worldmodel.data.store.remote imports worldmodel.cli",
     "worldmodel.training.runs imports worldmodel.cli",
     "worldmodel.training.trainer imports worldmodel.cli",

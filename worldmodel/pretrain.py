@@ -48,7 +48,7 @@ def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
             "expected the same episodes, in the same order and size"
         )
     for name in ("proprio", "action"):
-        if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
+        if not np.array_equal(canonical.column(name)[:rows], store.column(name)):
             raise UserError(
                 f"canonical_data {path} differs in {name} from the data: expected the same episodes, as envs.collect "
                 "records them with the same seed, with and without env.distractors"
@@ -61,7 +61,7 @@ def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_fra
 
     Where nothing is held out, nothing is to be read from the frames: they only show whether features still vary.
     """
-    state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
+    state = np.concatenate([store.column("proprio"), store.column("state")], axis=1)
     held_out = split.held_out
     if len(held_out) == 0:
         state, held_out = state[:, :0], split.train

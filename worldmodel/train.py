@@ -246,7 +246,7 @@ def main(config: Config) -> None:
     key = FeatureCacheKey(store.identity, hashed, weights_hash(model.compression), *shape)
     with counting("encode frames") as progress:
         tokens = encode_store(encoder, model.compression, frames, key, folder / "features.npy", device, progress)
-    proprio = store.read("proprio", 0, store.num_rows)
+    proprio = store.column("proprio")
     standardised = model.normaliser.proprio(torch.from_numpy(proprio))
     held_out = options.held_out_sequences
     raw, robot = learn_scene(model, tokens, standardised, samplers, sections, held_out, folder / "scene", device)
@@ -255,7 +255,7 @@ def main(config: Config) -> None:
     task = PredictionTask(
         model,
         sections.prediction,
-        Recording(model.scene.standardise(codes), proprio, store.read("action", 0, store.num_rows)),
+        Recording(model.scene.standardise(codes), proprio, store.column("action")),
         lambda step: samplers.sequences.sample(step, sections.trainer.batch_size).rows,
         samplers.held_out_sequences.sample(0, held_out).rows,
         seed,

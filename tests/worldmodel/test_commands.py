@@ -95,7 +95,7 @@ def write_dressed(path: Path, num_episodes: int = 24, first_seed: int = 0) -> Pa
     with EpisodeWriter(path, SPEC, {"seed": 0}) as writer:
         for seed in range(first_seed, first_seed + num_episodes):
             episode = make_episode(seed)
-            writer.append(dataclasses.replace(episode, pixels=255 - episode.pixels))
+            writer.append(dataclasses.replace(episode, images={"camera": 255 - episode.images["camera"]}))
     return path
 
 
@@ -206,12 +206,12 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
-FIRST_FRAMES = "data/pixels/c.0.0.0.0"
+FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/pixels is missing"),
+    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
     "a chunk is cut": (
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
-        "chunk 0 of data/pixels cannot be decoded",
+        "chunk 0 of data/images/camera cannot be decoded",
     ),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),

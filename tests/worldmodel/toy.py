@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.core.spec import ActionSpec, one_camera
+from worldmodel.core.spec import CAMERA, ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 from worldmodel.models.keypoint.compression import CompressionConfig
@@ -55,7 +55,7 @@ def make_episode(seed: int, num_steps: int = 12) -> Episode:
     actions.append(np.zeros(2))
     state = np.concatenate([np.stack(positions), np.ones((num_steps + 1, 1))], axis=1)
     return Episode(
-        pixels=np.stack([draw(p) for p in positions]),
+        images={CAMERA: np.stack([draw(p) for p in positions])},
         action=np.stack(actions).astype(np.float32),
         proprio=np.stack(positions).astype(np.float32),
         state=state,
@@ -104,7 +104,7 @@ def make_model(seed: int = 0) -> WorldModel:
     torch.manual_seed(seed)
     model = WorldModel(SPEC, MODEL).eval()
     episodes = [make_episode(i) for i in range(3)]
-    pixels = torch.from_numpy(np.concatenate([e.pixels for e in episodes]))
+    pixels = torch.from_numpy(np.concatenate([e.images[CAMERA] for e in episodes]))
     with torch.no_grad():
         model.compression.fit(model.encoder.encode_frames(pixels)[None])
         norm = model.normaliser

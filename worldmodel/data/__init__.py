@@ -2,7 +2,7 @@
 
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.clips import ClipBatch, ClipSampler, Split, split_episodes
-from worldmodel.data.frames import load_frames
+from worldmodel.data.frames import load_camera_frames, load_frames
 from worldmodel.data.recorder import Recorder
 from worldmodel.data.statistics import DatasetStatistics, compute_statistics
 from worldmodel.data.store.durable import WritingStopped
@@ -22,6 +22,7 @@ __all__ = [
     "TrajectoryStore",
     "WritingStopped",
     "compute_statistics",
+    "load_camera_frames",
     "load_frames",
     "split_episodes",
 ]

@@ -1,8 +1,9 @@
-"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: tools for recordings."""
+"""Tools: `python -m worldmodel.data inspect|verify|view|recover|upgrade|pack|split|merge|import|export ...`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
+from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.data.formats.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions, oddities
 from worldmodel.data.store.durable import WritingStopped
-from worldmodel.data.store.reader import TrajectoryStore, row_types
+from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.store.recovery import recover
-from worldmodel.data.store.rewriting import merge, pack, split
+from worldmodel.data.store.rewriting import merge, pack, split, upgrade
 from worldmodel.data.store.verification import verify
 from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
@@ -41,7 +43,7 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     picture = None if sheet is None else output_named(sheet, ".png", "sheet")
     store = TrajectoryStore.open(path)
     spec, size = store.spec, bytes_on_disk(store.path)
-    plain = store.num_rows * sum(row.num_bytes for row in row_types(spec).values())
+    plain = store.num_rows * sum(row.num_bytes for row in store.layout.row_types.values())
     hours, rate = store.num_steps * spec.control_step_s / 3600, 1 / spec.control_step_s
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
@@ -54,10 +56,10 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     )
     where = f"in the cache ({shown(store.path)})" if store.is_remote else "on disk"
     smaller = f", {plain / size:.1f} times smaller than plain" if plain and not store.is_remote else ""
-    checks = "with checksums" if store.records is not None else "of schema 1, without checksums"
+    checks = f"schema {store.layout.version}, {'with' if store.layout.has_checksums else 'without'} checksums"
     console.print(f"{size / 1e6:.1f} MB {where}{smaller}; {checks}")
     shapes = table("columns", "column", "shape", "type")
-    for name, (dtype, row) in row_types(spec).items():
+    for name, (dtype, row) in store.layout.row_types.items():
         shapes.add_row(name, str([store.num_rows, *row]), str(dtype))
     console.print(shapes)
     if not store.num_episodes:
@@ -114,7 +116,7 @@ def view_episode(path: Path, number: int, out: str | None, rerun: str | None) ->
     if video is not None:
         write_video(episode, store.spec, video)
         rate = float(frames_per_s(store.spec))
-        console.print(f"video: {shown(video)}  ({len(episode.pixels)} frames, {rate:g} per second)")
+        console.print(f"video: {shown(video)}  ({len(episode.action)} frames, {rate:g} per second)")
     return 0
 
 
@@ -130,6 +132,20 @@ def recover_store(path: Path) -> int:
             f"{shown(path)}: {done.kept} episodes kept, {len(done.lost)} lost{f' ({lost})' if lost else ''}; "
             f"the store as it was: {shown(done.set_aside)}"
         )
+    return 0
+
+
+def upgrade_store(path: Path, out: Path, camera: str) -> int:
+    """A store of the present schema with every frame of an older one."""
+    store = TrajectoryStore.open(path)
+    old = store.spec.only_camera
+    spec = dataclasses.replace(store.spec, cameras=(CameraSpec(camera, old.height, old.width),))
+    with counting("upgrade") as progress:
+        upgraded = upgrade(store, out, spec, progress)
+    console.print(
+        f"{out}: {upgraded.num_episodes} episodes, {upgraded.num_rows} rows, as recorded; schema "
+        f"{upgraded.layout.version} instead of {store.layout.version}"
+    )
     return 0
 
 
@@ -167,7 +183,7 @@ def merge_stores(paths: list[Path], out: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    metavar = "inspect|verify|view|recover|pack|split|merge|import|export"
+    metavar = "inspect|verify|view|recover|upgrade|pack|split|merge|import|export"
     commands = parser.add_subparsers(required=True, metavar=metavar)
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
@@ -189,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rerun", metavar="RRD", help="also its numbers; needs the extra `view`")
     text = "cut off an unfinished tail, set damaged episodes aside"
     add("recover", text, lambda given: recover_store(given.store))
+    text = "make a store of the present schema from an older one; no frame changes"
+    command = add("upgrade", text, lambda given: upgrade_store(given.store, given.out, given.camera))
+    command.add_argument("out", type=Path, metavar="NEW")
+    command.add_argument("--camera", default=CAMERA, metavar="NAME", help="what its camera is called (default: camera)")
     text = "rewrite into few large files, for archives and object storage"
     command = add("pack", text, lambda given: pack_store(given.store, given.out))
     command.add_argument("out", type=Path, metavar="OUT")

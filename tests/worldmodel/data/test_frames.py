@@ -17,7 +17,7 @@ def test_frames_are_those_of_the_store_and_are_decoded_once(tmp_path, store, mon
     reports = []
     cache = tmp_path / "run" / "frames.npy"
     decoded = load_frames(store, cache, progress=lambda done, total: reports.append((done, total)))
-    np.testing.assert_array_equal(decoded, store.read("pixels", 0, store.num_rows))
+    np.testing.assert_array_equal(decoded, store.read("images/camera", 0, store.num_rows))
     assert reports[-1] == (106, 106)
     np.testing.assert_array_equal(np.load(cache), decoded)  # a plain .npy file to anybody else
     assert not decoded.flags.writeable
@@ -38,7 +38,7 @@ def test_another_store_of_the_same_shape_is_decoded_again(tmp_path, store, write
     cache = tmp_path / "frames.npy"
     load_frames(store, cache)
     other = write_store(tmp_path / "other.zarr", (20, 7, 33, 1, 40), first=50)
-    np.testing.assert_array_equal(load_frames(other, cache), other.read("pixels", 0, 106))
+    np.testing.assert_array_equal(load_frames(other, cache), other.read("images/camera", 0, 106))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000, -1, -70])
@@ -46,11 +46,11 @@ def test_a_truncated_cache_is_made_again(tmp_path, store, keep):
     cache = tmp_path / "frames.npy"
     load_frames(store, cache)
     cache.write_bytes(cache.read_bytes()[:keep])
-    np.testing.assert_array_equal(load_frames(store, cache), store.read("pixels", 0, 106))
+    np.testing.assert_array_equal(load_frames(store, cache), store.read("images/camera", 0, 106))
 
 
 def test_a_damaged_store_leaves_no_cache(tmp_path, store):
-    (store.path / "data/pixels/c.4.0.0.0").unlink()
+    (store.path / "data/images/camera/c.4.0.0.0").unlink()
     with pytest.raises(StoreError, match="chunk 4"):
         load_frames(store, tmp_path / "frames.npy")
     assert not (tmp_path / "frames.npy").exists()

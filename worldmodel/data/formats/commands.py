@@ -17,7 +17,8 @@ from worldmodel.data.formats.registry import EXPORTS, SOURCES, export, open_sour
 from worldmodel.data.formats.source import Source
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
-from worldmodel.data.store.reader import TrajectoryStore, row_types
+from worldmodel.data.store.layout import Layout
+from worldmodel.data.store.reader import TrajectoryStore
 
 _ROLES = ("camera", "action", "proprio", "state")
 
@@ -67,9 +68,9 @@ def _show(source: Source, plan: Plan) -> None:
         found.add_row(shown(name), shape, feature.dtype, ", ".join(roles))
     console.print(found)
     written = table("what is written", "column", "numbers", "type", "what")
-    for name, (dtype, row) in row_types(spec).items():
-        parts = ", ".join(str(part) for part in _parts(plan, "camera" if name == "pixels" else name))
-        what = f"{parts}: {plan.square.describe(*plan.picture)}" if name == "pixels" else parts or "nothing"
+    for name, (dtype, row) in Layout(spec).row_types.items():
+        parts = ", ".join(str(part) for part in _parts(plan, "camera" if len(row) == 3 else name))
+        what = f"{parts}: {plan.square.describe(*plan.picture)}" if len(row) == 3 else parts or "nothing"
         written.add_row(name, " x ".join(map(str, row)), str(dtype), shown(what))
     console.print(written)
     console.print(

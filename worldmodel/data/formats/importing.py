@@ -70,7 +70,7 @@ def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode
         require(
             bool(np.isfinite(values).all()), f"{name} of episode {number} of {source.path} is too large for float32"
         )
-    return Episode(pixels, action, proprio, state, source.seed(number))
+    return Episode({plan.spec.only_camera.name: pixels}, action, proprio, state, source.seed(number))
 
 
 def _check_times(source: Source, plan: Plan, number: int, rows: int) -> None:

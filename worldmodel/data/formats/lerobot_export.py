@@ -135,7 +135,8 @@ class _Writer:
 
     def add(self, episode: Episode) -> None:
         """Write one episode."""
-        rows, number = len(episode.pixels), len(self._episodes)
+        rows, number = len(episode.action), len(self._episodes)
+        pixels = episode.images[self._store.spec.only_camera.name]
         row = np.arange(rows)
         columns: dict[str, NDArray[Any]] = {
             ACTION: episode.action,
@@ -151,9 +152,9 @@ class _Writer:
         columns = {name: values for name, values in columns.items() if name in self._features}
         place: dict[str, Any] = {f"data/{key}": value for key, value in self._write_rows(columns, episode).items()}
         if self._options.images == "video":
-            place |= {f"videos/{CAMERA}/{key}": value for key, value in self._write_video(episode.pixels).items()}
+            place |= {f"videos/{CAMERA}/{key}": value for key, value in self._write_video(pixels).items()}
         statistics = {name: of_numbers(values) for name, values in columns.items()}
-        statistics[CAMERA] = of_pictures(episode.pixels)
+        statistics[CAMERA] = of_pictures(pixels)
         self._statistics.append(statistics)
         self._episodes.append(
             {
@@ -217,8 +218,9 @@ class _Writer:
         arrays = []
         for field in self._schema:
             if field.name == CAMERA:
-                names = [f"frame-{row:06d}.png" for row in range(len(episode.pixels))]
-                coded = [{"bytes": encode_png(p), "path": n} for p, n in zip(episode.pixels, names, strict=True)]
+                pixels = episode.images[self._store.spec.only_camera.name]
+                names = [f"frame-{row:06d}.png" for row in range(len(pixels))]
+                coded = [{"bytes": encode_png(p), "path": n} for p, n in zip(pixels, names, strict=True)]
                 arrays.append(pa.array(coded, field.type))
                 continue
             flat = pa.array(np.ascontiguousarray(columns[field.name]).reshape(-1))

@@ -6,10 +6,13 @@ a folder before they are read, so that there is one way of opening a store, and 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, final
+from typing import BinaryIO, Protocol, final
 
 from worldmodel.core.errors import UserError
 
@@ -74,6 +77,20 @@ class LocalFiles:
 
     def forget(self, keys: Sequence[str]) -> None:
         """Nothing to be done: these are the only ones."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is one: a pipe or device in its place would make the reader wait for ever.
+
+    Raises:
+        OSError: where it cannot be opened, or is something else.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
 
 
 def address_in(path: str | Path) -> str | None:

@@ -24,7 +24,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
@@ -71,8 +71,10 @@ class RemoteFiles:
         _make_room(self._in_use)
 
     @classmethod
-    def open(cls, address: str, first: Sequence[str], then: Sequence[str]) -> Self:
+    def open(cls, address: str, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Self:
         """Fetch the descriptions, `first` before `then`; those that do not exist are left out.
+
+        `then` says which the others are, from the folder that holds the first ones.
 
         Where the server does not answer, the store is opened as it was the last time, and the user is told.
 
@@ -95,17 +97,22 @@ class RemoteFiles:
         return cls(root, source)
 
     @staticmethod
-    def _describe(source: _Source, place: Path, first: Sequence[str], then: Sequence[str]) -> Path:
+    def _describe(source: _Source, place: Path, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Path:
         digest = hashlib.sha256()
         with tempfile.TemporaryDirectory(dir=place, prefix=_OPENING) as name:
             # Within a folder that can be renamed: TemporaryDirectory removes its own.
             draft = Path(name) / "store"
-            for keys in (first, then):
-                _at_once(lambda key: source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES), keys)
+
+            def fetch(key: str) -> None:
+                source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES)
+
+            _at_once(fetch, first)
+            others = then(draft)
+            _at_once(fetch, others)
             if not (draft / "zarr.json").exists():
                 raise StoreError(f"no recording at {source.name}: there is no zarr.json")
-            present = [key for key in (*first, *then) if (draft / key).exists()]
-            for key in (*first, *then):
+            present = [key for key in (*first, *others) if (draft / key).exists()]
+            for key in (*first, *others):
                 content = (draft / key).read_bytes() if key in present else b""
                 digest.update(f"{key} {len(content)} ".encode() + content)
             root = place / digest.hexdigest()[:32]

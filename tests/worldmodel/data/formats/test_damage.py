@@ -53,7 +53,9 @@ def lerobot(folder: Path, episodes: list) -> Path:
     with EpisodeWriter(folder / "store.zarr", spec) as writer:
         for e in episodes:
             action = np.concatenate([e.action, np.zeros((1, 2))]).astype(np.float32)
-            writer.append(Episode(np.ascontiguousarray(e.pixels[:, :, :12]), action, e.proprio, e.state, seed=0))
+            writer.append(
+                Episode({"camera": np.ascontiguousarray(e.pixels[:, :, :12])}, action, e.proprio, e.state, seed=0)
+            )
     export_lerobot(TrajectoryStore.open(folder / "store.zarr"), folder / "exported", ExportOptions(), quiet)
     return folder / "exported"
 

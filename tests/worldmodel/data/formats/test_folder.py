@@ -85,7 +85,7 @@ def test_videos(tmp_path: Path, recorded, import_from, beside: bool) -> None:
     assert store.spec.control_step_s == pytest.approx(0.05)
     for number, episode in enumerate(recorded):
         found = store.episode(number)
-        brightness = found.pixels.mean((1, 2, 3))
+        brightness = found.images["camera"].mean((1, 2, 3))
         np.testing.assert_allclose(brightness, 20 * np.arange(len(episode.pixels)) + 5 * number, atol=3)
         np.testing.assert_array_equal(found.action[:-1], episode.action)
         np.testing.assert_array_equal(found.proprio, episode.proprio)

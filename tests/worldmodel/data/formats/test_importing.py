@@ -81,7 +81,7 @@ def test_both_conventions_of_rows(tmp_path: Path, source: MadeUp) -> None:
     assert (plan.unused_actions, plan.num_rows, plan.num_steps) == (1, 21, 17)
     store = run_import(source, plan, tmp_path / "out.zarr", quiet)
     assert [store.episode(i).num_steps for i in range(4)] == [4, 3, 2, 8]
-    assert store.episode(2).pixels.max() == store.episode(2).pixels.min() == 2
+    assert store.episode(2).images["camera"].max() == store.episode(2).images["camera"].min() == 2
 
 
 @pytest.mark.usefixtures("_one_by_one")
@@ -159,7 +159,7 @@ def test_short_episodes(tmp_path: Path) -> None:
     plan = plan_import(source, ImportOptions(skip_short=True), quiet)
     assert plan.skipped == (1, 2)
     store = run_import(source, plan, tmp_path / "out.zarr", quiet)
-    assert [store.episode(i).pixels.max() for i in range(2)] == [0, 3]
+    assert [store.episode(i).images["camera"].max() for i in range(2)] == [0, 3]
     with pytest.raises(UserError, match="no episode of made-up has two observations"):
         plan_import(MadeUp([(1, 1)], rate_hz=10.0), ImportOptions(skip_short=True), quiet)
 

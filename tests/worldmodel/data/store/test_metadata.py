@@ -20,11 +20,12 @@ from benchmarks.store_damage import limits
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import one_camera
 from worldmodel.data import StoreError, TrajectoryStore
+from worldmodel.data.store.creating import create_store
 from worldmodel.data.store.integrity import description_checksum
+from worldmodel.data.store.layout import Layout
 from worldmodel.data.store.metadata import MOST_CHUNK_BYTES, MetadataError, RowType, announced_bytes, check_array
 from worldmodel.data.store.rewriting import pack
 from worldmodel.data.store.verification import verify
-from worldmodel.data.store.writer import create_store
 
 ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
 PIXELS = RowType(np.dtype(np.uint8), (8, 8, 3))
@@ -48,8 +49,8 @@ def refused(path: Path, message: str) -> None:
 )
 def test_only_our_codecs_are_accepted(store: TrajectoryStore, name: str) -> None:
     codec = {"name": name, "configuration": {}}
-    edit(store.path / "data/pixels", lambda content: content["codecs"].__setitem__(1, codec))
-    refused(store.path, rf"data/pixels: codecs .*'{name}'.* are not accepted: expected bytes, zstd")
+    edit(store.path / "data/images/camera", lambda content: content["codecs"].__setitem__(1, codec))
+    refused(store.path, rf"data/images/camera: codecs .*'{name}'.* are not accepted: expected bytes, zstd")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +77,8 @@ def test_only_our_order_of_codecs_is_accepted(store: TrajectoryStore, codecs: ob
     "dtype", ["string", "object", "int8", "float64", "null_terminated_bytes", None, {"name": "struct"}]
 )
 def test_only_the_described_type_is_accepted(store: TrajectoryStore, dtype: object) -> None:
-    edit(store.path / "data/pixels", lambda content: content.update(data_type=dtype))
-    refused(store.path, "data/pixels: data_type is .*: expected 'uint8'")
+    edit(store.path / "data/images/camera", lambda content: content.update(data_type=dtype))
+    refused(store.path, "data/images/camera: data_type is .*: expected 'uint8'")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_only_the_described_type_is_accepted(store: TrajectoryStore, dtype: obje
     [
         (10**12, 10**12, "chunks of 1000000000000 rows have more than"),
         (10**13, 4096, "10000000000000 rows are more than"),
-        (10**12, 4096, "chunk 1 of meta/episode_ends is missing"),
+        (10**12, 4096, "meta/episode_ends does not increase"),
         (3 * 10**7, 3 * 10**7, "cannot be decoded"),
         (-1, 4096, "shape is"),
         (True, 4096, "shape is"),
@@ -117,11 +118,11 @@ def test_only_whole_rows_are_accepted(shape: list[int], chunk: list[int], store:
         content["shape"] = shape
         content["chunk_grid"]["configuration"]["chunk_shape"] = chunk
 
-    edit(store.path / "data/pixels", change)
-    refused(store.path, "data/pixels: (rows have the shape|chunk_shape is)")
+    edit(store.path / "data/images/camera", change)
+    refused(store.path, "data/images/camera: (rows have the shape|chunk_shape is)")
 
 
-@pytest.mark.parametrize("name", ["data/pixels", "meta/episode_ends", ""])
+@pytest.mark.parametrize("name", ["data/images/camera", "meta/episode_ends", ""])
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"3", b"{", b"", b"\xff\xfe", b" " * (2**22 + 1)])
 def test_a_file_that_is_no_description_is_refused(store: TrajectoryStore, name: str, content: bytes) -> None:
     (store.path / name / "zarr.json").write_bytes(content)
@@ -140,34 +141,36 @@ def test_a_chunk_that_grows_when_it_is_decompressed_is_refused(tmp_path: Path, s
     """Two gigabytes of zeros are 64 kB when compressed."""
     if packed:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldmodel.data.store.writer._PACKED_BYTES", 100_000)
+            patch.setattr("worldmodel.data.store.creating._PACKED_BYTES", 100_000)
             path = pack(store, tmp_path / "packed.zarr", lambda *_: None).path
         size = (
-            json.loads((path / "data/pixels/zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"][0]
+            json.loads((path / "data/images/camera/zarr.json").read_text())["chunk_grid"]["configuration"][
+                "chunk_shape"
+            ][0]
             // 16
         )
-        (file,) = (path / "data/pixels").glob("c.0.*")
+        (file,) = (path / "data/images/camera").glob("c.0.*")
         whole = file.read_bytes()
         first = int.from_bytes(whole[-16 * size - 4 :][:8], "little")
         file.write_bytes(whole[:first] + BOMB + whole[first + len(BOMB) :])
-        refused(path, "chunk 0 of data/pixels cannot be decoded")
+        refused(path, "chunk 0 of data/images/camera cannot be decoded")
     else:
-        (file,) = (store.path / "data/pixels").glob("c.0.*")
+        (file,) = (store.path / "data/images/camera").glob("c.0.*")
         for content in (BOMB, compressed(np.zeros(200_000_000, np.uint8)), compressed(np.zeros(5, np.uint8))):
             file.write_bytes(content)
-            refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+            refused(store.path, "chunk 0 of data/images/camera cannot be decoded")
 
 
 def test_a_chunk_without_a_checksum_is_refused(store: TrajectoryStore) -> None:
-    (file,) = (store.path / "data/pixels").glob("c.0.*")
+    (file,) = (store.path / "data/images/camera").glob("c.0.*")
     file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8), checksum=False))
-    refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+    refused(store.path, "chunk 0 of data/images/camera cannot be decoded")
 
 
 def test_a_whole_chunk_of_something_else_is_noticed(store: TrajectoryStore) -> None:
-    (file,) = (store.path / "data/pixels").glob("c.3.*")
+    (file,) = (store.path / "data/images/camera").glob("c.3.*")
     file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8)))
-    with pytest.raises(StoreError, match=r"pixels of episode 2 is not what was recorded .*its checksum differs"):
+    with pytest.raises(StoreError, match=r"images/camera of episode 2 is not what was recorded .*its checksum differs"):
         store.episode(2)
     store.episode(0)
 
@@ -228,7 +231,7 @@ def test_a_description_that_makes_no_sense_is_refused(store: TrajectoryStore, na
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_largest_description_that_is_accepted_makes_a_store_that_is(tmp_path: Path, spec, packed: bool) -> None:
     most = dataclasses.replace(spec, cameras=one_camera(2048), proprio_size=2**16, state_size=2**16)
-    create_store(tmp_path / "data.zarr", most, {}, packed)
+    create_store(tmp_path / "data.zarr", Layout(most), {}, packed)
     assert TrajectoryStore.open(tmp_path / "data.zarr").spec == most
     with pytest.raises(UserError, match="height of camera camera is 2049: expected a whole number from 1 to 2048"):
         dataclasses.replace(spec, cameras=one_camera(2049))
@@ -250,7 +253,7 @@ def test_consolidated_metadata_may_be_stale(store: TrajectoryStore, write_store)
 
 
 def test_what_the_writer_makes_is_accepted_and_each_change_of_it_is_not(store: TrajectoryStore) -> None:
-    content = json.loads((store.path / "data/pixels/zarr.json").read_text())
+    content = json.loads((store.path / "data/images/camera/zarr.json").read_text())
     assert check_array(content, PIXELS) == 16 * 8 * 8 * 3
     for key in (
         "shape",

@@ -18,7 +18,7 @@ from worldmodel.training.trainer import Trainer, TrainingStopped
 
 CPU = torch.device("cpu")
 EPISODES = [make_episode(seed) for seed in range(24)]
-FRAMES = np.concatenate([e.pixels for e in EPISODES])
+FRAMES = np.concatenate([e.images["camera"] for e in EPISODES])
 STATE = np.concatenate([e.state for e in EPISODES]).astype(np.float32)
 PROBE = ProbeData(FRAMES[::2][:100], STATE[::2][:100], FRAMES[200:], STATE[200:])
 
