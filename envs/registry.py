@@ -1,11 +1,14 @@
 """Environments by name.
 
-A new environment is a file with its class, a line in `_FAMILIES` and a file in `configs/env/`. A new task of a family
-that exists is only the latter.
+A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of a family
+that exists is only the latter. A package of the user's own registers an `EnvFamily`:
+
+    register("env", "my_env", EnvFamily(lambda config: MyEnv(config), MyConfig))
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,73 +18,108 @@ from envs.protocol import GoalEnv
 from worldmodel.core.configs import group_choices, read_choice
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
+from worldmodel.core.registry import Registry
 from worldmodel.core.spec import EnvironmentSpec
 
+# What is said of an environment elsewhere in its description, or only chooses it.
+_NOT_OPTIONS = ("name", "family", "image_size", "cameras")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvFamily:
+    """How environments of one kind are made.
+
+    Attributes:
+        make: the environment, of the options: an instance of `config`, or a plain mapping where there is none.
+        config: frozen dataclass of the options; it is given `name` only if it has a field of that name.
+        values: options that differ from the defaults of `config`, for a task that is nothing but its values.
+    """
+
+    make: Callable[[Any], GoalEnv]
+    config: type[Any] | None = None
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options with what they are unless somebody says otherwise; those that have to be given are left out."""
+        return {**_defaults(self.config), **self.values}
+
+    @property
+    def needs(self) -> list[str]:
+        """The options that have no default."""
+        fields = dataclasses.fields(self.config) if self.config is not None else ()
+        return [field.name for field in fields if field.init and field.name not in self.options]
+
+    def build(self, options: Mapping[str, Any], name: str) -> GoalEnv:
+        """The environment called `name`. Raises UserError for an unknown option, or a value that it refuses."""
+        plain = {**self.values, **options}
+        try:
+            if self.config is None:
+                return self.make(plain)
+            if "name" not in {field.name for field in dataclasses.fields(self.config)}:
+                plain.pop("name", None)
+            return self.make(from_config(self.config, plain, name))
+        except UserError:
+            raise
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"env {name}: {error}") from error
+
+
 # The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
-
-
-def _make_push(options: dict[str, Any]) -> GoalEnv:
-    from envs.push import PushConfig, PushEnv
-
-    values = {key: value for key, value in options.items() if key != "name"}
-    return PushEnv(from_config(PushConfig, values, "push"))
-
-
-def _make_dm_control(options: dict[str, Any]) -> GoalEnv:
-    from envs.dm_control import DmControlConfig, DmControlEnv
-
-    return DmControlEnv(from_config(DmControlConfig, options, str(options.get("name", options["domain"]))))
-
-
-_FAMILIES: dict[str, Callable[[dict[str, Any]], GoalEnv]] = {
-    "push": _make_push,
-    "dm_control": _make_dm_control,
-}
+ENVIRONMENTS: Registry[EnvFamily] = Registry(
+    "env",
+    "env family",
+    {
+        "push": "envs.push:FAMILY",
+        "dm_control": "envs.dm_control:FAMILY",
+        "gym": "envs.gym:FAMILY",
+    },
+)
 
 
 def env_names() -> list[str]:
-    """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`."""
-    return [name for name in group_choices("env") if read_choice("env", name).get("simulated", True)]
+    """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`, and plug-ins."""
+    files = {name for name in group_choices("env") if read_choice("env", name).get("simulated", True)}
+    others = {name for name in ENVIRONMENTS.names() if name not in files and not ENVIRONMENTS.get(name).needs}
+    return sorted(files | others)
 
 
 def env_options(name: str, **overrides: Any) -> dict[str, Any]:
-    """Plain values of `configs/env/<name>.yaml`, changed by `overrides`.
+    """Plain values of `configs/env/<name>.yaml`, or of a plug-in's dataclass, changed by `overrides`.
 
     Raises:
         UserError: for an unknown name.
     """
     if name not in env_names():
         raise UserError(choices_message("env", name, env_names()))
-    return {**read_choice("env", name), **overrides}
+    if name in group_choices("env"):
+        return {**read_choice("env", name), **overrides}
+    return {"name": name, **ENVIRONMENTS.get(name).options, **overrides}
 
 
 def make_env(config: Mapping[str, Any]) -> GoalEnv:
-    """The environment that a configuration of the group `env` describes: `name` and its class's options.
+    """The environment that a configuration of the group `env` describes: `name`, `family`, and its family's options.
 
-    A configuration with a `domain` is a task of the control suite, whatever its name.
+    Without `family`, its name is that of its family too.
 
     Raises:
         UserError: for an unknown name or option, or a value that the environment refuses.
     """
     options = dict(config)
-    name = options.get("name", "")
+    name = str(options.get("name") or "")
     if options.get("simulated") is False:
         raise UserError(
             f"{name} is a robot of yours, which nothing here simulates: docs/robot.md says how to act on it"
         )
-    family = "dm_control" if "domain" in options else name
-    if family not in _FAMILIES or (family == "dm_control" and "domain" not in options):
+    family = options.pop("family", None)
+    if family is None and name not in env_names():
         raise UserError(choices_message("env", name, env_names()))
-    try:
-        return _FAMILIES[family](options)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"env {name}: {error}") from error
+    family = name if family is None else str(family)
+    return ENVIRONMENTS.get(family).build(options, name or family)
 
 
 def make_named(group: str, **overrides: Any) -> GoalEnv:
-    """`make_env` of `configs/env/<group>.yaml` with some options changed.
+    """`make_env` of `configs/env/<group>.yaml`, or of a plug-in, with some options changed.
 
     Raises:
         UserError: as `make_env`.
@@ -96,8 +134,6 @@ def describe(env: GoalEnv, options: Mapping[str, Any]) -> EnvironmentSpec:
         env: any environment.
         options: the configuration that it was made from.
     """
-    import mujoco
-
     proprio = env.observation_space["proprio"]
     assert proprio.shape is not None
     return EnvironmentSpec(
@@ -107,8 +143,8 @@ def describe(env: GoalEnv, options: Mapping[str, Any]) -> EnvironmentSpec:
         action=env.action_spec,
         proprio_size=proprio.shape[0],
         state_size=len(env.get_state()),
-        simulator=f"mujoco {mujoco.__version__}",
-        options={key: value for key, value in options.items() if key not in ("name", "image_size")},
+        simulator=env.world.simulator,
+        options={key: value for key, value in options.items() if key not in _NOT_OPTIONS},
     )
 
 
@@ -118,3 +154,13 @@ def register_all() -> None:
         if f"{group}-v0" not in gymnasium.registry:
             # No time limit: whoever runs the episode brings the budget.
             gymnasium.register(f"{group}-v0", entry_point="envs.registry:make_named", kwargs={"group": group})
+
+
+def _defaults(config: type[Any] | None) -> dict[str, Any]:
+    values = {}
+    for field in dataclasses.fields(config) if config is not None else ():
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
