@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import yaml
 
 from envs.cameras import CameraConfig, read_cameras
@@ -31,7 +30,7 @@ from envs.exploration import CommandExplorer
 from envs.gym_hooks import HookedWorld, Hooks
 from envs.gym_mujoco import GymMujocoWorld
 from envs.measures import find_measure, make_criterion
-from envs.protocol import Explorer, Floats, GoalEnv, World
+from envs.protocol import Floats, GoalEnv
 from envs.registry import EnvFamily
 from envs.task import CriteriaTask
 from envs.view import Marker, MarkerPaths
@@ -49,9 +48,9 @@ class GymConfig:
         name: what data and checkpoints are filed under; made from the id if empty.
         make: further arguments of `gymnasium.make`.
         cameras: each with the fields of `envs.cameras.CameraConfig`.
-        action: fields of `worldmodel.core.spec.ActionSpec`. `low` and `high`, in physical units, stand for the bounds of
-            the environment's own action space; without them the numbers stay as they are.
-        proprio: quantities that the robot reads of itself (`envs.measures.find_measure`); the motors' encoders if empty.
+        action: fields of `worldmodel.core.spec.ActionSpec`. `low` and `high`, in physical units, stand for the bounds
+            of the environment's own action space; without them the numbers stay as they are.
+        proprio: quantities that the robot reads of itself (`envs.measures.find_measure`); empty: the motors' encoders.
         success: what has to be as in the goal, each with the fields of `envs.measures.CriterionConfig`.
         hidden: beginnings of the names of geoms, sites, bodies and lights that show the environment's own goal.
         paths: bodies, sites or geoms whose paths plots show; those of `success` if empty.
@@ -102,22 +101,23 @@ class GymGoalEnv(GoalEnv):
 
     def __init__(self, config: GymConfig, hooks: Hooks | None = None) -> None:
         inner = _make(config, hooks)
-        world: World
-        if hooks is not None:
-            world, model, paths = HookedWorld(inner, hooks, config.views, _action_spec(config, inner)), None, hooks.paths
+        action = _action_spec(config, inner)
+        world: GymMujocoWorld | HookedWorld
+        if hooks is None:
+            world = GymMujocoWorld(inner, config.views, action, config.hidden)
+            model = world.model
         else:
-            world = GymMujocoWorld(inner, config.views, _action_spec(config, inner), config.hidden)
-            model, paths = world.model, _paths(world, config)
-        if config.control_step_s is not None:
-            world.control_step_s = config.control_step_s
+            world, model = HookedWorld(inner, hooks, config.views, action), None
+        step_s = world.control_step_s if config.control_step_s is None else config.control_step_s
+        world.control_step_s = step_s
         if config.proprio:
             world.read_proprio([find_measure(text, model) for text in config.proprio])
-        criteria = [make_criterion(values, model) for values in config.success]
-
-        def explorer(rng: np.random.Generator) -> Explorer:
-            return CommandExplorer(world.action_spec, world.control_step_s, rng)
-
-        super().__init__(config.title, world, CriteriaTask(criteria, explorer, paths))
+        task = CriteriaTask(
+            [make_criterion(values, model) for values in config.success],
+            lambda rng: CommandExplorer(action, step_s, rng),
+            _paths(world, config) if isinstance(world, GymMujocoWorld) else world.paths,
+        )
+        super().__init__(config.title, world, task)
 
 
 def gym_family(config: GymConfig | Path, hooks: Hooks | None = None) -> EnvFamily:
@@ -131,7 +131,7 @@ def gym_family(config: GymConfig | Path, hooks: Hooks | None = None) -> EnvFamil
         from_config(GymConfig, values, config.name)
     else:
         values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        values["cameras"] = [dataclasses.asdict(c) if dataclasses.is_dataclass(c) else c for c in config.cameras]
+        values["cameras"] = [dataclasses.asdict(camera) for camera in config.views]
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return EnvFamily(lambda options: GymGoalEnv(options, hooks), GymConfig, values)
 
@@ -141,11 +141,9 @@ def _make(config: GymConfig, hooks: Hooks | None) -> gymnasium.Env[Any, Any]:
     render_mode = "rgb_array" if hooks is not None else None
     try:
         made = gymnasium.make(config.id, **{"render_mode": render_mode, "disable_env_checker": True, **config.make})
-    except ModuleNotFoundError as error:
-        if error.name == "imageio":  # gymnasium's own MuJoCo environments need it
-            raise UserError(f"{config.id} needs the extra 'gym': {how_to_install('gym')}") from error
-        raise UserError(f"{config.id} needs the package {error.name}, which is not installed") from error
     except (ImportError, gymnasium.error.Error) as error:
+        if getattr(error, "name", None) == "imageio":  # gymnasium's own MuJoCo environments need it
+            raise UserError(f"{config.id} needs the extra 'gym': {how_to_install('gym')}") from error
         raise UserError(f"gymnasium cannot make {config.id}: {' '.join(str(error).split())}") from error
     inner = made.unwrapped  # without its time limit and its checks
     if not isinstance(inner.action_space, gymnasium.spaces.Box) or inner.action_space.shape is None:
@@ -171,7 +169,9 @@ def _action_spec(config: GymConfig, inner: gymnasium.Env[Any, Any]) -> ActionSpe
 
 
 def _paths(world: GymMujocoWorld, config: GymConfig) -> Callable[[Floats], Mapping[str, Floats]]:
-    points = [values["of"].partition(":") for values in config.success if isinstance(values, Mapping) and "of" in values]
+    points = [
+        values["of"].partition(":") for values in config.success if isinstance(values, Mapping) and "of" in values
+    ]
     names = config.paths or [name for kind, _, name in points if kind in ("body", "site", "geom", "angle")]
     markers = [Marker(world.model, name) for name in dict.fromkeys(names)]
     return MarkerPaths(world.model, world.views[0], markers)

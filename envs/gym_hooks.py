@@ -62,6 +62,7 @@ class HookedWorld(World):
         self._scale = ActionScale(action_spec, inner)
         self.simulator = type(inner).__module__.partition(".")[0]
         self.control_step_s = 1 / float(inner.metadata.get("render_fps") or 10)
+        self.paths = hooks.paths
         self._measures: list[Measure] = []
         self.proprio_size = 0
         self.begin(np.random.default_rng(0))

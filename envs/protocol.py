@@ -73,7 +73,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         taken = np.asarray(action, np.float64)
         self._require_action(taken)
         before = self.get_state()
-        diverged = self.world.advance(np.clip(taken, self.action_space.low, self.action_space.high))
+        diverged = bool(self.world.advance(np.clip(taken, self.action_space.low, self.action_space.high)))
         state = self.get_state()
         if diverged:
             self.world.set_state(before)  # what is no longer finite has no picture
@@ -162,7 +162,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
         """Whether going from `start [N]` to `goal [N]` is worth evaluating (something must have moved)."""
-        return self.task.is_interesting(start, goal)
+        return bool(self.task.is_interesting(start, goal))
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
         """A fresh exploration policy for one episode."""

@@ -155,7 +155,9 @@ class PushTask(Task):
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
         limit = np.full(2, MAX_SPEED, np.float32)
-        return SwitchingExplorer([SmoothRandomExplorer(-limit, limit, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng)
+        return SwitchingExplorer(
+            [SmoothRandomExplorer(-limit, limit, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng
+        )
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         half_view = 1.46 * np.tan(np.radians(20.5 / 2))  # at half the height of the objects

@@ -1,7 +1,7 @@
 """Environments by name.
 
-A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of a family
-that exists is only the latter. A package of the user's own registers an `EnvFamily`:
+A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of a
+family that exists is only the latter. A package of the user's own registers an `EnvFamily`:
 
     register("env", "my_env", EnvFamily(lambda config: MyEnv(config), MyConfig))
 """
@@ -94,7 +94,8 @@ def env_options(name: str, **overrides: Any) -> dict[str, Any]:
         raise UserError(choices_message("env", name, env_names()))
     if name in group_choices("env"):
         return {**read_choice("env", name), **overrides}
-    return {"name": name, **ENVIRONMENTS.get(name).options, **overrides}
+    options = ENVIRONMENTS.get(name).options
+    return {**options, "name": options.get("name") or name, **overrides}
 
 
 def make_env(config: Mapping[str, Any]) -> GoalEnv:

@@ -112,7 +112,7 @@ class CriteriaTask(Task):
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
         changes = self.errors(start, goal)
-        moved = any(changes[criterion.metric.name] >= criterion.min_change for criterion in self._criteria)
+        moved = any(bool(changes[criterion.metric.name] >= criterion.min_change) for criterion in self._criteria)
         return moved and not bool(self.is_success(start, goal))
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
