@@ -199,4 +199,4 @@ def _criterion(joint: Joint, config: DmControlConfig) -> Criterion:
     )
 
 
-FAMILY = EnvFamily(DmControlEnv, DmControlConfig)
+FAMILY = EnvFamily(DmControlConfig, DmControlEnv)

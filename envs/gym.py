@@ -31,7 +31,7 @@ from envs.gym_hooks import HookedWorld, Hooks
 from envs.gym_mujoco import GymMujocoWorld
 from envs.measures import find_measure, make_criterion
 from envs.protocol import Floats, GoalEnv
-from envs.registry import EnvFamily
+from envs.registry import EnvFamily, with_defaults
 from envs.task import CriteriaTask
 from envs.view import Marker, MarkerPaths
 from worldmodel.core.errors import UserError, how_to_install
@@ -127,13 +127,10 @@ def gym_family(config: GymConfig | Path, hooks: Hooks | None = None) -> EnvFamil
         UserError: for a file with options that are none.
     """
     if isinstance(config, Path):
-        values = yaml.safe_load(config.read_text())
-        from_config(GymConfig, values, config.name)
-    else:
-        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        values["cameras"] = [dataclasses.asdict(camera) for camera in config.views]
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return EnvFamily(lambda options: GymGoalEnv(options, hooks), GymConfig, values)
+        config = from_config(GymConfig, yaml.safe_load(config.read_text()), config.name)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values |= {"name": config.title, "cameras": [dataclasses.asdict(camera) for camera in config.views]}
+    return EnvFamily(with_defaults(GymConfig, values), lambda options: GymGoalEnv(options, hooks))
 
 
 def _make(config: GymConfig, hooks: Hooks | None) -> gymnasium.Env[Any, Any]:
@@ -177,4 +174,4 @@ def _paths(world: GymMujocoWorld, config: GymConfig) -> Callable[[Floats], Mappi
     return MarkerPaths(world.model, world.views[0], markers)
 
 
-FAMILY = EnvFamily(GymGoalEnv, GymConfig)
+FAMILY = EnvFamily(GymConfig, GymGoalEnv)

@@ -225,4 +225,4 @@ class PushThroughExplorer(Explorer):
         return velocity * min(1.0, speed / max(float(np.linalg.norm(velocity)), 1e-6))
 
 
-FAMILY = EnvFamily(PushEnv, PushConfig)
+FAMILY = EnvFamily(PushConfig, PushEnv)

@@ -3,12 +3,13 @@
 A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of a
 family that exists is only the latter. A package of the user's own registers an `EnvFamily`:
 
-    register("env", "my_env", EnvFamily(lambda config: MyEnv(config), MyConfig))
+    register("env", "my_env", EnvFamily(MyConfig, MyEnv))
 """
 
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,39 +31,68 @@ class EnvFamily:
     """How environments of one kind are made.
 
     Attributes:
-        make: the environment, of the options: an instance of `config`, or a plain mapping where there is none.
-        config: frozen dataclass of the options; it is given `name` only if it has a field of that name.
-        values: options that differ from the defaults of `config`, for a task that is nothing but its values.
+        config: frozen dataclass of the options; `env=` with its name takes their defaults. It is given the name only if
+            it has a field `name`. None: there are no options.
+        make: the environment, of an instance of `config`; without one, of a plain mapping.
     """
 
+    config: type[Any] | None
     make: Callable[[Any], GoalEnv]
-    config: type[Any] | None = None
-    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options with what they are unless somebody says otherwise; those that have to be given are left out."""
-        return {**_defaults(self.config), **self.values}
+        """All options with their defaults, as plain values; those that have to be given are left out."""
+        values = {}
+        for field in self._fields:
+            if field.default is not dataclasses.MISSING:
+                values[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                values[field.name] = field.default_factory()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
     def needs(self) -> list[str]:
         """The options that have no default."""
-        fields = dataclasses.fields(self.config) if self.config is not None else ()
-        return [field.name for field in fields if field.init and field.name not in self.options]
+        return [field.name for field in self._fields if field.name not in self.options]
+
+    @property
+    def _fields(self) -> list[dataclasses.Field[Any]]:
+        return [] if self.config is None else [field for field in dataclasses.fields(self.config) if field.init]
 
     def build(self, options: Mapping[str, Any], name: str) -> GoalEnv:
         """The environment called `name`. Raises UserError for an unknown option, or a value that it refuses."""
-        plain = {**self.values, **options}
+        plain = dict(options)
         try:
             if self.config is None:
                 return self.make(plain)
-            if "name" not in {field.name for field in dataclasses.fields(self.config)}:
+            if "name" not in [field.name for field in self._fields]:
                 plain.pop("name", None)
             return self.make(from_config(self.config, plain, name))
         except UserError:
             raise
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"env {name}: {error}") from error
+
+
+def with_defaults(config: type[Any], values: Mapping[str, Any]) -> type[Any]:
+    """A dataclass like `config` whose fields have `values` as their defaults: a task that is nothing but its values.
+
+    Raises:
+        UserError: for a value of a field that `config` does not have.
+    """
+    hints = typing.get_type_hints(config)
+    for name in values:
+        if name not in hints:
+            raise UserError(choices_message(f"{config.__name__} option", name, hints))
+    # By a factory, since a list or a mapping cannot be a default itself.
+    fields = [(name, hints[name], dataclasses.field(default_factory=_always(v))) for name, v in values.items()]
+    made = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
+    made.__doc__ = config.__doc__
+    return made
+
+
+def _always(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 # The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
@@ -95,7 +125,7 @@ def env_options(name: str, **overrides: Any) -> dict[str, Any]:
     if name in group_choices("env"):
         return {**read_choice("env", name), **overrides}
     options = ENVIRONMENTS.get(name).options
-    return {**options, "name": options.get("name") or name, **overrides}
+    return {"family": name, **options, "name": options.get("name") or name, **overrides}
 
 
 def make_env(config: Mapping[str, Any]) -> GoalEnv:
@@ -155,13 +185,3 @@ def register_all() -> None:
         if f"{group}-v0" not in gymnasium.registry:
             # No time limit: whoever runs the episode brings the budget.
             gymnasium.register(f"{group}-v0", entry_point="envs.registry:make_named", kwargs={"group": group})
-
-
-def _defaults(config: type[Any] | None) -> dict[str, Any]:
-    values = {}
-    for field in dataclasses.fields(config) if config is not None else ():
-        if field.default is not dataclasses.MISSING:
-            values[field.name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            values[field.name] = field.default_factory()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

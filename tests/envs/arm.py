@@ -132,7 +132,7 @@ class ArmEnv(GoalEnv):
         super().__init__("arm", world, task)
 
 
-FAMILY = EnvFamily(ArmEnv, ArmConfig)
+FAMILY = EnvFamily(ArmConfig, ArmEnv)
 
 
 def add() -> None:

@@ -40,7 +40,7 @@ def test_a_plug_in_makes_it_by_name():
     with arm.known():
         arm.add()  # a second time changes nothing
         assert "arm" in env_names()
-        assert env_options("arm", wrist=None) == {"name": "arm", "front": 48, "wrist": None}
+        assert env_options("arm", wrist=None) == {"family": "arm", "name": "arm", "front": 48, "wrist": None}
         options = env_options("arm", front=24)
         env = make_env(options)
     try:

@@ -270,12 +270,14 @@ def test_a_file_is_a_task(tmp_path, monkeypatch):
     options = env_options("slide")
     env = make_env(options)
     try:
-        assert env.name == "slide" and env.world._inner.gain == 0.25
+        assert env.name == "slide_v0" and env.world._inner.gain == 0.25
         spec = describe(env, options)
         assert spec.options["id"] == "tests/Slide-v0" and spec.camera_names == ("top", "side")
     finally:
         env.close()
-    assert gym_family(SLIDE).build({"name": "slide"}, "slide").name == "slide"
+    again = gym_family(SLIDE).build({"name": "other"}, "slide")
+    assert again.name == "other"
+    again.close()
 
 
 def test_what_a_simulator_remembers_beside_its_state_is_forgotten_at_each_step():

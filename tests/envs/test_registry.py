@@ -13,7 +13,7 @@ import pytest
 import envs
 from envs.dm_control import DmControlEnv
 from envs.push import PushConfig, PushEnv
-from envs.registry import EnvFamily, describe, env_names, env_options, make_env, make_named, register_all
+from envs.registry import EnvFamily, describe, env_names, env_options, make_env, make_named, register_all, with_defaults
 from worldmodel.core import registry
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
@@ -128,21 +128,25 @@ def test_several_cameras_of_a_suite_task(close_all):
 
 def test_a_plug_in_environment_without_options(close_all, monkeypatch):
     monkeypatch.setitem(
-        registry._registered["env"], "plain", EnvFamily(lambda options: make_named("push", image_size=16))
+        registry._registered["env"], "plain", EnvFamily(None, lambda options: make_named("push", image_size=16))
     )
-    assert "plain" in env_names() and env_options("plain") == {"name": "plain"}
+    assert "plain" in env_names() and env_options("plain") == {"family": "plain", "name": "plain"}
     env = make_named("plain")
     close_all(env)
     assert env.cameras[0].height == 16
 
 
 def test_a_plug_in_environment_with_options(close_all, monkeypatch):
-    family = EnvFamily(PushEnv, PushConfig, {"image_size": 24})
+    family = EnvFamily(with_defaults(PushConfig, {"image_size": 24}), PushEnv)
     monkeypatch.setitem(registry._registered["env"], "small_push", family)
-    assert env_options("small_push") == {"name": "small_push", "image_size": 24, "distractors": False}
-    for env, size in ((make_named("small_push"), 24), (make_env({"name": "small_push", "image_size": 16}), 16)):
+    defaults = {"family": "small_push", "name": "small_push", "image_size": 24, "distractors": False}
+    assert env_options("small_push") == defaults
+    others = make_named("small_push", name="other"), make_env({"name": "small_push", "image_size": 16})
+    for env, size in zip((make_named("small_push"), *others), (24, 24, 16), strict=True):
         close_all(env)
         assert env.cameras[0].height == size
+    with pytest.raises(UserError, match=r"unknown PushConfig option 'size': choose from distractors, image_size"):
+        with_defaults(PushConfig, {"size": 24})
     with pytest.raises(UserError, match=r"unknown small_push option 'distractor': .*did you mean distractors"):
         make_named("small_push", distractor=True)
 
@@ -151,7 +155,7 @@ def test_a_plug_in_that_fails_says_whose_fault_it_is(monkeypatch):
     def broken(options):
         raise KeyError("motor")
 
-    monkeypatch.setitem(registry._registered["env"], "broken", EnvFamily(broken))
+    monkeypatch.setitem(registry._registered["env"], "broken", EnvFamily(None, broken))
     with pytest.raises(UserError, match=r"env broken: 'motor'"):
         make_named("broken")
 
