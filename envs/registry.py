@@ -114,7 +114,7 @@ def env_names() -> list[str]:
     return sorted(files | others)
 
 
-def env_options(name: str, **overrides: Any) -> dict[str, Any]:
+def env_options(name: str, /, **overrides: Any) -> dict[str, Any]:
     """Plain values of `configs/env/<name>.yaml`, or of a plug-in's dataclass, changed by `overrides`.
 
     Raises:
