@@ -75,16 +75,20 @@ def paths_of(out: Path, cameras: Sequence[str]) -> dict[str, Path]:
     return {camera: out.with_name(f"{out.stem}.{camera}{out.suffix}") for camera in cameras}
 
 
-def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats]) -> None:
+def save_png(
+    pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats], environment: str
+) -> None:
     """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
 
     `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
-    the simulator's success rule. No planner sees them, and a photo does without.
+    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in which
+    alone they mean anything, is another one.
 
     Raises:
         OSError: when it cannot be written.
     """
     notes = PngInfo()
+    notes.add_text("environment", environment)
     for name, state in states.items():
         notes.add_text(name, json.dumps(state.tolist()))
     with replacing(path) as file:
@@ -104,10 +108,11 @@ def main(config: Config) -> None:
     finally:
         env.close()
     for camera, path in paths.items():
-        save_png(pictures[camera], path, {"start_state": start, "goal_state": end})
+        save_png(pictures[camera], path, {"start_state": start, "goal_state": end}, env.name)
         height, width, _ = pictures[camera].shape
         console.print(f"goal image: {path} ({width} x {height} pixels)")
-    console.print(next_command("planning.run", f"goal={goal.out}"))
+    named = ", ".join(f"{camera}: {path}" for camera, path in paths.items())
+    console.print(next_command("planning.run", f"goal={goal.out}" if len(paths) == 1 else f"'goal={{{named}}}'"))
 
 
 if __name__ == "__main__":

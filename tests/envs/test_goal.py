@@ -45,6 +45,7 @@ def test_every_camera_gets_a_picture_of_its_own(tmp_path):
     assert picture(tmp_path / "goals" / "img.side.png").shape == (48, 24, 3)
     assert sorted(file.name for file in (tmp_path / "goals").iterdir()) == ["img.side.png", "img.top.png"]
     assert "goals/img.top.png (80 x 48 pixels)" in done.out and "goals/img.side.png" in done.out
+    assert "'goal={top: goals/img.top.png, side: goals/img.side.png}'" in done.out.replace("\n", " ")
     states = []
     for name in ("top", "side"):
         with Image.open(tmp_path / "goals" / f"img.{name}.png") as image:
@@ -109,7 +110,7 @@ def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "img.png"
-    save_png(np.zeros((8, 8, 3), np.uint8), path, {})
+    save_png(np.zeros((8, 8, 3), np.uint8), path, {}, "push")
     refuse_to_write(monkeypatch, "img.png")
     assert_stopped(type_in(tmp_path, "envs.goal", "env=push", "out=img.png"), "img.png: No space left on device")
     assert picture(path).max() == 0
