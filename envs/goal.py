@@ -81,8 +81,8 @@ def save_png(
     """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
 
     `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
-    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in which
-    alone they mean anything, is another one.
+    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in
+    which alone they mean anything, is another one.
 
     Raises:
         OSError: when it cannot be written.
