@@ -7,13 +7,13 @@ import hashlib
 from pathlib import Path
 
 import torch
-from worldmodel.models.contract import WorldModel
 
 from worldmodel.core.checkpoint import resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
+from worldmodel.models.contract import WorldModel
 
 RUNS = Path("runs")
 

@@ -49,8 +49,7 @@ COMMANDS_OF_OURS = {
 # Where planning meets environments and models, for its commands and for a robot.
 JOINS = {"planning.loading", "planning.simulation"}
 # Crossings that are still to be mended.
-NOT_YET = {
-}
+NOT_YET = {}
 PRINTS = "worldmodel.cli.command"
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 59
 MODULES = read_modules()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Final
 
 
 class UserError(ValueError):
@@ -17,8 +16,6 @@ class UserError(ValueError):
 
 class RunStopped(RuntimeError):
     """A run cannot go on. What was finished is kept; the message says why. Commands end with it, and exit code 1."""
-
-
 
 
 def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:

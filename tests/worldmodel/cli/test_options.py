@@ -25,8 +25,8 @@ from worldmodel.cli.composing import as_plain, composed, defaults_of, require_na
 from worldmodel.cli.usage import help_text
 from worldmodel.core import registry
 from worldmodel.core.errors import UserError
-from worldmodel.core.text import printable
 from worldmodel.core.options import from_config
+from worldmodel.core.text import printable
 from worldmodel.data.clips import ClipConfig
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
