@@ -88,10 +88,10 @@ class WorldModel(nn.Module, abc.ABC):
     def describe(self) -> dict[str, Any]:
         """The sizes of all parts as plain values, from which the family's `build` makes it again."""
 
-    def compile_imagination(self) -> None:  # noqa: B027 (optional)
+    def compile_imagination(self) -> None:
         """From now on imagine by fused kernels (torch.compile), where a family can."""
 
-    def check_weights(self) -> None:  # noqa: B027 (optional)
+    def check_weights(self) -> None:
         """Raises UserError for weights that make no sense, beyond those that are not finite or divide by 0."""
 
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
