@@ -41,7 +41,7 @@ class PredictionConfig:
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
             raise ValueError(f"rollout_steps must be at least 1, got {self.rollout_steps}")
-        if not min(self.rollout_weight, self.proprio_weight) >= 0:
+        if not (self.rollout_weight >= 0 and self.proprio_weight >= 0):
             raise ValueError(f"weights must not be negative, got {self}")
 
 
