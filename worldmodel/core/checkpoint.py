@@ -3,8 +3,8 @@
 A folder holds either a frozen encoder (`kind: encoder`) or a world model (`kind: world_model`, which contains one).
 What to build is decided by `kind`, the names of registered entries, and numbers; a checkpoint never names a class.
 
-`config.json` holds a digest: the SHA-256 of its own text without the digest, and of `model.safetensors`. Whoever loads a
-checkpoint compares, so that a damaged one is refused. The digest is no signature: whoever wrote the files has
+`config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Whoever
+loads a checkpoint compares, so that a damaged one is refused. The digest is no signature: whoever wrote the files has
 written the digest, too. So sizes are bounded before anything is allocated, and values are checked.
 """
 

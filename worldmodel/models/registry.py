@@ -35,12 +35,15 @@ class Family:
     Attributes:
         name: what `family=` accepts, and config.json names.
         config: a frozen dataclass of the options that `worldmodel.train` takes for it: one field for each section,
-            annotated with the frozen dataclass of that section.
+            annotated with the frozen dataclass of that section. One is `trainer`, a `TrainerConfig`: that of the last
+            stage, whose seed is the whole training's.
         shapes: `(options, encoder) → values`: the sizes of a model with those options, as plain values.
         build: `(spec, values) → model`: one of those sizes with random weights. `values` may be a stranger's: what
             makes no sense raises UserError, KeyError, TypeError or ValueError before anything large is allocated.
         stages: `(options, store, split) → stages` of its training, in their order. Raises UserError for what cannot be
             trained so; nothing has been written by then.
+        from_format_1: `values → (values now, names of tensors before → now)`, for checkpoints of format 1; None where
+            there are none.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Family:
     shapes: Callable[[Any, PatchGrid], dict[str, Any]]
     build: Callable[[EnvironmentSpec, Mapping[str, Any]], WorldModel]
     stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]]
+    from_format_1: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Callable[[str], str]]] | None = None
 
     def read_options(self, config: Mapping[str, Any]) -> Any:
         """An instance of `config` from the sections of a command's options. Raises UserError for what does not fit."""
@@ -77,12 +81,24 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
     Raises:
         UserError: when it is not there, damaged, of an unknown family, or made by a newer program.
     """
-    folder = checkpoint.resolve(name_or_path)
-    config = checkpoint.load_config(folder, "world_model")
-    family = FAMILIES.get(config.get("family", FIRST_FAMILY))
+    stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
+    name = stored.config.get("family", FIRST_FAMILY)
+    if not isinstance(name, str):
+        raise UserError(f"{stored.folder} holds a model of family {name!r:.40}: choose from {FAMILIES.names()}")
+    family = FAMILIES.get(name)
+    renamed: Callable[[str], str] = str
     try:
-        model = family.build(EnvironmentSpec.from_dict(config["environment"]), config["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} does not describe a world model: {error}") from error
-    checkpoint.load_weights(folder, model)
+        spec, values = EnvironmentSpec.from_dict(stored.config["environment"]), stored.config["model"]
+        if stored.version == 1:
+            if family.from_format_1 is None:
+                raise UserError(f"there was no family {name} in format 1")
+            values, renamed = family.from_format_1(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise stored.not_described(error) from error
+    model = stored.build(lambda: family.build(spec, values), renamed)
+    assert isinstance(model, WorldModel)
+    try:
+        model.check_weights()
+    except UserError as error:
+        raise UserError(f"{stored.folder}: {error}") from error
     return model.eval().requires_grad_(False).to(device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,8 @@ from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import Encoder
 from worldmodel.models.contract import WorldModel
-from worldmodel.training.runs import run_to_end
+from worldmodel.training.recordings import Counting
 from worldmodel.training.trainer import Trainer, TrainerConfig, TrainingTask
-
-# `with counting("decode frames") as progress: progress(done, total)`
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +39,7 @@ class TrainingContext:
         seed: of everything random.
         counting: shows progress.
         say: tells the user something, in one line.
+        run_to_end: runs a trainer under a title, and shows its progress.
     """
 
     model: WorldModel
@@ -57,8 +54,9 @@ class TrainingContext:
     seed: int
     counting: Counting
     say: Callable[[str], None]
+    run_to_end: Callable[[Trainer, str], None]
 
-    def train(self, task: TrainingTask, config: TrainerConfig, title: str, section: str, folder: str = "") -> None:
+    def train(self, task: TrainingTask, config: TrainerConfig, title: str, section: str, folder: Path) -> None:
         """Train `task` to its end, or go on training it.
 
         Args:
@@ -66,11 +64,10 @@ class TrainingContext:
             config: how.
             title: for the user.
             section: of the command's options, which `config` was read from.
-            folder: below that of the run.
+            folder: where its log and its state are kept; that of the run for the last one, folders below for others.
         """
-        place = self.folder / folder
-        place.mkdir(exist_ok=True)
-        run_to_end(Trainer(task, config, place, self.device, section), title)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run_to_end(Trainer(task, config, folder, self.device, section), title)
 
 
 class Stage(abc.ABC):

@@ -158,7 +158,7 @@ class PretrainTask(TrainingTask):
         """One batch, both masks."""
         rng = np.random.default_rng([self._seed, step])
         shown, config = self._clips(step), self._config
-        batch, frames, height, width = shown.shape[:4]
+        batch, (frames, height, width) = len(shown), shown.shape[1:4]
         mirrored = rng.random(batch) < 0.5
         seen_by_target = None
         if self._canonical is not None:

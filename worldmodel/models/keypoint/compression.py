@@ -8,7 +8,7 @@ within one, such as the light and the colour of the floor, would otherwise take 
 counts the same afterwards: fine detail, such as which way a block is turned, sits in directions of small variance and
 would hardly count in a squared error.
 
-Shapes: `E` episodes, `M` moments of each, `N` tokens of a frame, `D` their width, `C` channels kept.
+Shapes: `E` episodes, `M` frames of each, `N` tokens of a frame, `D` their width, `C` channels kept.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ class CompressionConfig:
     Attributes:
         channels: principal channels per token, C.
         fit_frames: frames that the components are computed from.
-        fit_moments: of them, how many from one episode.
+        frames_per_episode: of them, how many from one episode.
     """
 
     channels: int = 16
     fit_frames: int = 8192
-    fit_moments: int = 16
+    frames_per_episode: int = 16
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.fit_moments < 2 or self.fit_frames < self.fit_moments:
-            raise ValueError(f"channels, fit_moments and fit_frames must be at least 1, 2 and fit_moments, got {self}")
+        if self.channels < 1 or self.frames_per_episode < 2 or self.fit_frames < self.frames_per_episode:
+            raise ValueError(
+                f"channels, frames_per_episode and fit_frames must be at least 1, 2 and frames_per_episode, got {self}"
+            )
 
 
 class Compression(nn.Module):
@@ -45,7 +47,7 @@ class Compression(nn.Module):
 
     mean: Tensor
     basis: Tensor
-    scale: Tensor
+    std: Tensor
 
     def __init__(self, config: CompressionConfig, num_tokens: int, token_size: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Compression(nn.Module):
         self.channels = min(config.channels, token_size)
         self.register_buffer("mean", torch.zeros(num_tokens, token_size))
         self.register_buffer("basis", torch.zeros(token_size, self.channels))
-        self.register_buffer("scale", torch.ones(self.channels))
+        self.register_buffer("std", torch.ones(self.channels))
 
     def fit(self, tokens: Tensor) -> float:
         """Compute the components of `tokens [E, M, N, D]`; returns the share of the variance in episodes that is kept.
@@ -65,21 +67,21 @@ class Compression(nn.Module):
         centred = (exact - exact.mean(1, keepdim=True)).flatten(0, 2)
         total = centred.pow(2).sum()
         if not total > 0:
-            episodes, moments = tokens.shape[:2]
+            episodes, frames = tokens.shape[:2]
             raise UserError(
-                f"{moments} frames each of {episodes} episodes are all alike: a predictor needs a recording in which "
+                f"{frames} frames each of {episodes} episodes are all alike: a predictor needs a recording in which "
                 "something moves"
             )
         self.mean.copy_(exact.mean((0, 1)))
         self.basis.copy_(_leading_directions(centred.T @ centred, self.channels))
         kept = centred @ self.basis.double()
         std = kept.pow(2).mean(0).sqrt()
-        self.scale.copy_(std.clamp_min(1e-3 * std.max()))  # the last directions may be empty
+        self.std.copy_(std.clamp_min(1e-3 * std.max()))  # the last directions may be empty
         return float(kept.pow(2).sum() / total)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., N, D]` → `[..., N, C]`, every channel of unit variance within an episode."""
-        return (tokens.float() - self.mean) @ self.basis / self.scale
+        return (tokens.float() - self.mean) @ self.basis / self.std
 
 
 def _leading_directions(gram: Tensor, count: int) -> Tensor:

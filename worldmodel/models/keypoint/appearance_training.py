@@ -1,6 +1,6 @@
-"""Training the look on the scene codes of a recording, as a `TrainingTask`.
+"""Training the appearance embedding on the raw states of a recording, as a `TrainingTask`.
 
-Shapes as in `worldmodel.models.keypoint.look`; `B` frames of a step in groups of `M`.
+Shapes as in `worldmodel.models.keypoint.appearance`; `B` frames of a step in groups of `M`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.models.keypoint.look import LookEncoder, principal_places, rests
+from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
 from worldmodel.training.trainer import TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)
-class LookTrainingConfig:
-    """What the look is trained for.
+class AppearanceTrainingConfig:
+    """What the appearance embedding is trained for.
 
     Attributes:
         group: frames that are told apart from each other, M.
         gap: a frame's neighbour in time is at most this many control steps away.
         temperature: of the comparison.
         rest: keypoints that move less than this per control step are at rest [half widths of the picture].
-        rest_weight: weight of the difference between looks of a scene at rest.
+        rest_weight: weight of the difference between embeddings of a scene at rest.
         pool: frames among which those with their things in the same places are searched.
     """
 
@@ -50,7 +50,7 @@ class Groups:
 
     Attributes:
         anchors: rows `[G, M]`.
-        partners: rows `[G, M]`: a neighbour in time, or a moment between which and the anchor nothing moved.
+        partners: rows `[G, M]`: a neighbour in time, or a frame between which and the anchor nothing moved.
         at_rest: bool `[G, M]`: the latter.
     """
 
@@ -63,7 +63,7 @@ class GroupSampler:
     """Draws groups; those of a step are a function of (seed, step) alone.
 
     Args:
-        raw_codes: of all frames `[R, Z]`, the keypoints first.
+        raw: states of all frames `[R, Z]`, the keypoints first.
         keypoints: K.
         episode_ends: row after the last one of each episode.
         rows: to draw anchors from; whole episodes.
@@ -72,17 +72,17 @@ class GroupSampler:
 
     def __init__(
         self,
-        raw_codes: Tensor,
+        raw: Tensor,
         keypoints: int,
         episode_ends: NDArray[np.int64],
         rows: NDArray[np.int64],
-        config: LookTrainingConfig,
+        config: AppearanceTrainingConfig,
         seed: int,
     ) -> None:
         self._config, self._seed = config, seed
-        places = raw_codes[:, : 2 * keypoints]
+        places = raw[:, : 2 * keypoints]
         self._rest = rests(places, episode_ends, config.rest).numpy()
-        episode = np.searchsorted(episode_ends, np.arange(len(raw_codes)), side="right")
+        episode = np.searchsorted(episode_ends, np.arange(len(raw)), side="right")
         starts = np.concatenate([[0], episode_ends[:-1]])
         self._first, self._last = starts[episode], episode_ends[episode] - 1
         rng = np.random.default_rng(seed)
@@ -99,19 +99,20 @@ class GroupSampler:
         first, last = self._first[anchors], self._last[anchors]
         offset = rng.integers(1, config.gap + 1, anchors.shape) * rng.choice([-1, 1], anchors.shape)
         neighbour = np.clip(anchors + offset, first, last)
-        any_moment = rng.integers(first, last + 1)
-        at_rest = self._rest[any_moment] == self._rest[anchors]
-        return Groups(anchors, np.where(at_rest, any_moment, neighbour), at_rest)
+        any_frame = rng.integers(first, last + 1)
+        at_rest = self._rest[any_frame] == self._rest[anchors]
+        return Groups(anchors, np.where(at_rest, any_frame, neighbour), at_rest)
 
 
-class LookTask(TrainingTask):
-    """loss = cross entropy of telling each frame's partner from the others of its group + w |look - look'|^2 at rest.
+class AppearanceTask(TrainingTask):
+    """loss = cross entropy of telling each frame's partner from the others of its group + w |e - e'|^2 at rest.
 
-    The others are anchors, which have their things in the same places. A partner may have moved on: among partners,
-    the right one could be found by its place, and the look would follow the place.
+    `e` and `e'` are the embeddings of a frame and its partner. The others are anchors, which have their things in the
+    same places. A partner may have moved on: among partners, the right one could be found by its place, and the
+    embedding would follow the place.
 
     Args:
-        raw_codes: of all frames `[R, Z]`, standardised by the encoder itself.
+        raw: states of all frames `[R, Z]`; the embedding standardises them itself.
         sampler: groups to learn from.
         held_out: groups to report on.
         batch_size: frames per step.
@@ -119,25 +120,25 @@ class LookTask(TrainingTask):
 
     def __init__(
         self,
-        module: LookEncoder,
-        config: LookTrainingConfig,
-        raw_codes: Tensor,
+        module: AppearanceEmbedding,
+        config: AppearanceTrainingConfig,
+        raw: Tensor,
         sampler: GroupSampler,
         held_out: Groups,
         batch_size: int,
         device: torch.device,
     ) -> None:
-        self.module: LookEncoder = module
-        self._config, self._codes, self._sampler, self._held_out = config, raw_codes, sampler, held_out
+        self.module: AppearanceEmbedding = module
+        self._config, self._raw, self._sampler, self._held_out = config, raw, sampler, held_out
         self._batch_size, self._device = batch_size, device
 
     def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|look - look'|^2 [G, M]`, who is at rest."""
-        looks, others = (self.module(self._codes[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
-        own = torch.eye(looks.shape[1], dtype=torch.bool, device=self._device)
-        partner = (looks * others).sum(-1, keepdim=True)
-        cosines = torch.where(own, partner, torch.einsum("gml,gnl->gmn", looks, looks))
-        return cosines, (looks - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
+        """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|e - e'|^2 [G, M]`, who is at rest."""
+        own, others = (self.module(self._raw[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
+        diagonal = torch.eye(own.shape[1], dtype=torch.bool, device=self._device)
+        partner = (own * others).sum(-1, keepdim=True)
+        cosines = torch.where(diagonal, partner, torch.einsum("gml,gnl->gmn", own, own))
+        return cosines, (own - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
@@ -149,7 +150,7 @@ class LookTask(TrainingTask):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """How often the partner is the most similar one of its group, and how far apart looks are at rest.
+        """How often the partner is the most similar one of its group, and how far apart embeddings are at rest.
 
         `rest_distance` is in units of the distance between frames of one group: 0 is perfect, 1 is useless.
         """

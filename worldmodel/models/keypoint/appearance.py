@@ -1,13 +1,13 @@
-"""What a thing looks like wherever it is: a few numbers that follow, for example, which way it is turned.
+"""The appearance embedding: a few numbers that follow what a thing looks like wherever it is, for example turned.
 
-The appearance that a painter needs (`scene`) mostly follows how a thing's edges fall on the grid of tokens:
-it changes as much when a block slides by a centimetre as when it turns by ten degrees, and its future is hard to
-predict. The look is what is left when the place is known. It is learned by telling apart frames in which the keypoints
-are in nearly the same places (contrastive predictive coding, van den Oord et al. 2018, arXiv 1807.03748, with hard
-negatives): a frame has the look of its neighbours in time, and another one than frames that merely have their things in
-the same places. Where a thing rests while the robot moves on, its look stays.
+The features that a decoder needs (`keypoints`) mostly follow how a thing's edges fall on the grid of tokens. They
+change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to predict.
+The appearance is what is left when the place is known. It is learned by telling apart frames in which the keypoints are
+in nearly the same places (contrastive predictive coding, van den Oord et al. 2018, arXiv 1807.03748, with hard
+negatives). A frame has the appearance of its neighbours in time, and another one than frames that merely have their
+things in the same places. Where a thing rests while the robot moves on, its appearance stays.
 
-Shapes: `R` rows, `E` episodes, `K` keypoints, `Z` raw scene code, `L` numbers of a look.
+Shapes: `R` rows, `E` episodes, `K` keypoints, `Z` raw state, `L` numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
-class LookEncoder(nn.Module):
-    """Raw scene code → look, of unit length.
+class AppearanceEmbedding(nn.Module):
+    """Raw state → appearance embedding, of unit length.
 
     Args:
         raw_size: Z.
-        looks: L.
+        embedding: L.
         width: of the hidden layers.
     """
 
     raw_mean: Tensor
     raw_std: Tensor
 
-    def __init__(self, raw_size: int, looks: int, width: int) -> None:
+    def __init__(self, raw_size: int, embedding: int, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for inner in (raw_size, width, width):
             layers += [nn.Linear(inner, width), nn.GELU(approximate="tanh")]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, looks))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, embedding))
         self.register_buffer("raw_mean", torch.zeros(raw_size))
         self.register_buffer("raw_std", torch.ones(raw_size))
 
-    def calibrate(self, raw_codes: Tensor) -> None:
-        """Note the spread of `raw_codes [R, Z]`. Before training: what comes in is standardised by it."""
-        self.raw_mean.copy_(raw_codes.mean(0))
-        self.raw_std.copy_(raw_codes.std(0).clamp_min(1e-4))
+    def calibrate(self, raw: Tensor) -> None:
+        """Note the spread of raw states `[R, Z]`. Before training: what comes in is standardised by it."""
+        self.raw_mean.copy_(raw.mean(0))
+        self.raw_std.copy_(raw.std(0).clamp_min(1e-4))
 
     def forward(self, raw: Tensor) -> Tensor:
         """`[..., Z]` → `[..., L]`."""
