@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
+from worldmodel.core.options import from_config
 from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.encoders.registry import build_encoder, describe_encoder, read_encoder_config
@@ -59,14 +60,14 @@ class TokenModelConfig:
     transformer: TransformerConfig
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], spec: EnvironmentSpec) -> TokenModelConfig:
-        """Read back what `to_dict` wrote. Raises UserError, KeyError, TypeError or ValueError."""
-        return cls(
-            read_encoder_config(content["encoder"], spec.cameras),
-            CompressionConfig(**content["compression"]),
-            TokensConfig(**content["tokens"]),
-            TransformerConfig(**content["transformer"]),
-        )
+    def from_dict(cls, content: Mapping[str, Any], cameras: tuple[CameraSpec, ...]) -> TokenModelConfig:
+        """Read back what `to_dict` wrote. Raises UserError, or KeyError for what is missing."""
+        parts = {"compression": CompressionConfig, "tokens": TokensConfig, "transformer": TransformerConfig}
+        unknown = sorted(set(content) - {"encoder", *parts})
+        if unknown:
+            raise UserError(f"{unknown[0]!r:.40} is no part of a tokens model")
+        sections: dict[str, Any] = {name: from_config(part, content[name], name) for name, part in parts.items()}
+        return cls(read_encoder_config(content["encoder"], cameras), **sections)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with the encoder's kind."""
@@ -179,7 +180,7 @@ class TokenModel(WorldModel):
         return join_cameras(patches, self.grids, self.config.tokens.pool)
 
     def _imagine_row(self, latent: TokenLatent, actions: Tensor) -> Moments:
-        """Frames `[S, H, ·]` after each of `actions [S, H, A]` (standardised), from the `latent [1, ·]` of one robot."""
+        """Frames `[S, H, ·]` after each of `actions [S, H, A]` (standardised), from the `latent [1, ·]` of a robot."""
         samples = len(actions)
         start = Moments(latent.tokens.expand(samples, -1, -1), latent.proprio.expand(samples, -1))
         return self.predictor.rollout(start, actions, self._context(latent.past))

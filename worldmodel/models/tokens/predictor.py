@@ -150,6 +150,7 @@ class TokenPredictor(nn.Module):
             for out in (self.tokens_out, self.proprio_out):
                 out.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
             for block in self.blocks:
+                assert isinstance(block, CausalBlock)
                 if block.modulation is not None:
                     block.modulation.weight.zero_()
 

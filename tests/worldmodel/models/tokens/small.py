@@ -7,18 +7,42 @@ import dataclasses
 import numpy as np
 import torch
 
-from tests.worldmodel.toy import SPEC
-from worldmodel.core.spec import CameraSpec, EnvironmentSpec
+from worldmodel.core.spec import ActionSpec, CameraSpec, EnvironmentSpec, one_camera
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.models.keypoint.compression import CompressionConfig
 from worldmodel.models.tokens.model import TokenModel, TokenModelConfig, TokensConfig
 from worldmodel.models.tokens.predictor import Moments, TokenPredictor, TransformerConfig
+from worldmodel.training.trainer import TrainerConfig
 
+SPEC = EnvironmentSpec(
+    env="toy",
+    cameras=one_camera(32),
+    control_step_s=0.1,
+    action=ActionSpec((-4.0, -4.0), (4.0, 4.0), ("pixels", "pixels")),
+    proprio_size=2,
+    state_size=3,
+    simulator="none 1.0",
+)
 TWO_CAMERAS = dataclasses.replace(SPEC, cameras=(CameraSpec("front", 32, 32), CameraSpec("wrist-1", 16, 32)))
 ENCODER = EncoderConfig(patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 TRANSFORMER = TransformerConfig(width=32, depth=2, heads=2, mlp_ratio=2.0, window=2, block=2)
 GRIDS = ((2, 2), (1, 2))
 TOKEN_SIZE, PROPRIO, ACTION = 6, 3, 2
+
+
+def make_trainer_config(steps: int) -> TrainerConfig:
+    """A short training without evaluations on the way."""
+    return TrainerConfig(
+        steps=steps,
+        batch_size=8,
+        learning_rate=3e-3,
+        final_learning_rate=1e-6,
+        warmup=0.1,
+        weight_decay=0.01,
+        final_weight_decay=0.01,
+        precision="fp32",
+        evaluate_every=10_000,
+    )
 
 
 def make_predictor(seed: int = 0, **changes: object) -> TokenPredictor:

@@ -14,8 +14,7 @@ from tests.worldmodel.models.conformance import (
     observe_rows,
     picture_of,
 )
-from tests.worldmodel.models.tokens.small import TRANSFORMER, TWO_CAMERAS, make_model
-from tests.worldmodel.toy import SPEC
+from tests.worldmodel.models.tokens.small import SPEC, TRANSFORMER, TWO_CAMERAS, make_model
 from worldmodel.core.errors import UserError
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.tokens.model import TokenModel
