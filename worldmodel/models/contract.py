@@ -100,7 +100,6 @@ class WorldModel(nn.Module, abc.ABC):
             "family": self.family,
             "environment": self.spec.to_dict(),
             "model": self.describe(),
-            "encoder_hash": checkpoint.weights_hash(self.encoder),
             "provenance": dict(provenance),
         }
         checkpoint.save(folder, "world_model", content, self, half=True)

@@ -127,13 +127,17 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
     def observe(self, previous: TensorRecord | None, observation: Observation, action: Tensor | None) -> Belief:
         """See `WorldModel.observe`. What was done is seen in what it did: `action` does not count."""
         images, proprio = self.read_observation(observation)
-        state = self._state({camera: self.tokens(camera, pixels) for camera, pixels in images.items()})
+        tokens = torch.cat([self.tokens(camera, pixels) for camera, pixels in images.items()], dim=1)
         if previous is None:
+            state = self._state(tokens)
             motion = torch.zeros_like(state)
         else:
-            assert isinstance(previous, Belief)
-            motion = state - previous.state
-        return Belief(state, motion, self.normaliser.proprio(proprio))
+            assert isinstance(previous, Belief) and previous.tokens is not None
+            # Both states in one batch: how torch rounds depends on how many rows there are, and motion is small.
+            pair = torch.stack([previous.tokens, tokens], dim=1).flatten(0, 1)
+            before, state = self._state(pair).unflatten(0, (-1, 2)).unbind(1)
+            motion = state - before
+        return Belief(state, motion, self.normaliser.proprio(proprio), tokens)
 
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
@@ -143,9 +147,10 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
     @torch.no_grad()
     def encode_goal_images(self, images: Mapping[str, Tensor]) -> Belief:
         """Beliefs `[B, ·]` that goal pictures by camera, uint8 `[B, H, W, 3]`, stand for."""
-        tokens = {camera: self.tokens(camera, pixels) for camera, pixels in images.items()}
-        state = self._state(tokens)
-        read = torch.stack([self.view(camera).keypoints.robot(of_camera) for camera, of_camera in tokens.items()])
+        tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
+        state = self._state(torch.cat(tokens, dim=1))
+        views = map(self.view, images)
+        read = torch.stack([view.keypoints.robot(seen) for view, seen in zip(views, tokens, strict=True)])
         # Of every reading, what the camera says that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
         return Belief(state, torch.zeros_like(state), read.gather(0, best)[0])
@@ -154,7 +159,7 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
         """See `WorldModel.imagine`."""
         assert isinstance(latent, Belief)
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self._rollout(latent.repeat(actions.shape[1]), self.normaliser.actions(actions))
+            return self._rollout(latent.imagined().repeat(actions.shape[1]), self.normaliser.actions(actions))
 
     def compile_imagination(self) -> None:
         """See `WorldModel.compile_imagination`. The first rollout of every shape takes a while."""
@@ -187,9 +192,11 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
             squared = squared + (weights.appearance_weight * (appearance - wanted_appearance)).pow(2).sum(-1)
         return squared.clamp_min(1e-12).sqrt()
 
-    def _state(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Standardised states `[B, Z]` of all cameras from their compressed tokens `[B, N, C]`."""
-        return torch.cat([self.view(camera)(tokens[camera]) for camera in self.spec.camera_names], dim=-1)
+    def _state(self, tokens: Tensor) -> Tensor:
+        """Standardised states `[B, Z]` from the compressed tokens of all cameras, one after the other `[B, N, C]`."""
+        views = [self.view(camera) for camera in self.spec.camera_names]
+        of_cameras = tokens.split([view.keypoints.grid.tokens for view in views], dim=1)
+        return torch.cat([view(seen) for view, seen in zip(views, of_cameras, strict=True)], dim=-1)
 
     def _robot_readable(self) -> Tensor:
         """How much of each part of proprioception every camera shows, `[cameras, P]`."""

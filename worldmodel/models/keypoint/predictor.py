@@ -51,11 +51,23 @@ class PredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Belief(TensorRecord):
-    """What is known at one time or many: state `[..., Z]`, its last change `[..., Z]`, proprioception `[..., P]`."""
+    """What is known at one time or many.
+
+    Attributes:
+        state: keypoints and appearance embeddings `[..., Z]`.
+        motion: the state's last change `[..., Z]`.
+        proprio: proprioception `[..., P]`.
+        tokens: of all cameras, compressed `[..., N, C]`, where something was seen; None where it is imagined.
+    """
 
     state: Tensor
     motion: Tensor
     proprio: Tensor
+    tokens: Tensor | None = None
+
+    def imagined(self) -> Belief:
+        """The same without what was seen, as a rollout begins from it."""
+        return Belief(self.state, self.motion, self.proprio)
 
     def repeat(self, samples: int) -> Belief:
         """Beliefs `[B, ·]`, each `samples` times: `[B, samples, ·]`."""
