@@ -28,10 +28,25 @@ def fold(patches: Tensor, rows: int, columns: int, pool: int) -> Tensor:
     )
 
 
-def join_cameras(patches: Sequence[Tensor], grids: Sequence[tuple[int, int]], pool: int) -> Tensor:
-    """`[..., N', C']` from one `[..., N, C]` per camera, each with rows and columns of its own."""
-    folded = [fold(of_one, rows, columns, pool) for of_one, (rows, columns) in zip(patches, grids, strict=True)]
+def join_cameras(
+    patches: Sequence[Tensor], scales: Sequence[Tensor], grids: Sequence[tuple[int, int]], pool: int
+) -> Tensor:
+    """`[..., N', C']` from one `[..., N, C]` per camera, each with `scales [C]`, rows and columns of its own."""
+    folded = [
+        fold(of_one * scale, rows, columns, pool)
+        for of_one, scale, (rows, columns) in zip(patches, scales, grids, strict=True)
+    ]
     return torch.cat(folded, dim=-2)
+
+
+def channel_scale(std: Tensor, whiten: bool) -> Tensor:
+    """What compressed channels, of unit variance each, are multiplied by: `[C]` from their spreads `std [C]`.
+
+    Without `whiten`, they vary as much as they did in the features, the most varying one by 1. Leading components
+    change slowly as things move. Fine ones change as much within one control step as ever after: with all of them
+    alike, most of an absolute error is of what can hardly be predicted, and most of a distance says nothing of how far.
+    """
+    return torch.ones_like(std) if whiten else std / std.max()
 
 
 def token_distance(tokens: Tensor, goal: Tensor, weight: Tensor) -> Tensor:

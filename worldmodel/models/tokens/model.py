@@ -23,7 +23,7 @@ from worldmodel.encoders.registry import build_encoder, describe_encoder, read_e
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
-from worldmodel.models.tokens.frames import join_cameras, token_distance
+from worldmodel.models.tokens.frames import channel_scale, join_cameras, token_distance
 from worldmodel.models.tokens.latent import Past, TokenLatent
 from worldmodel.models.tokens.predictor import Cache, Moments, TokenPredictor, TransformerConfig
 
@@ -36,11 +36,14 @@ class TokensConfig:
 
     Attributes:
         pool: so many by so many neighbouring patches become one token, with all their channels.
+        whiten: every channel of the compressed features counts the same. Otherwise they vary as in the features, where
+            a few vary much more than the rest.
         weight: of the tokens in the distance to a goal: `uniform`, or `changing`: in proportion to how much each
             changes within the episodes of the recording.
     """
 
     pool: int = 2
+    whiten: bool = False
     weight: str = UNIFORM
 
     def __post_init__(self) -> None:
@@ -121,6 +124,11 @@ class TokenModel(WorldModel):
         """Control steps of the past that it makes use of, M."""
         return (self.config.transformer.window - 1) * self.config.transformer.block
 
+    @property
+    def scales(self) -> list[Tensor]:
+        """Of the compressed channels of every camera, `[C]` each."""
+        return [channel_scale(compression.std, self.config.tokens.whiten) for compression in self.compressions]
+
     # --- what planning calls ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -177,7 +185,7 @@ class TokenModel(WorldModel):
         for camera, compression in zip(self.spec.camera_names, self.compressions, strict=True):
             rows = [compression(self.encoder.encode_frames(row)) for row in images[camera].split(1)]
             patches.append(torch.cat(rows))
-        return join_cameras(patches, self.grids, self.config.tokens.pool)
+        return join_cameras(patches, self.scales, self.grids, self.config.tokens.pool)
 
     def _imagine_row(self, latent: TokenLatent, actions: Tensor) -> Moments:
         """Frames `[S, H, ·]` after each of `actions [S, H, A]` (standardised), from the `latent [1, ·]` of a robot."""

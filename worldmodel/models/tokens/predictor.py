@@ -51,13 +51,13 @@ class TransformerConfig:
     """
 
     width: int = 128
-    depth: int = 4
+    depth: int = 3
     heads: int = 4
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = 2.0
     window: int = 2
     block: int = 4
     positions: str = "rotary"
-    conditioning: str = TOKENS
+    conditioning: str = ADALN
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "window", "block"):
@@ -128,10 +128,9 @@ class TokenPredictor(nn.Module):
         width, adaptive = config.width, config.conditioning == ADALN
         places = camera_coordinates(grids)
         self.register_buffer("coordinates", places, persistent=False)
-        self.tokens_in, self.proprio_in = nn.Linear(token_size, width), _linear(proprio_size, width)
-        self.actions_in = nn.Sequential(
-            nn.Linear(config.block * action_size, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
-        )
+        self.tokens_in, self.proprio_in = nn.Linear(token_size, width), _mlp(proprio_size, width)
+        # Where the robot will be follows from both, and is what most tokens ask for.
+        self.actions_in = _mlp(proprio_size + config.block * action_size, width)
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # what tells proprioception and actions from tokens
         self.cameras = nn.Parameter(0.02 * torch.randn(len(grids), width))
         self.places = nn.Parameter(0.02 * torch.randn(len(places), width)) if config.positions == "learned" else None
@@ -210,7 +209,7 @@ class TokenPredictor(nn.Module):
             flat = F.pad(self.coordinates[:, 1:], (1, 0))
             tokens = tokens + sincos_positions(flat, self.config.width).to(tokens.dtype)
         proprio = self.proprio_in(moments.proprio)
-        action = self.actions_in(actions.flatten(2))
+        action = self.actions_in(torch.cat([moments.proprio, actions.flatten(2)], dim=-1))
         robot = (proprio + self.kinds[0])[:, :, None]
         if self.config.conditioning == TOKENS:
             given = (action + self.kinds[1])[:, :, None]
@@ -224,6 +223,10 @@ class TokenPredictor(nn.Module):
         times = torch.arange(done, done + count, device=device).repeat_interleave(self.group)
         coordinates = torch.cat([times[:, None], places.repeat(count, 1)], dim=1)
         return rotary_angles(coordinates, self.config.width // self.config.heads)[None]
+
+
+def _mlp(inward: int, width: int) -> nn.Sequential:
+    return nn.Sequential(_linear(inward, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
 
 
 def _linear(inward: int, outward: int) -> nn.Linear:

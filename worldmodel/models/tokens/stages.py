@@ -111,6 +111,7 @@ class TransformerStage(Stage):
         proprio, actions = (torch.from_numpy(store.read(name, 0, store.num_rows)) for name in ("proprio", "action"))
         return Recording(
             [stage.tokens for stage in self._features],
+            model.scales,
             model.grids,
             self._options.tokens.pool,
             normaliser.proprio(proprio),

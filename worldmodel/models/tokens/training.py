@@ -34,9 +34,9 @@ class PredictionConfig:
         proprio_weight: weight of the error in proprioception beside that in the tokens (both standardised).
     """
 
-    rollout_steps: int = 12
+    rollout_steps: int = 8
     rollout_weight: float = 1.0
-    proprio_weight: float = 0.3
+    proprio_weight: float = 0.1
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
@@ -51,6 +51,7 @@ class Recording:
 
     Attributes:
         patches: compressed frozen features of every camera, float16 `[R, N, C]` each.
+        scales: of the channels of every camera, `[C]` each.
         grids: rows and columns of their patches.
         pool: side of the squares of patches that become one token.
         proprio: standardised, float32 `[R, P]`.
@@ -58,6 +59,7 @@ class Recording:
     """
 
     patches: Sequence[NDArray[np.float16]]
+    scales: Sequence[Tensor]
     grids: Sequence[tuple[int, int]]
     pool: int
     proprio: Tensor
@@ -66,7 +68,8 @@ class Recording:
     def moments(self, rows: NDArray[np.int64], device: torch.device) -> Moments:
         """The frames at `rows [...]`."""
         patches = [torch.from_numpy(of_one[rows]).to(device).float() for of_one in self.patches]
-        return Moments(join_cameras(patches, self.grids, self.pool), self.proprio[rows].to(device))
+        scales = [scale.to(device) for scale in self.scales]
+        return Moments(join_cameras(patches, scales, self.grids, self.pool), self.proprio[rows].to(device))
 
 
 class TokenTask(TrainingTask):

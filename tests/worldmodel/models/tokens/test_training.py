@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.worldmodel.models.tokens.small import ACTION, GRIDS, PROPRIO, TRANSFORMER, make_trainer_config
 from worldmodel.data.clips import ClipSampler
-from worldmodel.models.tokens.frames import fold, join_cameras, token_distance
+from worldmodel.models.tokens.frames import channel_scale, fold, join_cameras, token_distance
 from worldmodel.models.tokens.predictor import Moments, TokenPredictor, TransformerConfig
 from worldmodel.models.tokens.training import PredictionConfig, Recording, TokenTask, sequence_frames
 from worldmodel.training.trainer import Trainer
@@ -32,7 +32,10 @@ def record(seed: int = 0) -> Recording:
     flat = place.reshape(-1, ACTION)
     patches = [np.repeat(flat[:, None], rows * columns, 1).astype(np.float16) for rows, columns in PATCHES]
     proprio = np.concatenate([flat, rng.normal(size=(len(flat), PROPRIO - ACTION))], 1).astype(np.float32)
-    return Recording(patches, PATCHES, 2, torch.from_numpy(proprio), torch.from_numpy(actions.reshape(-1, ACTION)))
+    scales = [torch.ones(2), torch.ones(2)]
+    return Recording(
+        patches, scales, PATCHES, 2, torch.from_numpy(proprio), torch.from_numpy(actions.reshape(-1, ACTION))
+    )
 
 
 def sampler(episodes: range) -> ClipSampler:
@@ -71,9 +74,16 @@ def test_folding_keeps_neighbours_together_and_loses_nothing() -> None:
 
 def test_cameras_are_joined_in_their_order() -> None:
     first, second = torch.zeros(3, 16, 2), torch.ones(3, 8, 2)
-    joined = join_cameras([first, second], [(4, 4), (2, 4)], 2)
+    joined = join_cameras([first, second], [torch.ones(2), torch.tensor([1.0, 3.0])], [(4, 4), (2, 4)], 2)
     assert joined.shape == (3, 6, 8)
     assert joined[0, :, 0].tolist() == [0, 0, 0, 0, 1, 1]
+    assert joined[0, 4].tolist() == [1, 3] * 4
+
+
+def test_channels_are_of_one_spread_or_of_their_own() -> None:
+    std = torch.tensor([2.0, 1.0, 0.5])
+    assert channel_scale(std, whiten=False).tolist() == [1.0, 0.5, 0.25]
+    assert channel_scale(std, whiten=True).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_the_distance_weighs_tokens() -> None:
