@@ -27,9 +27,9 @@ from worldmodel.cli.command import refusal
 from worldmodel.core.spec import ActionSpec, EnvironmentSpec, one_camera
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.models.keypoint.compression import CompressionConfig
-from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.models.keypoint.keypoints import StateConfig
+from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import PredictorConfig
-from worldmodel.models.keypoint.scene import SceneConfig
 
 Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
@@ -46,17 +46,15 @@ def spec() -> EnvironmentSpec:
     return describe(env, options)
 
 
-def make_model(spec: EnvironmentSpec) -> WorldModel:
+def make_model(spec: EnvironmentSpec) -> KeypointModel:
     """Untrained, of toy size."""
-    encoder = EncoderConfig(image_size=64, patch_size=16, width=16, depth=1, heads=2)
-    scene, predictor = (
-        SceneConfig(2, 2, 2, hidden=8, look_width=8, robot_keypoints=1),
-        PredictorConfig(16, 16, depth=1, block=2),
-    )
-    config = WorldModelConfig(encoder, CompressionConfig(channels=8), scene, predictor, GoalConfig())
+    encoder = EncoderConfig(patch_size=16, width=16, depth=1, heads=2)
+    state = StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1)
+    predictor = PredictorConfig(16, 16, depth=1, prediction_steps=2)
+    config = KeypointConfig(encoder, CompressionConfig(channels=8), state, predictor, DistanceConfig())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return WorldModel(spec, config)
+        return KeypointModel(spec, config)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def checkpoint(spec: EnvironmentSpec, tmp_path_factory: pytest.TempPathFactory) 
     env.close()
     folder, model = tmp_path_factory.mktemp("checkpoint"), make_model(spec)
     with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(frames)[None])
+        model.view("camera").compression.fit(model.encoder.encode_frames(frames)[None])
     model.save(folder, {})
     return folder
 
@@ -234,10 +232,10 @@ def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
 def test_evaluate_says_where_there_was_no_usable_plan(
     call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: WorldModel, latent: Any, goal: Any) -> torch.Tensor:
+    def broken(self: KeypointModel, latent: Any, goal: Any) -> torch.Tensor:
         return torch.full(latent.proprio.shape[:-1], torch.nan)
 
-    monkeypatch.setattr(WorldModel, "distance", broken)
+    monkeypatch.setattr(KeypointModel, "distance", broken)
     arguments = ["manifest.seed=0", "manifest.n=2", "budget=3", "floors=false", "ceiling=false", "videos=0", "out=here"]
     ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)
     assert "note: world model had no usable plan in 6 control steps" in ended.out, ended

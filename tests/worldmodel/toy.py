@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.core.spec import ActionSpec, one_camera
+from worldmodel.core.spec import CAMERA, ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 from worldmodel.models.keypoint.compression import CompressionConfig
-from worldmodel.models.keypoint.model import GoalConfig, WorldModel, WorldModelConfig
+from worldmodel.models.keypoint.keypoints import StateConfig
+from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import PredictorConfig
-from worldmodel.models.keypoint.scene import SceneConfig
 from worldmodel.training.trainer import TrainerConfig
 
 SIZE = 32
@@ -27,11 +27,11 @@ SPEC = EnvironmentSpec(
     state_size=3,
     simulator="none 1.0",
 )
-ENCODER = EncoderConfig(image_size=SIZE, patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
+ENCODER = EncoderConfig(patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 COMPRESSION = CompressionConfig(channels=8, fit_frames=200)
-SCENE = SceneConfig(keypoints=3, appearance=2, looks=2, hidden=16, look_width=16, robot_keypoints=1)
-PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, block=2)
-MODEL = WorldModelConfig(ENCODER, COMPRESSION, SCENE, PREDICTOR, GoalConfig(robot_weight=0.5, look_weight=0.3))
+STATE = StateConfig(keypoints=3, features=2, embedding=2, hidden=16, embedding_width=16, robot_keypoints=1)
+PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, prediction_steps=2)
+MODEL = KeypointConfig(ENCODER, COMPRESSION, STATE, PREDICTOR, DistanceConfig(robot_weight=0.5, appearance_weight=0.3))
 
 
 def draw(position: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -99,22 +99,23 @@ def make_clips(seed: int = 0, batch: int = 3, frames: int = 4) -> torch.Tensor:
     return torch.from_numpy(rng.integers(0, 256, (batch, frames, SIZE, SIZE, 3), dtype=np.uint8))
 
 
-def make_model(seed: int = 0) -> WorldModel:
+def make_model(seed: int = 0) -> KeypointModel:
     """A world model with random weights, everything fitted to three episodes, its statistics away from 0 and 1."""
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, MODEL).eval()
+    model = KeypointModel(SPEC, MODEL).eval()
     episodes = [make_episode(i) for i in range(3)]
     pixels = torch.from_numpy(np.concatenate([e.pixels for e in episodes]))
+    view = model.view(CAMERA)
     with torch.no_grad():
-        model.compression.fit(model.encoder.encode_frames(pixels)[None])
+        view.compression.fit(model.encoder.encode_frames(pixels)[None])
         norm = model.normaliser
         for mean in (norm.proprio_mean, norm.action_mean):
             mean.normal_()
         for std in (norm.proprio_std, norm.action_std):
             std.uniform_(0.5, 2.0)
-        tokens = model.tokens(pixels)
+        tokens = model.tokens(CAMERA, pixels)
         proprio = norm.proprio(torch.from_numpy(np.concatenate([e.proprio for e in episodes])))
-        raw = model.scene.encoder(tokens)
-        model.scene.look.calibrate(raw)
-        model.scene.calibrate(model.scene.from_raw(raw), 0.8 * proprio, proprio)
+        raw = view.keypoints(tokens)
+        view.appearance.calibrate(raw)
+        view.calibrate(view.from_raw(raw), 0.8 * proprio, proprio)
     return model

@@ -115,10 +115,11 @@ def regular_file(path: Path, most: int) -> Iterator[BinaryIO]:
     """
     # Opening a pipe would wait for somebody to write into it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is a pipe, a device or a folder: expected a file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} is a pipe, a device or a folder: expected a file")
         if status.st_size > most:
             raise UserError(f"{path} has {status.st_size} bytes: expected at most {most}")
         yield file

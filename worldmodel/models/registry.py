@@ -84,8 +84,9 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
     """
     stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
     name = stored.config.get("family", FIRST_FAMILY)
-    if not isinstance(name, str):
-        raise UserError(f"{stored.folder} holds a model of family {name!r:.40}: choose from {FAMILIES.names()}")
+    if not isinstance(name, str) or name not in FAMILIES:
+        choices = ", ".join(FAMILIES.names())
+        raise UserError(f"{stored.folder} holds a model of family {name!r:.40}: choose from {choices}")
     family = FAMILIES.get(name)
     renamed: Callable[[str], str] = str
     try:

@@ -32,7 +32,7 @@ def test_all_channels_keep_everything() -> None:
     assert kept == pytest.approx(1.0, abs=1e-5)
     z = compression(tokens)
     assert z.shape == (80, TOKENS, WIDTH)
-    back = z * compression.scale @ compression.basis.T + compression.mean
+    back = z * compression.std @ compression.basis.T + compression.mean
     torch.testing.assert_close(back, tokens, atol=1e-3, rtol=1e-3)
 
 
@@ -49,7 +49,7 @@ def test_channels_of_largest_variance_come_first_and_are_orthonormal() -> None:
     variances = torch.linalg.svdvals(centred).pow(2)
     assert kept == pytest.approx((variances[:2].sum() / variances.sum()).item(), rel=1e-4)
     torch.testing.assert_close(compression.basis.T @ compression.basis, torch.eye(2), atol=1e-5, rtol=0)
-    assert compression.scale[0] > compression.scale[1]
+    assert compression.std[0] > compression.std[1]
 
 
 def test_the_same_frames_give_the_same_bits() -> None:
@@ -75,10 +75,10 @@ def test_what_differs_between_episodes_only_takes_no_channel() -> None:
     plain, dressed = (Compression(CompressionConfig(channels=2), TOKENS, WIDTH) for _ in range(2))
     assert dressed.fit(within + floor) == pytest.approx(plain.fit(within), rel=1e-6)
     torch.testing.assert_close(dressed.basis, plain.basis)
-    torch.testing.assert_close(dressed.scale, plain.scale)
+    torch.testing.assert_close(dressed.std, plain.std)
 
 
-@pytest.mark.parametrize("options", [{"channels": 0}, {"fit_moments": 1}, {"fit_frames": 15}])
+@pytest.mark.parametrize("options", [{"channels": 0}, {"frames_per_episode": 1}, {"fit_frames": 15}])
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
     name, value = next(iter(options.items()))
     with pytest.raises(ValueError, match=f"{name}={value}"):

@@ -1,4 +1,4 @@
-"""The look: what rests keeps it, frames with their things in the same places are told apart by it."""
+"""The appearance embedding: what rests keeps it, frames with their things in the same places are told apart by it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worldmodel.toy import make_trainer_config
-from worldmodel.models.keypoint.look import LookEncoder, principal_places, rests
-from worldmodel.models.keypoint.look_training import GroupSampler, LookTask, LookTrainingConfig
+from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
+from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
 from worldmodel.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EPISODES, LENGTH = 60, 12
 ENDS = np.arange(1, EPISODES + 1) * LENGTH
-OPTIONS = LookTrainingConfig(group=16, pool=600)
+OPTIONS = AppearanceTrainingConfig(group=16, pool=600)
 
 
 def recording(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Raw codes `[R, 5]` and angles `[R]` of a thing that stays in one place per episode, and turns in half of them.
+    """Raw states `[R, 5]` and angles `[R]` of a thing that stays in one place per episode, and turns in half of them.
 
-    The code holds its place, and its angle in a basis that turns with the place, with a disturbance beside it.
+    The state holds its place, and its angle in a basis that turns with the place, with a disturbance beside it.
     """
     rng = np.random.default_rng(seed)
     place = rng.uniform(-0.8, 0.8, (EPISODES, 1, 2)).repeat(LENGTH, axis=1)
@@ -39,7 +39,7 @@ def recording(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(code.reshape(-1, 5).astype(np.float32)), torch.from_numpy(angle.reshape(-1))
 
 
-def make_sampler(raw: Tensor, options: LookTrainingConfig = OPTIONS, seed: int = 0) -> GroupSampler:
+def make_sampler(raw: Tensor, options: AppearanceTrainingConfig = OPTIONS, seed: int = 0) -> GroupSampler:
     return GroupSampler(raw, 1, ENDS, np.arange(len(raw)), options, seed)
 
 
@@ -107,24 +107,26 @@ def test_only_the_rows_that_are_given_are_anchors() -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_the_look_follows_the_angle_and_not_the_disturbance(tmp_path: Path) -> None:
+def test_the_embedding_follows_the_angle_and_not_the_disturbance(tmp_path: Path) -> None:
     raw, angle = recording()
     torch.manual_seed(0)
-    look, sampler = LookEncoder(5, 2, 64), make_sampler(raw)
-    look.calibrate(raw)
-    task = LookTask(look, OPTIONS, raw, sampler, sampler.sample(10**6, 128), 256, CPU)
+    embedding, sampler = AppearanceEmbedding(5, 2, 64), make_sampler(raw)
+    embedding.calibrate(raw)
+    task = AppearanceTask(embedding, OPTIONS, raw, sampler, sampler.sample(10**6, 128), 256, CPU)
     before = task.loss(10**6)["contrast"].item()
     config = make_trainer_config(400, 256, 3e-3)
-    Trainer(task, config, tmp_path, CPU).run("look")
+    Trainer(task, config, tmp_path, CPU).run("appearance")
     assert task.loss(10**6)["contrast"].item() < before - 0.1
     assert task.evaluate(400)["rest_distance"] < 0.5
     with torch.no_grad():
         noisy = raw.clone()
         noisy[:, 4] = noisy[:, 4].flip(0)
-        turned = look(raw).roll(1, 0)
-        assert (look(noisy) - look(raw)).norm(dim=1).median() < 0.3 * (turned - look(raw)).norm(dim=1).median() + 0.1
-        near = [(look(raw)[i] - look(raw)[j]).norm() for i, j in _same_place_pairs(angle, turned_by=0.2)]
-        far = [(look(raw)[i] - look(raw)[j]).norm() for i, j in _same_place_pairs(angle, turned_by=2.0)]
+        turned = embedding(raw).roll(1, 0)
+        assert (embedding(noisy) - embedding(raw)).norm(dim=1).median() < 0.3 * (turned - embedding(raw)).norm(
+            dim=1
+        ).median() + 0.1
+        near = [(embedding(raw)[i] - embedding(raw)[j]).norm() for i, j in _same_place_pairs(angle, turned_by=0.2)]
+        far = [(embedding(raw)[i] - embedding(raw)[j]).norm() for i, j in _same_place_pairs(angle, turned_by=2.0)]
     assert torch.stack(near).median() < 0.5 * torch.stack(far).median()
 
 
@@ -138,12 +140,12 @@ def _same_place_pairs(angle: Tensor, turned_by: float) -> list[tuple[int, int]]:
 
 def test_the_loss_is_its_equation() -> None:
     raw, _ = recording()
-    look, sampler = LookEncoder(5, 3, 8), make_sampler(raw)
-    task = LookTask(look, OPTIONS, raw, sampler, sampler.sample(0, 32), 32, CPU)
+    embedding, sampler = AppearanceEmbedding(5, 3, 8), make_sampler(raw)
+    task = AppearanceTask(embedding, OPTIONS, raw, sampler, sampler.sample(0, 32), 32, CPU)
     groups, values = sampler.sample(7, 32), task.loss(7)
     total, resting = [], []
     for anchors, partners, at_rest in zip(groups.anchors, groups.partners, groups.at_rest, strict=True):
-        a, b = look(raw[anchors]), look(raw[partners])
+        a, b = embedding(raw[anchors]), embedding(raw[partners])
         for i in range(len(a)):
             others = [a[i] @ (b[j] if i == j else a[j]) / OPTIONS.temperature for j in range(len(b))]
             scores = torch.stack(others)
@@ -160,4 +162,4 @@ def test_the_loss_is_its_equation() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        LookTrainingConfig(**options)  # type: ignore[arg-type]
+        AppearanceTrainingConfig(**options)  # type: ignore[arg-type]
