@@ -145,3 +145,16 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
                 f"{folder} was made for pictures of {sizes}, camera {camera.name} has {camera.height} x {camera.width}"
             )
     return encoder.eval().requires_grad_(False)
+
+
+def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
+    """The pretrained encoder in the folder `encoder_from`; or one of `ready_names()`, in the group `encoder`'s shape.
+
+    Raises:
+        UserError: when there is none, or it does not fit the pictures of `cameras`.
+    """
+    if encoder_from not in ready_names():
+        return load_encoder(Path(encoder_from), cameras)
+    config = from_config(EncoderConfig, shape, "encoder")
+    config.require_fit(cameras)
+    return ready_encoder(encoder_from, config, seed)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData, probe_encoder
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
+from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import to_unit_range
 from worldmodel.training.trainer import Trainer, TrainingStopped
 
