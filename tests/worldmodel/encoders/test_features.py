@@ -16,7 +16,7 @@ from tests.commands import refuse_to_write
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
 from worldmodel.encoders import features
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.models.keypoint.compression import Compression
+from worldmodel.models.compression import Compression
 from worldmodel.models.normaliser import Normaliser
 
 CPU = torch.device("cpu")
