@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).resolve().parents[1]
 # Documents at the root of the repository, and the pages that they become.
 PAGES = {
@@ -35,6 +33,8 @@ COMMANDS = {
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made of other files."""
+    from mkdocs.structure.files import File  # the rest of this module does without
+
     made = {page: linked((ROOT / name).read_text()) for name, page in PAGES.items()}
     made["options.md"] = options_page()
     for page, text in made.items():
@@ -60,8 +60,8 @@ def options_page() -> str:
     parts = [
         "# Options",
         "Options are written `key=value`, and `section.key=value` in a section. What follows is what the files in "
-        "`configs/` say, and what `wm <command> --help` prints. A group such as `env` is one file of several, chosen by "
-        "`env=<name>`.",
+        "`configs/` say, and what `wm <command> --help` prints. A group such as `env` is one file of several, chosen "
+        "by `env=<name>`.",
     ]
     for file, name in COMMANDS.items():
         path = ROOT / "configs" / f"{file}.yaml"
