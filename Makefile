@@ -38,13 +38,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every command goes on where it was interrupted, and so does this. The ceiling, the simulator as the model, would take
-# as long as all the rest; it says nothing about what was trained.
+# Every command goes on where it was interrupted, and so does this. The oracle, with the simulator as the model, would
+# take as long as all the rest; it says nothing about what was trained.
 reproduce: setup
 	$(BIN)/python -m envs.collect env=$(ENV)
 	$(BIN)/python -m worldmodel.pretrain env=$(ENV)
 	$(BIN)/python -m worldmodel.train env=$(ENV)
-	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model ceiling=false
+	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model oracle=false
 
 clean:
 	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT

@@ -68,16 +68,20 @@ def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Fl
     raise UserError(f"seed {seed}: exploring {env.name} leads nowhere in {step} steps: try another seed")
 
 
-def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats]) -> None:
+def save_png(
+    pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats], environment: str
+) -> None:
     """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
 
     `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
-    the simulator's success rule. No planner sees them, and a photo does without.
+    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in
+    which alone they mean anything, is another chunk.
 
     Raises:
         OSError: when it cannot be written.
     """
     notes = PngInfo()
+    notes.add_text("environment", environment)
     for name, state in states.items():
         notes.add_text(name, json.dumps(state.tolist()))
     with replacing(path) as file:
@@ -94,7 +98,7 @@ def main(config: Config) -> None:
         pixels = env.render_state(end, size=goal.size)
     finally:
         env.close()
-    save_png(pixels, out, {"start_state": start, "goal_state": end})
+    save_png(pixels, out, {"start_state": start, "goal_state": end}, env.name)
     console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
     console.print(next_command("planning.run", f"goal={goal.out}"))
 

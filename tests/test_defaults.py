@@ -17,7 +17,8 @@ from envs.push import PushConfig
 from planning.compare import CompareConfig
 from planning.controller import ControllerConfig
 from planning.evaluate import EvaluateConfig
-from planning.manifest import FreezeConfig, ManifestConfig
+from planning.evaluation.manifest import ManifestConfig
+from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
 from planning.optimisers.random_shooting import RandomShootingConfig

@@ -59,7 +59,7 @@ def test_a_plan_leaves_its_video_picture_and_verdict(runs: Path) -> None:
     assert (runs / "plan" / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_evaluation_leaves_a_table_with_floors_and_ceiling(runs: Path) -> None:
+def test_an_evaluation_leaves_a_table_with_baselines_and_oracle(runs: Path) -> None:
     results = json.loads((runs / "evaluation" / "results.json").read_text())
     assert (results["task"], results["n"], results["manifest_seed"]) == ("push", 2, 1)
     assert 0 <= results["success_final"] <= results["success_any"] <= 1

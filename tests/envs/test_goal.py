@@ -94,7 +94,7 @@ def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "img.png"
-    save_png(np.zeros((8, 8, 3), np.uint8), path, {})
+    save_png(np.zeros((8, 8, 3), np.uint8), path, {}, "push")
     refuse_to_write(monkeypatch, "img.png")
     assert_stopped(type_in(tmp_path, "envs.goal", "env=push", "out=img.png"), "img.png: No space left on device")
     assert picture(path).max() == 0
