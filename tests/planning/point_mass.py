@@ -47,7 +47,7 @@ class PointEnv(GoalEnv):
         self._state, self._diverge_at = np.zeros(2), diverge_at
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
+        gymnasium.Env.reset(self, seed=seed)
         state = (options or {}).get("state")
         self.set_state(self.np_random.uniform(-1, 1, 2) if state is None else state)
         return self.observe(), {"state": self.get_state(), "success": False, "diverged": False}

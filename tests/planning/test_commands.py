@@ -302,4 +302,4 @@ def test_a_non_finite_action_stops_the_run(
 
     monkeypatch.setattr("planning.controller.safe_actions", broken)  # the gate that keeps them from the environment
     ended = call("planning.run", f"goal={goal}", f"checkpoint={checkpoint}", "reached_distance=1e-6", *SMALL)
-    assert_refused(ended._replace(out=""), "action [nan, nan] cannot be taken: expected 2 finite velocities")
+    assert_refused(ended._replace(out=""), "action [nan, nan] cannot be taken: expected 2 finite numbers")

@@ -17,16 +17,16 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.markup import escape
 
 from worldmodel.cli.composing import Config, as_plain, composed, require_name, short
-from worldmodel.cli.console import console, notices
+from worldmodel.cli.console import console, notices, shown
 from worldmodel.cli.programs import as_typed
 from worldmodel.cli.usage import help_text
 from worldmodel.core.configs import CONFIGS
-from worldmodel.core.errors import RunStopped, UserError, printable
+from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.interrupt import INTERRUPTED, interruptions
 from worldmodel.core.spec import MOST_PIXELS
+from worldmodel.core.text import printable, without_secrets
 
 __all__ = [
     "Config",
@@ -171,13 +171,13 @@ def refusal(error: OSError) -> str | None:
 def stopped(message: str) -> int:
     """Print one line on why a run has failed. Returns its exit code."""
     with contextlib.suppress(OSError):  # what cannot be written may be this
-        console.print(f"[red]stopped[/]: {escape(as_typed(printable(message)))}")
+        console.print(f"[red]stopped[/]: {shown(as_typed(message))}")
     return 1
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
-    print(f"error: {as_typed(printable(message))}", file=sys.stderr)
+    print(f"error: {as_typed(printable(without_secrets(message)))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from worldmodel.core.errors import printable
+from worldmodel.core.text import printable, without_secrets
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -54,3 +54,8 @@ def notices() -> Iterator[None]:
             logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
+
+
+def shown(text: object) -> str:
+    """Text that others wrote, for `console.print` and tables: no control sequence, no markup, no password."""
+    return escape(printable(without_secrets(text)))

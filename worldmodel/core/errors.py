@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Final
 
 
 class UserError(ValueError):
@@ -17,21 +16,6 @@ class UserError(ValueError):
 
 class RunStopped(RuntimeError):
     """A run cannot go on. What was finished is kept; the message says why. Commands end with it, and exit code 1."""
-
-
-_LONGEST_MESSAGE: Final = 1000  # characters; more is some value of thousands of characters, repeated
-
-
-def printable(text: str) -> str:
-    """`text` in one line that fits a terminal, with what a terminal would obey rather than show written out.
-
-    Names of files and data sets come from strangers, and may hold escape sequences.
-    """
-    one_line = " ".join(text.split())
-    if len(one_line) > _LONGEST_MESSAGE:
-        half = _LONGEST_MESSAGE // 2
-        one_line = f"{one_line[:half]} ... {one_line[-half:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in one_line)
 
 
 def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from worldmodel.cli.command import ending_in_one_line, fail
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.programs import as_typed
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
@@ -21,7 +21,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.data.formats.commands import add_export, add_import
-from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
+from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions, oddities
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.rewriting import merge, pack, split, upgrade
@@ -48,13 +48,13 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
     steps = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
-    console.print(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
-    console.print(f"recorded with {store.recording or 'no further options'}")
+    console.print(shown(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}"))
+    console.print(shown(f"recorded with {store.recording or 'no further options'}"))
     console.print(
         f"{store.num_episodes} episodes of {steps} steps; {store.num_steps} steps, {hours:.2f} hours "
         f"at {rate:g} steps per second"
     )
-    where = f"in the cache ({store.path})" if store.is_remote else "on disk"
+    where = f"in the cache ({shown(store.path)})" if store.is_remote else "on disk"
     smaller = f", {plain / size:.1f} times smaller than plain" if plain and not store.is_remote else ""
     checks = f"schema {store.layout.version}, {'with' if store.layout.has_checksums else 'without'} checksums"
     console.print(f"{size / 1e6:.1f} MB {where}{smaller}; {checks}")
@@ -64,14 +64,17 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     console.print(shapes)
     if not store.num_episodes:
         return 0
-    values = table("values", "column", "index", "unit", "low", "mean", "std", "high")
-    for d in dimensions(store):
-        values.add_row(d.column, str(d.index), d.unit, *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
+    values = table("values", "column", "name", "unit", "low", "mean", "std", "high")
+    found = dimensions(store)
+    for d in found:
+        values.add_row(d.column, shown(d.name), shown(d.unit), *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
+    for oddity in oddities(store, found):
+        console.print(f"[yellow]odd[/]: {shown(oddity)}")
     if picture is not None:
         with replacing(picture) as file:
             Image.fromarray(contact_sheet(store)).save(file, format="PNG")
-        console.print(f"contact sheet: {picture}")
+        console.print(f"contact sheet: {shown(picture)}")
     return 0
 
 
@@ -82,15 +85,17 @@ def verify_store(path: Path) -> int:
         found = verify(store, progress)
     if not found:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
-        console.print(f"{store.name}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
+        console.print(
+            f"{shown(store.name)}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}"
+        )
         return 0
-    damages = table(f"{store.name}: damaged", "episode", "column", "what")
+    damages = table(f"{shown(store.name)}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:
-        damages.add_row(str(damage.episode), damage.column, damage.what)
+        damages.add_row(str(damage.episode), damage.column, shown(damage.what))
     console.print(damages)
     episodes = sorted({damage.episode for damage in found})
     more = f" (the first {_MOST_SHOWN} of {len(found)} findings are shown)" if len(found) > _MOST_SHOWN else ""
-    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {store.hint}")
+    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {shown(store.hint)}")
     return 1
 
 
@@ -107,11 +112,11 @@ def view_episode(path: Path, number: int, out: str | None, rerun: str | None) ->
     # First what may not be installed.
     if recording is not None:
         write_rerun(episode, store.spec, recording)
-        console.print(f"Rerun recording: {recording}  (rerun {recording})")
+        console.print(f"Rerun recording: {shown(recording)}  (rerun {shown(recording)})")
     if video is not None:
         write_video(episode, store.spec, video)
         rate = float(frames_per_s(store.spec))
-        console.print(f"video: {video}  ({len(episode.action)} frames, {rate:g} per second)")
+        console.print(f"video: {shown(video)}  ({len(episode.action)} frames, {rate:g} per second)")
     return 0
 
 
@@ -120,12 +125,12 @@ def recover_store(path: Path) -> int:
     with counting("recover") as progress:
         done = recover(path, progress)
     if done.set_aside is None:
-        console.print(f"{path}: {done.kept} episodes, all whole; nothing had to be set aside")
+        console.print(f"{shown(path)}: {done.kept} episodes, all whole; nothing had to be set aside")
     else:
         lost = ", ".join(map(str, done.lost[:_MOST_SHOWN])) + (" ..." if len(done.lost) > _MOST_SHOWN else "")
         console.print(
-            f"{path}: {done.kept} episodes kept, {len(done.lost)} lost{f' ({lost})' if lost else ''}; "
-            f"the store as it was: {done.set_aside}"
+            f"{shown(path)}: {done.kept} episodes kept, {len(done.lost)} lost{f' ({lost})' if lost else ''}; "
+            f"the store as it was: {shown(done.set_aside)}"
         )
     return 0
 
@@ -151,7 +156,7 @@ def pack_store(path: Path, out: Path) -> int:
         packed = pack(store, out, progress)
     before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (store.path, out))
     console.print(
-        f"{out}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
+        f"{shown(out)}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
         f"instead of {before} ({bytes_on_disk(store.path) / 1e6:.1f} MB)"
     )
     return 0
@@ -163,7 +168,7 @@ def split_store(path: Path, outs: list[Path], fractions: list[float], seed: int)
     with counting("split") as progress:
         written = split(store, outs, fractions, seed, progress)
     for part in written:
-        console.print(f"{part.path}: {part.num_episodes} episodes")
+        console.print(f"{shown(part.path)}: {part.num_episodes} episodes")
     return 0
 
 
@@ -172,7 +177,7 @@ def merge_stores(paths: list[Path], out: Path) -> int:
     stores = [TrajectoryStore.open(path) for path in paths]
     with counting("merge") as progress:
         merged = merge(stores, out, progress)
-    console.print(f"{out}: {merged.num_episodes} episodes")
+    console.print(f"{shown(out)}: {merged.num_episodes} episodes")
     return 0
 
 

@@ -72,6 +72,7 @@ FAMILIES: Final[Registry[Family]] = Registry(
     "family",
     {
         "keypoint": "worldmodel.models.keypoint.family:KEYPOINT",
+        "tokens": "worldmodel.models.tokens.family:TOKENS",
     },
 )
 

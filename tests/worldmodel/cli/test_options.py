@@ -24,8 +24,9 @@ from worldmodel.cli.command import _checked
 from worldmodel.cli.composing import as_plain, composed, defaults_of, require_name
 from worldmodel.cli.usage import help_text
 from worldmodel.core import registry
-from worldmodel.core.errors import UserError, printable
+from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
+from worldmodel.core.text import printable
 from worldmodel.data.clips import ClipConfig
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig

@@ -43,6 +43,7 @@ from worldmodel.data.store.verification import require_whole
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+_RATES = (1e-3, 1e5)  # rows per second: what an import accepts
 _PER_CHUNK, _DATA_MB, _VIDEO_MB = 1000, 100, 200  # LeRobot's own
 
 
@@ -62,6 +63,11 @@ def export_lerobot(
         size = store.spec.only_camera.height
         raise UserError(
             f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
+        )
+    if not _RATES[0] <= 1 / store.spec.control_step_s <= _RATES[1]:
+        raise UserError(
+            f"{store.name} has a control_step_s of {store.spec.control_step_s:g} s: expected "
+            f"{1 / _RATES[1]:g} to {1 / _RATES[0]:g}, or nobody could read it"
         )
     output_folder(target.parent, "TARGET")
     with WriterLock(target):

@@ -47,11 +47,11 @@ class StoreFiles(Protocol):
     def is_remote(self) -> bool:
         """Whether they are at an address."""
 
-    def fetch(self, keys: Sequence[str]) -> None:
+    def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
         """Bring files into `root`; one that does not exist is not there afterwards.
 
         Raises:
-            UnreachableError: when that cannot be told, or a file did not arrive whole.
+            UnreachableError: when that cannot be told, or a file did not arrive whole, or has more than `most_bytes`.
         """
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ class LocalFiles:
         """See `StoreFiles`."""
         return f"`python -m worldmodel.data recover {self.root}` saves what can be saved"
 
-    def fetch(self, keys: Sequence[str]) -> None:
+    def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
         """Nothing to be done."""
 
     def forget(self, keys: Sequence[str]) -> None:

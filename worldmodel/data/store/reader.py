@@ -209,7 +209,13 @@ class TrajectoryStore:
         rows = self.episode_rows(index)
         columns = {name: self.read(name, rows.start, rows.stop) for name in self.layout.columns}
         for name, values in columns.items():
-            self._require_recorded(index, name, column_digest(values))
+            try:
+                self._require_recorded(index, name, column_digest(values))
+            except AlteredError:
+                if not self.is_remote:
+                    raise
+                columns[name] = self.read(name, rows.start, rows.stop)  # anew: the cache has forgotten it
+                self._require_recorded(index, name, column_digest(columns[name]))
         return Episode.of(self.layout, columns, int(self.episode_seeds[index]), self.instruction(index))
 
     def instruction(self, index: int) -> str:

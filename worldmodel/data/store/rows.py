@@ -86,13 +86,7 @@ class StrictRows:
         rows = np.empty((stop - start, *array.shape[1:]), array.dtype.newbyteorder("<"))
         for number in files:
             first, last = max(start, number * length), min(stop, (number + 1) * length)
-            try:
-                self._read_file(self._file(number), first - number * length, rows[first - start : last - start])
-            except FileNotFoundError as error:
-                raise ChunkError(self._file(number), number, first, "is missing") from error
-            except _UNREADABLE as error:
-                self._files.forget([self._key(number)])
-                raise ChunkError(self._file(number), number, first, "cannot be decoded") from error
+            self._read_number(number, first, rows[first - start : last - start])
         return rows.astype(array.dtype, copy=False)
 
     def require(self, start: int, stop: int) -> None:
@@ -109,23 +103,52 @@ class StrictRows:
             if (number - files.start) % _FETCHED_TOGETHER == 0:
                 self.fetch(number, min(files.stop, number + _FETCHED_TOGETHER))
             first, last = max(start, number * length), min(stop, (number + 1) * length)
+            self._require_file(number, first, (last - first) * row_bytes)
+
+    def _require_file(self, number: int, first: int, num_bytes: int) -> None:
+        """That a file can hold `num_bytes` from row `first` on. A damaged copy in the cache is fetched anew."""
+        for is_anew in (False, True):
             try:
                 status = self._file(number).stat()
             except OSError:
                 raise ChunkError(self._file(number), number, first, "is missing") from None
             if not stat.S_ISREG(status.st_mode):
                 raise ChunkError(self._file(number), number, first, "is missing")
-            if (last - first) * row_bytes > _MOST_RATIO * status.st_size:
-                self._files.forget([self._key(number)])
+            if num_bytes <= _MOST_RATIO * status.st_size:
+                return
+            self._files.forget([self._key(number)])
+            if is_anew or not self._files.is_remote:
                 raise ChunkError(self._file(number), number, first, "cannot be decoded")
+            self.fetch(number, number + 1)
 
     def fetch(self, first: int, stop: int) -> None:
         """Bring the files `first` up to `stop` to this machine. Raises UnreachableError."""
-        self._files.fetch([self._key(number) for number in range(first, stop)])
+        self._files.fetch([self._key(number) for number in range(first, stop)], self._most_bytes)
 
     def forget(self, start: int, stop: int) -> None:
         """Rows `start:stop` can be decoded, but are not what was recorded."""
         self._files.forget([self._key(number) for number in self._numbers(start, stop)])
+
+    def _read_number(self, number: int, first: int, rows: NDArray[Any]) -> None:
+        """Fill `rows` with those from `first` on, of the file `number`. A damaged copy in the cache is fetched anew."""
+        start = first - number * rows_per_file(self.array)
+        for is_anew in (False, True):
+            try:
+                return self._read_file(self._file(number), start, rows)
+            except FileNotFoundError as error:
+                raise ChunkError(self._file(number), number, first, "is missing") from error
+            except _UNREADABLE as error:
+                self._files.forget([self._key(number)])
+                if is_anew or not self._files.is_remote:
+                    raise ChunkError(self._file(number), number, first, "cannot be decoded") from error
+            self.fetch(number, number + 1)
+
+    @property
+    def _most_bytes(self) -> int:
+        """What a file can have at most: its chunks, if nothing can be compressed, and in a packed store their index."""
+        row = self.array.dtype.itemsize * math.prod(self.array.shape[1:])
+        chunk, count = int(self.array.chunks[0]) * row, rows_per_file(self.array) // int(self.array.chunks[0])
+        return count * (_most_packed(chunk) + _PLACE_BYTES) + _CRC_BYTES
 
     def _read_file(self, path: Path, start: int, rows: NDArray[Any]) -> None:
         """Fill `rows` with those from row `start` of the file on."""
@@ -215,10 +238,15 @@ def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] |
     return np.frombuffer(index, "<u8").reshape(count, 2)
 
 
+def _most_packed(num_bytes: int) -> int:
+    """What zstd makes of `num_bytes` at worst."""
+    return num_bytes + num_bytes // 256 + 64
+
+
 def _decode(file: BinaryIO, offset: int, length: int, chunk: NDArray[Any]) -> None:
     """Fill `chunk`, which is contiguous, with the one that has its place in `file`."""
-    # What zstd makes of `n` bytes at worst; a file may be of any size, and an index of a packed store claim anything.
-    if length > chunk.nbytes + chunk.nbytes // 256 + 64:
+    # A file may be of any size, and an index of a packed store claim anything.
+    if length > _most_packed(chunk.nbytes):
         raise ValueError("a chunk that is larger than it can be")
     file.seek(offset)
     content = file.read(length)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
+from worldmodel.models.reports import error_report, share_won, with_rivals
 from worldmodel.training.trainer import TrainingTask
 
 # `(step) -> row numbers [B, T]` of the sequences of that step.
@@ -137,25 +138,11 @@ class PredictionTask(TrainingTask):
             copies.append(model.between(last.map(lambda part: part[:, None]), future))
             goal = future.map(lambda part: part[:, -1:])
             ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
-        error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
-        by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
-        return {
-            "held_out_error": float(error.mean()),
-            "action_ranking": float(torch.cat(ranks).mean()),
-            **by_step,
-        }
+        report = error_report(torch.cat(errors), torch.cat(copies))
+        return {**report, "action_ranking": float(torch.cat(ranks).mean())}
 
     def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
-        """How often `[B]` the actions that were taken lead nearer to the `goal [B, 1, ·]` than another sequence's do.
-
-        The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
-        0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
-        """
-        number = len(actions)
-        others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
-        rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
-        candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
+        """`share_won [B]` on the way to the `goal [B, 1, ·]`."""
+        candidates = with_rivals(actions, generator)
         ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)
-        to_goal = self.module.between(ahead.map(lambda part: part[:, :, -1]), goal)
-        wins = (to_goal[:, :1] < to_goal[:, 1:]).float() + 0.5 * (to_goal[:, :1] == to_goal[:, 1:]).float()
-        return wins.mean(1)
+        return share_won(self.module.between(ahead.map(lambda part: part[:, :, -1]), goal))

@@ -7,20 +7,20 @@ embedding, raw state `Z`, `P` proprioception.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.checkpoint import weights_hash
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
-from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
 from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
-from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
@@ -89,10 +89,10 @@ class Samplers:
 def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
     """All stages, in their order. Raises UserError when no episode is long enough."""
     samplers = Samplers.of(store, split, options)
-    stages: list[Stage] = [StatisticsStage()]
+    stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
     views = []
     for camera in store.spec.camera_names:
-        features = FeatureStage(camera, options.compression)
+        features = FeatureStage(camera, options.compression, functools.partial(_compression, camera))
         keypoints = KeypointStage(camera, options, samplers, features)
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features, keypoints, views[-1]]
@@ -104,56 +104,15 @@ def _model(context: TrainingContext) -> KeypointModel:
     return context.model
 
 
-def _folder(context: TrainingContext, camera: str) -> Path:
-    folder = context.folder / "cameras" / camera
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _compression(camera: str, model: Any) -> Compression:
+    assert isinstance(model, KeypointModel)
+    return model.view(camera).compression
 
 
 def standardised_proprio(context: TrainingContext) -> Tensor:
     """All of the recording's, float32 `[R, P]`, on the CPU."""
     proprio = context.store.column("proprio")
     return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
-
-
-class StatisticsStage(Stage):
-    """Mean and spread of proprioception and actions."""
-
-    name = "statistics"
-
-    def run(self, context: TrainingContext) -> None:
-        """See `Stage.run`."""
-        _model(context).normaliser.fit(context.store, context.split.train)
-
-
-class FeatureStage(Stage):
-    """Fits the compression of one camera's features, and encodes all of its frames.
-
-    Attributes:
-        tokens: compressed features float16 `[R, N, C]`, once the stage has run.
-    """
-
-    tokens: NDArray[np.float16]
-
-    def __init__(self, camera: str, config: CompressionConfig) -> None:
-        self.name, self._camera, self._config = f"features of {camera}", camera, config
-
-    def run(self, context: TrainingContext) -> None:
-        """See `Stage.run`."""
-        store, frames, view = context.store, context.frames[self._camera], _model(context).view(self._camera)
-        together, train = self._config.frames_per_episode, context.split.train
-        available = len(rows_of(store.episode_ends, train))
-        count = max(1, min(self._config.fit_frames, available) // together) * together
-        rows = ClipSampler(store.episode_ends, 1, (1,), context.seed, train).sample(0, count, together).rows.ravel()
-        tokens = encode_frames(context.encoder, frames, rows, context.device).unflatten(0, (-1, together))
-        kept = view.compression.fit(tokens)
-        context.say(f"{view.compression.channels} channels per token keep {kept:.1%} of what changes in the features")
-        grid = context.encoder.config.grid_of(store.spec.camera(self._camera))
-        shape = (store.num_rows, grid.tokens, view.compression.channels)
-        key = FeatureCacheKey(store.identity, context.encoder_hash, weights_hash(view.compression), *shape)
-        path = _folder(context, self._camera) / "features.npy"
-        with context.counting("encode frames") as progress:
-            self.tokens = encode_store(context.encoder, view.compression, frames, key, path, context.device, progress)
 
 
 class KeypointStage(Stage):
@@ -189,7 +148,7 @@ class KeypointStage(Stage):
         reported = neighbours(held_out, np.random.default_rng(seed))
         tokens, device = self._features.tokens, context.device
         task = KeypointTask(module, options, tokens, proprio, pairs, reported, seed, device)
-        folder = _folder(context, self._camera) / "keypoints"
+        folder = camera_folder(context, self._camera) / "keypoints"
         context.train(task, config, self.name, "state_trainer", folder)
         encoder.requires_grad_(False)
         with context.counting("raw states") as progress:
@@ -224,7 +183,7 @@ class AppearanceStage(Stage):
         learned_from = sampler(context.split.train)
         batch_size, device = self._trainer.batch_size, context.device
         task = AppearanceTask(embedding, self._options, raw, learned_from, reported, batch_size, device)
-        folder = _folder(context, self._camera) / "appearance"
+        folder = camera_folder(context, self._camera) / "appearance"
         context.train(task, self._trainer, self.name, "appearance_trainer", folder)
         embedding.cpu().requires_grad_(False)
         self.states = self._calibrated(view.cpu(), raw, standardised_proprio(context))

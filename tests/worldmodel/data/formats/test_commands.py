@@ -102,7 +102,7 @@ def test_an_export_to_no_place_is_refused(store: TrajectoryStore, capsys: pytest
         (["import", "lerobot", ".", "b"], "meta/info.json is not there"),
         (["import", "robomimic", ".", "b"], "is not there, or not a file"),
         (["import", "folder", "/dev/null", "b"], "/dev/null is not a folder"),
-        (["import", "diffusion_policy", "/dev/null", "b"], "neither a folder nor a zip file"),
+        (["import", "diffusion_policy", "/dev/null", "b"], "/dev/null is not there, or not a file"),
         (["import", "folder", ".", "b", "--fit", "stretch"], "choose from 'crop', 'letterbox'"),
         (["export", "lerobot", "nowhere.zarr", "b"], "no recording at nowhere.zarr"),
         (["export", "lerobot", "a", "b", "--crf", "52"], "--crf 52: expected 0 to 51"),

@@ -71,7 +71,8 @@ def original(request, tmp_path_factory, recorded) -> tuple[str, Path]:
 def read_all(format_name: str, path: Path) -> Iterator[Any]:
     """Every number and picture that an import would read."""
     with open_source(format_name, path) as source:
-        plan = plan_import(source, ImportOptions(proprio=["none"], rate_hz=10.0), quiet)
+        rate = 10.0 if source.facts.rate_hz is None else None
+        plan = plan_import(source, ImportOptions(proprio=["none"], rate_hz=rate), quiet)
         for number, rows in plan.episodes:
             yield source.column(number, plan.choice.action[0].name, rows - 1)
             for frame in source.frames(number, plan.choice.camera, rows):

@@ -90,7 +90,7 @@ def recordings(draw: st.DrawFn) -> tuple[EnvironmentSpec, list[Episode]]:
     episodes = []
     for _ in range(draw(st.integers(1, 3))):
         rows = draw(st.integers(2, 5))
-        action = draw(hnp.arrays(np.float32, (rows, actions), elements=_FLOATS))
+        action = draw(hnp.arrays(np.float32, (rows, actions), elements=st.floats(-1, 1, width=32)))
         action[-1] = 0
         pixels = draw(hnp.arrays(np.uint8, (rows, size, size, 3), elements=st.integers(0, 255), fill=st.just(7)))
         episodes.append(
@@ -191,6 +191,14 @@ def test_an_export_appears_whole_or_not_at_all(tmp_path: Path, store: Trajectory
         export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
 
 
+def test_a_rate_that_nobody_could_read_is_not_exported(tmp_path: Path, spec, make_episode) -> None:
+    with EpisodeWriter(tmp_path / "data.zarr", dataclasses.replace(spec, control_step_s=1e-308)) as writer:
+        writer.append(make_episode(0))
+    with pytest.raises(UserError, match=r"has a control_step_s of 1e-308 s: expected 1e-05 to 1000"):
+        export_lerobot(TrajectoryStore.open(tmp_path / "data.zarr"), tmp_path / "exported", PNG, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
 def test_damage_is_not_exported(tmp_path: Path, store: TrajectoryStore) -> None:
     (store.path / "data/images/camera/c.3.0.0.0").unlink()
     with pytest.raises(StoreError, match=r"data/images/camera is missing .*in episode 2: .*worldmodel\.data recover"):
@@ -282,6 +290,12 @@ def change(root: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def reshape(root: Path, name: str, shape: list[int]) -> None:
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[name]["shape"] = shape
+    change(root, features=features)
+
+
 def rewrite(path: Path, edit: Callable[[dict], None]) -> None:
     """Columns as lists, edited and written back with their types."""
     table = pq.read_table(path)
@@ -334,6 +348,7 @@ def foreign_spec(root: Path, **values: object) -> None:
         (lambda r: change(r, fps="10"), "fps is '10': expected a number"),
         (lambda r: change(r, features={}), "has no features"),
         (lambda r: change(r, features={"action": {"dtype": "float32", "shape": [10**9]}}), "features.action has rows"),
+        (lambda r: reshape(r, "action", [3]), r"rows of action have 2 numbers, .*info\.json says \[3\]"),
         (lambda r: change(r, total_frames=105), "says total_frames 105, its episodes have 106"),
         (lambda r: change(r, total_episodes=6), "says total_episodes 6, its episodes have 5"),
         (lambda r: (r / "meta/info.json").write_text("{"), r"info\.json is not JSON"),
@@ -347,7 +362,7 @@ def foreign_spec(root: Path, **values: object) -> None:
         (set_value("timestamp", 25, 0.45), r"row 4 of episode 1 .* is 0\.50 steps from where its rate of 10 Hz"),
         (set_value("frame_index", 25, 3), "frame_index of episode 1 does not count from 0"),
         (set_value("episode_index", 3, 1), "has 20 rows of episode 0, 21 are promised, one after the other"),
-        (set_value("episode_index", 25, 2), "of episode 1 has 7 pictures, not 8"),
+        (set_value("episode_index", 25, 2), "has 7 rows of episode 1, 8 are promised"),
         (set_value(CAMERA, 25, {"bytes": None, "path": "/etc/passwd"}), "pictures outside this file"),
         (set_value(CAMERA, 25, {"bytes": b"no PNG", "path": None}), "row 4 of .* in episode 1 of .* not a PNG or JPEG"),
         (set_episode("length", 1, 10**9), "episode 1: length is 1000000000: expected a whole number"),
