@@ -195,7 +195,11 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (TRAIN, ("encoder_from=random", "state_trainer.batch_size=30"), "must be a multiple of state_training"),
         (PRETRAIN, ("pretrain.masks=[]",), "pretrain: masks is empty: expected at least one"),
         (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),
-        (TRAIN, ("encoder_from=random", "distance.appearance_weight=nan"), "weights must be finite and not negative"),
+        (
+            TRAIN,
+            ("encoder_from=random", "distance.appearance_weight=nan"),
+            "distance option appearance_weight is nan: expected a number",
+        ),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],
 )
