@@ -97,17 +97,13 @@ def _show(source: Source, plan: Plan) -> None:
 
 def _show_action(plan: Plan) -> None:
     spec = plan.spec.action
-    title = f"action; bounds: {plan.told.bounds}"
-    made = table(title, "name", "unit", "low", "high", "rest", "kind", "largest change", "what")
+    made = table(f"action; bounds: {plan.told.bounds}", "", "from", "to", "rest", "kind", "what", narrow=True)
     for index, name in enumerate(spec.names):
-        rest, rate = spec.rest[index], spec.max_rate[index]
+        rest, rate, unit = spec.rest[index], spec.max_rate[index], spec.units[index]
         bounds = (f"{spec.low[index]:.4g}", f"{spec.high[index]:.4g}")
-        told = (
-            rest if isinstance(rest, str) else f"{rest:g}",
-            spec.kinds[index],
-            "" if rate is None else f"{rate:g}/s",
-        )
-        made.add_row(shown(name), shown(spec.units[index]), *bounds, *told, shown(plan.told.why[index]))
+        kind = spec.kinds[index] if rate is None else f"{spec.kinds[index]}, {rate:g}/s at most"
+        rests = rest if isinstance(rest, str) else f"{rest:g}"
+        made.add_row(shown(f"{name} [{unit}]" if unit else name), *bounds, rests, kind, shown(plan.told.why[index]))
     console.print(made)
     console.print("rest: the command under which the robot stays as it is; --rest and --binary say otherwise")
 
