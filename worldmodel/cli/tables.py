@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-_OF_TEXT = ("", "becomes", "column", "unit", "what")
+_OF_TEXT = ("", "becomes", "column", "kind", "rest", "unit", "what")
 
 
 def table(title: str, *headings: str, narrow: bool = False) -> Table:
