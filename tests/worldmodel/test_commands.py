@@ -195,7 +195,11 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (TRAIN, ("encoder_from=random", "state_trainer.batch_size=30"), "must be a multiple of state_training"),
         (PRETRAIN, ("pretrain.masks=[]",), "pretrain: masks is empty: expected at least one"),
         (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),
-        (TRAIN, ("encoder_from=random", "distance.appearance_weight=nan"), "weights must be finite and not negative"),
+        (
+            TRAIN,
+            ("encoder_from=random", "distance.appearance_weight=nan"),
+            "distance option appearance_weight is nan: expected a number",
+        ),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],
 )
@@ -232,6 +236,13 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
+def _exchange_chunks(store: Path) -> None:
+    one, other = (store / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
@@ -239,6 +250,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
         "chunk 0 of data/images/camera cannot be decoded",
     ),
+    "chunks were exchanged": (_exchange_chunks, "images/camera of episode 0 is not what was recorded"),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),
