@@ -150,6 +150,18 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, frames: NDArray[np.uint8],
     np.testing.assert_array_equal(whole, again)
 
 
+@pytest.mark.parametrize(("row", "made"), [(0, 20), (17, 12), (38, 1)])
+def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, frames: NDArray[np.uint8], row: int, made: int) -> None:
+    path = tmp_path / "features.npy"
+    whole = np.array(encode(frames, path)[0])
+    content = bytearray(path.read_bytes())
+    content[len(content) - (ROWS - row) * whole[0].nbytes + 5] ^= 4
+    path.write_bytes(content)
+    again, reported = encode(frames, path)
+    assert len(reported) == made, "what comes before it is still good"
+    np.testing.assert_array_equal(whole, again)
+
+
 def test_frames_are_encoded_in_the_order_asked_for(frames: NDArray[np.uint8]) -> None:
     encoder, rows = make_encoder(), np.array([5, 0, 38, 5, 7])
     encoded = encode_frames(encoder, frames, rows, CPU)
