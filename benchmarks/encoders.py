@@ -46,7 +46,7 @@ TRAIN = (
     "trainer.steps=4000",
 )
 # As many actions of a plan as a knot is long: a quarter of the time.
-EVALUATE = ("planner.execute=4", "ceiling=false", "floors=false", "batch=20", "videos=0")
+EVALUATE = ("planner.execute=4", "oracle=false", "baselines=false", "batch=20", "videos=0")
 
 
 @dataclasses.dataclass(frozen=True)

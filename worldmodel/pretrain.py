@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
-from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
+from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
+from worldmodel.encoders.probe import probe_data
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.training.recordings import load_cameras, open_recording
-from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
 Frames = Mapping[str, NDArray[np.uint8]]
@@ -51,7 +53,7 @@ def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
             f"{_cameras(store)}: expected the same episodes, in the same order, from the same cameras"
         )
     for name in ("proprio", "action"):
-        if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
+        if not np.array_equal(canonical.column(name)[:rows], store.column(name)):
             raise UserError(
                 f"canonical_data {path} differs in {name} from the data: expected the same episodes, as envs.collect "
                 "records them with the same seed, with and without env.distractors"
@@ -83,30 +85,6 @@ class RecordedClips:
         return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
 
 
-def probe_data(
-    store: TrajectoryStore, frames: Frames, split: Split, num_frames: int, seed: int
-) -> dict[str, ProbeData]:
-    """Of every camera frames with what is known of them (proprioception, and a simulator's state), half held out.
-
-    Where nothing is held out, nothing is to be read from the frames: they only show whether features still vary.
-    """
-    state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
-    held_out = split.held_out
-    if len(held_out) == 0:
-        state, held_out = state[:, :0], split.train
-    rng = np.random.default_rng([seed, 1])
-    picked = []
-    for episodes in (split.train, held_out):
-        rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, episodes)])
-        picked.append(np.sort(rng.choice(rows, min(num_frames // 2, len(rows)), replace=False)))
-    train, test = picked
-    state = state.astype(np.float32)
-    return {
-        camera: ProbeData(of_camera[train], state[train], of_camera[test], state[test])
-        for camera, of_camera in frames.items()
-    }
-
-
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or go on training, and write the target encoder."""
@@ -121,6 +99,10 @@ def main(config: Config) -> None:
     clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    require_memory(
+        f"trainer.batch_size={trainer_config.batch_size}",
+        trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
+    )
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.options import from_config
-from worldmodel.core.spec import CameraSpec
 from worldmodel.data.clips import split_episodes
-from worldmodel.encoders.base import Encoder
-from worldmodel.encoders.registry import load_encoder, ready_encoder, ready_names
-from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.encoders.registry import choose_encoder
 from worldmodel.models.registry import FAMILIES, Family
 from worldmodel.models.stages import TrainingContext
 from worldmodel.training.recordings import load_cameras, open_recording
-from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.runs import describe_run, is_finished, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +39,6 @@ class TrainOptions:
             raise ValueError(f"held_out_sequences {self.held_out_sequences} must be at least 2")
 
 
-def choose_encoder(config: Config, encoder_from: str, cameras: Sequence[CameraSpec], seed: int) -> Encoder:
-    """The pretrained encoder; or one that is ready, such as the baselines `encoder_from=random|pixels`."""
-    if encoder_from in ready_names():
-        shape = from_config(EncoderConfig, config["encoder"], "encoder")
-        shape.require_fit(cameras)
-        return ready_encoder(encoder_from, shape, seed)
-    return load_encoder(Path(encoder_from), cameras)
-
-
 def choose_family(config: Config) -> tuple[Family, Config]:
     """The family that was asked for, and where its sections are: a plug-in's are all in the section `family`."""
     chosen = config["family"]
@@ -70,7 +56,7 @@ def main(config: Config) -> None:
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     sections = family.read_options(given)
     seed = sections.trainer.seed
-    encoder = choose_encoder(config, options.encoder_from, store.spec.cameras, seed).to(device)
+    encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed).to(device)
     split = split_episodes(store.num_episodes, options.held_out_fraction, seed)
     stages = family.stages(sections, store, split)
     shapes = family.shapes(sections, encoder.config)

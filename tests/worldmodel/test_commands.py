@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.worldmodel.commands import TOY, TOY_ENV, run
+from tests.worldmodel.commands import TOY, TOY_ENV, TOY_OPTIONS, run
 from tests.worldmodel.toy import SPEC, make_episode
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -103,7 +103,7 @@ def write_dressed(path: Path, num_episodes: int = 24, first_seed: int = 0) -> Pa
     with EpisodeWriter(path, SPEC, {"seed": 0}) as writer:
         for seed in range(first_seed, first_seed + num_episodes):
             episode = make_episode(seed)
-            writer.append(dataclasses.replace(episode, pixels=255 - episode.pixels))
+            writer.append(dataclasses.replace(episode, images={"camera": 255 - episode.images["camera"]}))
     return path
 
 
@@ -194,8 +194,12 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (TRAIN, ("encoder_from=random", "family=rssm"), "unknown family 'rssm': choose from"),
         (TRAIN, ("encoder_from=random", "state_trainer.batch_size=30"), "must be a multiple of state_training"),
         (PRETRAIN, ("pretrain.masks=[]",), "pretrain: masks is empty: expected at least one"),
-        (PRETRAIN, ("encoder.mlp_ratio=.inf",), "encoder: mlp_ratio inf must be at least"),
-        (TRAIN, ("encoder_from=random", "distance.appearance_weight=.nan"), "weights must be finite and not negative"),
+        (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),
+        (
+            TRAIN,
+            ("encoder_from=random", "distance.appearance_weight=nan"),
+            "distance option appearance_weight is nan: expected a number",
+        ),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],
 )
@@ -218,8 +222,7 @@ def test_a_recording_of_another_environment_is_refused_before_training(
     module: str, toy_store: TrajectoryStore, tmp_path: Path
 ) -> None:
     encoder = ("encoder_from=random",) if module == TRAIN else ()
-    options = TOY[module][len(TOY_ENV) :]
-    result = run(module, ("env=push", *options, f"data={toy_store.path}", *encoder), tmp_path)
+    result = run(module, ("env=push", *TOY_OPTIONS[module], f"data={toy_store.path}", *encoder), tmp_path)
     assert result.exit_code == 2, result
     assert "data.zarr is a recording of env 'toy', not of env 'push'" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -233,13 +236,21 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
-FIRST_FRAMES = "data/pixels/c.0.0.0.0"
+def _exchange_chunks(store: Path) -> None:
+    one, other = (store / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/pixels is missing"),
+    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
     "a chunk is cut": (
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
-        "chunk 0 of data/pixels cannot be decoded",
+        "chunk 0 of data/images/camera cannot be decoded",
     ),
+    "chunks were exchanged": (_exchange_chunks, "images/camera of episode 0 is not what was recorded"),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),

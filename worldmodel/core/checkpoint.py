@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import regular_file, replacing
 from worldmodel.core.strict_json import parse_json
-from worldmodel.core.weights import WeightsFile, open_weights, require_sane, require_shapes, shapes_of
+from worldmodel.core.weights import WeightsFile, make_within, open_weights, require_sane, require_shapes
 
 FORMAT_VERSION: Final = 2
 OLD_VERSIONS: Final = (1,)  # without a digest; read all the same
@@ -44,19 +44,23 @@ def resolve(name_or_path: str) -> Path:
     if name_or_path in shipped_names():
         return Path(str(resources.files("worldmodel") / "pretrained" / name_or_path))
     path = Path(name_or_path)
-    try:
-        if (path / "config.json").exists():
-            return path
-        if path.is_dir():
-            raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"no checkpoint can be at '{name_or_path[:80]}': {error}") from error
+    if is_there(path):
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
     folders = "the folder of a world model that `python -m worldmodel.train` made"
     if not shipped_names():
         raise UserError(f"unknown checkpoint '{name_or_path}': give {folders} (none is shipped)")
     raise UserError(choices_message("checkpoint", name_or_path, shipped_names()) + f", or give {folders}")
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is a `config.json`, of whatever kind. Raises UserError for a name that no folder can have."""
+    try:
+        return (folder / "config.json").exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"no checkpoint can be at {str(folder)!r:.80}: {reason}") from error
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -84,7 +88,7 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
         for name, value in module.state_dict().items()
     }
     content = to_bytes(tensors)
-    values = _finite({"format_version": FORMAT_VERSION, "kind": kind, **config})
+    values = _plain({"format_version": FORMAT_VERSION, "kind": kind, **config})
     (folder / "config.json").unlink(missing_ok=True)
     with replacing(folder / "model.safetensors") as file:
         file.write(content)
@@ -98,12 +102,14 @@ def _halved(value: Tensor) -> Tensor:
     return half if bool(half.isfinite().all()) else value
 
 
-def _finite(value: Any) -> Any:
-    """Plain values; an option that is not a finite number, which JSON does not know, becomes text."""
+def _plain(value: Any) -> Any:
+    """Plain values. What JSON does not know becomes text: numbers that are not finite, bytes in names of files."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -135,7 +141,7 @@ class Stored:
         """The module that `make` builds, with the stored weights in place.
 
         Args:
-            make: builds it from `config`, its weights random. Called twice: first where nothing is allocated.
+            make: builds it from `config`, its weights random.
             renamed: what a tensor of the file is called now.
 
         Raises:
@@ -143,13 +149,12 @@ class Stored:
         """
         path = self.folder / "model.safetensors"
         with open_weights(path) as file:
-            # A module has a handful of modules beside each of its parameters, and buffers that are not stored.
-            wanted = self._described(lambda: shapes_of(make, 8 * len(file.shapes) + 256))
+            with torch.random.fork_rng(devices=[]):  # initial weights are drawn in vain
+                module: nn.Module = self._described(lambda: make_within(make, file))
+            wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
             require_shapes({renamed(name): shape for name, shape in file.shapes.items()}, wanted, path)
             tensors = {renamed(name): value for name, value in self._read(file).items()}
         require_sane(tensors, path)
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn in vain
-            module: nn.Module = self._described(make)
         module.load_state_dict({name: value.to(torch.float32) for name, value in tensors.items()})
         return module
 

@@ -12,7 +12,7 @@ _MOST_LEVELS: Final = 64  # of lists in lists: what we write has a dozen
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """The values of a JSON text in UTF-8, all numbers finite.
+    """The values of a JSON text in UTF-8, all numbers finite and all texts whole.
 
     Args:
         content: of bounded size: that is up to who reads it.
@@ -24,6 +24,7 @@ def parse_json(content: bytes, name: str) -> Any:
     try:
         values = json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
         _require_shallow(values)
+        json.dumps(values, ensure_ascii=False).encode()  # half a character, written as an escape, cannot be printed
         return values
     except RecursionError as error:
         raise UserError(f"{name} cannot be read: its lists are nested too deep") from error

@@ -1,8 +1,7 @@
 """Weights from strangers, in the safetensors format (https://github.com/huggingface/safetensors).
 
 A file begins with eight bytes that say how long its header is, and with the header: JSON that gives type, shape and
-place of every tensor. What a module needs is compared with the header before the module, or anything of its size, is
-made.
+place of every tensor. A module is made only as long as it asks for no more than the header has.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import regular_file
@@ -27,12 +27,17 @@ from worldmodel.core.strict_json import parse_json
 
 MOST_BYTES: Final = 2**32  # of a file: a billion parameters in single precision
 _MOST_HEADER: Final = 2**22
+_SPARE_NUMBERS: Final = 2**22  # that a module may make beside its weights, such as the places of tokens
+_FACTORIES: Final = {
+    torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace, torch.normal,
+    torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros,
+}  # fmt: skip
 _BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 Shape = tuple[int, ...]
 
 
-class TooManyPartsError(ValueError):
-    """A module asks for more parts than the file has."""
+class TooLargeError(ValueError):
+    """A module asks for more than the file can be for."""
 
 
 class WeightsFile:
@@ -112,14 +117,36 @@ def require_shapes(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], pat
             )
 
 
-def shapes_of(make: Callable[[], nn.Module], most_parts: int) -> dict[str, Shape]:
-    """Shapes of all that a checkpoint of the module that `make` builds holds. No memory is taken for them.
+class _Within(TorchFunctionMode):
+    """In here, tensors are made only as long as all of them together have at most `most` numbers."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function in _FACTORIES:
+            # The same on a device that has no memory: how large it would be.
+            there = {name: value for name, value in given.items() if name != "generator"}
+            self._left -= function(*args, **{**there, "device": "meta"}).numel()
+            if self._left < 0:
+                raise TooLargeError("its parts are larger than its weights can be for")
+        return function(*args, **given)
+
+
+def make_within(make: Callable[[], nn.Module], weights: WeightsFile) -> nn.Module:
+    """What `make` builds, which must hold the tensors that `weights` has.
 
     Raises:
-        TooManyPartsError: as soon as the module has registered more than `most_parts` parameters, buffers and modules.
-        UserError, TypeError, ValueError: what `make` raises; also for sizes that are beyond any machine.
+        TooLargeError: as soon as it takes many more parts than those, or larger ones, before these are allocated.
+        UserError: where it has other tensors.
+        TypeError, ValueError: what `make` raises; also for sizes that are beyond any machine.
     """
-    parts, ours = 0, threading.get_ident()
+    # A module has a handful of modules beside each of its parameters, and tensors that are not stored.
+    most_parts, parts, ours = 8 * len(weights.shapes) + 256, 0, threading.get_ident()
 
     def count(*_: Any) -> None:
         nonlocal parts
@@ -127,22 +154,22 @@ def shapes_of(make: Callable[[], nn.Module], most_parts: int) -> dict[str, Shape
             return
         parts += 1
         if parts > most_parts:
-            raise TooManyPartsError(f"its parts are more than the {most_parts} that its weights can be for")
+            raise TooLargeError(f"its parts are more than the {len(weights.shapes)} tensors can be for")
 
     hooks = [
         registration.register_module_parameter_registration_hook(count),
         registration.register_module_buffer_registration_hook(count),
         registration.register_module_module_registration_hook(count),
     ]
+    numbers = sum(math.prod(shape) for shape in weights.shapes.values())
     try:
-        with torch.device("meta"):
-            module = make()
+        with _Within(4 * numbers + _SPARE_NUMBERS):
+            return make()
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError((str(error).splitlines() or ["its sizes are too large"])[0]) from error
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def require_sane(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -122,7 +122,7 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
     Raises:
         UserError: when the folder holds none, or it was made for pictures of other sizes.
     """
-    if not (folder / "config.json").exists():
+    if not checkpoint.is_there(folder):
         raise UserError(
             f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give "
             + " or ".join(f"encoder_from={name}" for name in ready_names())
@@ -145,3 +145,16 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
                 f"{folder} was made for pictures of {sizes}, camera {camera.name} has {camera.height} x {camera.width}"
             )
     return encoder.eval().requires_grad_(False)
+
+
+def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
+    """The pretrained encoder in the folder `encoder_from`; or one of `ready_names()`, in the group `encoder`'s shape.
+
+    Raises:
+        UserError: when there is none, or it does not fit the pictures of `cameras`.
+    """
+    if encoder_from not in ready_names():
+        return load_encoder(Path(encoder_from), cameras)
+    config = from_config(EncoderConfig, shape, "encoder")
+    config.require_fit(cameras)
+    return ready_encoder(encoder_from, config, seed)

@@ -39,7 +39,8 @@ class Family:
             stage, whose seed is the whole training's.
         shapes: `(options, encoder) → values`: the sizes of a model with those options, as plain values.
         build: `(spec, values) → model`: one of those sizes with random weights. `values` may be a stranger's: what
-            makes no sense raises UserError, KeyError, TypeError or ValueError before anything large is allocated.
+            makes no sense raises UserError, KeyError, TypeError or ValueError. Loading stops it where it makes more or
+            larger tensors than the checkpoint has.
         stages: `(options, store, split) → stages` of its training, in their order. Raises UserError for what cannot be
             trained so; nothing has been written by then.
         from_format_1: `values → (values now, names of tensors before → now)`, for checkpoints of format 1; None where

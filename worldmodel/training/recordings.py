@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
-from worldmodel.data.frames import load_frames
+from worldmodel.data.frames import load_camera_frames
 from worldmodel.data.store.reader import TrajectoryStore
 
 # `with counting("decode frames") as progress: progress(done, total)`
@@ -39,21 +39,9 @@ def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:
 
 
 def load_cameras(store: TrajectoryStore, cache: Path, counting: Counting) -> dict[str, NDArray[np.uint8]]:
-    """All frames by camera, uint8 `[R, H, W, 3]`, from their cache, or decoded into it.
+    """All frames by camera, uint8 `[R, H, W, 3]`, from their caches, or decoded into them; `counting` shows progress.
 
-    Args:
-        store: the recording.
-        cache: the file of the only camera; of several, each has a file of its own, `frames.<camera>.npy` for
-            `frames.npy`.
-        counting: shows progress.
-
-    Raises:
-        StoreError: when a chunk of the store is missing or damaged.
-        UserError: when the store is empty, the disk has no room, or another process is making the same file.
+    Raises: as `worldmodel.data.frames.load_frames`.
     """
-    frames = {}
-    for camera in store.spec.camera_names:
-        path = cache if len(store.spec.cameras) == 1 else cache.with_suffix(f".{camera}{cache.suffix}")
-        with counting("decode frames") as progress:
-            frames[camera] = load_frames(store, path, progress)
-    return frames
+    with counting("decode frames") as progress:
+        return load_camera_frames(store, cache, progress)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.data.formats.exporting import IMAGES, ExportOptions
@@ -17,7 +17,8 @@ from worldmodel.data.formats.registry import EXPORTS, SOURCES, export, open_sour
 from worldmodel.data.formats.source import Source
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
-from worldmodel.data.store.reader import TrajectoryStore, row_types
+from worldmodel.data.store.layout import Layout
+from worldmodel.data.store.reader import TrajectoryStore
 
 _ROLES = ("camera", "action", "proprio", "state")
 
@@ -29,12 +30,12 @@ def import_store(format_name: str, path: Path, out: Path, options: ImportOptions
             plan = plan_import(source, options, progress)
         _show(source, plan)
         if dry:
-            console.print(f"nothing was written: without --dry-run, this goes to {out}")
+            console.print(f"nothing was written: without --dry-run, this goes to {shown(out)}")
             return 0
         with counting("import") as progress:
             written = run_import(source, plan, out, progress)
     console.print(
-        f"{out}: {written.num_episodes} episodes, {written.num_rows} observations and {written.num_steps} steps "
+        f"{shown(out)}: {written.num_episodes} episodes, {written.num_rows} observations and {written.num_steps} steps "
         f"({bytes_on_disk(out) / 1e6:.1f} MB), as many as were read"
     )
     return 0
@@ -48,39 +49,42 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
         with counting("export") as progress:
             export(format_name, store, target, options, progress)
     except KeyboardInterrupt:
-        console.print(f"[yellow]interrupted[/]: nothing is at {target} yet; the same command begins anew")
+        console.print(f"[yellow]interrupted[/]: nothing is at {shown(target)} yet; the same command begins anew")
         return 130
+    size = f"{bytes_on_disk(target) / 1e6:.1f} MB"
     console.print(
-        f"{target}: {store.num_episodes} episodes, {store.num_rows} rows ({bytes_on_disk(target) / 1e6:.1f} MB); the "
-        "last row of an episode has no action"
+        f"{shown(target)}: {store.num_episodes} episodes, {store.num_rows} rows ({size}); the last row of an episode "
+        "has no action"
     )
     return 0
 
 
 def _show(source: Source, plan: Plan) -> None:
     facts, spec = source.facts, plan.spec
-    found = table(f"{source.path}: {facts.format}", "column", "numbers", "type", "becomes")
+    found = table(shown(f"{source.path}: {facts.format}"), "column", "numbers", "type", "becomes")
     for name, feature in source.features.items():
         roles = [role for role in _ROLES if any(_names(part) == name for part in _parts(plan, role))]
         shape = " x ".join(map(str, feature.shape)) or "1"
-        found.add_row(name, shape, feature.dtype, ", ".join(roles))
+        found.add_row(shown(name), shape, feature.dtype, ", ".join(roles))
     console.print(found)
     written = table("what is written", "column", "numbers", "type", "what")
-    for name, (dtype, row) in row_types(spec).items():
-        parts = ", ".join(str(part) for part in _parts(plan, "camera" if name == "pixels" else name))
-        what = f"{parts}: {plan.square.describe(*plan.picture)}" if name == "pixels" else parts or "nothing"
-        written.add_row(name, " x ".join(map(str, row)), str(dtype), what)
+    for name, (dtype, row) in Layout(spec).row_types.items():
+        parts = ", ".join(str(part) for part in _parts(plan, "camera" if len(row) == 3 else name))
+        what = f"{parts}: {plan.square.describe(*plan.picture)}" if len(row) == 3 else parts or "nothing"
+        written.add_row(name, " x ".join(map(str, row)), str(dtype), shown(what))
     console.print(written)
     console.print(
         f"{len(plan.episodes)} episodes, {plan.num_rows} observations, {plan.num_steps} steps at "
         f"{1 / spec.control_step_s:g} per second ({plan.num_steps * spec.control_step_s / 3600:.2f} hours); "
-        f"env {spec.env}"
+        f"env {shown(spec.env)}"
     )
     console.print(f"rows: {facts.rows}; {plan.unused_actions} actions are left out")
     if plan.skipped:
         console.print(f"{len(plan.skipped)} episodes of less than two observations are left out")
     limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action.low, spec.action.high, strict=True))
     console.print(f"bounds of the action ({plan.bounds}): {limits}")
+    for note in plan.notes:
+        console.print(f"[yellow]note[/]: {shown(note)}")
 
 
 def _parts(plan: Plan, role: str) -> tuple[object, ...]:
@@ -123,11 +127,11 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     columns.add_argument("--proprio", metavar="KEY", nargs="+", help="what the robot feels, or none")
     columns.add_argument("--state", metavar="KEY", nargs="+", help="the simulator's, for evaluation only, or none")
     pictures = command.add_argument_group("pictures")
-    text = "of a side, for training a multiple of 8; else the source's, at most 224"
+    text = "of a side, a multiple of 4, for training of 8; else the source's, at most 224"
     pictures.add_argument("--size", type=int, metavar="PIXELS", help=text)
     pictures.add_argument("--fit", choices=FITS, default="crop", help="cut the middle out, or add black borders")
     robot = command.add_argument_group("what the source does not say")
-    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second")
+    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second, where the source does not say")
     robot.add_argument("--env", metavar="NAME")
     robot.add_argument("--action-low", type=float, nargs="+", metavar="X", help="else the smallest that was taken")
     robot.add_argument("--action-high", type=float, nargs="+", metavar="X", help="else the largest")

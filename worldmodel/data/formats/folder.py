@@ -34,6 +34,7 @@ from worldmodel.data.formats.limits import (
     not_linked_out,
     read_text,
     require,
+    require_file,
 )
 from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.source import Facts, Feature, FormatError, Length, Source
@@ -41,6 +42,10 @@ from worldmodel.data.formats.video import VideoReader
 
 FRAMES: Final = "frames"  # name of the pictures that lie directly in an episode's folder
 _PICTURES, _NUMBERS, _VIDEO = (".png", ".jpg", ".jpeg"), (".csv", ".npy"), ".mp4"
+# What somebody means by such a name is clear, and leaving it out would take something else for it.
+_USUAL: Final = {"action": "action", "actions": "action", "proprio": "proprio", "state": "state"}
+_OTHER_KINDS = (".npz", ".txt", ".tsv", ".json", ".h5", ".hdf5", ".parquet", ".pkl", ".pt")
+_SAME_RATE = 0.01  # by how much the rates of videos may differ that are the same
 _MOST_CSV_BYTES = 500_000_000
 _ROWS = "one observation more than actions is all taken; where there are as many, the last action is left out"
 
@@ -121,6 +126,12 @@ class FolderSource(Source):
             return len(_read_numbers(place))
         video = VideoReader(place)
         try:
+            rate = self.facts.rate_hz
+            require(
+                rate is None or abs(video.rate_hz - rate) <= _SAME_RATE * rate,
+                f"{place} has {video.rate_hz:g} pictures per second, the first video has {rate or 0:g}: all have to be "
+                "alike",
+            )
             return video.count()
         finally:
             video.close()
@@ -136,8 +147,11 @@ def _episodes(root: Path) -> list[dict[str, Path | list[Path]]]:
         elif entry.suffix.lower() == _VIDEO:
             columns: dict[str, Path | list[Path]] = {FRAMES: entry}
             for other in entries:
+                name = other.stem.removeprefix(entry.stem).lstrip(".") or "action"
                 if other.suffix.lower() in _NUMBERS and other.name.startswith(f"{entry.stem}."):
-                    _add(columns, other.stem.removeprefix(entry.stem).lstrip(".") or "action", other)
+                    _add(columns, name, other)
+                elif other.name.startswith(f"{entry.stem}."):
+                    _require_kind(other, name)
             found.append(columns)
     return found
 
@@ -154,7 +168,14 @@ def _folder_columns(folder: Path) -> dict[str, Path | list[Path]]:
                 _add(columns, entry.name, inner)
         elif entry.suffix.lower() in (*_NUMBERS, _VIDEO):
             _add(columns, entry.stem, entry)
+        else:
+            _require_kind(entry, entry.stem)
     return columns
+
+
+def _require_kind(file: Path, name: str) -> None:
+    known = name not in _USUAL or file.suffix.lower() not in _OTHER_KINDS
+    require(known, f"{file}: {_USUAL.get(name)} is read from {' or '.join(_NUMBERS)}, not from {file.suffix}")
 
 
 def _add(columns: dict[str, Path | list[Path]], name: str, place: Path | list[Path]) -> None:
@@ -165,7 +186,8 @@ def _add(columns: dict[str, Path | list[Path]], name: str, place: Path | list[Pa
 def _bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        require(path.is_file() and size <= MOST_IMAGE_BYTES, f"{path} has {size:,} bytes: at most {MOST_IMAGE_BYTES:,}")
+        require_file(path)
+        require(size <= MOST_IMAGE_BYTES, f"{path} has {size:,} bytes: at most {MOST_IMAGE_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error})") from error
@@ -182,6 +204,7 @@ def _read_numbers(path: Path) -> NDArray[Any]:
 
 def _read_npy(path: Path) -> NDArray[Any]:
     """The header first: it may claim more than there is."""
+    require_file(path)
     try:
         with path.open("rb") as file:
             version = npy.read_magic(file)

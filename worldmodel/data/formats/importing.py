@@ -16,7 +16,8 @@ import numpy as np
 
 from worldmodel.core.errors import UserError
 from worldmodel.data.formats.limits import require
-from worldmodel.data.formats.plan import Plan, Progress, numbers, single
+from worldmodel.data.formats.plan import Plan, Progress
+from worldmodel.data.formats.rows import numbers, single
 from worldmodel.data.formats.source import FormatError, Source
 from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
 from worldmodel.data.store.writer import EpisodeWriter
@@ -69,7 +70,7 @@ def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode
         require(
             bool(np.isfinite(values).all()), f"{name} of episode {number} of {source.path} is too large for float32"
         )
-    return Episode(pixels, action, proprio, state, source.seed(number))
+    return Episode({plan.spec.only_camera.name: pixels}, action, proprio, state, source.seed(number))
 
 
 def _check_times(source: Source, plan: Plan, number: int, rows: int) -> None:
@@ -83,5 +84,5 @@ def _check_times(source: Source, plan: Plan, number: int, rows: int) -> None:
         row = int(np.argmax(late > slack))
         raise FormatError(
             f"row {row} of episode {number} of {source.path} is {late[row]:.2f} steps from where its rate of "
-            f"{1 / plan.spec.control_step_s:g} Hz puts it: rows have to be evenly spaced (a --rate takes them so)"
+            f"{1 / plan.spec.control_step_s:g} Hz puts it: they have to be evenly spaced (or --rate takes them so)"
         )

@@ -43,6 +43,7 @@ from worldmodel.data.store.verification import require_whole
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+_RATES = (1e-3, 1e5)  # rows per second: what an import accepts
 _PER_CHUNK, _DATA_MB, _VIDEO_MB = 1000, 100, 200  # LeRobot's own
 
 
@@ -62,6 +63,11 @@ def export_lerobot(
         size = store.spec.only_camera.height
         raise UserError(
             f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
+        )
+    if not _RATES[0] <= 1 / store.spec.control_step_s <= _RATES[1]:
+        raise UserError(
+            f"{store.name} has a control_step_s of {store.spec.control_step_s:g} s: expected "
+            f"{1 / _RATES[1]:g} to {1 / _RATES[0]:g}, or nobody could read it"
         )
     output_folder(target.parent, "TARGET")
     with WriterLock(target):
@@ -129,7 +135,8 @@ class _Writer:
 
     def add(self, episode: Episode) -> None:
         """Write one episode."""
-        rows, number = len(episode.pixels), len(self._episodes)
+        rows, number = len(episode.action), len(self._episodes)
+        pixels = episode.images[self._store.spec.only_camera.name]
         row = np.arange(rows)
         columns: dict[str, NDArray[Any]] = {
             ACTION: episode.action,
@@ -145,9 +152,9 @@ class _Writer:
         columns = {name: values for name, values in columns.items() if name in self._features}
         place: dict[str, Any] = {f"data/{key}": value for key, value in self._write_rows(columns, episode).items()}
         if self._options.images == "video":
-            place |= {f"videos/{CAMERA}/{key}": value for key, value in self._write_video(episode.pixels).items()}
+            place |= {f"videos/{CAMERA}/{key}": value for key, value in self._write_video(pixels).items()}
         statistics = {name: of_numbers(values) for name, values in columns.items()}
-        statistics[CAMERA] = of_pictures(episode.pixels)
+        statistics[CAMERA] = of_pictures(pixels)
         self._statistics.append(statistics)
         self._episodes.append(
             {
@@ -211,8 +218,9 @@ class _Writer:
         arrays = []
         for field in self._schema:
             if field.name == CAMERA:
-                names = [f"frame-{row:06d}.png" for row in range(len(episode.pixels))]
-                coded = [{"bytes": encode_png(p), "path": n} for p, n in zip(episode.pixels, names, strict=True)]
+                pixels = episode.images[self._store.spec.only_camera.name]
+                names = [f"frame-{row:06d}.png" for row in range(len(pixels))]
+                coded = [{"bytes": encode_png(p), "path": n} for p, n in zip(pixels, names, strict=True)]
                 arrays.append(pa.array(coded, field.type))
                 continue
             flat = pa.array(np.ascontiguousarray(columns[field.name]).reshape(-1))

@@ -84,7 +84,10 @@ def choose(
     (view,) = _chosen("camera", None if camera is None else [camera], pictures, usual, pictures, optional=False)
     if view.is_some:
         raise UserError(f"--camera '{view}': pictures are taken whole")
-    actions = _chosen("action", action, numbers, usual, numbers, optional=False)
+    # What is asked for as something else, or bears its usual name, was felt and not commanded.
+    felt = {usual.get("proprio"), usual.get("state"), *_asked_for(numbers, proprio, state)}
+    commanded = [name for name in numbers if name not in felt]
+    actions = _chosen("action", action, numbers, usual, commanded, optional=False)
     taken = {usual.get("state"), *(part.name for part in actions)}
     free = [name for name in numbers if name not in taken]
     readings = _chosen("proprio", proprio, numbers, usual, free, optional=True)
@@ -112,7 +115,7 @@ def _chosen(
     if not candidates and optional:
         return ()
     if not candidates:
-        raise UserError(f"nothing in it can be --{role}: {_listed(accepted)}")
+        raise UserError(f"nothing in it can be --{role}: {_listed(accepted, role)}")
     raise UserError(f"several columns can be --{role}: {_choices(candidates, optional)}")
 
 
@@ -123,6 +126,8 @@ def _part(role: str, text: str, accepted: Sequence[str], optional: bool) -> Part
     if found is not None and found["name"] in accepted:
         start, stop = int(found["start"] or 0), int(found["stop"]) if found["stop"] else None
         return Part(found["name"], start, stop)
+    if not accepted:
+        raise UserError(f"--{role} '{text}': {_listed(accepted, role)}")
     nearest = difflib.get_close_matches(text, accepted, n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
     raise UserError(f"--{role} '{text}': choose from {_choices(accepted, optional)}{hint}")
@@ -132,5 +137,13 @@ def _choices(names: Sequence[str], optional: bool) -> str:
     return ", ".join([*names, *([NONE] if optional else [])])
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"it has {', '.join(names)}" if names else "it has no such column"
+def _asked_for(numbers: Sequence[str], *given: Sequence[str] | None) -> list[str]:
+    """Columns that are named in the options `given`."""
+    texts = [text for option in given for text in option or ()]
+    slices = [found["name"] for found in map(_SLICE.fullmatch, texts) if found is not None]
+    return [name for name in numbers if name in texts or name in slices]
+
+
+def _listed(names: Sequence[str], role: str) -> str:
+    kind = "pictures" if role == "camera" else "numbers"
+    return f"it has {', '.join(names)}" if names else f"it has no column of {kind}"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import MOST_PIXELS, ActionSpec, EnvironmentSpec, one_camera
+from worldmodel.data.formats.actions import bounds_of, for_each
 from worldmodel.data.formats.images import Layout, Square, white_of
-from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_NUMBERS, MOST_ROWS, require
+from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_ROWS, require
 from worldmodel.data.formats.mapping import Choice, Part, choose
-from worldmodel.data.formats.source import FormatError, Length, Source
+from worldmodel.data.formats.rows import numbers
+from worldmodel.data.formats.source import Length, Source
+from worldmodel.data.formats.survey import Survey, survey
 
 Progress = Callable[[int, int], None]
 _LARGEST_DEFAULT = 224  # pixels: what encoders are made for; larger only when asked for
+_PATCH, _USUAL_PATCH = 4, 8  # pixels: the smallest patches that an encoder cuts, and those that it cuts by default
+SAME_RATE: Final = 0.01  # by how much rates may differ that are the same: 29.97 is called 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,8 @@ class ImportOptions:
         action: columns, one after the other.
         proprio: likewise; `["none"]` for none.
         state: likewise.
-        rate_hz: rows per second; given, it counts, whatever the data set says.
+        rate_hz: rows per second, where the data set does not say. Where it does and says the same, its rows are taken
+            as evenly spaced, whatever their times.
         size: side of the store's pictures [pixels].
         fit: how pictures become square, `crop` or `letterbox`.
         env: name of the environment.
@@ -68,6 +73,7 @@ class Plan:
         skipped: numbers of episodes that are too short.
         bounds: where the action's bounds are from, in words.
         check_times: whether rows have to be where the data set's own rate puts them; a rate that the user gave counts.
+        notes: what the user should know, a sentence each.
     """
 
     choice: Choice
@@ -80,6 +86,7 @@ class Plan:
     skipped: tuple[int, ...]
     bounds: str
     check_times: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -104,23 +111,18 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
     lengths = source.lengths(choice)
     require(bool(lengths), f"{source.path} has no episode")
     episodes, unused, skipped = _rows_to_write(source, lengths, options.skip_short)
-    rate = options.rate_hz if options.rate_hz is not None else facts.rate_hz
-    if rate is None:
-        raise UserError(f"{source.path} does not say how many steps a second has: give --rate")
-    if not 0 < rate <= 100_000:
-        raise UserError(f"--rate {rate:g}: expected steps per second, above 0")
+    rate = _rate(source, options)
     first = next(iter(source.frames(episodes[0][0], choice.camera, 1)))
     layout = Layout.of(first.shape)
     require(layout is not None, f"{choice.camera} of {source.path} has shape {list(first.shape)}: expected pictures")
     assert layout is not None
-    size = min(layout.height, layout.width, _LARGEST_DEFAULT) if options.size is None else options.size
-    if not 1 <= size <= MOST_PIXELS:
-        raise UserError(f"--size {size}: expected 1 to {MOST_PIXELS} pixels")
+    size = _size(options.size, layout) if facts.spec is None or options.size else facts.spec.only_camera.height
     square = Square(size, options.fit, white_of(first))
     _check_memory(source, episodes, size)
-    low, high, bounds = _action_bounds(source, choice, episodes, options, progress)
+    found = survey(source, choice, episodes, progress)
+    low, high, bounds = bounds_of(facts, found, options.action_low, options.action_high, str(source.path))
     ours = facts.spec
-    units = _for_each(options.action_units, len(low), "--action-units")
+    units = for_each(options.action_units, len(low), "--action-units")
     spec = EnvironmentSpec(
         env=options.env or facts.env,
         cameras=one_camera(size),
@@ -145,10 +147,58 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
         "fit": options.fit,
         "white": square.white,
         "skip_short": options.skip_short,
+        "source_rate_hz": facts.rate_hz,
     }
     picture = (layout.height, layout.width)
     check_times = options.rate_hz is None
-    return Plan(choice, spec, recording, square, picture, tuple(episodes), unused, tuple(skipped), bounds, check_times)
+    notes = tuple(_notes(found, square.size))
+    return Plan(
+        choice, spec, recording, square, picture, tuple(episodes), unused, tuple(skipped), bounds, check_times, notes
+    )
+
+
+def _rate(source: Source, options: ImportOptions) -> float:
+    said, given = source.facts.rate_hz, options.rate_hz
+    if given is not None and not 0 < given <= 100_000:
+        raise UserError(f"--rate {given:g}: expected steps per second, above 0")
+    if said is None and given is None:
+        raise UserError(f"{source.path} does not say how many steps a second has: give --rate")
+    if said is not None and given is not None and abs(given - said) > SAME_RATE * said:
+        raise UserError(
+            f"--rate {given:g}: {source.path} says {said:g} steps per second (--rate is for data that do not say)"
+        )
+    rate = said if given is None else given
+    assert rate is not None
+    return rate
+
+
+def _size(given: int | None, layout: Layout) -> int:
+    if given is None:
+        smallest = min(layout.height, layout.width, _LARGEST_DEFAULT)
+        return max(_PATCH, smallest - smallest % _PATCH)
+    if not 1 <= given <= MOST_PIXELS:
+        raise UserError(f"--size {given}: expected 1 to {MOST_PIXELS} pixels")
+    if given % _PATCH:
+        below, above = given - given % _PATCH, given + _PATCH - given % _PATCH
+        near = [n for n in (below, above) if 0 < n <= MOST_PIXELS]
+        raise UserError(
+            f"--size {given}: an encoder cuts pictures into patches, expected a multiple of {_PATCH}, for example "
+            f"{' or '.join(map(str, near))}"
+        )
+    return given
+
+
+def _notes(found: Survey, size: int) -> Iterator[str]:
+    """What the user should know before training on it."""
+    for index in np.flatnonzero(found.is_still):
+        yield f"action[{index}] never changes: it is {found.low[index]:.6g} in all rows"
+    if size % _USUAL_PATCH:
+        low, high = size - size % _USUAL_PATCH, size + _USUAL_PATCH - size % _USUAL_PATCH
+        near = " or ".join(str(n) for n in (low, high) if n)
+        yield (
+            f"{size} is no multiple of {_USUAL_PATCH}, the usual encoder.patch_size: train with "
+            f"encoder.patch_size={_PATCH}, or import with --size {near}"
+        )
 
 
 def _rows_to_write(
@@ -185,78 +235,5 @@ def _check_memory(source: Source, episodes: Sequence[tuple[int, int]], size: int
         )
 
 
-def _action_bounds(
-    source: Source,
-    choice: Choice,
-    episodes: Sequence[tuple[int, int]],
-    options: ImportOptions,
-    progress: Progress,
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Given, or said by the source, or else the smallest and largest that was taken."""
-    facts = source.facts
-    width = _width(source, (episodes[0][0], episodes[0][1] - 1), "action", choice.action)
-    said = (facts.action_low, facts.action_high)
-    if facts.spec is not None:
-        said = (facts.spec.action.low, facts.spec.action.high)
-    given = tuple(
-        _for_each(values, width, f"--action-{side}")
-        for side, values in (("low", options.action_low), ("high", options.action_high))
-    )
-    if given[0] and given[1]:
-        low, high, told = given[0], given[1], "given"
-    elif given[0] or given[1]:
-        raise UserError("--action-low and --action-high belong together: give both or none")
-    elif said[0] is not None and said[1] is not None and len(said[0]) == len(said[1]) == width:
-        low, high, told = said[0], said[1], "the data set's"
-    else:
-        lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
-        for done, (number, rows) in enumerate(episodes):
-            taken = single(numbers(source, number, "action", choice.action, rows - 1))
-            lowest, highest = np.minimum(lowest, taken.min(0)), np.maximum(highest, taken.max(0))
-            progress(done + 1, len(episodes))
-        return tuple(lowest.tolist()), tuple(highest.tolist()), "smallest and largest that was taken"
-    if not all(a <= b for a, b in zip(low, high, strict=True)):
-        raise UserError(f"actions from {list(low)} to {list(high)}: the first may not be above the second")
-    return tuple(low), tuple(high), told
-
-
-def _for_each(values: Sequence[Any] | None, width: int, option: str) -> tuple[Any, ...]:
-    if not values:
-        return ()
-    if len(values) not in (1, width):
-        raise UserError(
-            f"{option} has {len(values)} values: expected 1 or {width}, one for each dimension of the action"
-        )
-    return tuple(values) * (width if len(values) == 1 else 1)
-
-
 def _width(source: Source, episode: tuple[int, int], role: str, parts: Sequence[Part]) -> int:
     return numbers(source, episode[0], role, parts, episode[1]).shape[1]
-
-
-def numbers(source: Source, episode: int, role: str, parts: Sequence[Part], rows: int) -> NDArray[Any]:
-    """Columns one after the other, float64 `[rows, D]`. Raises FormatError for a number that is not finite."""
-    columns = [np.zeros((rows, 0))]
-    for part in parts:
-        where = f"{part.name} in episode {episode} of {source.path}"
-        column = source.column(episode, part.name, rows)
-        if column.dtype.kind not in "biuf" or len(column) != rows:
-            raise FormatError(f"{where} is {column.dtype} {list(column.shape)}: expected {rows} rows of numbers")
-        flat = column.reshape(rows, -1).astype(np.float64)
-        stop = flat.shape[1] if part.stop is None else part.stop
-        if not 0 <= part.start < stop <= flat.shape[1]:
-            raise UserError(f"--{role} '{part}': {part.name} has {flat.shape[1]} numbers")
-        flat = flat[:, part.start : stop]
-        if not np.isfinite(flat).all():
-            row = int(np.argmax(~np.isfinite(flat).all(axis=1)))
-            raise FormatError(f"{where} has a number that is not finite, in row {row}")
-        columns.append(flat)
-    together = np.concatenate(columns, axis=1)
-    require(together.shape[1] <= MOST_NUMBERS, f"{role} has {together.shape[1]} numbers: at most {MOST_NUMBERS:,}")
-    return together
-
-
-def single(values: NDArray[Any]) -> NDArray[np.float32]:
-    """As the store keeps them; what does not fit becomes infinite."""
-    with np.errstate(over="ignore"):  # infinity is refused later
-        return values.astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.encoders.features import encode_frames
-from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
+from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa
-from worldmodel.encoders.vit import VisionTransformer, to_unit_range
+from worldmodel.encoders.probe import ProbeData, probe_encoder
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
 from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
 
 # `(step) -> uint8 [B, T, H, W, 3]`: the clips of that step, a function of it alone. All of one step are of one size;
@@ -58,45 +59,25 @@ class PretrainConfig:
             raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
         if not masks:
             raise ValueError("masks is empty: expected at least one")
-        if not 0 <= self.momentum <= 1 or not 0 <= self.final_momentum <= 1:
-            raise ValueError(f"momentum and final_momentum must be from 0 to 1, got {self}")
-        if not self.jitter >= 0 or not self.colour_jitter >= 0 or self.probe_frames < 2:
-            raise ValueError(f"jitters must not be negative, probe_frames at least 2, got {self}")
         object.__setattr__(self, "masks", masks)
+        for name in ("momentum", "final_momentum", "canonical_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to 1")
+        for name in ("jitter", "colour_jitter", "smallest_spread"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
+        if self.probe_frames < 4:
+            raise ValueError(f"probe_frames {self.probe_frames}: expected at least 4, half of them held out")
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeData:
-    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
+def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> float:
+    """Memory that a clip of `frames` frames of `camera` takes in a step of training, at least [bytes].
 
-    train_pixels: NDArray[np.uint8]
-    train_state: NDArray[np.float32]
-    test_pixels: NDArray[np.uint8]
-    test_state: NDArray[np.float32]
-
-
-def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
-    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged).
-
-    Without a quantity to be read (`Y` is 0), the first two only.
+    Its pixels as float32, twice (for context and targets), and what the blocks of the context encoder keep for the
+    backward pass: 34 bytes per token, unit of width and block in half precision (Korthikanti et al., arXiv 2205.05198).
     """
-    train, test = (
-        encode_frames(encoder, pixels, np.arange(len(pixels)), device)
-        for pixels in (data.train_pixels, data.test_pixels)
-    )
-    # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
-    normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
-    health = {"spread": spread(normed), "effective_rank": effective_rank(normed)}
-    if data.train_state.shape[1] == 0:
-        return health
-    scores = linear_probe(
-        train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
-    )
-    return {
-        **health,
-        "probe_r2": float(scores.nanmean()),
-        **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
-    }
+    tokens = frames // encoder.tubelet_frames * encoder.grid_of(camera).tokens
+    return 8.0 * frames * camera.height * camera.width * 3 + 34.0 * tokens * encoder.width * encoder.depth
 
 
 class PretrainTask(TrainingTask):

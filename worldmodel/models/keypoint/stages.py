@@ -18,9 +18,9 @@ from torch import Tensor
 
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
 from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
@@ -111,7 +111,7 @@ def _compression(camera: str, model: Any) -> Compression:
 
 def standardised_proprio(context: TrainingContext) -> Tensor:
     """All of the recording's, float32 `[R, P]`, on the CPU."""
-    proprio = context.store.read("proprio", 0, context.store.num_rows)
+    proprio = context.store.column("proprio")
     return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
 
 
@@ -206,7 +206,7 @@ class PredictionStage(Stage):
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         store, config = context.store, self._options.trainer
-        proprio, actions = (store.read(name, 0, store.num_rows) for name in ("proprio", "action"))
+        proprio, actions = (store.column(name) for name in ("proprio", "action"))
         states = torch.cat([view.states for view in self._views], dim=-1)
         task = PredictionTask(
             _model(context),

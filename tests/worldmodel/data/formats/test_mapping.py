@@ -46,7 +46,7 @@ def test_no_proprioception_at_all() -> None:
     ("columns", "given", "message"),
     [
         (features("top wrist", "action"), {}, "several columns can be --camera: top, wrist"),
-        (features("", "action joints"), {}, "nothing in it can be --camera: it has no such column"),
+        (features("", "action joints"), {}, "nothing in it can be --camera: it has no column of pictures"),
         (features("top", "action a b"), {}, "several columns can be --proprio: a, b, none"),
         (features("top", "left right"), {}, "several columns can be --action: left, right"),
         (features("top", ""), {}, "nothing in it can be --action"),

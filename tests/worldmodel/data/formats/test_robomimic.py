@@ -59,7 +59,7 @@ def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path: Path, record
     many = [recorded[i % 3] for i in range(12)]  # demo_10 and demo_11 come after demo_9
     store = import_from("robomimic", write(tmp_path / "many.hdf5", many), tmp_path / "out.zarr", proprio=["none"])
     for index, episode in enumerate(many):
-        np.testing.assert_array_equal(store.episode(index).pixels[0], episode.pixels[0, :, 2:14])
+        np.testing.assert_array_equal(store.episode(index).images["camera"][0], episode.pixels[0, :, 2:14])
 
 
 def test_bounds_are_those_of_the_actions_that_are_written(tmp_path: Path, recorded, import_from) -> None:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData, probe_encoder
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
+from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import to_unit_range
 from worldmodel.training.trainer import Trainer, TrainingStopped
 
 CPU = torch.device("cpu")
 EPISODES = [make_episode(seed) for seed in range(24)]
-FRAMES = np.concatenate([e.pixels for e in EPISODES])
+FRAMES = np.concatenate([e.images["camera"] for e in EPISODES])
 STATE = np.concatenate([e.state for e in EPISODES]).astype(np.float32)
 PROBE = ProbeData(FRAMES[::2][:100], STATE[::2][:100], FRAMES[200:], STATE[200:])
 

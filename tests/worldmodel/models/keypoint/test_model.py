@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.worldmodel.toy import MODEL, SPEC, make_episode, make_model
+from tests.worldmodel.toy import MODEL, SIDE, SPEC, TOP, TWO_CAMERAS, make_episode, make_model
 from worldmodel.core.errors import UserError
-from worldmodel.core.goal import ImageGoal
+from worldmodel.core.goal import ImageGoal, TextGoal
 from worldmodel.core.observation import Observation
-from worldmodel.core.spec import CAMERA, ActionSpec, one_camera
+from worldmodel.core.spec import CAMERA, ActionSpec, EnvironmentSpec, one_camera
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
 from worldmodel.models.registry import load_model
@@ -30,26 +31,26 @@ def model() -> KeypointModel:
     return make_model()
 
 
-def seen(step: int, batch: int = 2) -> Observation:
+def seen(step: int, batch: int = 2, spec: EnvironmentSpec = SPEC) -> Observation:
     """What the robots of the toy world show at a control step."""
-    episodes = [make_episode(seed) for seed in range(batch)]
-    pixels, proprio = (np.stack([getattr(e, name)[step] for e in episodes]) for name in ("pixels", "proprio"))
-    return Observation({CAMERA: pixels}, proprio)
+    episodes = [make_episode(seed, spec=spec) for seed in range(batch)]
+    images = {camera: np.stack([e.images[camera][step] for e in episodes]) for camera in spec.camera_names}
+    return Observation(images, np.stack([e.proprio[step] for e in episodes]))
 
 
 def after(model: KeypointModel, steps: int = 3, batch: int = 2) -> Belief:
     """What is known once so many frames have been seen."""
     belief = None
     for step in range(steps):
-        belief = model.observe(belief, seen(step, batch), None)
+        belief = model.observe(belief, seen(step, batch, model.spec), None)
     assert belief is not None
     return belief
 
 
 def goals(model: KeypointModel, step: int = 0) -> Belief:
     """Pictures of that step as goals, one per robot."""
-    images = seen(step).images[CAMERA]
-    return Belief.cat([model.goal(ImageGoal({CAMERA: image})) for image in images])
+    observation = seen(step, spec=model.spec)
+    return Belief.cat([model.goal(ImageGoal(observation.rows(row).images)) for row in range(2)])
 
 
 def some_actions(batch: int = 2, samples: int = 5, horizon: int = 4) -> Tensor:
@@ -174,6 +175,98 @@ def test_bf16_planning_is_close_to_full_precision(model: KeypointModel) -> None:
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+# --- several cameras -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> KeypointModel:
+    """A model with two cameras of different shapes."""
+    return make_model(spec=TWO_CAMERAS)
+
+
+def test_the_state_is_that_of_all_cameras_one_after_the_other(pair: KeypointModel) -> None:
+    belief = after(pair)
+    assert belief.state.shape == (2, 2 * Z)
+    assert pair.imagine(belief, some_actions()).state.shape == (2, 5, 4, 2 * Z)
+    observation = seen(2, spec=TWO_CAMERAS)
+    for camera, state in zip((TOP, SIDE), belief.state.split(Z, dim=-1), strict=True):
+        alone = pair.view(camera)(pair.tokens(camera, torch.from_numpy(observation.images[camera])))
+        torch.testing.assert_close(state, alone)
+
+
+def test_the_distance_is_the_root_of_the_sum_over_cameras(pair: KeypointModel) -> None:
+    latent, goal = after(pair), goals(pair, 4)
+    squared = torch.zeros(2)
+    for camera, state, wanted in zip((TOP, SIDE), *(x.state.split(Z, dim=-1) for x in (latent, goal)), strict=True):
+        weights = torch.cat([torch.ones(6), torch.full((2,), 0.3)])
+        squared += ((state - wanted) * pair.view(camera).state_std * weights).pow(2).sum(-1)
+    readable = pair.view(TOP).robot_readable
+    squared += 0.25 * ((latent.proprio - goal.proprio).pow(2) * readable).sum(-1)
+    torch.testing.assert_close(pair.distance(latent, goal), squared.sqrt())
+
+
+def test_of_every_reading_the_camera_that_shows_it_best_is_believed(pair: KeypointModel) -> None:
+    pair.view(TOP).robot_readable.copy_(torch.tensor([0.9, 0.2]))
+    pair.view(SIDE).robot_readable.copy_(torch.tensor([0.1, 0.6]))
+    images = seen(0, spec=TWO_CAMERAS).rows(slice(0, 1)).images
+    read = {c: pair.view(c).keypoints.robot(pair.tokens(c, torch.from_numpy(images[c])))[0] for c in (TOP, SIDE)}
+    goal = goals(pair).rows(slice(0, 1))
+    torch.testing.assert_close(goal.proprio[0], torch.stack([read[TOP][0], read[SIDE][1]]))
+    moved = dataclasses.replace(goal, proprio=goal.proprio + torch.tensor([2.0, 3.0]))
+    torch.testing.assert_close(pair.distance(moved, goal)[0].item(), (0.25 * (4 * 0.9 + 9 * 0.6)) ** 0.5)
+
+
+def test_what_one_camera_does_not_see_the_other_does(pair: KeypointModel) -> None:
+    """A goal is at no distance only where all pictures look alike."""
+    here, there = seen(0, spec=TWO_CAMERAS), seen(6, spec=TWO_CAMERAS)
+    for view in (pair.view(TOP), pair.view(SIDE)):
+        view.robot_readable.zero_()
+    mixed = Observation({TOP: here.images[TOP], SIDE: there.images[SIDE]}, here.proprio)
+    goal = goals(pair)
+    assert pair.distance(pair.observe(None, here, None), goal).max() < 1e-5
+    assert pair.distance(pair.observe(None, mixed, None), goal).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda o: Observation({TOP: o.images[TOP]}, o.proprio), "pictures of the cameras top: expected top, side"),
+        (lambda o: Observation({**o.images, "wrist": o.images[TOP]}, o.proprio), "cameras side, top, wrist: expected"),
+        (
+            lambda o: Observation({TOP: o.images[SIDE], SIDE: o.images[SIDE]}, o.proprio),
+            r"pictures of camera top are uint8 \[2, 32, 48, 3\]: expected uint8 \[B, 32, 32, 3\]",
+        ),
+        (
+            lambda o: Observation({name: image / 255 for name, image in o.images.items()}, o.proprio),
+            "camera top are float64",
+        ),
+        (lambda o: Observation(o.images, o.proprio[:, :1]), r"proprio is float32 \[2, 1\] beside pictures of 2 robots"),
+        (lambda o: Observation(o.images, o.proprio[:1]), r"proprio is float32 \[1, 2\] beside pictures of 2 robots"),
+        (lambda o: Observation({**o.images, TOP: o.images[TOP][:1]}, o.proprio), "beside pictures of 1, 2 robots"),
+    ],
+)
+def test_an_observation_of_another_shape_is_refused_with_both(
+    pair: KeypointModel, change: Callable[[Observation], Observation], expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        pair.observe(None, change(seen(0, spec=TWO_CAMERAS)), None)
+
+
+def test_a_goal_that_is_no_picture_is_refused(pair: KeypointModel) -> None:
+    with pytest.raises(UserError, match="family keypoint cannot read a TextGoal: expected ImageGoal"):
+        pair.goal(TextGoal("push the block"))
+    with pytest.raises(UserError, match="pictures of the cameras top: expected top, side"):
+        pair.goal(ImageGoal({TOP: seen(0).images[CAMERA][0]}))
+
+
+@pytest.mark.parametrize("name", ["half", "train", "keys", "0", "a-b"])
+def test_a_camera_may_have_any_name(tmp_path: Path, name: str) -> None:
+    spec = dataclasses.replace(SPEC, cameras=one_camera(32, name))
+    torch.manual_seed(0)
+    KeypointModel(spec, MODEL).save(tmp_path, {})
+    assert load_model(str(tmp_path), CPU).spec == spec
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""What planning's commands show: progress and tables. Only commands use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from planning.environment import Metric
+from planning.evaluation.comparison import Comparison
+from planning.evaluation.episodes import Episode
+from planning.evaluation.report import Summary, short
+from worldmodel.cli.console import console
+from worldmodel.cli.tables import table
+
+
+class EpisodeProgress:
+    """A bar over control steps with the success rate so far, of `episodes` episodes of `budget` steps."""
+
+    def __init__(self, title: str, episodes: int, budget: int) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task(escape(title), total=episodes * budget, rate="")
+
+    def update(self, steps: int, episodes: Sequence[Episode]) -> None:
+        """`steps` control steps are newly done, and so are all of `episodes`."""
+        reached = sum(e.success_any for e in episodes)
+        self._bar.update(self._task, advance=steps, rate=f"{reached} of {len(episodes)} reached" if episodes else "")
+
+    def __enter__(self) -> EpisodeProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def summary_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
+    """One row per policy."""
+    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
+    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
+    for column in made.columns[1 : 1 + len(rates_of)]:
+        column.min_width = 11
+    for name, summary in summaries.items():
+        errors = [short(summary.final_errors[m.name]) if summary.final_errors else "" for m in metrics]
+        rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
+        made.add_row(name, *map(str, rates), *errors)
+    return made
+
+
+def comparison_table(title: str, found: Mapping[str, Comparison]) -> Table:
+    """One row per outcome."""
+    made = table(title, "", "a", "b", "a - b", "only a", "only b", "p (McNemar)", narrow=True)
+    for outcome, c in found.items():
+        difference = f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})"
+        made.add_row(outcome, str(c.a), str(c.b), difference, str(c.a_only), str(c.b_only), f"{c.p:.2g}")
+    return made
