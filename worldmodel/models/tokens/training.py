@@ -134,7 +134,9 @@ class TokenTask(TrainingTask):
     def _forced(self, moments: Moments, actions: Tensor) -> tuple[Tensor, Tensor]:
         block = self.module.config.block
         ahead, _ = self.module(moments.at((slice(None), slice(0, -1, block))), actions)
-        return self._errors(ahead, Moments(*(x[:, 1:].unflatten(1, (-1, block)) for x in (moments.tokens, moments.proprio))))
+        return self._errors(
+            ahead, Moments(*(x[:, 1:].unflatten(1, (-1, block)) for x in (moments.tokens, moments.proprio)))
+        )
 
     def _rolled_out(self, moments: Moments, actions: Tensor, context: int) -> tuple[Tensor, Tensor]:
         blocks = self._config.rollout_steps // self.module.config.block
