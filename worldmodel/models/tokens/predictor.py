@@ -8,7 +8,11 @@ one at its beginning, and is a group of tokens
 that attend to each other and to the groups of the `window - 1` blocks before. What comes out of a token is how it
 changes until each of the k frames that follow, so that no frame in between is missing:
 
-    token_i,n(j) = token_i,n + Δ_i,n,j     proprio_i(j) = proprio_i + Δ_i,j     j = 1 ... k
+    token_i,n(j) = token_i,n + Δ_i,n,j     proprio_i(j) = own_i,j + Δ_i,j     j = 1 ... k
+
+A robot knows where its commands take it: own_i,j = proprio_i + f_j(proprio_i, action_i) is what a small network
+foresees without the picture. The transformer is given it with the actions, and corrects it where something stands in
+the way.
 
 The k-th is the frame of block i + 1: the true one (teacher forcing), or the predicted one (rollout). With `adaln`, the
 actions come as a condition of every block's norms instead of as a token.

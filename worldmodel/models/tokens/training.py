@@ -33,8 +33,8 @@ class PredictionConfig:
             `block`, and at least two of them.
         rollout_weight: weight of the rollout loss beside that of teacher forcing.
         proprio_weight: weight of the error in proprioception beside that in the tokens (both standardised).
-        smooth: below this, errors count quadratically (Huber); 0 is V-JEPA 2-AC's absolute error. Most tokens of a small
-            scene stand still, and the gradient of an absolute error is as large for their noise as for what moves.
+        smooth: below this, errors count quadratically (Huber); 0 is V-JEPA 2-AC's absolute error. Most tokens of a
+            small scene stand still, and an absolute error has as large a gradient for their noise as for what moves.
     """
 
     rollout_steps: int = 8
