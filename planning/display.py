@@ -5,46 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-
 from planning.environment import Metric
 from planning.evaluation.comparison import Comparison
 from planning.evaluation.episodes import Episode
 from planning.evaluation.report import Summary, short
-from worldmodel.cli.console import console
-from worldmodel.cli.tables import table
+from worldmodel.cli.progress import Steps
+from worldmodel.cli.tables import Table, table
 
 
 class EpisodeProgress:
-    """A bar over control steps with the success rate so far, of `episodes` episodes of `budget` steps."""
+    """Shows control steps that are done with the success rate so far, of `episodes` episodes of `budget` steps."""
 
     def __init__(self, title: str, episodes: int, budget: int) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task(escape(title), total=episodes * budget, rate="")
+        self._title, self._total, self._done = title, episodes * budget, 0
+        self._shown = Steps()
 
     def update(self, steps: int, episodes: Sequence[Episode]) -> None:
         """`steps` control steps are newly done, and so are all of `episodes`."""
         reached = sum(e.success_any for e in episodes)
-        self._bar.update(self._task, advance=steps, rate=f"{reached} of {len(episodes)} reached" if episodes else "")
+        self._done += steps
+        self._shown.step(self._done, f"{reached} of {len(episodes)} reached" if episodes else "")
 
     def __enter__(self) -> EpisodeProgress:
-        self._bar.start()
+        self._shown.begin(self._title, 0, self._total)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._shown.end()
 
 
 def summary_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:

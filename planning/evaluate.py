@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.markup import escape
 
 from envs.protocol import GoalEnv
 from planning.display import EpisodeProgress, summary_table
@@ -31,7 +30,7 @@ from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import Config, command, next_command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, escape
 from worldmodel.core.device import pick_compile, pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.live import Live
-from rich.markup import escape
 
 from planning.controller import Decision
 from planning.environment import Environment
@@ -33,7 +31,8 @@ from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import Config, command, next_command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import live_line
 from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
@@ -118,22 +117,18 @@ def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) ->
 def _attempt_live(env: Environment, policy: WorldModelPolicy, task: Task, stop: StopRule) -> Outcome:
     first = 0.0
 
-    with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+    with live_line() as shown:
 
         def show(step: int, decision: Decision) -> None:
             nonlocal first
             distance = float(decision.distance[0])
             first = distance if step == 1 else first
             several = f"goal {decision.sub_goal[0] + 1}/{len(task.goals)}   " if len(task.goals) > 1 else ""
-            line = (
+            shown(
                 f"step {step}/{stop.budget}   {several}latent distance {distance:.3f} "
                 f"({100 * distance / max(first, 1e-12):.0f} % of the first)   "
                 f"planning {decision.plan_ms:.0f} ms   {1e3 / decision.plan_ms:.1f} Hz"
             )
-            if console.is_terminal:
-                live.update(line, refresh=True)
-            elif step % 10 == 1:
-                console.print(line)
 
         return attempt(env, policy, task, stop, show)
 

@@ -13,11 +13,19 @@ import yaml
 from tests.documentation import DOCS, MADE, blocks, broken_links, code_of, pages, prose
 from tests.source_tree import ROOT
 
+# The front door is short; what it says is told in `docs/`.
 MOST_WORDS_OF_THE_README = 900
+_DRAFT = ROOT / "README.new.md"
+README = _DRAFT if _DRAFT.exists() else ROOT / "README.md"
 
 
 def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().split()) <= MOST_WORDS_OF_THE_README
+    assert broken_links(README) == []
 
 
 @pytest.mark.parametrize("page", pages(), ids=named)
@@ -73,6 +81,7 @@ def test_prose_has_whole_sentences(page):
 def test_the_ten_lines_run(capsys):
     pytest.importorskip("planning.planner")  # until it is there
     first = blocks(DOCS / "python.md", "python")[0]
+    assert blocks(README, "python")[0] == first
     exec(compile(first.replace("print(", "shapes.append("), "python.md", "exec"), {"shapes": (shapes := [])})
     assert [shape.shape for shape in shapes] == [(5, 12), (12, 2)]
     assert len([line for line in first.splitlines() if line]) <= 14

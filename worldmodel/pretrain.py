@@ -91,6 +91,9 @@ def main(config: Config) -> None:
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
     store = open_recording(given.data, config["env"])
+    if "kind" in config["encoder"]:
+        kind = config["encoder"]["kind"]
+        raise UserError(f"encoder={kind} is no vision transformer: it is used as it is, by encoder_from={kind}")
     encoder = from_config(EncoderConfig, config["encoder"], "encoder")
     encoder.require_fit(store.spec.cameras)
     jepa = from_config(JepaConfig, config["jepa"], "jepa")

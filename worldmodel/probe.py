@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting
-from worldmodel.cli.tables import table
+from worldmodel.cli.tables import Table, table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, write_json

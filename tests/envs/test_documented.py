@@ -15,6 +15,8 @@ from tests.documentation import DOCS, code_of
 from tests.envs.conformance import GoalEnvConformance
 from worldmodel.core import registry
 
+for package in ("imageio", "gymnasium_robotics", "gym_pusht"):
+    pytest.importorskip(package)
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
 
@@ -22,12 +24,9 @@ class Documented(GoalEnvConformance):
     """Registers what the page shows for as long as a test takes."""
 
     name: str
-    package: str
 
     @pytest.fixture(autouse=True)
     def registered(self, tmp_path, monkeypatch):
-        pytest.importorskip(self.package)
-        pytest.importorskip("imageio")
         for file, text in code_of(DOCS / "environments.md", self.name).items():
             (tmp_path / file).write_text(text)
         source = tmp_path / f"{self.name}.py"
@@ -41,7 +40,7 @@ class Documented(GoalEnvConformance):
 
 
 class TestFetchPush(Documented):
-    name, package = "fetch_push", "gymnasium_robotics"
+    name = "fetch_push"
 
     def diverging_state(self, env: GoalEnv) -> Floats:
         state, model = env.get_state(), env.world.model
@@ -50,7 +49,7 @@ class TestFetchPush(Documented):
 
 
 class TestPushT(Documented):
-    name, package = "pusht", "gym_pusht"
+    name = "pusht"
 
     def diverging_state(self, env: GoalEnv) -> Floats:
         state = env.get_state()

@@ -242,7 +242,7 @@ def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
         (["planner.execute=13"], "execute 13"),
         (["budget=0"], "budget=0"),
         (["budget=100000000"], "budget=100000000"),
-        (["reached_distance=nan"], "reached_distance=nan"),
+        (["reached_distance=nan"], "reached_distance is nan: expected a number"),
         (["reached_distance=inf"], "reached_distance=inf"),
         (["goal=[]"], "goal has 0 entries"),
         (["goal={front: a.png}"], "unknown camera of the goal 'front': choose from camera"),

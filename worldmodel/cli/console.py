@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from worldmodel.core.text import printable, without_secrets
 
+__all__ = ["console", "escape", "notices", "shown"]
+
 console = Console(highlight=False, soft_wrap=True)
 
 # Loggers of this project, each above those of its modules.
@@ -23,7 +25,7 @@ class _Notices(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = printable(record.getMessage())
+            text = printable(without_secrets(record.getMessage()))
             word, colon, rest = text.partition(":")
             is_titled = colon and len(word) < 30 and record.levelno >= logging.WARNING
             console.print(f"[yellow]{escape(word)}[/]:{escape(rest)}" if is_titled else escape(text))

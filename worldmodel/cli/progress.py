@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -88,6 +89,23 @@ def counting(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], N
         yield lambda done, total: steps.step(done, total=total)
     finally:
         steps.end()
+
+
+@contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """One line that changes; the function it gives is called with its text. A file gets every tenth text as a line."""
+    count = 0
+    with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+
+        def show(text: str) -> None:
+            nonlocal count
+            if console.is_terminal:
+                live.update(escape(text), refresh=True)
+            elif count % 10 == 0:
+                console.print(text, markup=False)
+            count += 1
+
+        yield show
 
 
 class Trainable(Protocol):

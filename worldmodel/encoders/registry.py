@@ -89,9 +89,10 @@ def ready_names() -> list[str]:
     return [RANDOM, *(name for name in ENCODERS.names() if ENCODERS.get(name).ready is not None)]
 
 
-def ready_encoder(name: str, shape: EncoderConfig, seed: int) -> Encoder:
+def ready_encoder(name: str, shape: PatchGrid, seed: int) -> Encoder:
     """One of `ready_names()`, frozen. `shape` is the vision transformer's, of which others take the grid."""
     if name == RANDOM:
+        assert isinstance(shape, EncoderConfig)
         return random_encoder(shape, seed)
     make = ENCODERS.get(name).ready
     assert make is not None
@@ -150,11 +151,17 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
 def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
     """The pretrained encoder in the folder `encoder_from`; or one of `ready_names()`, in the group `encoder`'s shape.
 
+    The group's choice is the shape of a vision transformer, or that of a plug-in's `kind`.
+
     Raises:
         UserError: when there is none, or it does not fit the pictures of `cameras`.
     """
     if encoder_from not in ready_names():
         return load_encoder(Path(encoder_from), cameras)
-    config = from_config(EncoderConfig, shape, "encoder")
+    values = dict(shape)
+    kind = str(values.pop("kind", EncoderConfig.kind))
+    if kind not in (EncoderConfig.kind, encoder_from):
+        raise UserError(f"encoder={kind} with encoder_from={encoder_from}: expected encoder_from={kind}")
+    config = from_config(ENCODERS.get(kind).config, values, "encoder")
     config.require_fit(cameras)
     return ready_encoder(encoder_from, config, seed)

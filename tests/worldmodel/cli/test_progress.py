@@ -77,7 +77,7 @@ def test_notices_are_printed_with_what_strangers_wrote_in_them_made_harmless(sho
         log.warning("dropped: the episode of %s", "a[red]b\x1b[2J\nc")
         log.info("4 channels")
         log.debug("not this")
-    assert shown.getvalue() == "dropped: the episode of a[red]b\\x1b[2J c\n4 channels\n"
+    assert shown.getvalue() == "dropped: the episode of a[red]b c\n4 channels\n"
     assert logging.getLogger("worldmodel").handlers == []
 
 
