@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -263,7 +262,7 @@ def _collect_toy(path: Path, episodes: int) -> None:
     """The real command over made-up episodes: simulating them is not what is tried here."""
     with (
         mock.patch.object(envs.collect, "make_env", lambda options: _Toy()),
-        mock.patch.object(envs.collect, "describe", lambda env, options: dataclasses.asdict(SPEC)),
+        mock.patch.object(envs.collect, "describe", lambda env, options: SPEC),
         mock.patch.object(envs.collect, "record_in_parallel", lambda *given: (toy_episode(i) for i in given[3])),
         mock.patch.object(sys, "argv", ["envs.collect", "env=push", f"episodes={episodes}", f"out={path}"]),
     ):

@@ -206,6 +206,13 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
+def _exchange_chunks(store: Path) -> None:
+    one, other = (store / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
@@ -213,6 +220,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
         "chunk 0 of data/images/camera cannot be decoded",
     ),
+    "chunks were exchanged": (_exchange_chunks, "images/camera of episode 0 is not what was recorded"),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),

@@ -30,7 +30,9 @@ def model() -> WorldModel:
 def seen(frames: int = 3, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """A history of the toy world: pixels `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
     episodes = [make_episode(seed) for seed in range(batch)]
-    columns = [np.stack([getattr(e, name)[:frames] for e in episodes]) for name in ("pixels", "proprio", "action")]
+    columns = [
+        np.stack([e.columns[name][:frames] for e in episodes]) for name in ("images/camera", "proprio", "action")
+    ]
     pixels, proprio, actions = map(torch.from_numpy, columns)
     return pixels, proprio, actions[:, : frames - 1]
 
