@@ -63,7 +63,7 @@ def descriptions(folder: Path, corpus: Path) -> Target:
             values = json.loads(content)
             values["attributes"]["checksum"] = description_checksum(values["attributes"])
             return json.dumps(values).encode()
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
     def one_input(data: bytes) -> None:
