@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.protocol import Explorer, GoalEnv
+from worldmodel.core.spec import BINARY, HOLD, ActionSpec
 
 
 class SmoothRandomExplorer(Explorer):
@@ -61,3 +62,55 @@ class SwitchingExplorer(Explorer):
             self._steps_left = int(self._rng.integers(*self._segment_steps))
         self._steps_left -= 1
         return self._active.act(env)
+
+
+class CommandExplorer(Explorer):
+    """Random commands for any robot, as its action's specification says what they mean.
+
+    Where rest is `hold` (absolute positions) the command wanders from where the robot is; binary dimensions switch now
+    and then; the others are as in `SmoothRandomExplorer`. Limits on rates are kept.
+
+    Args:
+        spec: of the action.
+        control_step_s: how long one action lasts [s].
+        rng: what is random.
+    """
+
+    _LARGEST_MOVE = 0.1  # of the range, in one control step, of a command that wanders
+    _SWITCHES = 1 / 15  # how often a binary dimension does, per control step
+
+    def __init__(self, spec: ActionSpec, control_step_s: float, rng: np.random.Generator) -> None:
+        self._spec, self._rng = spec, rng
+        self._low, self._high = (bound.astype(np.float64) for bound in spec.bounds)
+        self._smooth = SmoothRandomExplorer(np.full(spec.size, -1, np.float32), np.full(spec.size, 1, np.float32), rng)
+        self._holds = np.array([rest == HOLD for rest in spec.rest])
+        self._binary = np.array([kind == BINARY for kind in spec.kinds])
+        rates = np.array([np.inf if rate is None else rate for rate in spec.max_rate])
+        # A little less than the limit, so that single precision cannot exceed it.
+        self._most = rates * control_step_s * (1 - 1e-6)
+        self._last: NDArray[np.float64] | None = None
+
+    def act(self, env: GoalEnv) -> NDArray[np.float32]:
+        if self._last is None:
+            self._last = self._first_command(env.world.proprio())
+        u, span = self._smooth.act(env).astype(np.float64), self._high - self._low
+        wander = self._last + u * np.minimum(self._LARGEST_MOVE * span, self._most)
+        command = np.where(self._holds, wander, self._low + (u + 1) / 2 * span)
+        command = np.clip(command, self._last - self._most, self._last + self._most)
+        switch = self._rng.random(len(u)) < self._SWITCHES
+        other = np.where(self._last > (self._low + self._high) / 2, self._low, self._high)
+        command = np.where(self._binary, np.where(switch, other, self._last), command)
+        self._last = np.clip(command, self._low, self._high)
+        return self._last.astype(np.float32)
+
+    def _first_command(self, proprio: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The command under which the robot stays as it is, `[A]`."""
+        first = np.clip(np.zeros(self._spec.size), self._low, self._high)
+        for dimension, (rest, reading) in enumerate(zip(self._spec.rest, self._spec.hold_from, strict=True)):
+            if rest == HOLD:
+                middle = (self._low[dimension] + self._high[dimension]) / 2
+                first[dimension] = middle if reading is None else proprio[reading]
+            elif not isinstance(rest, str):
+                first[dimension] = rest
+        nearest = np.where(first > (self._low + self._high) / 2, self._high, self._low)
+        return np.clip(np.where(self._binary, nearest, first), self._low, self._high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, replacing
 from worldmodel.core.options import from_config
+from worldmodel.core.spec import MOST_PIXELS
 
 _MAX_EXTRA_STEPS = 500
-_LARGEST_PICTURE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class GoalConfig:
     Attributes:
         seed: decides where things stand and what the exploration does.
         steps: control steps between the start and the goal, at least.
-        size: height and width of the picture [pixels]; None: as the environment sees it.
-        out: the PNG file to write.
+        size: height of the picture [pixels], the width in proportion; None: as the environment sees it.
+        out: the PNG file to write; with several cameras, the beginning of one name for each.
     """
 
     seed: int
@@ -41,12 +41,19 @@ class GoalConfig:
     out: str
 
     def __post_init__(self) -> None:
-        for key, low, high in (("seed", 0, 2**32 - 1), ("steps", 1, 10_000), ("size", 8, _LARGEST_PICTURE)):
+        for key, low, high in (("seed", 0, 2**32 - 1), ("steps", 1, 10_000), ("size", 8, MOST_PIXELS)):
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
                 raise UserError(f"{key} {value} cannot be used: expected a whole number from {low} to {high}")
         if Path(self.out).suffix.lower() != ".png":
             raise UserError(f"out '{self.out}' is not a PNG file: expected a path that ends in .png")
+
+
+def paths_of(out: Path, cameras: Sequence[str]) -> dict[str, Path]:
+    """The file for each camera's picture: `goal.png`, or of several cameras `goal.front.png` and `goal.wrist.png`."""
+    if len(cameras) == 1:
+        return {cameras[0]: out}
+    return {camera: out.with_name(f"{out.stem}.{camera}{out.suffix}") for camera in cameras}
 
 
 def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Floats]:
@@ -68,16 +75,20 @@ def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Fl
     raise UserError(f"seed {seed}: exploring {env.name} leads nowhere in {step} steps: try another seed")
 
 
-def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats]) -> None:
+def save_png(
+    pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats], environment: str
+) -> None:
     """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
 
     `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
-    the simulator's success rule. No planner sees them, and a photo does without.
+    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in
+    which alone they mean anything, is another chunk.
 
     Raises:
         OSError: when it cannot be written.
     """
     notes = PngInfo()
+    notes.add_text("environment", environment)
     for name, state in states.items():
         notes.add_text(name, json.dumps(state.tolist()))
     with replacing(path) as file:
@@ -87,16 +98,21 @@ def save_png(pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Ma
 @command("goal", goes_on=False)
 def main(config: Config) -> None:
     goal = from_config(GoalConfig, plain_options(config), "goal")
-    out = output_file(goal.out)
     env = make_env(config["env"])
     try:
+        paths = paths_of(Path(goal.out), [camera.name for camera in env.cameras])
+        for path in paths.values():
+            output_file(path)
         start, end = explore_to_goal(env, goal.seed, goal.steps)
-        pixels = env.render_state(end, size=goal.size)
+        pictures = {camera: env.render_state(end, camera, goal.size) for camera in paths}
     finally:
         env.close()
-    save_png(pixels, out, {"start_state": start, "goal_state": end})
-    console.print(f"goal image: {goal.out} ({pixels.shape[1]} x {pixels.shape[0]} pixels)")
-    console.print(next_command("planning.run", f"goal={goal.out}"))
+    for camera, path in paths.items():
+        save_png(pictures[camera], path, {"start_state": start, "goal_state": end}, env.name)
+        height, width, _ = pictures[camera].shape
+        console.print(f"goal image: {path} ({width} x {height} pixels)")
+    named = ", ".join(f"{camera}: {path}" for camera, path in paths.items())
+    console.print(next_command("planning.run", f"goal={goal.out}" if len(paths) == 1 else f"'goal={{{named}}}'"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib
 import os
 import sys
 
@@ -21,6 +22,14 @@ def choose_backend() -> None:
             os.environ["MUJOCO_GL"] = "osmesa"
         elif ctypes.util.find_library("EGL"):
             os.environ["MUJOCO_GL"] = "egl"
+        _tell_mujoco()
+
+
+def _tell_mujoco() -> None:
+    """Where it was imported before this package, it has chosen already: a library that needs a display."""
+    for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):  # from 3.11 on, and before
+        if name in sys.modules and "MUJOCO_GL" in os.environ:
+            importlib.reload(sys.modules[name])
 
 
 def is_available() -> bool:

@@ -6,7 +6,6 @@ Shapes: `H, W` image height and width in pixels, `P` proprioception, `A` action,
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,26 +14,162 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.task import Explorer, Metric, Task, within_tolerance
+from envs.world import Floats, Pixels, World, require_size
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.spec import ActionSpec, CameraSpec
 
-Floats = NDArray[np.float64]
-Pixels = NDArray[np.uint8]
+__all__ = ["Explorer", "Floats", "GoalEnv", "Metric", "Pixels", "Task", "World"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """One component of the distance to a goal, for example the block's position error.
+class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+    """A world and a task in it: "make the world look like this picture".
 
-    Attributes:
-        name: key in `GoalEnv.goal_errors`, for example `position`.
-        unit: unit it is reported in, for example `cm`.
-        tolerance: success needs the error to be at most this, in the same unit.
+    Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
+    units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;
+    `info` holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged
+    simulation ends the episode (`terminated`) and shows the observation before it; success does not end it, since
+    holding the goal counts too. There is no time limit inside; whoever runs an episode brings the budget.
+
+    Args:
+        name: what data and checkpoints are filed under.
+        world: the simulation.
+        task: what is wanted of it.
     """
 
-    name: str
-    unit: str
-    tolerance: float
+    action_space: gymnasium.spaces.Box  # type: ignore[assignment]
+    observation_space: gymnasium.spaces.Dict
+    cameras: tuple[CameraSpec, ...]
+    action_spec: ActionSpec
+    metrics: tuple[Metric, ...]
+    control_step_s: float
+    _goal: Floats | None = None
+
+    def __init__(self, name: str, world: World, task: Task) -> None:
+        self.name, self.world, self.task = name, world, task
+        self.cameras, self.action_spec = world.cameras, world.action_spec
+        self.control_step_s, self.metrics = world.control_step_s, task.metrics
+        low, high = self.action_spec.bounds
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = observation_space(self.cameras, world.proprio_size)
+
+    # --- gymnasium -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin as the world does at random; or start from `options["state"]`, toward `options["goal"]`."""
+        super().reset(seed=seed)
+        state, goal = read_reset_options(options)
+        if state is None:
+            self.world.begin(self.np_random)
+        else:
+            self.set_state(state)
+        self.set_goal(goal)
+        return self.observe(), self._info(self.get_state(), diverged=False)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Hold `action [A]`, clipped to the bounds, for one control step. Raises UserError for a non-finite one."""
+        taken = np.asarray(action, np.float64)
+        self._require_action(taken)
+        before = self.get_state()
+        diverged = bool(self.world.advance(np.clip(taken, self.action_space.low, self.action_space.high)))
+        state = self.get_state()
+        if diverged:
+            self.world.set_state(before)  # what is no longer finite has no picture
+        info = self._info(state, diverged)
+        return self.observe(), float(info["success"]), diverged, False, info
+
+    def close(self) -> None:
+        self.world.close()
+
+    def _require_action(self, action: Floats) -> None:
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            size = self.action_spec.size
+            raise UserError(f"action {action.tolist()} cannot be taken: expected {size} finite numbers")
+
+    def _info(self, state: Floats, diverged: bool) -> dict[str, Any]:
+        """What `reset` and `step` tell beside the observation, of an environment that has come to `state [N]`."""
+        success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
+        return {"state": state, "success": success, "diverged": diverged}
+
+    # --- simulator state -------------------------------------------------------------------------------------------
+
+    def get_state(self) -> Floats:
+        """Everything that is needed to come back to this instant, `[N]`."""
+        return self.world.get_state()
+
+    def set_state(self, state: Floats) -> None:
+        """Return to a stored instant `[N]`. Raises UserError for a wrong shape or a non-finite number."""
+        state, size = np.asarray(state, np.float64), len(self.get_state())
+        if state.shape != (size,) or not np.isfinite(state).all():
+            raise UserError(f"state of shape {state.shape} cannot be set: expected {size} finite numbers")
+        self.world.set_state(state)
+
+    def observe(self) -> dict[str, Any]:
+        """The observation of the present state (fresh arrays; nothing is shared with the environment)."""
+        images = {camera.name: self.world.picture(camera) for camera in self.cameras}
+        return {"images": images, "proprio": self.world.proprio()}
+
+    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
+        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched.
+
+        Args:
+            state: `[N]`.
+            camera: whose picture; None: of the first camera.
+            size: height of the picture in place of the camera's own [pixels]; the width keeps its proportion.
+
+        Raises:
+            UserError: for an unknown camera.
+        """
+        seen_by = find_camera(camera, self.cameras)
+        if size is not None:
+            seen_by = resized(seen_by, size)
+        with self.world.visit(state):
+            return self.world.picture(seen_by)
+
+    def goal_images(self, state: Floats) -> dict[str, Pixels]:
+        """What every camera sees in a stored state `[N]`: a goal that can be planned toward."""
+        with self.world.visit(state):
+            return {camera.name: self.world.picture(camera) for camera in self.cameras}
+
+    def simulate(self, state: Floats, actions: Floats) -> Floats:
+        """States `[S, T, N]` after each of `actions [S, T, A]` from `state [N]`, without rendering. A diverged
+        sequence is NaN from there on."""
+        actions = np.clip(np.asarray(actions, np.float64), self.action_space.low, self.action_space.high)
+        return self.world.simulate(np.asarray(state, np.float64), actions)
+
+    # --- goals -----------------------------------------------------------------------------------------------------
+
+    def set_goal(self, state: Floats | None) -> None:
+        """Success is measured against this state `[N]` from now on; None takes the goal away."""
+        self._goal = None if state is None else np.array(state, np.float64)
+
+    def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
+        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
+        return self.task.errors(states, goal)
+
+    def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
+        """Whether each of `states [..., N]` meets `scale` times every metric's tolerance, `[...]`."""
+        return within_tolerance(self.goal_errors(states, goal), self.metrics, scale)
+
+    def goal_cost(self, states: Floats, goal: Floats) -> Floats:
+        """Sum of squared errors, each in units of its tolerance, `[...]`: what the oracle's planner minimises."""
+        errors = self.goal_errors(states, goal)
+        return np.add.reduce([(errors[m.name] / m.tolerance) ** 2 for m in self.metrics])
+
+    def is_interesting(self, start: Floats, goal: Floats) -> bool:
+        """Whether going from `start [N]` to `goal [N]` is worth evaluating (something must have moved)."""
+        return bool(self.task.is_interesting(start, goal))
+
+    def explorer(self, rng: np.random.Generator) -> Explorer:
+        """A fresh exploration policy for one episode."""
+        return self.task.explorer(rng)
+
+    def path_points(self, states: Floats) -> Mapping[str, Floats]:
+        """Paths for plots: name → `[..., 2]` (column, row) in fractions of the first camera's picture, for `states
+        [..., N]`."""
+        return self.task.path_points(states)
 
 
 def read_reset_options(options: Mapping[str, Any] | None) -> tuple[Floats | None, Floats | None]:
@@ -55,107 +190,16 @@ def observation_space(cameras: Sequence[CameraSpec], proprio_size: int) -> gymna
     return gymnasium.spaces.Dict(images=gymnasium.spaces.Dict(images), proprio=proprio)
 
 
-def require_camera(name: str | None, cameras: Sequence[CameraSpec]) -> None:
-    """Raises UserError where `name` is none of `cameras`; None stands for the first."""
-    if name is not None and name not in [camera.name for camera in cameras]:
-        raise UserError(choices_message("camera", name, [camera.name for camera in cameras]))
+def find_camera(name: str | None, cameras: Sequence[CameraSpec]) -> CameraSpec:
+    """The camera called `name`; None stands for the first. Raises UserError where there is none of that name."""
+    for camera in cameras:
+        if name in (None, camera.name):
+            return camera
+    raise UserError(choices_message("camera", name, [camera.name for camera in cameras]))
 
 
-class Explorer(abc.ABC):
-    """A policy that moves about without a goal, to record what actions do."""
-
-    @abc.abstractmethod
-    def act(self, env: GoalEnv) -> NDArray[np.float32]:
-        """Action `[A]` for the environment as it stands. It may look at the simulator: it records, it does not plan."""
-
-
-class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
-    """An environment whose task is "make the world look like this picture".
-
-    Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
-    units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;
-    `info` holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged
-    simulation ends the episode (`terminated`), success does not: holding the goal counts too. There is no time limit
-    inside; whoever runs an episode brings the budget.
-    """
-
-    name: str
-    action_space: gymnasium.spaces.Box  # type: ignore[assignment]
-    observation_space: gymnasium.spaces.Dict
-    cameras: tuple[CameraSpec, ...]
-    action_spec: ActionSpec
-    control_step_s: float
-    metrics: tuple[Metric, ...]
-    _goal: Floats | None = None
-
-    # --- simulator state -------------------------------------------------------------------------------------------
-
-    @abc.abstractmethod
-    def get_state(self) -> Floats:
-        """Everything that is needed to come back to this instant, `[N]`."""
-
-    @abc.abstractmethod
-    def set_state(self, state: Floats) -> None:
-        """Return to a stored instant `[N]`. Raises ValueError for a wrong shape or a non-finite number."""
-
-    @abc.abstractmethod
-    def observe(self) -> dict[str, Any]:
-        """The observation of the present state (fresh arrays; nothing is shared with the environment)."""
-
-    @abc.abstractmethod
-    def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
-        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched.
-
-        Args:
-            state: `[N]`.
-            camera: whose picture; None: of the first camera.
-            size: height of the picture in place of the camera's own [pixels]; the width keeps its proportion.
-        """
-
-    def goal_images(self, state: Floats) -> dict[str, Pixels]:
-        """What every camera sees in a stored state `[N]`: a goal that can be planned toward."""
-        return {camera.name: self.render_state(state, camera.name) for camera in self.cameras}
-
-    # --- goals -----------------------------------------------------------------------------------------------------
-
-    def set_goal(self, state: Floats | None) -> None:
-        """Success is measured against this state `[N]` from now on; None takes the goal away."""
-        self._goal = None if state is None else np.array(state, np.float64)
-
-    @abc.abstractmethod
-    def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
-        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
-
-    def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
-        """Whether each of `states [..., N]` meets `scale` times every metric's tolerance, `[...]`."""
-        errors = self.goal_errors(states, goal)
-        return np.logical_and.reduce([errors[m.name] <= scale * m.tolerance for m in self.metrics])
-
-    def _info(self, state: Floats, diverged: bool) -> dict[str, Any]:
-        """What `reset` and `step` tell beside the observation, of an environment that has come to `state [N]`."""
-        success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
-        return {"state": state, "success": success, "diverged": diverged}
-
-    def goal_cost(self, states: Floats, goal: Floats) -> Floats:
-        """Sum of squared errors, each in units of its tolerance, `[...]`: what the ceiling's planner minimises."""
-        errors = self.goal_errors(states, goal)
-        return np.add.reduce([(errors[m.name] / m.tolerance) ** 2 for m in self.metrics])
-
-    @abc.abstractmethod
-    def is_interesting(self, start: Floats, goal: Floats) -> bool:
-        """Whether going from `start [N]` to `goal [N]` is a task worth evaluating (something must have moved)."""
-
-    # --- exploration and simulation --------------------------------------------------------------------------------
-
-    @abc.abstractmethod
-    def explorer(self, rng: np.random.Generator) -> Explorer:
-        """A fresh exploration policy for one episode."""
-
-    @abc.abstractmethod
-    def simulate(self, state: Floats, actions: Floats) -> Floats:
-        """States `[S, T, N]` after each of `actions [S, T, A]` from `state [N]`, without rendering. A diverged
-        sequence is NaN from there on."""
-
-    @abc.abstractmethod
-    def path_points(self, states: Floats) -> Mapping[str, Floats]:
-        """Image paths for plots: name → `[..., 2]` (column, row) in fractions of the frame, for `states [..., N]`."""
+def resized(camera: CameraSpec, height: int) -> CameraSpec:
+    """The same view, `height` pixels high. Raises UserError for a size that cannot be drawn."""
+    width = max(1, round(height * camera.width / camera.height))
+    require_size(height, width, "size")
+    return dataclasses.replace(camera, height=height, width=width)

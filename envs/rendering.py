@@ -10,43 +10,43 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
 from envs import graphics
+from envs.world import Pixels
 from worldmodel.core.errors import UserError
 
 
 class LeanRenderer:
-    """Renders a model's camera to uint8 `[size, size, 3]`.
+    """Renders a model's cameras to uint8 `[height, width, 3]`.
 
-    The GL context is made on the first frame, in the process that asks for it, so that an environment can be
+    A GL context is made on the first frame of its size, in the process that asks for it, so that an environment can be
     made on a machine without graphics and used for states only.
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        if size < 8:
-            raise UserError(f"image_size {size} is too small: accepted are 8 pixels and more")
-        self._model, self._size = model, size
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, size)
-        self._renderer: Any = None
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._model = model
+        self._renderers: dict[tuple[int, int], Any] = {}
 
-    def render(self, data: mujoco.MjData, camera: str | int) -> NDArray[np.uint8]:
-        """A fresh frame `[size, size, 3]` of `data` as `camera` sees it."""
-        if self._renderer is None:
-            if not graphics.is_available():
-                raise UserError(graphics.ADVICE)
-            self._renderer = mujoco.Renderer(self._model, self._size, self._size)
-            flags = self._renderer.scene.flags
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-                flags[flag] = 0
-        self._renderer.update_scene(data, camera)
-        frame = np.empty((self._size, self._size, 3), np.uint8)
-        self._renderer.render(out=frame)
+    def render(self, data: mujoco.MjData, camera: str | int | mujoco.MjvCamera, height: int, width: int) -> Pixels:
+        """A fresh frame `[height, width, 3]` of `data` as `camera` sees it. Raises UserError without graphics."""
+        renderer = self._renderers.get((height, width)) or self._make(height, width)
+        renderer.update_scene(data, camera)
+        frame = np.empty((height, width, 3), np.uint8)
+        renderer.render(out=frame)
         return frame
 
+    def _make(self, height: int, width: int) -> Any:
+        if not graphics.is_available():
+            raise UserError(graphics.ADVICE)
+        buffer = self._model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, width), max(buffer.offheight, height)
+        renderer = mujoco.Renderer(self._model, height, width)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+        self._renderers[height, width] = renderer
+        return renderer
+
     def close(self) -> None:
-        """Free the GL context. Safe to call twice; EGL prints tracebacks at exit for contexts left open."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Free the GL contexts. Safe to call twice; EGL prints tracebacks at exit for contexts left open."""
+        while self._renderers:
+            self._renderers.popitem()[1].close()

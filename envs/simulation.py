@@ -6,7 +6,7 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from envs.protocol import Floats
+from envs.world import Floats
 
 MAX_FINITE = 1e10  # mjMAXVAL: from here on MuJoCo calls a number bad
 

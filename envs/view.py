@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from envs.protocol import Floats
+from envs.cameras import View
+from envs.world import Floats
 from worldmodel.core.errors import UserError, choices_message
 
 
@@ -57,52 +59,58 @@ def _named(count: int, accessor: Any, prefixes: tuple[str, ...]) -> list[int]:
     return [number for number in range(count) if accessor(number).name.startswith(prefixes)]
 
 
-class MarkerView:
-    """Where a marked point of the robot appears to a camera.
+class Marker:
+    """A marked point of a model.
 
     Args:
-        model: its camera's field of view is changed in place if `fovy` is given.
-        camera: name or number.
-        fovy: vertical field of view [degrees], or None for the camera's own.
-        marker: name of a geom, site or body.
+        model: where it is.
+        name: of a geom, site or body.
 
     Raises:
-        UserError: for a camera or marker that the model does not have.
+        UserError: for a name that the model does not have.
     """
 
-    def __init__(self, model: mujoco.MjModel, camera: int | str, fovy: float | None, marker: str) -> None:
-        self._model = model
-        names = [model.camera(number).name or str(number) for number in range(model.ncam)]
-        if isinstance(camera, int) and 0 <= camera < model.ncam:
-            self.camera = camera
-        elif camera in names:
-            self.camera = names.index(str(camera))
-        else:
-            raise UserError(choices_message("camera", camera, [*names, *map(str, range(model.ncam))]))
-        if fovy is not None:
-            model.cam_fovy[self.camera] = fovy
-        self.marker = marker
-        self._find_marker()
-
-    def _find_marker(self) -> None:
-        kinds = {"geom": self._model.ngeom, "site": self._model.nsite, "body": self._model.nbody}
+    def __init__(self, model: mujoco.MjModel, name: str) -> None:
+        self.name = name
+        kinds = {"geom": model.ngeom, "site": model.nsite, "body": model.nbody}
         names: set[str] = set()
         for kind, count in kinds.items():
             for number in range(count):
-                name = getattr(self._model, kind)(number).name
-                if name == self.marker:
+                if getattr(model, kind)(number).name == name:
                     self._field, self._number = {"geom": "geom_xpos", "site": "site_xpos", "body": "xpos"}[kind], number
                     return
-                names.add(name)
-        raise UserError(choices_message("marker", self.marker, names - {"", "world"}))
+                names.add(getattr(model, kind)(number).name)
+        raise UserError(choices_message("marker", name, names - {"", "world"}))
 
-    def project(self, data: mujoco.MjData) -> Floats:
-        """Point `[2]` (column, row) of the marker in fractions of a square frame, for the positions in `data`."""
-        mujoco.mj_kinematics(self._model, data)
-        mujoco.mj_comPos(self._model, data)  # tracking cameras follow the centre of mass
-        mujoco.mj_camlight(self._model, data)
-        # Camera frame: x to the right, y up, looking along -z.
-        axes = data.cam_xmat[self.camera].reshape(3, 3)
-        x, y, z = axes.T @ (getattr(data, self._field)[self._number] - data.cam_xpos[self.camera])
-        half_view = np.tan(np.radians(self._model.cam_fovy[self.camera]) / 2)
-        return np.array([0.5 - x / (2 * z * half_view), 0.5 + y / (2 * z * half_view)])
+    def position(self, data: mujoco.MjData) -> Floats:
+        """Where it is [m], `[3]`; `data` is up to date with its positions (`mj_kinematics`)."""
+        return np.array(getattr(data, self._field)[self._number])
+
+
+class MarkerPaths:
+    """Where marked points appear in a camera's picture, for states that begin with `qpos`.
+
+    Args:
+        model: of MuJoCo.
+        view: whose picture.
+        markers: the points.
+    """
+
+    def __init__(self, model: mujoco.MjModel, view: View, markers: Sequence[Marker]) -> None:
+        self._model, self._view, self._markers = model, view, tuple(markers)
+        self._data = mujoco.MjData(model)
+
+    def __call__(self, states: Floats) -> dict[str, Floats]:
+        """By marker, `[..., 2]` (column, row) in fractions of the picture, for `states [..., N]`; NaN for a state that
+        is not finite."""
+        flat = states.reshape(-1, states.shape[-1])
+        points = np.full((len(self._markers), len(flat), 2), np.nan)
+        for number, state in enumerate(flat):
+            if not np.isfinite(state).all():
+                continue
+            self._data.qpos[:] = state[: self._model.nq]
+            mujoco.mj_kinematics(self._model, self._data)
+            for marker, row in zip(self._markers, points, strict=True):
+                row[number] = self._view.project(self._data, marker.position(self._data))
+        shape = (*states.shape[:-1], 2)
+        return {marker.name: row.reshape(shape) for marker, row in zip(self._markers, points, strict=True)}

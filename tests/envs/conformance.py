@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import abc
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
 
 from envs.protocol import Floats, GoalEnv
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import HOLD
 
 NUM_STEPS = 12
 
@@ -46,6 +49,19 @@ class GoalEnvConformance(abc.ABC):
         env.close()
 
     @staticmethod
+    def rest(env: GoalEnv) -> NDArray[np.float32]:
+        """The action `[A]` under which the robot stays as it is. For many robots it is not zero."""
+        spec, proprio = env.action_spec, env.observe()["proprio"]
+        low, high = env.action_space.low, env.action_space.high
+        action = np.clip(np.zeros(spec.size, np.float32), low, high)
+        for dimension, (rest, reading) in enumerate(zip(spec.rest, spec.hold_from, strict=True)):
+            if rest == HOLD:
+                action[dimension] = high[dimension] if reading is None else proprio[reading]
+            elif not isinstance(rest, str):
+                action[dimension] = rest
+        return np.clip(action, low, high)
+
+    @staticmethod
     def explore(env: GoalEnv, seed: int, num_steps: int = NUM_STEPS) -> tuple[Floats, list[dict[str, Any]], Floats]:
         """Actions `[T, A]`, observations and states `[T, N]` of exploration from where `env` is."""
         explorer, actions, observations, states = env.explorer(np.random.default_rng(seed)), [], [], []
@@ -57,6 +73,14 @@ class GoalEnvConformance(abc.ABC):
         return np.array(actions), observations, np.array(states)
 
     @staticmethod
+    def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
+        """Two observations are equal, bit for bit, in all cameras."""
+        assert list(one["images"]) == list(two["images"])
+        for name, picture in one["images"].items():
+            np.testing.assert_array_equal(picture, two["images"][name])
+        np.testing.assert_array_equal(one["proprio"], two["proprio"])
+
+    @staticmethod
     def replay(env: GoalEnv, actions: Floats) -> tuple[list[dict[str, Any]], Floats]:
         """Observations and states `[T, N]` of `actions [T, A]` from where `env` is."""
         results = [env.step(action.astype(np.float32)) for action in actions]
@@ -66,6 +90,8 @@ class GoalEnvConformance(abc.ABC):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", message=".*infinity. This is probably too.*")  # encoders have no bounds
+            # Actions are in physical units, and stay so: 0 to 512 pixels is as good as -1 to 1.
+            warnings.filterwarnings("ignore", message=".*recommend using a symmetric and normalized space.*")
             check_env(env, skip_render_check=True)  # pictures come from observe() and render_state()
 
     def test_describes_itself(self, env: GoalEnv) -> None:
@@ -76,13 +102,50 @@ class GoalEnvConformance(abc.ABC):
         assert set(env.goal_errors(state, state)) == {metric.name for metric in env.metrics}
         assert all(metric.tolerance > 0 and metric.unit for metric in env.metrics)
 
+    def test_cameras_are_as_described(self, env: GoalEnv) -> None:
+        observation, info = env.reset(seed=0)
+        assert [camera.name for camera in env.cameras] == list(observation["images"])
+        goal = env.goal_images(info["state"])
+        assert list(goal) == list(observation["images"])
+        for camera in env.cameras:
+            assert env.observation_space["images"][camera.name].shape == camera.shape
+            seen = observation["images"][camera.name]
+            assert seen.shape == camera.shape and seen.dtype == np.uint8
+            np.testing.assert_array_equal(goal[camera.name], seen)
+            np.testing.assert_array_equal(env.render_state(info["state"], camera.name), seen)
+        first = env.cameras[0].name
+        np.testing.assert_array_equal(env.render_state(info["state"]), observation["images"][first])
+        with pytest.raises(UserError, match=rf"unknown camera 'nowhere': choose from .*{first}"):
+            env.render_state(info["state"], "nowhere")
+
+    def test_every_camera_sees_the_difference(self, env: GoalEnv) -> None:
+        """What no camera sees cannot be a goal, and a camera that sees no difference is broken."""
+        states = [env.reset(seed=seed)[1]["state"] for seed in range(3)]
+        self.explore(env, 0, 30)
+        states.append(env.get_state())
+        for camera in env.cameras:
+            pictures = {env.render_state(state, camera.name).tobytes() for state in states}
+            assert len(pictures) > 1, f"{camera.name} shows {len(states)} different states alike"
+        together = {b"".join(p.tobytes() for p in env.goal_images(state).values()) for state in states}
+        assert len(together) == len(states), "two different states give the same pictures"
+
+    def test_flags_are_plain(self, env: GoalEnv) -> None:
+        """`np.bool_` is no JSON: results could not be written."""
+        state = env.reset(seed=0)[1]["state"]
+        for goal in (None, state):
+            env.set_goal(goal)
+            _, reward, terminated, truncated, info = env.step(self.rest(env))
+            assert [type(flag) for flag in (terminated, truncated, info["success"], info["diverged"])] == [bool] * 4
+            assert type(reward) is float
+        assert type(env.is_interesting(state, info["state"])) is bool
+
     def test_observations_are_finite_and_in_their_space(self, env: GoalEnv) -> None:
         observation, info = env.reset(seed=1)
         _, observations, states = self.explore(env, 1)
         for each in [observation, *observations]:
             assert env.observation_space.contains(each)
             assert np.isfinite(each["proprio"]).all()
-            assert each["images"]["camera"].std() > 1  # a picture, not a blank
+            assert all(picture.std() > 1 for picture in each["images"].values())  # a picture, not a blank
         assert np.isfinite(states).all() and np.isfinite(info["state"]).all()
         assert states.dtype == np.float64
 
@@ -98,8 +161,7 @@ class GoalEnvConformance(abc.ABC):
         np.testing.assert_array_equal(actions, actions_again)
         np.testing.assert_array_equal(states, states_again)
         for one, two in zip([first, *observations], [again, *observations_again], strict=True):
-            np.testing.assert_array_equal(one["images"]["camera"], two["images"]["camera"])
-            np.testing.assert_array_equal(one["proprio"], two["proprio"])
+            self.assert_same(one, two)
 
     def test_reset_depends_on_the_seed_alone(self, env: GoalEnv) -> None:
         start = env.reset(seed=7)[1]["state"]
@@ -117,13 +179,10 @@ class GoalEnvConformance(abc.ABC):
             env.reset(seed=99)
             env.set_state(state)
             np.testing.assert_array_equal(env.get_state(), state)
-            np.testing.assert_array_equal(env.observe()["images"]["camera"], present["images"]["camera"])
-            np.testing.assert_array_equal(env.observe()["proprio"], present["proprio"])
+            self.assert_same(env.observe(), present)
             observations_again, states_again = self.replay(env, actions)
             np.testing.assert_array_equal(states_again, states)
-            np.testing.assert_array_equal(
-                observations_again[-1]["images"]["camera"], observations[-1]["images"]["camera"]
-            )
+            self.assert_same(observations_again[-1], observations[-1])
 
     def test_a_stored_state_holds_all_that_matters(self, env: GoalEnv, monkeypatch: pytest.MonkeyPatch) -> None:
         blank = env.reset(seed=0)[0]
@@ -144,7 +203,8 @@ class GoalEnvConformance(abc.ABC):
         try:
             observation, info = other.reset(seed=0, options={"state": state, "goal": goal})
             np.testing.assert_array_equal(info["state"], state)
-            np.testing.assert_array_equal(observation["images"]["camera"], env.render_state(state))
+            for name, picture in observation["images"].items():
+                np.testing.assert_array_equal(picture, env.render_state(state, name))
             assert info["success"] == bool(env.is_success(state, goal))
         finally:
             other.close()
@@ -153,24 +213,23 @@ class GoalEnvConformance(abc.ABC):
 
     def test_returned_arrays_are_not_shared(self, env: GoalEnv) -> None:
         observation, info = env.reset(seed=0)
-        kept = [array.copy() for array in (observation["images"]["camera"], observation["proprio"], info["state"])]
+        kept, state = copy.deepcopy(observation), info["state"].copy()
         returned = env.get_state(), env.observe()
         self.explore(env, 0)
-        for array, copy in zip(
-            (observation["images"]["camera"], observation["proprio"], info["state"]), kept, strict=True
-        ):
-            np.testing.assert_array_equal(array, copy)
-        env.set_state(kept[2])
+        self.assert_same(observation, kept)
+        np.testing.assert_array_equal(info["state"], state)
+        env.set_state(state)
         returned[0][:] = 0
-        returned[1]["images"]["camera"][:] = 0
-        np.testing.assert_array_equal(env.get_state(), kept[2])
-        np.testing.assert_array_equal(env.observe()["images"]["camera"], kept[0])
+        for picture in returned[1]["images"].values():
+            picture[:] = 0
+        np.testing.assert_array_equal(env.get_state(), state)
+        self.assert_same(env.observe(), kept)
 
     def test_set_goal_keeps_a_copy(self, env: GoalEnv) -> None:
         goal = env.reset(seed=0)[1]["state"].copy()
         env.set_goal(goal)
         goal[:] = np.nan
-        assert env.step(np.zeros(env.action_space.shape, np.float32))[4]["success"]
+        assert env.step(self.rest(env))[4]["success"]
 
     def test_rendering_a_state_leaves_the_present_alone(self, env: GoalEnv) -> None:
         other_state = env.reset(seed=3)[1]["state"]
@@ -179,14 +238,16 @@ class GoalEnvConformance(abc.ABC):
         actions, observations, expected = self.explore(env, 14)
         env.set_state(states[-1])
         large = env.render_state(other_state, size=96)
-        small = env.render_state(other_state)
-        assert large.shape == (96, 96, 3) and large.dtype == np.uint8
+        small = env.goal_images(other_state)
+        assert large.shape[0] == 96 and large.dtype == np.uint8
+        first = env.cameras[0]
+        assert abs(large.shape[1] - 96 * first.width / first.height) <= 0.5  # the proportion stays
         np.testing.assert_array_equal(env.get_state(), states[-1])
         observations_again, states_again = self.replay(env, actions)
         np.testing.assert_array_equal(states_again, expected)
-        np.testing.assert_array_equal(observations_again[-1]["images"]["camera"], observations[-1]["images"]["camera"])
+        self.assert_same(observations_again[-1], observations[-1])
         env.set_state(other_state)
-        np.testing.assert_array_equal(env.observe()["images"]["camera"], small)
+        self.assert_same({**env.observe(), "images": small}, env.observe())
 
     def test_simulation_agrees_with_steps(self, env: GoalEnv) -> None:
         start = env.reset(seed=6)[1]["state"]
@@ -228,16 +289,16 @@ class GoalEnvConformance(abc.ABC):
         state = env.reset(seed=0)[1]["state"]
         assert not env.reset(options={"state": state})[1]["success"]  # no goal, no success
         assert env.reset(options={"state": state, "goal": state})[1]["success"]
-        _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        _, reward, terminated, truncated, info = env.step(self.rest(env))
         assert info["success"] and reward == 1 and not terminated and not truncated and not info["diverged"]
         env.set_goal(None)
-        assert not env.step(np.zeros(env.action_space.shape, np.float32))[4]["success"]
+        assert not env.step(self.rest(env))[4]["success"]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_a_non_finite_action_is_refused(self, env: GoalEnv, bad: float) -> None:
         env.reset(seed=0)
         before = env.get_state()
-        action = np.zeros(env.action_space.shape, np.float32)
+        action = self.rest(env)
         action[-1] = bad
         with pytest.raises(UserError, match=str(np.float64(bad))):
             env.step(action)
@@ -259,16 +320,16 @@ class GoalEnvConformance(abc.ABC):
         state = self.diverging_state(env)
         env.set_goal(state)
         env.set_state(state)
-        observation, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        observation, _, terminated, truncated, info = env.step(self.rest(env))
         assert terminated and info["diverged"] and not truncated and not info["success"]
-        assert observation["images"]["camera"].shape == env.observation_space["images"]["camera"].shape
+        assert env.observation_space.contains(observation)
         observation, info = env.reset(seed=0)
         assert not info["diverged"] and env.observation_space.contains(observation)
-        assert not env.step(np.zeros(env.action_space.shape, np.float32))[2]
+        assert not env.step(self.rest(env))[2]
 
     def test_a_diverged_simulation_is_not_a_number(self, env: GoalEnv) -> None:
         good = env.reset(seed=0)[1]["state"]
-        actions = np.zeros((2, 4, *env.action_space.shape))
+        actions = np.tile(self.rest(env), (2, 4, 1))
         assert np.isfinite(env.simulate(good, actions)).all()
         assert np.isnan(env.simulate(self.diverging_state(env), actions)).all()
         assert np.isfinite(env.simulate(good, actions)).all()

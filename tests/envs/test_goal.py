@@ -37,6 +37,22 @@ def test_the_command_writes_a_goal_and_says_what_comes_next(tmp_path):
     np.testing.assert_array_equal(picture(out), expected)
 
 
+def test_every_camera_gets_a_picture_of_its_own(tmp_path):
+    cameras = "[{name: top, camera: fixed, height: 24, width: 40}, {name: side, height: 32, width: 16, distance: 0.7}]"
+    done = type_in(tmp_path, "envs.goal", "env=reacher", f"env.cameras={cameras}", "out=goals/img.png", "size=48")
+    assert done.code == 0, done
+    assert picture(tmp_path / "goals" / "img.top.png").shape == (48, 80, 3)
+    assert picture(tmp_path / "goals" / "img.side.png").shape == (48, 24, 3)
+    assert sorted(file.name for file in (tmp_path / "goals").iterdir()) == ["img.side.png", "img.top.png"]
+    assert "goals/img.top.png (80 x 48 pixels)" in done.out and "goals/img.side.png" in done.out
+    assert "'goal={top: goals/img.top.png, side: goals/img.side.png}'" in done.out.replace("\n", " ")
+    states = []
+    for name in ("top", "side"):
+        with Image.open(tmp_path / "goals" / f"img.{name}.png") as image:
+            states.append((image.text["start_state"], image.text["goal_state"]))
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,7 +110,7 @@ def test_a_seed_that_leads_nowhere_says_so(monkeypatch):
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "img.png"
-    save_png(np.zeros((8, 8, 3), np.uint8), path, {})
+    save_png(np.zeros((8, 8, 3), np.uint8), path, {}, "push")
     refuse_to_write(monkeypatch, "img.png")
     assert_stopped(type_in(tmp_path, "envs.goal", "env=push", "out=img.png"), "img.png: No space left on device")
     assert picture(path).max() == 0

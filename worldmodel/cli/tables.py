@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
+__all__ = ["Table", "table"]
+
 _OF_TEXT = ("", "becomes", "column", "kind", "rest", "unit", "what")
 
 

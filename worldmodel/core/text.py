@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Final
 
-_MOST_SHOWN: Final = 2_000  # characters: a recording may call its environment anything
+_MOST_SHOWN: Final = 1_000  # characters: a recording may call its environment anything
 # Escape sequences of terminals (ECMA-48): CSI and its parameters, OSC and others up to their end, two characters.
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
@@ -21,10 +21,14 @@ _QUERY = re.compile(r"(?P<address>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s?#'\"]*)[?#][^
 
 
 def printable(text: object) -> str:
-    """`text` in one line without anything that a terminal acts upon; at most 2,000 characters of it."""
-    plain = " ".join(_SEQUENCE.sub("", str(text)[: 2 * _MOST_SHOWN]).split())
+    """`text` in one line without anything that a terminal acts upon; of a long one, how it begins and ends."""
+    whole = str(text)
+    if len(whole) > 2 * _MOST_SHOWN:  # where what is not shown is a part of it
+        whole = f"{whole[:_MOST_SHOWN]} {whole[-_MOST_SHOWN:]}"
+    plain = " ".join(_SEQUENCE.sub("", whole).split())
     plain = "".join(letter for letter in plain if unicodedata.category(letter) not in _UNSEEN)
-    return plain if len(plain) <= _MOST_SHOWN else f"{plain[:_MOST_SHOWN]}..."
+    half = _MOST_SHOWN // 2
+    return plain if len(plain) <= _MOST_SHOWN else f"{plain[:half]} ... {plain[-half:]}"
 
 
 def without_secrets(text: object) -> str:

@@ -12,8 +12,9 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from worldmodel.cli.command import fail, refusal, stopped
+from worldmodel.cli.command import ending_in_one_line, fail
 from worldmodel.cli.console import console, shown
+from worldmodel.cli.programs import as_typed
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
@@ -21,7 +22,6 @@ from worldmodel.core.files import replacing
 from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.data.formats.commands import add_export, add_import
 from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions, oddities
-from worldmodel.data.store.durable import WritingStopped
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.rewriting import merge, pack, split, upgrade
@@ -182,7 +182,7 @@ def merge_stores(paths: list[Path], out: Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
+    parser = _Parser(prog=as_typed("python -m worldmodel.data"), description=__doc__)
     metavar = "inspect|verify|view|recover|upgrade|pack|split|merge|import|export"
     commands = parser.add_subparsers(required=True, metavar=metavar)
 
@@ -228,21 +228,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 all is well, 1 the store is damaged or cannot be written to, 2 unusable input, 130 interrupted."""
-    try:
+    with ending_in_one_line("what was finished is kept; the same command goes on from there"):
         given = _parser().parse_args(arguments)
         code: int = given.run(given)
-    except UserError as error:
-        fail(str(error))
-    except WritingStopped as error:
-        return stopped(str(error))
-    except OSError as error:
-        message = refusal(error)
-        if message is None:
-            raise
-        return stopped(message)
-    except KeyboardInterrupt:
-        console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
-        return 130
     return code
 
 

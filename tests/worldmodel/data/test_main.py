@@ -155,7 +155,8 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
         whole(self, key, value)
 
     monkeypatch.setattr(DurableLocalStore, "_write", write)
-    assert main(["pack", str(store.path), str(tmp_path / "packed.zarr")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["pack", str(store.path), str(tmp_path / "packed.zarr")])
     printed = capsys.readouterr()
     (line,) = printed.out.strip().splitlines()
     assert line.startswith(f"stopped: {tmp_path / 'packed.zarr'} cannot be written to (No space left on device)")
@@ -186,7 +187,8 @@ def test_a_sheet_that_the_disk_has_no_room_for_is_one_line(
     store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_to_write(monkeypatch, "sheet.png")
-    assert main(["inspect", str(store.path), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["inspect", str(store.path), "--sheet", str(tmp_path / "sheet.png")])
     told = capsys.readouterr()
     assert told.out.splitlines()[-1] == f"stopped: {tmp_path / 'sheet.png'}: No space left on device"
     assert told.err == ""

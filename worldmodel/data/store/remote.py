@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -29,7 +30,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
 
-from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError, choices_message, how_to_install
 from worldmodel.core.files import output_folder, replacing
 from worldmodel.core.text import printable, without_secrets
@@ -38,6 +38,7 @@ from worldmodel.data.store.metadata import MOST_CHUNK_BYTES
 from worldmodel.data.store.rows import chunk_number
 
 LIBRARIES: Final = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs"}
+_log = logging.getLogger(__name__)
 _LATEST, _OPENING = "latest", "opening-"
 _MOST_DESCRIPTION_BYTES = 2**22
 _MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # whatever an array's description allows for
@@ -92,7 +93,7 @@ class RemoteFiles:
             if source.has_answered or not latest.exists() or not (place / latest.read_text()).is_dir():
                 raise
             fetched = datetime.datetime.fromtimestamp(latest.stat().st_mtime).isoformat(" ", "minutes")
-            console.print(f"[yellow]not reachable[/]: {error}; reading what was fetched until {fetched}")
+            _log.warning("not reachable: %s; reading what was fetched until %s", error, fetched)
             root = place / latest.read_text()
         return cls(root, source)
 

@@ -79,7 +79,8 @@ def test_an_export_to_a_full_disk_leaves_nothing(store: TrajectoryStore, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(lerobot_export, "encode_png", fill)
-    assert main(["export", "lerobot", str(store.path), str(tmp_path / "out"), "--images", "png"]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["export", "lerobot", str(store.path), str(tmp_path / "out"), "--images", "png"])
     assert "cannot be written to (No space left on device): nothing is there" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
 

@@ -102,7 +102,7 @@ def cached() -> list[str]:
     return [file.name for file in cache_folder().rglob("*") if file.is_file() and file.name.startswith(("c.", "fetch"))]
 
 
-def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: TrajectoryStore, capsys) -> None:
+def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: TrajectoryStore, caplog) -> None:
     remote = TrajectoryStore.open(f"{server.address}/")
     assert (remote.identity, remote.name, remote.is_remote) == (store.identity, server.address, True)
     for number in range(5):
@@ -116,7 +116,7 @@ def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: Trajec
     server.stop()
     again = TrajectoryStore.open(server.address)  # as it was
     np.testing.assert_array_equal(again.read("images/camera", 0, 106), store.read("images/camera", 0, 106))
-    assert "not reachable" in capsys.readouterr().out
+    assert "not reachable" in caplog.text
 
 
 def test_a_store_that_has_changed_is_noticed(server: Server, store: TrajectoryStore, write_store) -> None:

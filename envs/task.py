@@ -1,0 +1,127 @@
+"""What is wanted of a world: when it is as in the goal, which goals are worth going to, and how to explore on the way.
+
+Shapes: `N` simulator state, `A` action, `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.world import Floats
+
+if TYPE_CHECKING:
+    from envs.protocol import GoalEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One component of the distance to a goal, for example the block's position error.
+
+    Attributes:
+        name: key in `Task.errors`, for example `position`.
+        unit: unit it is reported in, for example `cm`.
+        tolerance: success needs the error to be at most this, in the same unit.
+    """
+
+    name: str
+    unit: str
+    tolerance: float
+
+
+class Explorer(abc.ABC):
+    """A policy that moves about without a goal, to record what actions do."""
+
+    @abc.abstractmethod
+    def act(self, env: GoalEnv) -> NDArray[np.float32]:
+        """Action `[A]` for the environment as it stands. It may look at the simulator: it records, it does not plan."""
+
+
+class Task(abc.ABC):
+    """Judges states and explores; it holds no state of its own.
+
+    Attributes:
+        metrics: what `errors` measures, in this order.
+    """
+
+    metrics: tuple[Metric, ...]
+
+    @abc.abstractmethod
+    def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
+        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
+
+    @abc.abstractmethod
+    def is_interesting(self, start: Floats, goal: Floats) -> bool:
+        """Whether going from `start [N]` to `goal [N]` is worth evaluating (something must have moved)."""
+
+    @abc.abstractmethod
+    def explorer(self, rng: np.random.Generator) -> Explorer:
+        """A fresh exploration policy for one episode."""
+
+    @abc.abstractmethod
+    def path_points(self, states: Floats) -> Mapping[str, Floats]:
+        """Paths for plots: name → `[..., 2]` (column, row) in fractions of the first camera's picture, for `states
+        [..., N]`."""
+
+    def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
+        """Whether each of `states [..., N]` meets `scale` times every metric's tolerance, `[...]`."""
+        return within_tolerance(self.errors(states, goal), self.metrics, scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """One thing that has to be as in the goal.
+
+    Attributes:
+        metric: its name, unit and tolerance.
+        error: `[...]`, in the metric's unit, of `states [..., N]` against `goal [N]` or `[..., N]`.
+        min_change: a goal is worth going to where the start is at least this far from it, by one criterion at least.
+    """
+
+    metric: Metric
+    error: Callable[[Floats, Floats], Floats]
+    min_change: float
+
+
+class CriteriaTask(Task):
+    """A task made of criteria, all of which have to be met.
+
+    Args:
+        criteria: at least one.
+        make_explorer: an exploration policy for one episode, given its generator.
+        paths: as `Task.path_points`.
+    """
+
+    def __init__(
+        self,
+        criteria: Sequence[Criterion],
+        make_explorer: Callable[[np.random.Generator], Explorer],
+        paths: Callable[[Floats], Mapping[str, Floats]],
+    ) -> None:
+        self._criteria, self._make_explorer, self._paths = tuple(criteria), make_explorer, paths
+        self.metrics = tuple(criterion.metric for criterion in criteria)
+
+    def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
+        states, goal = np.asarray(states, np.float64), np.asarray(goal, np.float64)
+        return {criterion.metric.name: criterion.error(states, goal) for criterion in self._criteria}
+
+    def is_interesting(self, start: Floats, goal: Floats) -> bool:
+        changes = self.errors(start, goal)
+        moved = any(bool(changes[criterion.metric.name] >= criterion.min_change) for criterion in self._criteria)
+        return moved and not bool(self.is_success(start, goal))
+
+    def explorer(self, rng: np.random.Generator) -> Explorer:
+        return self._make_explorer(rng)
+
+    def path_points(self, states: Floats) -> Mapping[str, Floats]:
+        return self._paths(np.asarray(states, np.float64))
+
+
+def within_tolerance(errors: Mapping[str, Floats], metrics: Sequence[Metric], scale: float) -> NDArray[np.bool_]:
+    """Whether every error `[...]` is at most `scale` times its metric's tolerance, `[...]`."""
+    return np.logical_and.reduce([errors[m.name] <= scale * m.tolerance for m in metrics])
