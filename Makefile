@@ -34,6 +34,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
 $(VENV)/.docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
@@ -41,18 +46,13 @@ $(VENV)/.docs: $(INSTALLED)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-# Every command goes on where it was interrupted, and so does this. The ceiling, the simulator as the model, would take
-# as long as all the rest; it says nothing about what was trained.
+# Every command goes on where it was interrupted, and so does this. The oracle, with the simulator as the model, would
+# take as long as all the rest; it says nothing about what was trained.
 reproduce: setup
 	$(BIN)/python -m envs.collect env=$(ENV)
 	$(BIN)/python -m worldmodel.pretrain env=$(ENV)
 	$(BIN)/python -m worldmodel.train env=$(ENV)
-	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model ceiling=false
+	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model oracle=false
 
 clean:
 	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT

@@ -41,12 +41,12 @@ PRETRAIN = (
 TRAIN = (
     f"data={ROBOT}",
     f"cache={RUNS}/robot.npy",
-    "scene_trainer.steps=1500",
-    "look_trainer.steps=1500",
+    "state_trainer.steps=1500",
+    "appearance_trainer.steps=1500",
     "trainer.steps=4000",
 )
 # As many actions of a plan as a knot is long: a quarter of the time.
-EVALUATE = ("planner.execute=4", "ceiling=false", "floors=false", "batch=20", "videos=0")
+EVALUATE = ("planner.execute=4", "oracle=false", "baselines=false", "batch=20", "videos=0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from worldmodel.cli.command import composed, fail
+from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.core.errors import UserError
 
 STEPS_AHEAD = (10, 25, 50, 100)
@@ -33,7 +33,7 @@ def evaluate(env: str, overrides: list[str], steps_ahead: int) -> dict[str, Any]
     """What `planning.evaluate` finds for goals `steps_ahead` control steps away."""
     out = Path("runs") / env / "distance" / str(steps_ahead)
     options = [f"manifest.seed={SEED}", f"manifest.steps_ahead={steps_ahead}", f"budget={2 * steps_ahead}"]
-    line = [sys.executable, "-m", "planning.evaluate", *overrides, *options, "ceiling=false", f"out={out}"]
+    line = [sys.executable, "-m", "planning.evaluate", *overrides, *options, "oracle=false", f"out={out}"]
     ended = subprocess.run(line, check=False)
     if ended.returncode:
         raise SystemExit(ended.returncode)
@@ -42,7 +42,7 @@ def evaluate(env: str, overrides: list[str], steps_ahead: int) -> dict[str, Any]
 
 
 def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
-    """Success rates with 95 % intervals over the steps from start to goal, and the better of the two floors."""
+    """Success rates with 95 % intervals over the steps from start to goal, and the better of the two baselines."""
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     steps = [r["steps_ahead"] for r in results]
@@ -51,8 +51,8 @@ def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
         around = [[100 * abs(r[key] - r[f"{key}_interval"][end]) for r in results] for end in (0, 1)]
         places = [s * (1 + 0.02 * (shift - 1)) for s in steps]  # apart, so that the bars can be told apart
         axes.errorbar(places, rates, yerr=around, label=label, color=colour, marker="o", ms=4, capsize=3, lw=1.5)
-    floor = [100 * max(f["success_any"] for f in r["floors"].values()) for r in results]
-    axes.plot(steps, floor, color="#888888", ls=":", label="random or no actions, at any step")
+    baseline = [100 * max(f["success_any"] for f in r["floors"].values()) for r in results]
+    axes.plot(steps, baseline, color="#888888", ls=":", label="random or no actions, at any step")
     axes.set(xscale="log", ylim=(0, 101), ylabel="success in %", xlabel="control steps from start to goal")
     axes.set_xticks(steps, [str(s) for s in steps])
     axes.minorticks_off()
@@ -66,7 +66,7 @@ def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
 
 def main(overrides: list[str]) -> None:
     """Evaluate, then draw."""
-    env = str(composed("evaluate", overrides).env.name)
+    env = str(as_plain(composed("evaluate", overrides))["env"]["name"])
     path = Path("docs/assets") / f"{env}_distance.png"
     draw(env, [evaluate(env, overrides, steps) for steps in STEPS_AHEAD], path)
     print(f"curve: {path}")

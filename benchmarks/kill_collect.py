@@ -19,7 +19,7 @@ import numpy as np
 from worldmodel.data import TrajectoryStore
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("pixels", "action", "proprio", "state")
+COLUMNS = ("images/camera", "action", "proprio", "state")
 
 
 def start_collect(out: Path, *options: str) -> subprocess.Popen[str]:

@@ -25,16 +25,16 @@ ENCODER = ["encoder.width=32", "encoder.depth=1", "encoder.heads=2"]
 COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8", "trainer.checkpoint_every_s=0.2"]
 SMALL = {
     "worldmodel.pretrain": [*ENCODER, "clips.frames=4", "jepa.predictor_width=16", "jepa.predictor_depth=1"],
-    "worldmodel.train": [*ENCODER, "encoder_from=random", "scene.hidden=16", "scene_trainer.batch_size=8",
-                         "scene_trainer.steps=${trainer.steps}", "look_trainer.steps=${trainer.steps}",
-                         "look_trainer.batch_size=64", "scene.look_width=16",
+    "worldmodel.train": [*ENCODER, "encoder_from=random", "state.hidden=16", "state_trainer.batch_size=8",
+                         "state_trainer.steps=${trainer.steps}", "appearance_trainer.steps=${trainer.steps}",
+                         "appearance_trainer.batch_size=64", "state.embedding_width=16",
                          "predictor.width=32", "predictor.hidden_width=32"],
 }  # fmt: skip
 # What a training checkpoints into, the later stage first.
 CHECKPOINTS = {
     "training": "training.pt",
-    "training the look": "look/training.pt",
-    "training the scene code": "scene/training.pt",
+    "training the appearance embedding": "cameras/camera/appearance/training.pt",
+    "training the keypoints": "cameras/camera/keypoints/training.pt",
 }
 
 

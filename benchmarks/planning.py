@@ -15,19 +15,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
-from planning.controller import Observations
-from planning.loading import bounds_of, choose_checkpoint, load_model, open_env
-from planning.policies import make_controller
-from planning.registry import Planner, make_planner
-from worldmodel.cli.command import composed, fail
+from planning.controller import Controller, Strategy
+from planning.loading import choose_checkpoint, read_model
+from planning.registry import make_strategy
+from planning.simulation import open_env
+from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
-from worldmodel.models.keypoint.model import WorldModel
+from worldmodel.core.goal import ImageGoal
+from worldmodel.core.observation import Observation
+from worldmodel.models.contract import WorldModel
 
 REPEATS, WARM_UP = 30, 4
 
@@ -48,74 +51,75 @@ def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -
 class Parts:
     """What a plan for `batch` environments is made of, each part to be timed by itself."""
 
-    def __init__(self, model: WorldModel, planner: Planner, batch: int, samples: int, device: torch.device) -> None:
+    def __init__(self, model: WorldModel, strategy: Strategy, batch: int, device: torch.device) -> None:
         spec, rng = model.spec, np.random.default_rng(0)
-        self.model, self.planner = model, planner
-        self._pixels = rng.integers(
-            0, 256, (batch, spec.only_camera.height, spec.only_camera.height, 3), dtype=np.uint8
-        )
-        self._proprio = np.zeros((batch, spec.proprio_size), np.float32)
-        bounds, size = bounds_of(spec), len(spec.action.low)
-        controller = planner.controller
-        self.actions = 0.1 * torch.rand(batch, samples, controller.horizon, size).to(device)
-        self._controller = make_controller(model, planner, bounds, self._pixels, device)
-        self._history = [
-            torch.as_tensor(np.repeat(x[:, None], controller.history, 1)).to(device)
-            for x in (self._pixels, self._proprio)
-        ]
-        past = self.actions[:, 0, : controller.history - 1]
+        self.model, self.strategy = model, strategy
+        images = {camera.name: rng.integers(0, 256, (batch, *camera.shape), np.uint8) for camera in spec.cameras}
+        self._seen = Observation(images, np.zeros((batch, spec.proprio_size), np.float32))
+        goals = [ImageGoal({name: image[row] for name, image in images.items()}) for row in range(batch)]
+        self._controller = Controller(model, strategy, goals, device)
+        samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
+        self.actions: Tensor = 0.1 * torch.rand(batch, samples, horizon, spec.action.size).to(device)
+        self._action = torch.zeros(1, spec.action.size, device=device)
         with torch.no_grad():
-            self.latent = model.encode(*self._history, past)
-            self.goal = model.encode_goal(self._history[0][:, 0])
-            self.imagined = model.rollout(self.latent, self.actions)
-        self._past = past
+            # Of the second step, as nearly all are: with the frame before.
+            first = [model.observe(None, self._row(row), None) for row in range(batch)]
+            self._before = first
+            self.latents = self.encode()
+            self.goals = [model.goal(goal) for goal in goals]
+            self.imagined = self.imagine()
+
+    def _row(self, row: int) -> Observation:
+        return self._seen.rows(slice(row, row + 1))
 
     @torch.no_grad()
-    def encode(self) -> object:
-        return self.model.encode(*self._history, self._past)
+    def encode(self) -> list[object]:
+        return [self.model.observe(before, self._row(row), self._action) for row, before in enumerate(self._before)]
 
     @torch.no_grad()
-    def rollout(self) -> object:
-        return self.model.rollout(self.latent, self.actions)
+    def imagine(self) -> list[object]:
+        rows = zip(self.latents, self.actions.split(1), strict=True)
+        return [self.model.imagine(latent, actions) for latent, actions in rows]
 
     @torch.no_grad()
-    def judge(self) -> object:
-        return self.planner.objective.reduce(self.model.distance(self.imagined, self.goal))
+    def judge(self) -> list[object]:
+        rows = zip(self.imagined, self.goals, strict=True)
+        return [self.strategy.objective.reduce(self.model.distance(ahead, goal)) for ahead, goal in rows]
 
     def plan(self) -> object:
-        return self._controller.act(Observations(self._pixels, self._proprio))
+        return self._controller.act(self._seen)
 
 
 def main(overrides: list[str]) -> None:
     """Print the table."""
-    config = composed("evaluate", overrides)
-    device = pick_device(config.device)
-    env, spec = open_env(config.env)
+    config = as_plain(composed("evaluate", overrides))
+    device = pick_device(config["device"])
+    env, spec = open_env(config["env"])
     env.close()
-    checkpoint = choose_checkpoint(config.checkpoint or spec.env, spec.env)
-    model = load_model(checkpoint, spec, device, config.precision, config.compile)
-    planner = make_planner(config.planner, model.history, config.seed)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config.precision}; median ms"
+    checkpoint = choose_checkpoint(config["checkpoint"] or spec.env, spec.env)
+    model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
+    strategy = make_strategy(config["planner"], config["seed"])
+    dtype = torch.bfloat16 if config["precision"] == "bf16" else torch.float32
+    title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config['precision']}; median ms"
     columns = ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share")
     found = table(title, *columns)
-    for batch in (1, int(config.batch)):
-        parts = Parts(model, planner, batch, int(config.planner.options.samples), device)
+    iterations = int(config["planner"]["options"].get("iterations", 1))
+    for batch in (1, int(config["batch"])):
+        parts = Parts(model, strategy, batch, device)
         before = matrix_product_gflops(dtype, device)
-        plan, encode, rollout, judge = median_ms((parts.plan, parts.encode, parts.rollout, parts.judge), device)
+        plan, encode, imagine, judge = median_ms((parts.plan, parts.encode, parts.imagine, parts.judge), device)
         peak = (before + matrix_product_gflops(dtype, device)) / 2
-        iterations = int(config.planner.options.get("iterations", 1))
         with FlopCounterMode(display=False) as counter:
-            parts.rollout()
+            parts.imagine()
         sequences = parts.actions.shape[0] * parts.actions.shape[1]
-        achieved = counter.get_total_flops() / rollout / 1e6
-        search = plan - encode - iterations * (rollout + judge)
-        row = [f"{x:.1f}" for x in (plan, encode, iterations * rollout, iterations * judge, search)]
+        achieved = counter.get_total_flops() / imagine / 1e6
+        search = plan - encode - iterations * (imagine + judge)
+        row = [f"{x:.1f}" for x in (plan, encode, iterations * imagine, iterations * judge, search)]
         share = f"{achieved / peak:.0%} of {peak:.0f}"
-        found.add_row(str(batch), *row, f"{1e3 * sequences / rollout:,.0f}", f"{achieved:.0f}", share)
+        found.add_row(str(batch), *row, f"{1e3 * sequences / imagine:,.0f}", f"{achieved:.0f}", share)
     console.print(found)
     console.print(
-        f"a rollout: one action sequence imagined {planner.controller.horizon} control steps ahead; "
+        f"a rollout: one action sequence imagined {strategy.controller.horizon} control steps ahead; "
         "share: of a matrix product's rate on this machine, measured in the same run"
     )
 

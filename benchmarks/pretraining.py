@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -63,11 +62,10 @@ class Clips:
 
 def make_task(config: DictConfig, clips: Clips, batch_size: int) -> PretrainTask:
     """Pretraining on noise, with the options of `config`."""
-    encoder = from_config(EncoderConfig, {**config.encoder, "image_size": config.env.image_size}, "encoder")
+    encoder = from_config(EncoderConfig, config.encoder, "encoder")
     module = Jepa(encoder, from_config(JepaConfig, config.jepa, "jepa"))
     options = from_config(PretrainConfig, config.pretrain, "pretrain")
-    frames = cast(NDArray[np.uint8], clips)
-    return PretrainTask(module, options, frames, lambda step: clips.rows(step, batch_size), None, 0, CPU)
+    return PretrainTask(module, options, lambda step: clips[clips.rows(step, batch_size)], {}, 0, CPU)
 
 
 def gflop_per_step(task: PretrainTask) -> float:

@@ -30,7 +30,7 @@ from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.verification import verify
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("pixels", "action", "proprio", "state")
+COLUMNS = ("images/camera", "action", "proprio", "state")
 SPEC = EnvironmentSpec(
     env="toy",
     cameras=one_camera(6),
@@ -48,10 +48,10 @@ def toy_episode(index: int, num_steps: int = NUM_STEPS) -> Episode:
     """An episode whose content follows from `index`, which is also its seed."""
     rng = np.random.default_rng(index)
     rows = num_steps + 1
-    action = rng.standard_normal((rows, 2)).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
     action[-1] = 0
     return Episode(
-        pixels=rng.integers(0, 256, (rows, SPEC.only_camera.height, SPEC.only_camera.height, 3), dtype=np.uint8),
+        images={c.name: rng.integers(0, 256, (rows, *c.shape), dtype=np.uint8) for c in SPEC.cameras},
         action=action,
         proprio=rng.standard_normal((rows, 3)).astype(np.float32),
         state=rng.standard_normal((rows, 2)),
@@ -62,8 +62,8 @@ def toy_episode(index: int, num_steps: int = NUM_STEPS) -> Episode:
 def record(recorder: Recorder, episode: Episode) -> int:
     """Show an episode to the recorder, step by step; its number."""
     for t in range(episode.num_steps):
-        recorder.step(episode.pixels[t], episode.proprio[t], episode.action[t], episode.state[t])
-    return recorder.end_episode(episode.pixels[-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
+        recorder.step(episode.images["camera"][t], episode.proprio[t], episode.action[t], episode.state[t])
+    return recorder.end_episode(episode.images["camera"][-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
 
 
 def make_store(path: Path, num_episodes: int) -> None:
@@ -309,7 +309,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def same(found: Episode, wanted: Episode) -> bool:
     """Bit by bit."""
-    columns = ((getattr(found, name), getattr(wanted, name)) for name in COLUMNS)
+    columns = ((found.columns[name], wanted.columns[name]) for name in COLUMNS)
     return found.seed == wanted.seed and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in columns)
 
 

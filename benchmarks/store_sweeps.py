@@ -68,7 +68,9 @@ def _record_insisting(recorder: Recorder, episode: Episode, fault: Fault | None)
     except WritingStopped:
         if fault is None or fault.lasting:
             raise
-        return recorder.end_episode(episode.pixels[-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
+        return recorder.end_episode(
+            episode.images["camera"][-1], episode.proprio[-1], episode.state[-1], seed=episode.seed
+        )
 
 
 def outcome(path: Path, first: int, count: int, fault: Fault | None) -> tuple[int, str]:
@@ -137,7 +139,7 @@ def failed_recovery(what: str, step: int = 1) -> Tally:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_store(folder / "before" / "data.zarr", 3)  # 27 rows; the second chunk of pixels has the last two episodes
-        (folder / "before" / "data.zarr/data/pixels/c.1.0.0.0").write_bytes(b"damaged")
+        (folder / "before" / "data.zarr/data/images/camera/c.1.0.0.0").write_bytes(b"damaged")
         for number in range(1, 10_000, step):
             shutil.copytree(folder / "before", folder / "now")
             path, case = folder / "now" / "data.zarr", f"call {number}"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from envs.protocol import GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.cli.command import Config, command, next_command, plain_options, stopped
 from worldmodel.cli.console import console
+from worldmodel.cli.progress import Steps
 from worldmodel.core.files import output_folder
 from worldmodel.core.machine import num_processors
 from worldmodel.core.options import from_config
@@ -89,7 +89,7 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, nu
         states.append(info["state"])
     actions.append(np.zeros_like(actions[0]))
     return Episode(
-        pixels=np.stack([next(iter(o["images"].values())) for o in observations]),
+        images={camera: np.stack([o["images"][camera] for o in observations]) for camera in observation["images"]},
         action=np.stack(actions).astype(np.float32),
         proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
         state=np.stack(states).astype(np.float64),
@@ -191,23 +191,18 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
 
 def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:
     num_workers = config.workers or num_processors()
-    columns = (
-        TextColumn("recording"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes · {task.fields[rate]:.0f} steps/s"),
-        TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("recording", total=indices.stop, completed=indices.start, rate=0.0)
-        episodes = record_in_parallel(env_options, config.seed, config.episode_steps, indices, num_workers)
+    began, steps_each = time.monotonic(), config.episode_steps
+    progress = Steps(stays=False)
+    progress.begin("recording", indices.start * steps_each, indices.stop * steps_each)
+    try:
+        episodes = record_in_parallel(env_options, config.seed, steps_each, indices, num_workers)
         with contextlib.closing(episodes):
-            for done, episode in enumerate(episodes, start=1):
+            for done, episode in enumerate(episodes, start=indices.start + 1):
                 writer.append(episode)
-                rate = done * config.episode_steps / (time.monotonic() - began)
-                progress.update(task, completed=indices.start + done, rate=rate)
+                progress.step(done * steps_each, f"{done} episodes")
         writer.commit()
+    finally:
+        progress.end()
     seconds = time.monotonic() - began
     steps = len(indices) * config.episode_steps
     rate = steps / seconds

@@ -1,10 +1,13 @@
-"""Receding-horizon control toward a goal image."""
+"""Receding-horizon control toward a goal, or toward several of them in turn."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
+import itertools
+import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planning.actions.knots import shift
-from planning.actions.safety import require_finite, safe_actions
+from planning.actions.limits import ActionLimits
+from planning.actions.safety import safe_actions
+from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig
-from planning.types import Bounds, CostFn, Model, Optimiser, Plan
+from planning.types import CostFn, Model, Optimiser, Plan, Problem
 from worldmodel.core.errors import UserError
+from worldmodel.core.goal import Goal
+from worldmodel.core.observation import Observation
 from worldmodel.core.seeds import seed_of_step
+from worldmodel.core.tensor_record import TensorRecord
+
+MOST_STEPS_AHEAD = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,191 +36,270 @@ class ControllerConfig:
     Attributes:
         horizon: control steps that a plan looks ahead, H.
         execute: actions of a plan that are taken before the next one is made.
-        history: frames of context that the model is given.
         seed: of the optimiser's noise.
     """
 
     horizon: int = 12
     execute: int = 1
-    history: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.history < 1:
-            raise ValueError(f"horizon {self.horizon} and history {self.history} must be at least 1")
+        if not 1 <= self.horizon <= MOST_STEPS_AHEAD:
+            raise ValueError(f"horizon {self.horizon} must be at least 1 and at most {MOST_STEPS_AHEAD:,}")
         if not 1 <= self.execute <= self.horizon:
             raise ValueError(f"execute {self.execute} must be between 1 and horizon {self.horizon}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Observations:
-    """What B environments show: `pixels` uint8 `[B, H, W, 3]` and `proprio` float32 `[B, P]`."""
+class Strategy:
+    """All that makes a controller but the model: how actions are sought, judged and executed."""
 
-    pixels: NDArray[np.uint8]
-    proprio: NDArray[np.float32]
+    optimiser: Optimiser
+    objective: ObjectiveConfig
+    controller: ControllerConfig
 
-    @classmethod
-    def stack(cls, observations: list[dict[str, Any]]) -> Observations:
-        """From one Gymnasium observation per environment."""
-        return cls(
-            np.stack([next(iter(o["images"].values())) for o in observations]),
-            np.stack([o["proprio"] for o in observations]),
-        )
+    def plan(self, cost: CostFn, limits: ActionLimits, last: Tensor, step: int, memory: TensorRecord | None) -> Plan:
+        """The plan made at control step `step` of an episode, after the command `last [B, A]`."""
+        # Seeded anew for every step: independent of how often anybody planned before.
+        generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
+        problem = Problem(cost, limits, last, self.controller.horizon, step)
+        return self.optimiser.plan(problem, memory, generator)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What the controller did at one control step.
+    """What was decided at one control step, for B environments.
 
     Attributes:
-        actions: float32 `[B, A]`, finite and within bounds.
+        actions: float32 `[B, A]`, finite, and allowed after the commands before.
         distance: `[B]`, the latent distance of what is seen now to the goal.
+        reached: `[B]`, whether that is as near as was asked for. A distance that is not finite never is.
+        sub_goal: `[B]`, which of its goals each is heading for, from 0 on.
         predicted_cost: `[B]`, the cost that the plan in execution was predicted to have.
-        replaced: `[B]`, rows where no plan could be used and the action is the safe one.
+        replaced: `[B]`, rows where no plan could be used and the action is rest.
+        trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution; NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
         planned: whether a plan was made at this step, or the last one is still being executed.
     """
 
     actions: NDArray[np.float32]
     distance: NDArray[np.float32]
+    reached: NDArray[np.bool_]
+    sub_goal: NDArray[np.int64]
     predicted_cost: NDArray[np.float32]
     replaced: NDArray[np.bool_]
-    plan_ms: float
-    planned: bool
+    trace: NDArray[np.float32]
+    plan_ms: float = 0.0
+    planned: bool = False
+    imagine: Callable[[], tuple[Any, ...]] = dataclasses.field(default=tuple, repr=False, compare=False)
+
+    @functools.cached_property
+    def imagined(self) -> tuple[Any, ...]:
+        """What the model expects of the rest of each row's plan: latents `[1, 1, H', ...]`; None without a plan.
+
+        They are imagined when they are first asked for, which takes about as long as one evaluation of one sample.
+        """
+        return self.imagine()
+
+    @classmethod
+    def blind(cls, actions: NDArray[np.float32]) -> Decision:
+        """By somebody who looks at nothing: actions `[B, A]`, and no distance to any goal."""
+        rows = len(actions)
+        unknown, never = np.full(rows, np.nan, np.float32), np.zeros(rows, bool)
+        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, unknown[:, None])
 
 
-def plan_step(
-    optimiser: Optimiser, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, config: ControllerConfig, step: int
-) -> Plan:
-    """The plan made at control step `step` of an episode, from `warm_start [B, H, A]` (zeros where there is none).
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One environment on its way.
 
-    Its own warm start is for the step in which the next plan is due, `config.execute` later.
+    Attributes:
+        goals: latents `[1, ...]` of its goals, in turn.
+        sub_goal: which one it is heading for.
+        step: control steps since the episode began.
+        latent: `[1, ...]`, of what was seen last.
+        command: `[1, A]`, in force.
+        plan: of one row, in execution; None where none could be used.
+        planned_at: the control step in which it was made.
     """
-    # Seeded anew for every step: independent of how often anybody planned before.
-    generator = torch.Generator().manual_seed(seed_of_step(config.seed, step))
-    plan = optimiser.plan(cost_fn, warm_start, bounds, generator, elapsed=step)
-    return dataclasses.replace(plan, warm_start=shift(plan.warm_start, config.execute - 1, bounds))
+
+    goals: tuple[Any, ...]
+    sub_goal: int = 0
+    step: int = 0
+    latent: Any = None
+    command: Tensor | None = None
+    plan: Plan | None = None
+    planned_at: int = 0
+
+    @property
+    def goal(self) -> Any:
+        return self.goals[self.sub_goal]
 
 
 class Controller:
     """Plans for B environments at once, executes the beginning of the plan, looks again and replans.
 
-    Every environment has its own history, warm start and step counter. The optimiser's noise depends on the seed and
-    on that counter only, so what happens to one environment does not depend on who shares the batch with it.
+    Every environment has its own latent, plan and step counter. Frames are encoded one environment at a time, futures
+    are imagined so (`LatentGoalCost`), and the optimiser's noise depends on the seed and on the step counter only: what
+    happens to one environment does not depend on who shares the batch with it.
+
+    Several goals of a row are visited in turn: it heads for the next one as soon as the present one is within
+    `reached_distance`.
 
     Args:
-        model: imagines; its tensors live on `device`.
-        bounds: smallest and largest action, on `device`.
-        goals: goal pictures, uint8 `[B, H, W, 3]`.
+        model: imagines.
+        strategy: how actions are sought, judged and executed.
+        goals: for each of B environments a goal, or a sequence of them.
+        device: of the model.
+        reached_distance: latent distance that counts as being there.
+
+    Raises:
+        UserError: for a goal that the model cannot read, and for a distance at which nothing could ever count.
     """
 
     def __init__(
         self,
         model: Model,
-        optimiser: Optimiser,
-        objective: ObjectiveConfig,
-        bounds: Bounds,
-        config: ControllerConfig,
-        goals: NDArray[np.uint8],
+        strategy: Strategy,
+        goals: Sequence[Goal | Sequence[Goal]],
         device: torch.device,
+        reached_distance: float = 0.2,
     ) -> None:
-        self._model, self._optimiser, self._objective = model, optimiser, objective
-        self._bounds, self._config, self._device = bounds, config, device
-        self._goals = np.array(goals)
-        self._encoded_goals: dict[tuple[int, ...], Any] = {}
-        rows, size = len(goals), bounds.low.shape[0]
-        self._histories = [_History(config.history, size) for _ in range(rows)]
-        self._steps = np.zeros(rows, np.int64)
-        self._plans = torch.zeros(rows, config.horizon, size, device=device)
-        self._warm_starts = torch.zeros(rows, config.horizon, size, device=device)
-        self._costs = torch.full((rows,), torch.inf, device=device)
+        if not (isinstance(reached_distance, int | float) and 0 < reached_distance < math.inf):
+            raise UserError(f"reached_distance is {reached_distance}: expected a number above 0")
+        self._model, self._strategy, self._device = model, strategy, device
+        self._reached_distance = reached_distance
+        self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
+        self._rows = [self._begin(goal) for goal in goals]
 
-    def reset(self, row: int, goal: NDArray[np.uint8]) -> None:
-        """Begin a new episode in environment `row` toward `goal [H, W, 3]`, forgetting the one before."""
-        self._goals[row] = goal
-        self._histories[row] = _History(self._config.history, self._bounds.low.shape[0])
-        self._encoded_goals.clear()
-        self._steps[row] = 0
-        self._warm_starts[row] = 0
-        self._costs[row] = torch.inf
+    def reset(self, row: int, goal: Goal | Sequence[Goal]) -> None:
+        """Begin a new episode in environment `row` toward `goal`, forgetting the one before."""
+        self._rows[row] = self._begin(goal)
 
     @torch.no_grad()
-    def act(self, observations: Observations) -> Decision:
-        """The next action for every environment. Raises UserError for an observation that is not finite."""
+    def _begin(self, goal: Goal | Sequence[Goal]) -> _Row:
+        goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
+        if not goals or not all(isinstance(one, Goal) for one in goals):
+            raise UserError(f"goal is {goal!r}: expected a Goal, or several of them in turn")
+        return _Row(tuple(self._model.goal(one) for one in goals))
+
+    @torch.no_grad()
+    def act(self, observation: Observation, command: NDArray[np.float32] | None = None) -> Decision:
+        """The next action for every environment.
+
+        Args:
+            observation: `[B, ...]` of the model's cameras and proprioception. It is copied.
+            command: `[B, A]`, the commands in force, where they are not those that were decided last; for the first
+                step of actions that hold, where no reading shows what is held.
+
+        Raises:
+            UserError: for an observation that does not fit the model or is not finite, and where nobody knows what to
+                hold. Nothing has happened then, and nothing has after any other exception: the next call may be right.
+        """
         started = time.perf_counter()
-        rows = len(self._histories)
-        if len(observations.pixels) != rows:
-            raise UserError(f"{len(observations.pixels)} observations for a controller of {rows} environments")
-        require_finite(torch.as_tensor(observations.proprio), "proprio")
-        for row, history in enumerate(self._histories):
-            history.see(observations.pixels[row], observations.proprio[row])
-        distance = torch.empty(rows, device=self._device)
-        planned = False
-        # Environments that are equally far into their episode have histories of one length: they share a batch.
-        for step in np.unique(self._steps):
-            group = np.flatnonzero(self._steps == step)
-            distance[group], made = self._act_group(group, int(step))
-            planned |= made
-        current = torch.as_tensor(self._steps % self._config.execute, device=self._device)
-        wanted = self._plans[torch.arange(rows, device=self._device), current]
-        wanted = torch.where(self._costs.isfinite()[:, None], wanted, torch.nan)
-        actions, replaced = safe_actions(wanted, self._bounds)
-        actions_out = actions.cpu().numpy().astype(np.float32)
-        for history, action in zip(self._histories, actions_out, strict=True):
-            history.do(action)
-        self._steps += 1
+        seen = read_observation(observation, self._model.spec, len(self._rows))
+        commands = first_command(command, seen, self._model.spec.action, [row.command is None for row in self._rows])
+        rows = [self._look(row, seen.rows(slice(i, i + 1)), commands[i]) for i, row in enumerate(self._rows)]
+        rows, distance = (list(part) for part in zip(*(self._head_on(row) for row in rows), strict=True))
+        rows, planned = self._plan(rows)
+        actions, replaced = self._decide(rows)
+        made = self._decision(rows, actions, replaced, distance, planned)
+        self._rows = [
+            dataclasses.replace(row, command=action, step=row.step + 1)
+            for row, action in zip(rows, actions.split(1), strict=True)
+        ]
+        return dataclasses.replace(made, plan_ms=(time.perf_counter() - started) * 1e3)
+
+    def _look(self, row: _Row, seen: Observation, command: NDArray[np.float32] | None) -> _Row:
+        """What the row sees now, `[1, ...]`, and the `command [A]` that is in force if it is not the last one."""
+        latent = self._model.observe(row.latent, seen, row.command)
+        if command is not None:
+            given = torch.as_tensor(command, device=self._device)[None]
+            row = dataclasses.replace(row, command=self.limits.clip(given))
+        return dataclasses.replace(row, latent=latent)
+
+    def _head_on(self, row: _Row) -> tuple[_Row, float]:
+        """The row, heading for the next goal where it has reached one, and its distance now."""
+        distance = self._distance(row)
+        while self._is_near(distance) and row.sub_goal + 1 < len(row.goals):
+            # The plan in execution leads to where it is already.
+            row = dataclasses.replace(row, sub_goal=row.sub_goal + 1, plan=None)
+            distance = self._distance(row)
+        return row, distance
+
+    def _distance(self, row: _Row) -> float:
+        return float(self._model.distance(row.latent, row.goal))
+
+    def _is_near(self, distance: float) -> bool:
+        """A distance that is not finite is a broken model, not an arrival."""
+        return math.isfinite(distance) and distance <= self._reached_distance
+
+    def _plan(self, rows: list[_Row]) -> tuple[list[_Row], bool]:
+        """The rows with plans that are made anew where it is time to, and whether any is.
+
+        Rows that are equally far into their episode and have plans to start from, or not, share a batch.
+        """
+        execute = self._strategy.controller.execute
+        due = [i for i, row in enumerate(rows) if row.plan is None or row.step - row.planned_at >= execute]
+        rows = list(rows)
+
+        def company(i: int) -> tuple[int, bool]:
+            return rows[i].step, rows[i].plan is not None
+
+        for (step, _), members in itertools.groupby(sorted(due, key=company), key=company):
+            group = list(members)
+            plan = self._plan_group([rows[i] for i in group], step)
+            usable = (plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)).tolist()
+            for place, i in enumerate(group):
+                # What cannot be used is not started from again either.
+                made = plan.rows(slice(place, place + 1)) if usable[place] else None
+                rows[i] = dataclasses.replace(rows[i], plan=made, planned_at=step)
+        return rows, bool(due)
+
+    def _plan_group(self, rows: Sequence[_Row], step: int) -> Plan:
+        cost = LatentGoalCost(
+            self._model, [row.latent for row in rows], [row.goal for row in rows], self._strategy.objective
+        )
+        memories = [row.plan.memory for row in rows if row.plan is not None]
+        memory = type(memories[0]).cat(memories) if memories else None
+        return self._strategy.plan(cost, self.limits, torch.cat([_command(row) for row in rows]), step, memory)
+
+    def _decide(self, rows: list[_Row]) -> tuple[Tensor, Tensor]:
+        """The actions `[B, A]`, and which of them `[B]` had to be replaced."""
+        last = torch.cat([_command(row) for row in rows])
+        nothing = torch.full_like(last[:1], torch.nan)
+        wanted = [nothing if row.plan is None else row.plan.actions[:, row.step - row.planned_at] for row in rows]
+        return safe_actions(torch.cat(wanted), self.limits, last)
+
+    def _decision(
+        self, rows: list[_Row], actions: Tensor, replaced: Tensor, distance: list[float], planned: bool
+    ) -> Decision:
+        iterations = max((row.plan.trace.shape[1] for row in rows if row.plan is not None), default=1)
+        without = torch.full((1, iterations), torch.nan)
         return Decision(
-            actions_out,
-            distance.cpu().numpy(),
-            self._costs.cpu().numpy().copy(),
-            replaced.cpu().numpy(),
-            (time.perf_counter() - started) * 1e3,
-            planned,
+            actions=actions.cpu().numpy().astype(np.float32),
+            distance=np.array(distance, np.float32),
+            reached=np.array([self._is_near(d) for d in distance]),
+            sub_goal=np.array([row.sub_goal for row in rows]),
+            predicted_cost=np.array(
+                [torch.inf if row.plan is None else float(row.plan.cost) for row in rows], np.float32
+            ),
+            replaced=replaced.cpu().numpy(),
+            trace=torch.cat([without if row.plan is None else row.plan.trace.cpu() for row in rows]).numpy(),
+            planned=planned,
+            imagine=functools.partial(self._imagine, rows),
         )
 
-    def _act_group(self, group: NDArray[np.int64], step: int) -> tuple[Tensor, bool]:
-        """Distances `[b]` now of the rows in `group [b]`, whose plans are renewed where it is time to."""
-        histories = [self._histories[row] for row in group]
-        latent = self._model.encode(*(self._stack(parts) for parts in zip(*(h.read() for h in histories), strict=True)))
-        goal = self._encode_goals(group)
-        distance = self._model.distance_now(latent, goal)
-        if step % self._config.execute:
-            return distance, False
-        cost_fn = LatentGoalCost(self._model, latent, goal, self._objective)
-        plan = plan_step(self._optimiser, cost_fn, self._warm_starts[group], self._bounds, self._config, step)
-        usable = plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)
-        self._plans[group] = plan.actions
-        self._warm_starts[group] = torch.where(usable[:, None, None], plan.warm_start, 0)
-        self._costs[group] = torch.where(usable, plan.cost, torch.inf)
-        return distance, True
+    @torch.no_grad()
+    def _imagine(self, rows: Sequence[_Row]) -> tuple[Any, ...]:
+        def ahead(row: _Row) -> Any:
+            if row.plan is None:
+                return None
+            return self._model.imagine(row.latent, row.plan.actions[:, None, row.step - row.planned_at :])
 
-    def _encode_goals(self, group: NDArray[np.int64]) -> Any:
-        key = tuple(group.tolist())
-        if key not in self._encoded_goals:
-            self._encoded_goals[key] = self._model.encode_goal(torch.as_tensor(self._goals[group], device=self._device))
-        return self._encoded_goals[key]
-
-    def _stack(self, parts: tuple[NDArray[Any], ...]) -> Tensor:
-        return torch.as_tensor(np.stack(parts), device=self._device)
+        return tuple(ahead(row) for row in rows)
 
 
-class _History:
-    """The last frames of one episode and the actions between them."""
-
-    def __init__(self, length: int, action_size: int) -> None:
-        self._pixels: collections.deque[NDArray[np.uint8]] = collections.deque(maxlen=length)
-        self._proprio: collections.deque[NDArray[np.float32]] = collections.deque(maxlen=length)
-        self._actions: collections.deque[NDArray[np.float32]] = collections.deque(maxlen=length - 1)
-        self._action_size = action_size
-
-    def see(self, pixels: NDArray[np.uint8], proprio: NDArray[np.float32]) -> None:
-        self._pixels.append(pixels)
-        self._proprio.append(np.asarray(proprio, np.float32))
-
-    def do(self, action: NDArray[np.float32]) -> None:
-        self._actions.append(action)
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-        """pixels `[T, H, W, 3]`, proprio `[T, P]`, actions `[T-1, A]`."""
-        actions = np.array(self._actions, np.float32).reshape(-1, self._action_size)
-        return np.stack(self._pixels), np.stack(self._proprio), actions
+def _command(row: _Row) -> Tensor:
+    assert row.command is not None, "a command is in force as soon as something was seen"
+    return row.command

@@ -1,7 +1,7 @@
-"""Success rates on a manifest, beside floors and a ceiling.
+"""Success rates on a manifest, beside baselines and an oracle.
 
 python -m planning.evaluate env=push
-python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 ceiling=false
+python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 oracle=false
 """
 
 from __future__ import annotations
@@ -12,38 +12,35 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from envs.protocol import GoalEnv
-from planning.evaluation.episodes import Episode, EpisodeLog, Policy, run_all
+from planning.display import EpisodeProgress, summary_table
+from planning.evaluation.episodes import Episode, EpisodeLog, run_all
 from planning.evaluation.latency import measure_plan_ms
+from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
-from planning.evaluation.progress import EpisodeProgress
-from planning.evaluation.report import Summary, Timing, episode_record, make_table
-from planning.loading import (
-    RUNS,
-    Checkpoint,
-    bounds_of,
-    choose_checkpoint,
-    load_model,
-    open_env,
-)
-from planning.manifest import Manifest, ManifestConfig, load_or_draw
-from planning.policies import NoOp, SimulatorPolicy, UniformRandom, WorldModelPolicy
-from planning.registry import make_planner
+from planning.evaluation.oracle import Oracle
+from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.report import Summary, Timing, episode_record
+from planning.evaluation.rollout import Policy
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.registry import make_strategy
+from planning.simulation import open_env
 from worldmodel.cli.command import Config, command, next_command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, escape
 from worldmodel.core.device import pick_compile, pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.models.keypoint.model import WorldModel
 
-MODEL, CEILING = "world model", "simulator"
+MODEL, ORACLE = "world model", "oracle"
 # Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
-_PLANNING_VERSION = 2
+_PLANNING_VERSION: Final = 3
+_MIB_PER_ENV: Final = 10  # of memory, measured on `push` at 64 x 64
+MOST_ENVS: Final = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +50,8 @@ class EvaluateConfig:
     checkpoint: str | None
     budget: int
     batch: int
-    floors: bool
-    ceiling: bool
+    baselines: bool
+    oracle: bool
     videos: int
     seed: int
     device: str
@@ -68,6 +65,13 @@ class EvaluateConfig:
                 f"budget={self.budget} batch={self.batch} seed={self.seed} videos={self.videos}: "
                 "at least 1, 1, 0 and 0 are accepted"
             )
+        if self.batch > MOST_ENVS:
+            raise ValueError(
+                f"batch={self.batch} environments take some {self.batch * _MIB_PER_ENV / 1024:,.0f} GiB: at most "
+                f"{MOST_ENVS} are accepted"
+            )
+        if self.budget > MOST_BUDGET:
+            raise ValueError(f"budget={self.budget}: at most {MOST_BUDGET:,} control steps are accepted")
 
 
 @dataclasses.dataclass
@@ -80,10 +84,12 @@ class Evaluation:
     spec: EnvironmentSpec
     manifest: Manifest
     checkpoint: Checkpoint
-    model: WorldModel
 
     def key(self, **decisive: Any) -> str:
-        """Hash of all that decides an outcome: episodes found under it are those that would come out again."""
+        """Hash of all that decides an outcome: episodes found under it are those that would come out again.
+
+        `batch` is not among it, because who shares a batch makes no difference.
+        """
         common = {
             "planning": _PLANNING_VERSION,
             "manifest": self.manifest.sha256,
@@ -98,7 +104,7 @@ class Evaluation:
         """Every episode of `policy`, going on from its log, with a progress bar."""
         log = EpisodeLog(RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl")
         pairs, budget = self.manifest.pairs, self.options.budget
-        with EpisodeProgress(title, len(pairs), budget) as progress:
+        with EpisodeProgress(f"{self.spec.env}: {title}", len(pairs), budget) as progress:
             return run_all(self.envs, pairs, policy, budget, log, progress.update)
 
 
@@ -107,34 +113,33 @@ def evaluate(config: Config) -> None:
     options = from_config(EvaluateConfig, plain_options(config), "evaluate")
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     device = pick_device(options.device)
+    settings: dict[str, Any] = config["planner"]
+    strategy = make_strategy(settings, options.seed)
     with contextlib.ExitStack() as opened:
         env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, options.precision, options.compile)
-        planner = make_planner(config["planner"], model.history, options.seed)
+        model = read_model(checkpoint, device, options.precision, options.compile, spec)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *(open_env(config["env"])[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
         for other in envs[1:]:
             opened.callback(other.close)
-        settings: dict[str, Any] = config["planner"]
-        task = Evaluation(options, settings, envs, spec, manifest, checkpoint, model)
+        task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
         _introduce(task, frozen=manifest_config.seed is None)
-        policy = WorldModelPolicy(model, planner, bounds_of(spec), device)
-        numerics = {"precision": options.precision, "compile": pick_compile(options.compile, device)}
+        policy = WorldModelPolicy(model, strategy, device)
+        compiled = pick_compile(options.compile, device)
+        numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
-        episodes = {MODEL: task.run(f"{spec.env}: {MODEL}", policy, "model", key)}
+        episodes = {MODEL: task.run(MODEL, policy, "model", key)}
         batched_ms = list(policy.plan_ms)
-        plan_ms = measure_plan_ms(env, manifest.pairs[0], policy, warm_up=model.history + 1)
-        bounds = bounds_of(spec)
-        if options.ceiling:
-            simulator = SimulatorPolicy(envs, planner, bounds)
-            episodes[CEILING] = task.run(f"{spec.env}: {CEILING}", simulator, "ceiling", task.key(planner=settings))
-        if options.floors:
-            random = UniformRandom(bounds, options.seed)
-            episodes["random"] = task.run(f"{spec.env}: random actions", random, "random", task.key())
-            episodes["no_op"] = task.run(f"{spec.env}: no action", NoOp(bounds), "no_op", task.key())
+        plan_ms = measure_plan_ms(env, manifest.pairs[0], policy)
+        if options.oracle:
+            oracle = Oracle(envs, spec, strategy)
+            episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
+        if options.baselines:
+            episodes["random"] = task.run("random actions", UniformRandom(spec, options.seed), "random", task.key())
+            episodes["no_op"] = task.run("no action", NoAction(spec), "no_op", task.key())
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
         _report(task, episodes, timing, out)
@@ -143,7 +148,7 @@ def evaluate(config: Config) -> None:
 def _introduce(task: Evaluation, frozen: bool) -> None:
     origin = "frozen" if frozen else f"drawn with seed {task.manifest.seed}"
     console.print(
-        f"evaluating {task.checkpoint.title} on {len(task.manifest.pairs)} pairs ({origin}, "
+        f"evaluating {escape(task.checkpoint.title)} on {len(task.manifest.pairs)} pairs ({origin}, "
         f"{task.manifest.sha256[:12]}), {task.options.budget} steps each"
     )
     for what, frozen_value, here in (
@@ -162,8 +167,9 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "task": task.spec.env,
         **summaries[MODEL].to_dict(),
         **dataclasses.asdict(timing),
+        # Baselines and oracle, under the names that results have had from the beginning.
         "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
-        "ceiling": summaries[CEILING].to_dict() if CEILING in summaries else None,
+        "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
         "manifest_hash": task.manifest.sha256,
         "manifest_seed": task.manifest.seed,
@@ -177,12 +183,12 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     }
     write_json(results, out / "results.json", indent=1)
     title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
-    console.print(make_table(title, summaries, metrics))
+    console.print(summary_table(title, summaries, metrics))
     for name, summary in summaries.items():
         if summary.steps_without_plan:
             console.print(
-                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and did "
-                "nothing in them"
+                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and "
+                "rested in them"
             )
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:

@@ -1,4 +1,4 @@
-"""Goal pictures from anybody: read with care, brought to the size that a model sees."""
+"""Goal pictures from anybody: read with care, brought to the size that a camera of the model has."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from worldmodel.core.errors import UserError
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.spec import CameraSpec
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
-_WANTED = "a goal image is a square PNG or JPEG in RGB, opaque"
+# How a picture of other proportions is brought to those of the camera.
+CROP, LETTERBOX = "crop", "letterbox"
+# Larger numbers are no state of any simulator of ours, and would overflow inside of one.
+_LARGEST_STATE: Final = 1e6
+_WANTED = "a goal image is a PNG or JPEG in RGB, opaque"
 # Pillow's many ways to say that the data is broken.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 # By EXIF orientation. Pillow's `exif_transpose` also rewrites the EXIF, and fails on odd ones.
@@ -37,27 +43,40 @@ class GoalImage:
     """A goal as a picture, and what its file tells of the simulator (nothing, for a photo).
 
     Attributes:
-        pixels: uint8 `[size, size, 3]`.
+        pixels: uint8 `[H, W, 3]`, of the camera's size.
         goal_state: simulator state `[N]` that the picture shows, from the PNG text chunk `goal_state`.
         start_state: simulator state `[N]` to start from, from the chunk `start_state`.
+        environment: name of the environment that made the picture, from the chunk `environment`.
     """
 
     pixels: NDArray[np.uint8]
     goal_state: NDArray[np.float64] | None = None
     start_state: NDArray[np.float64] | None = None
+    environment: str | None = None
 
 
-def read_goal(path: str | Path, size: int) -> GoalImage:
-    """The picture in `path`, averaged down (or up) to `size` pixels.
+def require_fit(fit: str) -> None:
+    """Raises UserError for a `goal_fit` that there is not."""
+    if fit not in (CROP, LETTERBOX):
+        raise UserError(choices_message("goal_fit", fit, (CROP, LETTERBOX)))
 
-    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of `size` wide, square to
-    within one pixel after the EXIF rotation (which is applied), in RGB. An alpha channel must be opaque everywhere;
-    16-bit PNGs lose the lower byte. Greyscale, palette, CMYK and transparent pictures are refused: no camera that a
-    model was trained on makes them, and a silent conversion would be a goal that nobody meant.
+
+def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImage:
+    """The picture in `path`, as `camera` would have it.
+
+    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of the camera's height and
+    width, in RGB. The EXIF rotation is applied. An alpha channel must be opaque everywhere; 16-bit PNGs lose the lower
+    byte. Greyscale, palette, CMYK and transparent pictures are refused: no camera that a model was trained on makes
+    them, and a silent conversion would be a goal that nobody meant.
+
+    A picture of other proportions loses what sticks out on both sides alike (`crop`: its largest centred part of the
+    camera's proportions is kept), or gets black bars on both sides alike (`letterbox`: all of it is kept). Then it is
+    averaged down (or up) to the camera's size.
 
     Raises:
         UserError: one line that names the file, what it is, and what is accepted.
     """
+    require_fit(fit)
     path = Path(path)
     _check_file(path)
     try:
@@ -79,17 +98,23 @@ def read_goal(path: str | Path, size: int) -> GoalImage:
     except _BROKEN as error:
         raise UserError(f"{path} is corrupt ({error}): {_WANTED}") from error
     width, height = picture.size
-    if min(width, height) < size // 4:
-        least = f"at least {size // 4} x {size // 4}, the model sees {size} x {size}"
-        raise UserError(f"{path} is {width} x {height} pixels: expected {least}")
-    resized = picture.resize((size, size), Image.Resampling.BOX)
-    return GoalImage(np.asarray(resized), _state(texts, "goal_state"), _state(texts, "start_state"))
+    if width < camera.width // 4 or height < camera.height // 4:
+        raise UserError(
+            f"{path} is {width} x {height} pixels: expected at least {camera.width // 4} x {camera.height // 4}, the "
+            f"model sees {camera.width} x {camera.height}"
+        )
+    pixels = np.array(_fitted(picture, camera, fit))
+    return GoalImage(pixels, _state(texts, "goal_state"), _state(texts, "start_state"), texts.get("environment"))
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    try:
+        exists, is_file = path.exists(), path.is_file()
+    except OSError as error:  # a name that no file can have
+        raise UserError(f"goal image {str(path)[:80]}... cannot be opened ({error.strerror}): {_WANTED}") from error
+    if not exists:
         raise UserError(f"goal image {path} does not exist: make one with 'python -m envs.goal', or give a PNG or JPEG")
-    if not path.is_file():
+    if not is_file:
         raise UserError(f"goal image {path} is not a file: {_WANTED}")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes: at most {MAX_BYTES:,} are accepted")
@@ -101,9 +126,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    width, height = image.size
-    if abs(width - height) > 1:
-        raise UserError(f"{path} is {width} x {height} pixels: {_WANTED}; crop it to a square")
     if image.mode not in ("RGB", "RGBA"):
         raise UserError(f"{path} has colour mode {image.mode}: {_WANTED}; convert it to RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
@@ -111,10 +133,27 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _fitted(picture: Image.Image, camera: CameraSpec, fit: str) -> Image.Image:
+    """`picture` at the camera's size, by the rule of `read_goal`."""
+    width, height = picture.size
+    if fit == CROP:
+        scale = min(width / camera.width, height / camera.height)
+        kept_width, kept_height = camera.width * scale, camera.height * scale
+        left, upper = (width - kept_width) / 2, (height - kept_height) / 2
+        box = (left, upper, left + kept_width, upper + kept_height)
+        return picture.resize((camera.width, camera.height), Image.Resampling.BOX, box)
+    scale = min(camera.width / width, camera.height / height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    framed = Image.new("RGB", (camera.width, camera.height))
+    place = ((camera.width - inner[0]) // 2, (camera.height - inner[1]) // 2)
+    framed.paste(picture.resize(inner, Image.Resampling.BOX), place)
+    return framed
+
+
 def _state(texts: dict[str, str], key: str) -> NDArray[np.float64] | None:
     """A state `[N]` from a text chunk; None where there is none that can be read, since pictures do not owe us one."""
     try:
         state = np.array(json.loads(texts.get(key, "null")), np.float64)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return state if state.ndim == 1 and len(state) and np.isfinite(state).all() else None
+    return state if state.ndim == 1 and len(state) and (np.abs(state) <= _LARGEST_STATE).all() else None

@@ -1,23 +1,19 @@
-"""A join: the one place where planning's commands meet the environments and the world model."""
+"""A join: the one place where planning meets world models. It needs no environment."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from envs.protocol import GoalEnv
-from envs.registry import describe, make_env
-from planning.types import Bounds
 from worldmodel.core.checkpoint import resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.models.keypoint.model import WorldModel
+from worldmodel.models import registry
+from worldmodel.models.contract import WorldModel
 
 RUNS = Path("runs")
 
@@ -27,7 +23,7 @@ class Checkpoint:
     """Which world model, and where it comes from.
 
     Attributes:
-        source: what `WorldModel.load` is given: a shipped checkpoint's name or a folder.
+        source: a shipped checkpoint's name or a folder.
         title: for the user.
     """
 
@@ -41,12 +37,6 @@ class Checkpoint:
         digest = hashlib.sha256((folder / "config.json").read_bytes())
         digest.update((folder / "model.safetensors").read_bytes())
         return digest.hexdigest()
-
-
-def open_env(config: Mapping[str, Any]) -> tuple[GoalEnv, EnvironmentSpec]:
-    """An environment of the configuration group `env`, with its description."""
-    env = make_env(config)
-    return env, describe(env, config)
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
@@ -69,27 +59,30 @@ def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
     return Checkpoint(env, f"the shipped checkpoint '{env}'" + (f" ({unfinished})" if unfinished else ""))
 
 
-def load_model(
-    checkpoint: Checkpoint, spec: EnvironmentSpec, device: torch.device, precision: str, compiled: str | bool = False
-) -> WorldModel:
-    """The world model, made sure to fit `spec`. Raises UserError where it does not, naming both values."""
-    model = read_model(checkpoint, device, precision, compiled)
-    model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
-    return model
-
-
 def read_model(
-    checkpoint: Checkpoint, device: torch.device, precision: str, compiled: str | bool = "auto"
+    checkpoint: Checkpoint,
+    device: torch.device,
+    precision: str,
+    compiled: str | bool = "auto",
+    spec: EnvironmentSpec | None = None,
 ) -> WorldModel:
-    """The world model, for whatever it was trained on. Raises UserError where it cannot be read."""
+    """The world model, ready to plan with.
+
+    Args:
+        checkpoint: which one.
+        device: where it computes.
+        precision: of imagined futures, `bf16` or `fp32`.
+        compiled: imagined futures by torch.compile: `auto` (on a GPU), true or false.
+        spec: what it has to fit; None: whatever it was trained on.
+
+    Raises:
+        UserError: where it cannot be read, or does not fit, naming both values.
+    """
     wanted, compiled = pick_precision(precision), pick_compile(compiled, device)
-    model = WorldModel.load(checkpoint.source, device)
+    model = registry.load_model(checkpoint.source, device)
+    if spec is not None:
+        model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
     model.precision = wanted
     if compiled:
-        model.compile_rollout()
+        model.compile_imagination()
     return model
-
-
-def bounds_of(spec: EnvironmentSpec) -> Bounds:
-    """Smallest and largest action, on the CPU."""
-    return Bounds(torch.tensor(spec.action.low), torch.tensor(spec.action.high))

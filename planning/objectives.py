@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,20 +58,31 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LatentGoalCost:
-    """`cost(a) = reduce_h distance(rollout(latent, a)_h, goal)`, a `CostFn`.
+    """`cost(a) = reduce_h distance(imagine(latent, a)_h, goal)`, a `CostFn`.
+
+    One environment is imagined at a time. A matrix product may round differently when it has more rows, in bf16 by so
+    much that plans differed by up to a third of the action range between batches of one and of four environments. The
+    rows of one environment are as many whoever shares the batch with it, and so its plan is the same. On a processor
+    this costs nothing in fp32 and a fifth of the rate in bf16 (192 samples, 20 environments).
 
     Attributes:
         model: where the futures are imagined.
-        latent: the histories up to now, as `model.encode` returns them.
-        goal: the goals, as `model.encode_goal` returns them.
+        latents: of what is seen now, `[1, ...]` each, one per row.
+        goals: as `model.goal` returns them, `[1, ...]` each, one per row.
         objective: how the steps are reduced.
     """
 
     model: Model
-    latent: Any
-    goal: Any
+    latents: Sequence[Any]
+    goals: Sequence[Any]
     objective: ObjectiveConfig
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Cost `[B, S]` of `actions [B, S, H, A]`."""
-        return self.objective.reduce(self.model.distance(self.model.rollout(self.latent, actions), self.goal))
+        rows = zip(self.latents, actions.split(1), self.goals, strict=True)
+        return torch.cat(
+            [
+                self.objective.reduce(self.model.distance(self.model.imagine(latent, a), goal))
+                for latent, a, goal in rows
+            ]
+        )

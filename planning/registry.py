@@ -1,48 +1,81 @@
-"""Optimisers by name (a new one is one new file and one line here), and planners from a configuration."""
+"""Optimisers by name, and strategies from a configuration.
+
+A new optimiser is one new file and one line here; one from a package of the user's is registered by
+`worldmodel.core.registry.register("optimiser", name, OptimiserEntry(make, config))`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from planning.controller import ControllerConfig
+from planning.controller import ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
-from planning.optimisers.cem import CEM, CEMConfig
-from planning.optimisers.random_shooting import RandomShooting, RandomShootingConfig
+from planning.optimisers.base import OptimiserEntry
 from planning.types import Optimiser
-from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.configs import group_choices, read_choice
+from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
+from worldmodel.core.registry import Registry
 
-OPTIMISERS: dict[str, tuple[type[Any], type[Any]]] = {
-    "cem": (CEM, CEMConfig),
-    "random_shooting": (RandomShooting, RandomShootingConfig),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Planner:
-    """All that makes a controller but the model: how actions are sought, judged and executed."""
-
-    optimiser: Optimiser
-    objective: ObjectiveConfig
-    controller: ControllerConfig
+OPTIMISERS: Final = Registry[OptimiserEntry](
+    "optimiser",
+    "planner",
+    {
+        "cem": "planning.optimisers.cem:ENTRY",
+        "random_shooting": "planning.optimisers.random_shooting:ENTRY",
+    },
+)
+# An imagined moment takes about this much while it is made: activations of some 256 numbers. [bytes]
+_BYTES_PER_MOMENT = 1024
+MOST_MOMENTS: Final = 2**22
 
 
 def make_optimiser(name: str, options: Mapping[str, Any]) -> Optimiser:
     """The optimiser `name` with its `options`. Raises UserError for an unknown name or option."""
-    if name not in OPTIMISERS:
-        raise UserError(choices_message("planner", name, OPTIMISERS))
-    optimiser, config = OPTIMISERS[name]
-    made: Optimiser = optimiser(from_config(config, options, f"planner {name}"))
-    return made
+    entry = OPTIMISERS.get(name)
+    return entry.make(from_config(entry.config, options, f"planner {name}"))
 
 
-def make_planner(config: Mapping[str, Any], history: int, seed: int) -> Planner:
-    """From the configuration group `planner`, for a model that wants `history` frames. Raises UserError."""
-    controller = {"horizon": config["horizon"], "execute": config["execute"], "history": history, "seed": seed}
-    return Planner(
+def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
+    """From the configuration group `planner`.
+
+    Raises:
+        UserError: for an option that is unknown or refused, and for a search that would fill the memory.
+    """
+    controller = {"horizon": config["horizon"], "execute": config["execute"], "seed": seed}
+    strategy = Strategy(
         make_optimiser(config["name"], config["options"]),
         from_config(ObjectiveConfig, config["objective"], "planner objective"),
         from_config(ControllerConfig, controller, "planner"),
     )
+    samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
+    moments, gib = samples * horizon, samples * horizon * _BYTES_PER_MOMENT / 2**30
+    if moments > MOST_MOMENTS:
+        raise UserError(
+            f"planner: {samples} samples over a horizon of {horizon} are {moments:,} moments imagined at once, some "
+            f"{gib:,.0f} GiB: at most {MOST_MOMENTS:,} are accepted"
+        )
+    return strategy
+
+
+def planner_defaults(name: str) -> dict[str, Any]:
+    """The configuration group `planner` with the choice `name`, without Hydra.
+
+    Values are those of `configs/planner/<name>.yaml`; of an optimiser that has none, the defaults of its options.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name in group_choices("planner"):
+        return read_choice("planner", name)
+    options = OPTIMISERS.get(name).config()
+    controller = ControllerConfig()
+    return {
+        "name": name,
+        "horizon": controller.horizon,
+        "execute": controller.execute,
+        "options": dataclasses.asdict(options),
+        "objective": dataclasses.asdict(ObjectiveConfig()),
+    }

@@ -6,32 +6,36 @@
         decision = controller.act(pixels, proprio)
         if decision.reached:
             break
-        robot.act(decision.action)                       # within the bounds of the recording, always
+        robot.act(decision.action)                       # within the limits of the recording, always
 
-Call `act` once per control step, `controller.spec.control_step_s` apart: the model was trained at that rate.
+Call `act` once per control step, `controller.spec.control_step_s` apart: the model was trained at that rate. A process
+that does this needs neither the simulator's packages nor those of the command line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from planning.controller import Observations
-from planning.goal_image import read_goal
-from planning.loading import Checkpoint, bounds_of, read_model
-from planning.policies import make_controller
-from planning.registry import make_planner
-from worldmodel.cli.command import as_plain, composed
+from planning.controller import Controller, Decision
+from planning.goal_image import CROP, require_fit
+from planning.goals import read_goals
+from planning.inputs import read_images, read_numbers
+from planning.loading import Checkpoint, read_model
+from planning.planner import GoalLike
+from planning.registry import make_strategy
+from planning.settings import read_settings
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.data.recorder import as_row
-from worldmodel.data.store.reader import row_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,91 +43,104 @@ class RobotDecision:
     """What to do at one control step.
 
     Attributes:
-        action: float32 `[A]` in `spec.action.units`, finite and within the bounds of the recording.
-        distance: latent distance of what is seen now to the goal, in half widths of the picture.
-        reached: whether that is within `reached_distance`.
-        replaced: whether no plan could be used; the action is then the allowed one nearest to zero.
+        action: float32 `[A]` in `spec.action.units`, finite and within the limits of the recording.
+        distance: latent distance of what is seen now to the goal.
+        reached: whether that is within `reached_distance` of the last goal.
+        sub_goal: which of several goals it is heading for, from 0 on.
+        replaced: whether no plan could be used; the action is then rest.
         plan_ms: time from the observation to the action [ms].
+        details: all that the controller knows, with a batch of one: imagined latents, the trace of the search.
     """
 
     action: NDArray[np.float32]
     distance: float
     reached: bool
+    sub_goal: int
     replaced: bool
     plan_ms: float
+    details: Decision = dataclasses.field(repr=False)
 
 
 class RobotController:
-    """Plans toward a goal picture in a world model, anew at every control step, for one robot. For a single thread.
+    """Plans toward a goal in a world model, anew at every control step, for one robot and one thread.
 
     Args:
         checkpoint: a folder that `python -m worldmodel.train` has written, or a shipped checkpoint's name.
-        goal: a picture of the goal: a PNG or JPEG, or uint8 `[H, W, 3]` of the model's size.
-        options: of the planner, as on the command line, for example `["planner.horizon=8"]`.
+        goal: a picture (a PNG or JPEG, or uint8 `[H, W, 3]` of the camera's size), one for each camera by its name, any
+            `Goal` that the model reads, or a list of them, which are visited in turn.
+        options: of the planner: `{"horizon": 8, "options.samples": 64}`, or the texts of the command line.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
         precision: of imagined futures, `bf16` or `fp32`.
         reached_distance: latent distance that counts as being there.
         seed: of the planner's noise.
+        goal_fit: `crop` or `letterbox`: how a picture file of other proportions is brought to the camera's.
 
     Attributes:
-        spec: what the model was trained on: size of the pictures, bounds and units of the actions, control step [s].
+        spec: what the model was trained on: cameras, limits and units of the actions, control step [s].
 
     Raises:
-        UserError: for a checkpoint, a picture or an option that cannot be used.
+        UserError: for a checkpoint, a goal or an option that cannot be used.
     """
 
     def __init__(
         self,
         checkpoint: str | Path,
-        goal: str | Path | NDArray[np.uint8],
-        options: Sequence[str] = (),
+        goal: GoalLike | Sequence[GoalLike],
+        options: Mapping[str, Any] | Sequence[str] = (),
         device: str = "auto",
         precision: str = "bf16",
         reached_distance: float = 0.2,
         seed: int = 0,
+        goal_fit: str = CROP,
     ) -> None:
+        require_fit(goal_fit)
+        strategy = make_strategy(read_settings(options), seed)
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
         self.spec: EnvironmentSpec = model.spec
-        self._rows = row_types(self.spec)
-        planner = make_planner(_planner_options(options), model.history, seed)
-        picture = self._goal(goal)
-        self._controller = make_controller(model, planner, bounds_of(self.spec), picture[None], place)
-        self._reached_distance = reached_distance
+        self._fit, self._in_use = goal_fit, threading.Lock()
+        goals = read_goals(goal, self.spec, goal_fit)
+        self._controller = Controller(model, strategy, [goals], place, reached_distance)
 
-    def toward(self, goal: str | Path | NDArray[np.uint8]) -> None:
-        """Begin anew, toward another goal or the same one. Raises UserError for a picture that cannot be used."""
-        self._controller.reset(0, self._goal(goal))
+    def toward(self, goal: GoalLike | Sequence[GoalLike]) -> None:
+        """Begin anew, toward another goal or the same one. Raises UserError for one that cannot be used."""
+        with self._alone():
+            self._controller.reset(0, read_goals(goal, self.spec, self._fit))
 
-    def act(self, pixels: NDArray[np.uint8], proprio: ArrayLike) -> RobotDecision:
+    def act(self, images: Any, proprio: ArrayLike, command: ArrayLike | None = None) -> RobotDecision:
         """The action to take now, and to hold for one control step.
 
         Args:
-            pixels: uint8 `[H, W, 3]`, RGB, from the same camera as the recording and prepared in the same way.
+            images: uint8 `[H, W, 3]`, RGB, of the only camera, or such a picture for each camera by its name; from the
+                same cameras as the recording and prepared in the same way. The memory may be used again at once.
             proprio: finite numbers `[P]`, as recorded.
+            command: finite numbers `[A]`, the command in force, where it is not the one that was decided last. The
+                first call needs it where actions are held and no reading shows what is held.
 
         Raises:
-            UserError: when one of them is something else. Nothing has happened then; the next call may be right.
+            UserError: when one of them is something else, and when two threads act at once. Nothing has happened then,
+                and nothing has after any other exception; the next call may be right.
         """
-        seen = as_row("pixels", pixels, self._rows["pixels"])
-        felt = as_row("proprio", proprio, self._rows["proprio"])
-        decision = self._controller.act(Observations(seen[None], felt[None]))
-        distance = float(decision.distance[0])
-        reached = distance <= self._reached_distance
-        return RobotDecision(decision.actions[0], distance, reached, bool(decision.replaced[0]), decision.plan_ms)
+        with self._alone():
+            pictures = {name: image[None] for name, image in read_images(images, self.spec).items()}
+            felt = read_numbers(proprio, (self.spec.proprio_size,), "proprio")[None]
+            given = None if command is None else read_numbers(command, (self.spec.action.size,), "command")[None]
+            decision = self._controller.act(Observation(pictures, felt), given)
+        return RobotDecision(
+            decision.actions[0],
+            float(decision.distance[0]),
+            bool(decision.reached[0]),
+            int(decision.sub_goal[0]),
+            bool(decision.replaced[0]),
+            decision.plan_ms,
+            decision,
+        )
 
-    def _goal(self, goal: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if isinstance(goal, str | Path):
-            return read_goal(goal, self.spec.only_camera.height).pixels
-        return as_row("goal", goal, self._rows["pixels"])
-
-
-def _planner_options(options: Sequence[str]) -> dict[str, Any]:
-    """The configuration group `planner` with `options`. Raises UserError for others, which would have no effect."""
-    if isinstance(options, str):
-        raise UserError(f"options is the text '{options}': expected a list of texts")
-    for option in options:
-        if not isinstance(option, str) or not option.startswith(("planner=", "planner.")):
-            raise UserError(f"option {option!r}: expected one of the planner's, for example 'planner.horizon=8'")
-    planner: dict[str, Any] = as_plain(composed("run", list(options)))["planner"]
-    return planner
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._in_use.acquire(blocking=False):
+            raise UserError("this controller is acting in another thread: expected one thread, or one controller each")
+        try:
+            yield
+        finally:
+            self._in_use.release()

@@ -1,7 +1,9 @@
 """Make the world look like a picture.
 
 python -m planning.run env=push goal=img.png
-python -m planning.run env=push seed=7          # a pair of the manifest
+python -m planning.run env=push seed=7                           # a pair of the manifest
+python -m planning.run env=push 'goal=[first.png,second.png]'    # in turn; quotes keep the shell away from brackets
+python -m planning.run env=arm 'goal={front: a.png, side: b.png}'   # several cameras
 """
 
 from __future__ import annotations
@@ -15,28 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.live import Live
 
 from planning.controller import Decision
 from planning.environment import Environment
-from planning.evaluation.attempt import Outcome, StopRule, attempt
 from planning.evaluation.figure import draw_plan
+from planning.evaluation.manifest import MOST_BUDGET, ManifestConfig, frozen_path, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
-from planning.evaluation.task import Task, from_image, from_manifest
-from planning.goal_image import read_goal
-from planning.loading import (
-    RUNS,
-    Checkpoint,
-    bounds_of,
-    choose_checkpoint,
-    load_model,
-    open_env,
-)
-from planning.manifest import ManifestConfig, frozen_path, load_or_draw
-from planning.policies import make_controller
-from planning.registry import make_planner
+from planning.evaluation.outcome import Outcome, StopRule, attempt, describe
+from planning.evaluation.policies import WorldModelPolicy
+from planning.evaluation.task import Task, from_images, from_manifest
+from planning.goal_image import require_fit
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.registry import make_strategy
+from planning.simulation import open_env
 from worldmodel.cli.command import Config, command, next_command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import live_line
 from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
@@ -47,7 +43,8 @@ from worldmodel.core.spec import EnvironmentSpec
 class RunConfig:
     """What `configs/run.yaml` holds beside its groups; it says what each means."""
 
-    goal: str | None
+    goal: Any
+    goal_fit: str
     seed: int | None
     checkpoint: str | None
     budget: int
@@ -60,35 +57,37 @@ class RunConfig:
     out: str | None
 
     def __post_init__(self) -> None:
-        if self.budget < 1 or not 0 < self.reached_distance < math.inf:
+        if not 1 <= self.budget <= MOST_BUDGET or not 0 < self.reached_distance < math.inf:
             received = f"budget={self.budget} reached_distance={self.reached_distance}"
-            raise ValueError(f"{received}: at least 1, and a number above 0 are accepted")
-        if (self.seed or 0) < 0:
-            raise ValueError(f"seed={self.seed}: a whole number from 0 up is accepted")
+            raise ValueError(f"{received}: 1 to {MOST_BUDGET:,}, and a number above 0 are accepted")
+        if min(self.seed or 0, self.planner_seed) < 0:
+            raise ValueError(f"seed={self.seed} planner_seed={self.planner_seed}: whole numbers from 0 up are accepted")
+        require_fit(self.goal_fit)
 
 
 def run(config: Config) -> None:
     """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
-    options = from_config(RunConfig, plain_options(config), "run")
+    options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
     device = pick_device(options.device)
+    strategy = make_strategy(config["planner"], options.planner_seed)
     env, spec = open_env(config["env"])
     try:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
-        model = load_model(checkpoint, spec, device, options.precision, options.compile)
-        planner = make_planner(config["planner"], model.history, options.planner_seed)
-        controller = make_controller(model, planner, bounds_of(spec), task.goal[None], device)
+        model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        policy = WorldModelPolicy(model, strategy, device, options.reached_distance)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
-            console.print(f"{spec.env}: toward {task.title}, planning with {checkpoint.title}")
-            stop = StopRule(options.budget, options.stop_when_reached, options.reached_distance)
-            outcome = _attempt_live(env, controller, task, stop)
-            verdict = describe_outcome(env, outcome)
+            for note in task.notes:
+                console.print(f"[yellow]note[/]: {escape(note)}")
+            console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
+            outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
+            verdict = describe(env, outcome, options.reached_distance)
             _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
-    console.print(f"output: {out}/episode.mp4, plan.png, result.json")
+    console.print(f"output: {out}/episode.mp4, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
 
@@ -112,51 +111,31 @@ def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) ->
         frozen = frozen_path(spec.env, spec.options).exists()
         wanted = ManifestConfig() if frozen else ManifestConfig(seed=options.seed or 0, n=1)
         return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), options.seed)
-    return from_image(env, read_goal(options.goal, spec.only_camera.height), options.goal, options.seed)
+    return from_images(env, spec, options.goal, options.seed, options.goal_fit)
 
 
-def _attempt_live(env: Environment, controller: Any, task: Task, stop: StopRule) -> Outcome:
+def _attempt_live(env: Environment, policy: WorldModelPolicy, task: Task, stop: StopRule) -> Outcome:
     first = 0.0
 
-    with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+    with live_line() as shown:
 
         def show(step: int, decision: Decision) -> None:
             nonlocal first
             distance = float(decision.distance[0])
             first = distance if step == 1 else first
-            line = (
-                f"step {step}/{stop.budget}   latent distance {distance:.3f} "
+            several = f"goal {decision.sub_goal[0] + 1}/{len(task.goals)}   " if len(task.goals) > 1 else ""
+            shown(
+                f"step {step}/{stop.budget}   {several}latent distance {distance:.3f} "
                 f"({100 * distance / max(first, 1e-12):.0f} % of the first)   "
                 f"planning {decision.plan_ms:.0f} ms   {1e3 / decision.plan_ms:.1f} Hz"
             )
-            if console.is_terminal:
-                live.update(line, refresh=True)
-            elif step % 10 == 1:
-                console.print(line)
 
-        return attempt(env, controller, task, stop, show)
-
-
-def describe_outcome(env: Environment, outcome: Outcome) -> str:
-    """The verdict in one line: reached or not, by whose judgement, how close."""
-    steps = len(outcome.states) - 1
-    if outcome.diverged:
-        return f"not reached: the simulation diverged after {steps} steps"
-    if outcome.judged_by == "model":
-        word = "reached" if outcome.reached else "not reached"
-        return (
-            f"{word} after {steps} steps, as the model judges: latent distance {outcome.distance[-1]:.2f}, "
-            f"{outcome.distance[0]:.2f} at first (the picture does not say where things are)"
-        )
-    errors = ", ".join(f"{m.name} {outcome.errors[m.name][-1]:.2g} {m.unit}" for m in env.metrics)
-    if outcome.reached and not outcome.held:
-        return f"reached on the way, but not held to step {steps}: {errors} off at the end"
-    return f"{'reached' if outcome.reached else 'not reached'} after {steps} steps: {errors} off"
+        return attempt(env, policy, task, stop, show)
 
 
 def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint, out: Path) -> None:
     draw_plan(env, task, outcome, verdict, out / "plan.png")
-    write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.goal), 1 / env.control_step_s)
+    write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.picture), 1 / env.control_step_s)
     record = {
         "task": env.name,
         "goal": task.title,
@@ -169,6 +148,7 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "diverged": outcome.diverged,
         "steps_without_plan": outcome.replaced,
         "latent_distance": outcome.distance.tolist(),
+        "sub_goal": outcome.sub_goal.tolist(),
         "errors": {name: values.tolist() for name, values in outcome.errors.items()},
         "plan_ms": outcome.plan_ms.tolist(),
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,

@@ -14,73 +14,110 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from planning.actions.limits import ActionLimits
+from worldmodel.core.goal import Goal
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.tensor_record import TensorRecord
+
 # `actions [B, S, H, A] -> cost [B, S]`, lower is better. All that an optimiser ever sees of a model.
 CostFn = Callable[[Tensor], Tensor]
+# `propose(most, generator)`: at most `most` action sequences `[B, N, H, A]` that a policy finds worth a try.
+Propose = Callable[[int, torch.Generator], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bounds:
-    """Smallest and largest action, `[A]` each, in physical units."""
+class Problem:
+    """What an optimiser is asked.
 
-    low: Tensor
-    high: Tensor
+    Attributes:
+        cost: of action sequences. It is differentiable where the model is.
+        limits: what may be commanded.
+        last: `[B, A]`, the command in force.
+        horizon: control steps that a plan looks ahead, H.
+        step: control steps since the episode began, the same for all rows. Where a plan is made of knots, it keeps
+            them in their places in time: the next plan then starts from this one as it is, and not from a blurred copy.
+        propose: candidates that an optimiser that samples judges beside its own; None where nobody proposes any.
+    """
 
-    def clip(self, actions: Tensor) -> Tensor:
-        """`actions [..., A]` moved to the nearest point inside. Non-finite entries stay: who made them must answer."""
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
+    cost: CostFn
+    limits: ActionLimits
+    last: Tensor
+    horizon: int
+    step: int = 0
+    propose: Propose | None = None
+
+    def rest(self) -> Tensor:
+        """Staying as it is for the whole horizon, `[B, H, A]`."""
+        return self.limits.rest(self.last)[:, None].expand(-1, self.horizon, -1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(TensorRecord):
     """What an optimiser decided.
 
     Attributes:
-        actions: `[B, H, A]`, within bounds.
-        cost: `[B]`, the cost the model predicts for `actions`.
-        warm_start: `[B, H, A]`, to hand back at the next control step (already shifted by one).
+        actions: `[B, H, A]`, within all limits.
+        cost: `[B]`, the cost that the model predicts for `actions`; infinite where no finite cost was found.
+        memory: what the optimiser wants to be given back when the next plan is due. Opaque to everybody else.
+        trace: `[B, I]`, the lowest cost among the candidates of every iteration.
     """
 
     actions: Tensor
     cost: Tensor
-    warm_start: Tensor
+    memory: TensorRecord
+    trace: Tensor
 
 
 class Optimiser(abc.ABC):
     """Minimises a `CostFn` over action sequences."""
 
+    @property
     @abc.abstractmethod
-    def plan(
-        self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator, elapsed: int = 0
-    ) -> Plan:
-        """One plan per row of `warm_start [B, H, A]` (zeros where there is none).
+    def samples(self) -> int:
+        """Action sequences per row that are judged at once, at most, S."""
 
-        `elapsed` control steps have passed since the episode began. Where a plan is made of knots, it keeps them in
-        their places in time: the next plan then starts from this one as it is, and not from a blurred copy.
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """Action sequences per row that one plan takes to be judged."""
+
+    @abc.abstractmethod
+    def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
+        """One plan per row of `problem.last [B, A]`.
+
+        A row's plan depends neither on the other rows nor on how many there are. A cost that is not finite is the worst
+        there is.
+
+        Args:
+            problem: what is asked.
+            memory: of the plans made before for the same rows, in the same episode; None where there are none.
+            generator: of all randomness.
         """
 
 
 class Model(Protocol):
-    """The part of a world model that planning uses (`worldmodel.models.keypoint.model.WorldModel` is one).
+    """The part of a world model that planning uses; `worldmodel.models.contract` says it in full.
 
     A latent is opaque here: only the model that made it looks inside.
     """
 
-    @property
-    def history(self) -> int:
-        """Frames of the past that `encode` makes use of, at least 1, the present one among them."""
+    spec: EnvironmentSpec
 
-    def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Any:
-        """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
+    def observe(self, previous: Any, observation: Observation, action: Tensor | None) -> Any:
+        """Latent `[B, ...]` of what is seen now.
 
-    def encode_goal(self, pixels: Tensor) -> Any:
-        """Latent of goal pictures, uint8 `[B, H, W, 3]`."""
+        Args:
+            previous: latent of the step before; None where an episode begins.
+            observation: `[B, ...]`, as numpy arrays.
+            action: `[B, A]`, the one taken in between; None where an episode begins.
+        """
 
-    def rollout(self, latent: Any, actions: Tensor) -> Any:
-        """Latents after each of `actions [B, S, H, A]`, over `[B, S, H, ...]`."""
+    def goal(self, goal: Goal) -> Any:
+        """Latent `[1, ...]` of a goal. Raises UserError for one that the model cannot read."""
 
-    def distance(self, latent: Any, goal: Any) -> Tensor:
-        """Distance `[B, S, H]` of rolled-out latents `[B, S, H, ...]` to goals `[B, ...]`."""
+    def imagine(self, latent: Any, actions: Tensor) -> Any:
+        """Latents `[B, S, H, ...]` after each of `actions [B, S, H, A]`, from `latent [B, ...]`."""
 
-    def distance_now(self, latent: Any, goal: Any) -> Tensor:
-        """Distance `[B]` of the last frame of each history, as `encode` returned it, to its goal; same scale as
-        `distance`."""
+    def distance(self, latents: Any, goal: Any) -> Tensor:
+        """Distance of latents `[B, ...]` or `[B, S, H, ...]` to goals `[B, ...]`, of the latents' leading shape."""

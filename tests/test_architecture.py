@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ from tests.source_tree import (
     crossings,
     find_cycle,
     forbidden_calls,
+    imports,
     long_functions,
     read_modules,
+    room_of,
     third_party_imports,
 )
 
@@ -42,21 +45,14 @@ ROOMS: dict[str, set[str]] = {
 }
 # Commands read options, print and join rooms; so do the parts of `worldmodel.data` that are its command's.
 COMMANDS_OF_OURS = {
-    "envs.collect", "envs.goal", "planning.compare", "planning.evaluate", "planning.manifest", "planning.run",
-    "worldmodel.data.__main__", "worldmodel.data.formats.commands", "worldmodel.pretrain", "worldmodel.train",
+    "envs.collect", "envs.goal", "planning.compare", "planning.display", "planning.evaluate", "planning.manifest",
+    "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands", "worldmodel.pretrain",
+    "worldmodel.probe", "worldmodel.train",
 }  # fmt: skip
 # Where planning meets environments and models, for its commands and for a robot.
-JOINS = {"planning.loading", "planning.robot"}
-# Crossings that are still to be mended.
-NOT_YET = {
-    "planning.evaluation.progress imports worldmodel.cli",
-    "planning.evaluation.report imports worldmodel.cli",
-    "worldmodel.data.recorder imports worldmodel.cli",
-    "worldmodel.data.store.remote imports worldmodel.cli",
-    "worldmodel.training.runs imports worldmodel.cli",
-    "worldmodel.training.trainer imports worldmodel.cli",
-}
+JOINS = {"planning.loading", "planning.simulation"}
 PRINTS = "worldmodel.cli.command"
+COMMAND_LINE_LIBRARIES = {"hydra", "omegaconf", "rich"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 59
 MODULES = read_modules()
 YAML_FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -80,12 +76,12 @@ def _modules(**sources: str) -> dict[str, Module]:
 
 
 def test_only_commands_and_joins_cross_rooms() -> None:
-    assert set(crossings(MODULES, ROOMS, COMMANDS_OF_OURS | JOINS)) == NOT_YET
+    assert crossings(MODULES, ROOMS, COMMANDS_OF_OURS | JOINS) == []
 
 
 def test_every_command_and_join_crosses() -> None:
     crossing = {line.split(" imports ")[0] for line in crossings(MODULES, ROOMS)}
-    assert crossing - {line.split(" imports ")[0] for line in NOT_YET} == COMMANDS_OF_OURS | JOINS
+    assert crossing == COMMANDS_OF_OURS | JOINS
 
 
 @pytest.mark.parametrize(
@@ -114,6 +110,32 @@ def test_what_may_cross() -> None:
         planning__run="from worldmodel.models.keypoint.model import WorldModel\nimport envs.registry",
     )
     assert crossings(modules, ROOMS, {"planning.run"}) == []
+
+
+def importing(modules: Mapping[str, Module], libraries: set[str], room: str) -> list[str]:
+    """Modules outside of `room` that import one of `libraries`: `planning.run imports rich`."""
+    found = {
+        f"{module.name} imports {name.partition('.')[0]}"
+        for module in modules.values()
+        if room_of(module.name, [room]) is None
+        for name in imports(module)
+        if name.partition(".")[0] in libraries
+    }
+    return sorted(found)
+
+
+def test_only_the_command_line_knows_hydra_and_rich() -> None:
+    assert importing(MODULES, COMMAND_LINE_LIBRARIES, "worldmodel.cli") == []
+
+
+def test_another_module_that_knows_them_is_found() -> None:
+    modules = _modules(
+        worldmodel__cli__console="from rich.console import Console",
+        worldmodel__client="import hydra",
+        planning__run="def f():\n    from rich.live import Live",
+    )
+    found = importing(modules, COMMAND_LINE_LIBRARIES, "worldmodel.cli")
+    assert found == ["planning.run imports rich", "worldmodel.client imports hydra"]
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
-from worldmodel.data.clips import ClipConfig, ClipSampler, Split, split_episodes
-from worldmodel.data.frames import load_frames
+from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
+from worldmodel.encoders.probe import probe_data
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.training.runs import describe_run, is_finished, open_run, run_to_end
+from worldmodel.training.recordings import load_cameras, open_recording
+from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
+
+Frames = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +47,13 @@ class PretrainOptions:
 def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
     """A recording that begins with the episodes of `store`, looked at differently. Raises UserError for any other."""
     canonical, rows = TrajectoryStore.open(path), store.num_rows
-    size, wanted = canonical.spec.only_camera.height, store.spec.only_camera.height
-    if canonical.num_rows < rows or size != wanted:
+    if canonical.num_rows < rows or canonical.spec.cameras != store.spec.cameras:
         raise UserError(
-            f"canonical_data {path} has {canonical.num_rows} frames of {size}², and the data {rows} of {wanted}²: "
-            "expected the same episodes, in the same order and size"
+            f"canonical_data {path} has {canonical.num_rows} frames of {_cameras(canonical)}, and the data {rows} of "
+            f"{_cameras(store)}: expected the same episodes, in the same order, from the same cameras"
         )
     for name in ("proprio", "action"):
-        if not np.array_equal(canonical.read(name, 0, rows), store.read(name, 0, rows)):
+        if not np.array_equal(canonical.column(name)[:rows], store.column(name)):
             raise UserError(
                 f"canonical_data {path} differs in {name} from the data: expected the same episodes, as envs.collect "
                 "records them with the same seed, with and without env.distractors"
@@ -56,23 +61,28 @@ def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
     return canonical
 
 
-def probe_data(store: TrajectoryStore, frames: np.ndarray, split: Split, num_frames: int, seed: int) -> ProbeData:
-    """Frames with what is known of them (proprioception, and a simulator's state), half from held-out episodes.
+def _cameras(store: TrajectoryStore) -> str:
+    return ", ".join(f"{camera.name} ({camera.height} x {camera.width})" for camera in store.spec.cameras)
 
-    Where nothing is held out, nothing is to be read from the frames: they only show whether features still vary.
+
+@dataclasses.dataclass(frozen=True)
+class RecordedClips:
+    """The clips of a step, a function of it alone: of one camera, all cameras in turn.
+
+    Attributes:
+        frames: by camera, uint8 `[R, H, W, 3]`.
+        sampler: draws rows.
+        batch_size: clips, B.
     """
-    state = np.concatenate([store.read("proprio", 0, store.num_rows), store.read("state", 0, store.num_rows)], axis=1)
-    held_out = split.held_out
-    if len(held_out) == 0:
-        state, held_out = state[:, :0], split.train
-    rng = np.random.default_rng([seed, 1])
-    picked = []
-    for episodes in (split.train, held_out):
-        rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.episode_rows, episodes)])
-        picked.append(np.sort(rng.choice(rows, min(num_frames // 2, len(rows)), replace=False)))
-    train, test = picked
-    state = state.astype(np.float32)
-    return ProbeData(frames[train], state[train], frames[test], state[test])
+
+    frames: Frames
+    sampler: ClipSampler
+    batch_size: int
+
+    def __call__(self, step: int) -> NDArray[np.uint8]:
+        """uint8 `[B, T, H, W, 3]`."""
+        cameras = list(self.frames)
+        return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
 
 
 @command("pretrain")
@@ -80,14 +90,22 @@ def main(config: Config) -> None:
     """Train, or go on training, and write the target encoder."""
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
-    store = TrajectoryStore.open(given.data)
-    encoder = from_config(EncoderConfig, {**config["encoder"], "image_size": store.spec.only_camera.height}, "encoder")
+    store = open_recording(given.data, config["env"])
+    if "kind" in config["encoder"]:
+        kind = config["encoder"]["kind"]
+        raise UserError(f"encoder={kind} is no vision transformer: it is used as it is, by encoder_from={kind}")
+    encoder = from_config(EncoderConfig, config["encoder"], "encoder")
+    encoder.require_fit(store.spec.cameras)
     jepa = from_config(JepaConfig, config["jepa"], "jepa")
     options = from_config(PretrainConfig, config["pretrain"], "pretrain")
     trainer_config = from_config(TrainerConfig, config["trainer"], "trainer")
     clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    require_memory(
+        f"trainer.batch_size={trainer_config.batch_size}",
+        trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
+    )
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
@@ -106,23 +124,20 @@ def main(config: Config) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    with counting("decode frames") as progress:
-        frames = load_frames(store, cache, progress)
-    canonical_frames = None
+    frames, seen_by_targets = load_cameras(store, cache, counting), None
     if canonical is not None and canonical_cache is not None:
-        with counting("decode frames") as progress:
-            canonical_frames = load_frames(canonical, canonical_cache, progress)
+        of_canonical = load_cameras(canonical, canonical_cache, counting)
+        seen_by_targets = RecordedClips(of_canonical, sampler, trainer_config.batch_size)
     torch.manual_seed(trainer_config.seed)
     module = Jepa(encoder, jepa)
     task = PretrainTask(
         module,
         options,
-        frames,
-        lambda step: sampler.sample(step, trainer_config.batch_size).rows,
+        RecordedClips(frames, sampler, trainer_config.batch_size),
         probe_data(store, frames, split, options.probe_frames, trainer_config.seed),
         trainer_config.seed,
         device,
-        canonical_frames,
+        seen_by_targets,
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
     save_encoder(task.kept, folder, store.spec, description)

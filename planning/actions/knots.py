@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from planning.types import Bounds
+from planning.actions.limits import ActionLimits
 
 
-def shift(actions: Tensor, steps: int, bounds: Bounds) -> Tensor:
-    """`actions [B, H, A]` as they look `steps` later. The end is filled with the allowed action nearest to zero.
+def shift(actions: Tensor, steps: int, limits: ActionLimits) -> Tensor:
+    """`actions [B, H, A]` as they look `steps` later. The end is filled with rest after the last action.
 
-    Zero, and not the last action again: a plan seldom means its last action to go on, and an idle tail is what the
-    next plan finds easiest to improve on.
+    Rest, and not the last action again: a plan seldom means its last action to go on, and an idle tail is what the
+    next plan finds easiest to improve on. Where rest means to hold, it is the last action.
     """
     steps = min(steps, actions.shape[1])
-    idle = bounds.clip(torch.zeros_like(actions[:, :steps]))
+    idle = limits.rest(actions[:, -1:]).expand(-1, steps, -1)
     return torch.cat([actions[:, steps:], idle], dim=1)
 
 

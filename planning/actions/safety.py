@@ -5,26 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from planning.types import Bounds
-from worldmodel.core.errors import UserError
+from planning.actions.limits import ActionLimits
 
 
-def safe_actions(actions: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """Actions `[B, A]` that may be executed, and which rows `[B]` had to be replaced.
+def safe_actions(actions: Tensor, limits: ActionLimits, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions `[B, A]` that may be executed after the command `last [B, A]`, and which rows `[B]` had to be replaced.
 
-    A row with a number that is not finite becomes the allowed action nearest to zero. That is tested before clipping:
-    clipping a NaN can give a bound, which is the fastest motion there is.
+    A row with a number that is not finite becomes rest. That is tested before clipping: clipping a NaN can give a
+    bound, which is the fastest motion there is.
     """
     replaced = ~actions.isfinite().all(-1)
-    return bounds.clip(torch.where(replaced[:, None], torch.zeros_like(actions), actions)), replaced
-
-
-def require_finite(values: Tensor, what: str) -> None:
-    """Raises UserError where a reading `[B, ...]` is not finite, naming the row."""
-    broken = (~values.isfinite()).flatten(1).any(1).nonzero()
-    if len(broken):
-        row = int(broken[0])
-        raise UserError(f"{what} of environment {row} is {values[row].tolist()}: finite numbers are accepted")
+    wanted = torch.where(replaced[:, None], limits.rest(last), actions)
+    return limits.project(wanted[:, None], last)[:, 0], replaced
 
 
 def finite_or_worst(cost: Tensor) -> Tensor:

@@ -1,38 +1,21 @@
-"""Running episodes toward manifest goals, several at a time, whoever chooses the actions."""
+"""Episodes toward the goals of a manifest: run, judged and logged, several at a time."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from planning.controller import Observations
-from planning.environment import Environment
-from planning.manifest import Pair
+from planning.controller import Decision
+from planning.environment import Environment, Floats
+from planning.evaluation.manifest import Pair
+from planning.evaluation.rollout import Policy, Trajectory, rollout
+from planning.evaluation.task import from_pair
 from worldmodel.core.files import naming
-
-
-class Policy(abc.ABC):
-    """Chooses actions for B environments at once."""
-
-    @abc.abstractmethod
-    def reset(self, pairs: Sequence[Pair], goals: NDArray[np.uint8]) -> None:
-        """Begin B episodes toward the goal pictures uint8 `[B, H, W, 3]` of `pairs`."""
-
-    @abc.abstractmethod
-    def act(self, observations: Observations) -> NDArray[np.float32]:
-        """Actions `[B, A]`."""
-
-    def steps_without_plan(self, row: int) -> int:
-        """Control steps since `reset` in which environment `row` had no usable plan and stood still."""
-        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,58 +47,28 @@ class Episode:
     steps_without_plan: int = 0
 
 
-def run_batch(
-    envs: Sequence[Environment],
-    pairs: Sequence[tuple[int, Pair]],
-    policy: Policy,
-    budget: int,
-    on_step: Callable[[], None] = lambda: None,
-) -> list[Episode]:
-    """One episode of `budget` control steps per `(index, pair)`, in `envs[:B]`.
-
-    An episode goes on after success, since holding the goal is measured too; a diverged one stands still.
-    """
-    envs = envs[: len(pairs)]
-    states = [[np.array(pair.start)] for _, pair in pairs]
-    latest = [env.reset(options={"state": np.array(pair.start)})[0] for env, (_, pair) in zip(envs, pairs, strict=True)]
-    goals = np.stack([env.render_state(np.array(pair.goal)) for env, (_, pair) in zip(envs, pairs, strict=True)])
-    policy.reset([pair for _, pair in pairs], goals)
-    diverged = [False] * len(envs)
-    for _ in range(budget):
-        actions = policy.act(Observations.stack(latest))
-        for row, env in enumerate(envs):
-            if diverged[row]:
-                continue
-            observation, _, diverged[row], _, info = env.step(actions[row])
-            if not diverged[row]:
-                latest[row] = observation
-                states[row].append(info["state"])
-        on_step()
-    return [
-        _judge(env, index, pair, np.array(path), broken, policy.steps_without_plan(row))
-        for row, (env, (index, pair), path, broken) in enumerate(zip(envs, pairs, states, diverged, strict=True))
-    ]
-
-
-def _judge(
-    env: Environment, index: int, pair: Pair, states: NDArray[np.float64], diverged: bool, steps_without_plan: int
-) -> Episode:
-    goal = np.array(pair.goal)
+def judge(env: Environment, index: int, goal: Floats, happened: Trajectory) -> Episode:
+    """What became of pair `index` with the goal state `goal [N]`."""
+    states = happened.states
     errors = env.goal_errors(states, goal)
     reached = np.asarray(env.is_success(states, goal))
     half = np.asarray(env.is_success(states, goal, scale=0.5))
     return Episode(
         index,
         success_any=bool(reached.any()),
-        success_final=bool(reached[-1]) and not diverged,
+        success_final=bool(reached[-1]) and not happened.diverged,
         half_any=bool(half.any()),
-        half_final=bool(half[-1]) and not diverged,
+        half_final=bool(half[-1]) and not happened.diverged,
         reached_at=int(reached.argmax()) if reached.any() else None,
-        final_errors=None if diverged else {m.name: float(errors[m.name][-1]) for m in env.metrics},
-        diverged=diverged,
+        final_errors=None if happened.diverged else {m.name: float(errors[m.name][-1]) for m in env.metrics},
+        diverged=happened.diverged,
         states=states.tolist(),
-        steps_without_plan=steps_without_plan,
+        steps_without_plan=happened.steps_without_plan,
     )
+
+
+# `on_progress(steps, episodes)`: so many control steps are newly done, and all of these episodes are finished.
+OnProgress = Callable[[int, Sequence[Episode]], None]
 
 
 class EpisodeLog:
@@ -148,17 +101,33 @@ class EpisodeLog:
             os.fsync(file.fileno())
 
 
+class _Ticks:
+    """Tells `on_progress` of every control step of `rows` episodes, which may end before their budget does."""
+
+    def __init__(self, on_progress: OnProgress, rows: int, finished: Sequence[Episode]) -> None:
+        self._on_progress, self._rows, self._finished = on_progress, rows, finished
+        self._told = 0
+
+    def __call__(self, step: int, decision: Decision, states: Sequence[Floats]) -> None:
+        self._told += 1
+        self._on_progress(self._rows, self._finished)
+
+    def complete(self, budget: int) -> None:
+        self._on_progress(self._rows * (budget - self._told), self._finished)
+
+
 def run_all(
     envs: Sequence[Environment],
     pairs: Sequence[Pair],
     policy: Policy,
     budget: int,
     log: EpisodeLog,
-    on_progress: Callable[[int, Sequence[Episode]], None] = lambda steps, episodes: None,
+    on_progress: OnProgress = lambda steps, episodes: None,
 ) -> list[Episode]:
     """Every pair's episode, those that `log` holds already taken from there, `len(envs)` at a time.
 
-    `on_progress(steps, episodes)` hears of `steps` newly done control steps and of all episodes finished so far.
+    Who shares a batch makes no difference to an episode (`planning.controller`): an interrupted log may go on in other
+    company, and with another batch.
     """
     done = log.read()
     done = {index: done[index] for index in sorted(done) if index < len(pairs)}
@@ -166,8 +135,14 @@ def run_all(
     waiting = [(index, pair) for index, pair in enumerate(pairs) if index not in done]
     for begin in range(0, len(waiting), len(envs)):
         batch = waiting[begin : begin + len(envs)]
-        tick = functools.partial(on_progress, len(batch), list(done.values()))
-        episodes = run_batch(envs, batch, policy, budget, tick)
+        tasks = [from_pair(env, pair) for env, (_, pair) in zip(envs, batch, strict=False)]
+        ticks = _Ticks(on_progress, len(batch), list(done.values()))
+        trajectories = rollout(envs, tasks, policy, budget, ticks)
+        ticks.complete(budget)
+        episodes = [
+            judge(env, index, np.array(pair.goal), happened)
+            for env, (index, pair), happened in zip(envs, batch, trajectories, strict=False)
+        ]
         log.append(episodes)
         done.update((episode.index, episode) for episode in episodes)
     on_progress(0, list(done.values()))

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from planning.environment import Environment
-from planning.evaluation.attempt import Outcome
+from planning.evaluation.outcome import Outcome
+from planning.evaluation.report import short
 from planning.evaluation.task import Task
 from worldmodel.core.files import appearing
 
@@ -28,7 +29,7 @@ def draw_plan(env: Environment, task: Task, outcome: Outcome, verdict: str, path
     start, goal, end = (figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
     last = len(outcome.states) - 1
     _show(start, env.render_state(outcome.states[0], size=_PICTURE), "start")
-    sharp = task.goal if task.goal_state is None else env.render_state(task.goal_state, size=_PICTURE)
+    sharp = task.picture if task.goal_state is None else env.render_state(task.goal_state, size=_PICTURE)
     _show(goal, sharp, "goal")
     seconds = last * env.control_step_s
     _show(end, env.render_state(outcome.states[-1], size=_PICTURE), f"after {last} steps ({seconds:.1f} s)")
@@ -71,7 +72,7 @@ def _draw_errors(env: Environment, axes: Axes, outcome: Outcome) -> None:
     """Every metric in units of its tolerance, so that they share an axis and success lies below one line."""
     for colour, metric in zip(_COLOURS, env.metrics, strict=False):
         error = outcome.errors[metric.name]
-        label = f"{metric.name} (at the end {error[-1]:.2g} {metric.unit}, tolerance {metric.tolerance:.2g})"
+        label = f"{metric.name} (at the end {short(error[-1])} {metric.unit}, tolerance {short(metric.tolerance)})"
         axes.plot(error / metric.tolerance, color=colour, label=label)
     axes.axhline(1, color="#888888", linewidth=1, linestyle="--")
     axes.set_ylim(0, 1.1 * max(1.0, *(outcome.errors[m.name].max() / m.tolerance for m in env.metrics)))

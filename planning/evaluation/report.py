@@ -1,4 +1,4 @@
-"""An evaluation as numbers, as a table, and as `results.json`."""
+"""An evaluation as numbers, and as `results.json`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from planning.environment import Metric
 from planning.evaluation.episodes import Episode
 from planning.evaluation.statistics import wilson_interval
-from worldmodel.cli.tables import table
+
+
+def short(value: float) -> str:
+    """A measured quantity with two figures, or as a whole number from 100 on: never in powers of ten."""
+    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,16 +107,3 @@ def episode_record(episode: Episode, seed: int) -> dict[str, Any]:
     record = dataclasses.asdict(episode)
     del record["states"]
     return {"seed": seed, **record}
-
-
-def make_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
-    """One row per policy."""
-    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
-    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
-    for column in made.columns[1 : 1 + len(rates_of)]:
-        column.min_width = 11
-    for name, summary in summaries.items():
-        errors = [f"{summary.final_errors[m.name]:.2g}" if summary.final_errors else "" for m in metrics]
-        rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
-        made.add_row(name, *map(str, rates), *errors)
-    return made

@@ -7,9 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from planning.actions.knots import from_knots, shift, to_knots
-from planning.actions.safety import finite_or_worst
-from planning.types import Bounds, CostFn, Optimiser, Plan
+from planning.actions.limits import ActionLimits
+from planning.optimisers.base import OptimiserEntry, SamplingConfig, SamplingOptimiser, Search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,31 +24,30 @@ class RandomShootingConfig:
     block: int = 1
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.block < 1:
-            raise ValueError(f"samples {self.samples}, block {self.block}: at least 2 and 1 are accepted")
+        self.sampling()
+
+    def sampling(self) -> SamplingConfig:
+        """A single round, of which the best sample is taken."""
+        return SamplingConfig(self.samples, iterations=1, result="best", block=self.block)
 
 
-class RandomShooting(Optimiser):
+class RandomShooting(SamplingOptimiser):
     """The best of `S` sequences drawn uniformly within bounds, the warm start among them.
 
     `argmin_s cost(a_s), a_s ~ U(low, high)` (Nagabandi et al. 2018, arXiv 1708.02596). Rows share the draws.
     """
 
     def __init__(self, config: RandomShootingConfig) -> None:
-        self.config = config
+        super().__init__(config.sampling())
 
-    @torch.no_grad()
-    def plan(
-        self, cost_fn: CostFn, warm_start: Tensor, bounds: Bounds, generator: torch.Generator, elapsed: int = 0
-    ) -> Plan:
-        """See `Optimiser.plan`. A row without a finite cost keeps its warm start and reports an infinite cost."""
-        horizon = warm_start.shape[1]
-        start = to_knots(bounds.clip(warm_start), self.config.block, elapsed)
-        shape = (self.config.samples - 1, *start.shape[1:])
-        share = torch.rand(shape, generator=generator, device=generator.device).to(start)
-        drawn = bounds.clip(bounds.low + share * (bounds.high - bounds.low))
-        knots = torch.cat([start[:, None], drawn.expand(len(start), -1, -1, -1)], dim=1)
-        candidates = from_knots(knots, self.config.block, horizon, elapsed)
-        cost, index = finite_or_worst(cost_fn(candidates)).min(dim=1)
-        actions = candidates[torch.arange(len(start), device=index.device), torch.where(cost.isinf(), 0, index)]
-        return Plan(actions, cost, shift(actions, 1, bounds))
+    def draw(self, search: Search, limits: ActionLimits, generator: torch.Generator) -> Tensor:
+        rows, knots, size = search.mean.shape
+        share = torch.rand(self.config.samples - 1, knots, size, generator=generator, device=generator.device)
+        return (limits.low + share.to(search.mean) * limits.span).expand(rows, -1, -1, -1)
+
+    def refit(self, search: Search, knots: Tensor, cost: Tensor, limits: ActionLimits) -> Search:
+        """There is no second round."""
+        return search
+
+
+ENTRY = OptimiserEntry(RandomShooting, RandomShootingConfig)

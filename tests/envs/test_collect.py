@@ -53,8 +53,8 @@ def test_episode_i_depends_on_seed_and_i_alone(recording, options):
     env = make_env(options)
     for index in (3, 0, 4, 3):  # another order, one process, an environment that was used before
         alone, stored = collect.record_episode(env, 0, index, 6), store.episode(index)
-        for name in ("pixels", "action", "proprio", "state"):
-            np.testing.assert_array_equal(getattr(alone, name), getattr(stored, name))
+        for name in ("images/camera", "action", "proprio", "state"):
+            np.testing.assert_array_equal(alone.columns[name], stored.columns[name])
         assert alone.seed == stored.seed
     other = collect.record_episode(env, 1, 3, 6)
     assert (other.state != store.episode(3).state).any()
@@ -69,11 +69,11 @@ def test_rows_hold_the_action_taken_at_them(recording, options):
     episode = TrajectoryStore.open(recording).episode(2)
     observation, _ = env.reset(seed=episode.seed)
     for t in range(episode.num_steps):
-        np.testing.assert_array_equal(observation["images"]["camera"], episode.pixels[t])
+        np.testing.assert_array_equal(observation["images"]["camera"], episode.images["camera"][t])
         np.testing.assert_array_equal(observation["proprio"], episode.proprio[t])
         np.testing.assert_array_equal(env.get_state(), episode.state[t])
         observation, *_ = env.step(episode.action[t])
-    np.testing.assert_array_equal(observation["images"]["camera"], episode.pixels[-1])
+    np.testing.assert_array_equal(observation["images"]["camera"], episode.images["camera"][-1])
     assert not episode.action[-1].any()
     env.close()
 
@@ -212,8 +212,8 @@ def test_ctrl_c_keeps_what_is_recorded_and_ends_the_workers(tmp_path):
 def test_a_damaged_recording_is_not_continued(tmp_path, recording, options):
     out = tmp_path / "data.zarr"
     shutil.copytree(recording, out)
-    (out / "data/pixels/c.2.0.0.0").unlink()  # the one that an append would fill up
-    with pytest.raises(StoreError, match="chunk 2 of data/pixels is missing"):
+    (out / "data/images/camera/c.2.0.0.0").unlink()  # the one that an append would fill up
+    with pytest.raises(StoreError, match="chunk 2 of data/images/camera is missing"):
         collect.collect(config(out, episodes=9), options)
 
 
@@ -224,7 +224,7 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_says_one_thing(tmp_path)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(line, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data.zarr/data/pixels/c*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("data.zarr/data/images/camera/c*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)

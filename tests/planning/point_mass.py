@@ -10,9 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.protocol import Explorer, Floats, GoalEnv, Metric
+from envs.protocol import Explorer, Floats, GoalEnv, Metric, observation_space
+from worldmodel.core.errors import UserError
+from worldmodel.core.goal import Goal, ImageGoal
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import ActionSpec, EnvironmentSpec, one_camera
+from worldmodel.core.tensor_record import TensorRecord
 
 SIZE = 16
+POINT = EnvironmentSpec(
+    "point", one_camera(SIZE), 0.1, ActionSpec((-1.0, -1.0), (1.0, 1.0), ("m/s", "m/s")), 2, 2, "sim 1.0"
+)
 
 
 class PointExplorer(Explorer):
@@ -31,13 +39,11 @@ class PointEnv(GoalEnv):
 
     name, control_step_s = "point", 0.1
     metrics = (Metric("position", "m", 0.1),)
+    cameras, action_spec = POINT.cameras, POINT.action
 
     def __init__(self, diverge_at: float = np.inf) -> None:
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            pixels=gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
-            proprio=gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
-        )
+        self.observation_space = observation_space(self.cameras, 2)
         self._state, self._diverge_at = np.zeros(2), diverge_at
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -85,35 +91,72 @@ class PointEnv(GoalEnv):
         return {"point": 0.5 + np.asarray(states) / 4}
 
 
+@dataclasses.dataclass(frozen=True)
+class PointLatent(TensorRecord):
+    """Where the point is, `[..., 2]`, how many frames led to that, and what was done before the last one."""
+
+    position: Tensor
+    frames: Tensor
+    action: Tensor
+
+
 @dataclasses.dataclass
 class PointModel:
-    """Knows the point's dynamics and reads positions from frames; `broken_rows` are rolled out to NaN."""
+    """Knows the point's dynamics and reads positions from frames; from beyond `broken_beyond` [m] it imagines NaN.
 
-    broken_rows: tuple[int, ...] = ()
-    history: int = 3
-    seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
-    last_actions: Tensor | None = None
+    Attributes:
+        looked: shapes of the pictures that it has seen, one entry for each call.
+    """
+
+    broken_beyond: float = np.inf
+    spec: EnvironmentSpec = POINT
+    looked: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
     @staticmethod
-    def _read(pixels: Tensor) -> Tensor:
-        return (pixels[..., 0, 0, :2].float() - 127.5) / 50
+    def _read(pixels: Any) -> Tensor:
+        return (torch.as_tensor(pixels)[..., 0, 0, :2].float() - 127.5) / 50
 
-    def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Tensor:
-        assert pixels.dtype == torch.uint8 and actions.shape[1] == pixels.shape[1] - 1 == proprio.shape[1] - 1
-        self.seen.append(tuple(pixels.shape[:2]))
-        self.last_actions = actions
-        return self._read(pixels[:, -1])
+    def observe(self, previous: PointLatent | None, observation: Observation, action: Tensor | None) -> PointLatent:
+        assert (previous is None) == (action is None)
+        pixels = observation.images["camera"]
+        self.looked.append(pixels.shape)
+        position = self._read(pixels)
+        frames = torch.ones(len(position)) if previous is None else previous.frames + 1
+        return PointLatent(position, frames, torch.full_like(position, torch.nan) if action is None else action)
 
-    def encode_goal(self, pixels: Tensor) -> Tensor:
-        return self._read(pixels)
+    def goal(self, goal: Goal) -> PointLatent:
+        if isinstance(goal, PlaceGoal):
+            return PointLatent(torch.tensor([goal.place]), torch.ones(1), torch.zeros(1, 2))
+        if not isinstance(goal, ImageGoal):
+            raise UserError(f"cannot read a {type(goal).__name__}: expected ImageGoal")
+        return PointLatent(self._read(goal.images["camera"][None]), torch.ones(1), torch.zeros(1, 2))
 
-    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        future = latent[:, None, None] + 0.1 * actions.cumsum(2)
-        future[list(self.broken_rows)] = torch.nan
-        return future
+    def imagine(self, latent: PointLatent, actions: Tensor) -> PointLatent:
+        future = latent.position[:, None, None] + 0.1 * actions.cumsum(2)
+        broken = latent.position[:, :1].abs() > self.broken_beyond
+        future = torch.where(broken[:, None, None], torch.nan, future)
+        return PointLatent(future, latent.frames[:, None, None].expand(future.shape[:-1]), actions)
 
-    def distance(self, latent: Tensor, goal: Tensor) -> Tensor:
-        return (latent - goal[:, None, None]).square().sum(-1)
+    def distance(self, latents: PointLatent, goal: PointLatent) -> Tensor:
+        place = goal.position
+        while place.ndim < latents.position.ndim:
+            place = place[:, None]
+        return (latents.position - place).square().sum(-1)
 
-    def distance_now(self, latent: Tensor, goal: Tensor) -> Tensor:
-        return (latent - goal).square().sum(-1)
+
+@dataclasses.dataclass(frozen=True)
+class PlaceGoal(Goal):
+    """A goal of the user's own kind, which this model can read."""
+
+    place: tuple[float, float]
+
+
+def show(*places: list[float]) -> Observation:
+    """What points at these places look like, `[B, ...]`."""
+    env = PointEnv()
+    images = np.stack([env.render_state(np.array(place)) for place in places])
+    return Observation({"camera": images}, np.array(places, np.float32))
+
+
+def picture_of(place: list[float]) -> ImageGoal:
+    return ImageGoal(PointEnv().goal_images(np.array(place)))

@@ -115,10 +115,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     a = write(tmp_path, "a", [True])
     assert_refused(type_in(tmp_path, "planning.compare", f"a={a}"), "b=None")
     assert_refused(type_in(tmp_path, "planning.compare", f"a=[{a},{a}]", f"b={a}"), "as many of each")
-    assert_refused(type_in(tmp_path, "planning.compare", f"a={a}", "b=nowhere"), "nowhere")
+    assert_refused(
+        type_in(tmp_path, "planning.compare", f"a={a}", "b=nowhere"), "nowhere does not exist: expected the folder"
+    )
     assert_refused(type_in(tmp_path, "planning.compare", f"a={a}", f"b={a}", "resamples=9"), "resamples 9")
     (tmp_path / "a" / "results.json").write_text('{"episodes": []}')
-    assert_refused(type_in(tmp_path, "planning.compare", f"a={a}", f"b={a}"), "not a result")
+    assert_refused(
+        type_in(tmp_path, "planning.compare", f"a={a}", f"b={a}"),
+        "is not a result of planning.evaluate: it has no task",
+    )
 
 
 def test_a_comparison_that_the_disk_has_no_room_for_leaves_the_old_one(

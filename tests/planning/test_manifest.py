@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planning import manifest as module
-from planning.manifest import Manifest, ManifestConfig, draw, load_or_draw, read_manifest
+from planning.evaluation import manifest as module
+from planning.evaluation.manifest import Manifest, ManifestConfig, draw, load_or_draw, read_manifest
 from tests.planning.point_mass import PointEnv
 from worldmodel.core.errors import UserError
 

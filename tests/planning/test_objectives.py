@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planning.objectives import LatentGoalCost, ObjectiveConfig
-from tests.planning.point_mass import PointModel
+from tests.planning.point_mass import PlaceGoal, PointModel
 from worldmodel.cli.command import composed
 
 DISTANCE = torch.tensor([[[4.0, 1.0, 2.0]]])
@@ -38,10 +38,13 @@ def test_weights_sum_to_one(horizon: int, steps: str) -> None:
 
 
 def test_latent_goal_cost_is_the_distance_at_the_end_of_the_rollout() -> None:
-    latent, goal = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.2, 0.0]])
-    cost = LatentGoalCost(PointModel(), latent, goal, ObjectiveConfig(steps="terminal"))
-    actions = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # arrives; stays
-    torch.testing.assert_close(cost(actions), torch.tensor([[0.0, 0.04]]))
+    model = PointModel()
+    latents = [model.goal(PlaceGoal(place)) for place in ((0.0, 0.0), (0.2, 0.0))]
+    goals = [model.goal(PlaceGoal(place)) for place in ((0.2, 0.0), (0.3, 0.0))]
+    cost = LatentGoalCost(model, latents, goals, ObjectiveConfig(steps="terminal"))
+    actions = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # arrives, or goes beyond; stays
+    found = cost(actions.expand(2, -1, -1, -1))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.04], [0.01, 0.01]]), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{"steps": "sum"}, {"discount": 0.0}, {"mean_weight": -1.0}])

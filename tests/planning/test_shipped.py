@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from planning.controller import Observations
-from planning.loading import Checkpoint, bounds_of, read_model
-from planning.policies import make_controller
-from planning.registry import make_planner
+from planning.controller import Controller
+from planning.loading import Checkpoint, read_model
+from planning.registry import make_strategy
 from worldmodel.cli.command import as_plain, composed
+from worldmodel.core.goal import ImageGoal
+from worldmodel.core.observation import Observation
 
 # Six control steps toward three goals each: what was seen (pictures and proprioception), and what was then done.
 # Frames are kept, rather than rendered, because contacts differ between versions of MuJoCo.
@@ -27,12 +28,35 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     )
     cpu = torch.device("cpu")
     model = read_model(Checkpoint(env, env), cpu, "fp32")
-    planner = make_planner(as_plain(composed("run", [f"env={env}"]))["planner"], model.history, 0)
-    bounds = bounds_of(model.spec)
-    within = 1e-4 * (bounds.high - bounds.low).numpy()
+    strategy = make_strategy(as_plain(composed("run", [f"env={env}"]))["planner"], 0)
     for row, goal in enumerate(goals):
-        controller = make_controller(model, planner, bounds, goal[None], cpu)
+        controller = Controller(model, strategy, [ImageGoal({"camera": goal})], cpu)
+        within = 1e-4 * controller.limits.span.numpy()
         for step in range(frames.shape[1]):
-            decision = controller.act(Observations(frames[row, step][None], proprio[row, step][None]))
+            seen = Observation({"camera": frames[row, step][None]}, proprio[row, step][None])
+            decision = controller.act(seen)
             assert (np.abs(decision.actions[0] - actions[row, step]) <= within).all()
             np.testing.assert_allclose(decision.distance[0], distances[row, step], rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_who_shares_a_batch_makes_no_difference(precision: str) -> None:
+    """Alone, with two others and with three: the same to the last bit, over several steps."""
+    golden, cpu = np.load(GOLDEN), torch.device("cpu")
+    frames, proprio, goals = (golden[f"push_{name}"] for name in ("frames", "proprio", "goals"))
+    model = read_model(Checkpoint("push", "push"), cpu, precision)
+    planner = as_plain(composed("run", ["env=push", "planner.options.samples=48", "planner.options.iterations=2"]))[
+        "planner"
+    ]
+
+    def act(rows: list[int]) -> list[np.ndarray]:
+        controller = Controller(model, make_strategy(planner, 0), [ImageGoal({"camera": goals[r]}) for r in rows], cpu)
+        seen = [Observation({"camera": frames[rows, step]}, proprio[rows, step]) for step in range(4)]
+        decisions = [controller.act(each) for each in seen]
+        return [np.concatenate([d.actions, d.distance[:, None], d.predicted_cost[:, None]], 1) for d in decisions]
+
+    alone = np.array([act([row]) for row in range(3)])[:, :, 0]
+    for company in ([0, 1, 2], [1, 1, 2, 0]):
+        together = np.array(act(company))
+        for place, row in enumerate(company):
+            np.testing.assert_array_equal(together[:, place], alone[row])

@@ -15,9 +15,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 _MODULES = ["worldmodel.pretrain", "worldmodel.train"]
 
+# The toy world is nobody's simulation: a robot, as far as the commands are concerned.
+TOY_ENV = ("env=robot", "env.name=toy")
 TOY_ENCODER = ("encoder.width=32", "encoder.depth=1", "encoder.heads=2")
 TOY_TRAINER = ("trainer.steps=30", "trainer.batch_size=4", "trainer.log_every=5", "trainer.evaluate_every=15")
-TOY = {
+TOY_OPTIONS = {
     "worldmodel.pretrain": (
         *TOY_ENCODER,
         *TOY_TRAINER,
@@ -33,24 +35,25 @@ TOY = {
         "held_out_sequences=16",
         "compression.channels=8",
         "compression.fit_frames=200",
-        "scene.keypoints=3",
-        "scene.hidden=16",
-        "scene.look_width=16",
-        "scene_trainer.steps=20",
-        "scene_trainer.batch_size=4",
-        "scene_trainer.log_every=5",
-        "scene_trainer.evaluate_every=10",
-        "look_training.group=4",
-        "look_trainer.steps=20",
-        "look_trainer.batch_size=16",
-        "look_trainer.log_every=5",
-        "look_trainer.evaluate_every=10",
+        "state.keypoints=3",
+        "state.hidden=16",
+        "state.embedding_width=16",
+        "state_trainer.steps=20",
+        "state_trainer.batch_size=4",
+        "state_trainer.log_every=5",
+        "state_trainer.evaluate_every=10",
+        "appearance_training.group=4",
+        "appearance_trainer.steps=20",
+        "appearance_trainer.batch_size=16",
+        "appearance_trainer.log_every=5",
+        "appearance_trainer.evaluate_every=10",
         "predictor.width=32",
         "predictor.hidden_width=32",
         "predictor.depth=1",
         "prediction.rollout_steps=3",
     ),
 }
+TOY = {module: (*TOY_ENV, *options) for module, options in TOY_OPTIONS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.worldmodel.commands import TOY, run
+from tests.worldmodel.commands import TOY, TOY_ENV, TOY_OPTIONS, run
 from tests.worldmodel.toy import SPEC, make_episode
+from worldmodel.core.goal import ImageGoal
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import CAMERA
 from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.encoders.registry import load_encoder
-from worldmodel.models.keypoint.model import WorldModel
+from worldmodel.models.keypoint.model import KeypointModel
+from worldmodel.models.registry import load_model
 
-# The commands run in 32-pixel toy recordings; `env=push` decides no more than where things are filed.
+# The commands run in 32-pixel toy recordings, as those of a robot called `toy`.
 PRETRAIN, TRAIN = "worldmodel.pretrain", "worldmodel.train"
 CPU = "device=cpu"
 
@@ -36,17 +41,17 @@ def trained(toy_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
     data = f"data={toy_store.path}"
     pretrain = run(PRETRAIN, (CPU, data, *TOY[PRETRAIN]), folder)
     assert pretrain.exit_code == 0, pretrain
-    assert f"next: python -m worldmodel.train env=push {data}\n" in pretrain.stdout
-    assert "encoder: runs/push/encoder" in pretrain.stdout
+    assert f"next: python -m worldmodel.train env=robot env.name=toy {data}\n" in pretrain.stdout
+    assert "encoder: runs/toy/encoder" in pretrain.stdout
     train = run(TRAIN, (CPU, data, *TOY[TRAIN]), folder)
     assert train.exit_code == 0, train
-    assert "next: python -m planning.run env=push" in train.stdout
-    assert "world model: runs/push/model" in train.stdout
-    return folder / "runs" / "push"
+    assert 'next: RobotController("runs/toy/model", goal=...), in docs/robot.md' in train.stdout
+    assert "world model: runs/toy/model" in train.stdout
+    return folder / "runs" / "toy"
 
 
 def test_pretraining_leaves_the_target_encoder_and_a_log(trained: Path) -> None:
-    encoder = load_encoder(trained / "encoder", 32)
+    encoder = load_encoder(trained / "encoder", SPEC.cameras)
     assert (encoder.config.width, encoder.config.depth) == (32, 1)
     state = torch.load(trained / "encoder" / "training.pt", weights_only=True)["module"]
     for name, value in encoder.state_dict().items():
@@ -60,13 +65,16 @@ def test_pretraining_leaves_the_target_encoder_and_a_log(trained: Path) -> None:
 
 
 def test_training_leaves_a_world_model_around_that_encoder(trained: Path, toy_store: TrajectoryStore) -> None:
-    model = WorldModel.load(str(trained / "model"), torch.device("cpu"))
+    model = load_model(str(trained / "model"), torch.device("cpu"))
+    assert isinstance(model, KeypointModel)
     assert model.spec == SPEC
-    encoder = load_encoder(trained / "encoder", 32)
+    encoder = load_encoder(trained / "encoder", SPEC.cameras)
     for name, value in encoder.state_dict().items():
         torch.testing.assert_close(model.encoder.state_dict()[name], value, atol=1e-3, rtol=1e-3)  # float16 on disk
     config = json.loads((trained / "model" / "config.json").read_text())
-    assert config["encoder_hash"] == json.loads((trained / "encoder" / "config.json").read_text())["encoder_hash"]
+    assert config["family"] == "keypoint"
+    of_encoder = json.loads((trained / "encoder" / "config.json").read_text())
+    assert config["provenance"]["encoder_hash"] == of_encoder["encoder_hash"]
     assert config["provenance"]["store"] == toy_store.identity
     names = set(load_file(trained / "model" / "model.safetensors"))
     assert not [name for name in names if "target" in name]
@@ -82,11 +90,11 @@ def test_training_leaves_a_world_model_around_that_encoder(trained: Path, toy_st
 def test_the_baselines_of_pretraining_train_by_the_same_command(
     baseline: str, width: int, toy_store: TrajectoryStore, tmp_path: Path
 ) -> None:
-    few = ("trainer.steps=2", "scene_trainer.steps=2")
+    few = ("trainer.steps=2", "state_trainer.steps=2")
     given = (CPU, f"data={toy_store.path}", f"encoder_from={baseline}", *TOY[TRAIN], *few)
     result = run(TRAIN, given, tmp_path)
     assert result.exit_code == 0, result
-    model = WorldModel.load(str(tmp_path / "runs" / "push" / "model"), torch.device("cpu"))
+    model = load_model(str(tmp_path / "runs" / "toy" / "model"), torch.device("cpu"))
     assert model.encoder.config.width == width
 
 
@@ -95,7 +103,7 @@ def write_dressed(path: Path, num_episodes: int = 24, first_seed: int = 0) -> Pa
     with EpisodeWriter(path, SPEC, {"seed": 0}) as writer:
         for seed in range(first_seed, first_seed + num_episodes):
             episode = make_episode(seed)
-            writer.append(dataclasses.replace(episode, pixels=255 - episode.pixels))
+            writer.append(dataclasses.replace(episode, images={"camera": 255 - episode.images["camera"]}))
     return path
 
 
@@ -104,11 +112,11 @@ def test_pretraining_toward_a_canonical_recording(toy_store: TrajectoryStore, tm
     dressed = write_dressed(tmp_path / "dressed.zarr", num_episodes=10)
     result = run(PRETRAIN, (CPU, f"data={dressed}", *TOY[PRETRAIN], *canonical), tmp_path)
     assert result.exit_code == 0, result
-    folder = tmp_path / "runs" / "push" / "encoder"
+    folder = tmp_path / "runs" / "toy" / "encoder"
     assert all(entry["visible"] > 0 for entry in log_of(folder) if "loss" in entry)
     assert json.loads((folder / "run.json").read_text())["canonical"] == toy_store.identity
     state = torch.load(folder / "training.pt", weights_only=True)["module"]
-    for name, value in load_encoder(folder, 32).state_dict().items():
+    for name, value in load_encoder(folder, SPEC.cameras).state_dict().items():
         assert torch.equal(value, state[f"encoder.{name}"]), "the target encoder never saw what it has to look through"
 
 
@@ -116,7 +124,7 @@ def test_pretraining_toward_a_canonical_recording(toy_store: TrajectoryStore, tm
     ("first_seed", "num_episodes", "overrides", "expected"),
     [
         (5, 10, ("canonical_cache=c.npy",), "differs in proprio from the data: expected the same episodes"),
-        (0, 30, ("canonical_cache=c.npy",), "has 312 frames of 32², and the data 390 of 32²"),
+        (0, 30, ("canonical_cache=c.npy",), "has 312 frames of camera (32 x 32), and the data 390 of camera (32 x 32)"),
         (0, 10, (), "canonical_data needs canonical_cache"),
     ],
 )
@@ -129,7 +137,8 @@ def test_a_canonical_recording_is_one_of_the_same_episodes(
     tmp_path: Path,
 ) -> None:
     dressed = write_dressed(tmp_path / "dressed.zarr", num_episodes, first_seed)
-    result = run(PRETRAIN, (f"data={dressed}", f"canonical_data={toy_store.path}", *overrides), tmp_path)
+    given = (f"data={dressed}", f"canonical_data={toy_store.path}")
+    result = run(PRETRAIN, (*TOY_ENV, *given, *overrides), tmp_path)
     assert result.exit_code == 2, result
     assert expected in result.stderr
     assert not (tmp_path / "runs").exists()
@@ -157,7 +166,7 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (
             PRETRAIN,
             ("encoder.patch_size=5",),
-            "image_size 32 is not a multiple of patch_size 5: patch_size may be 4, 8, 16, 32, or the pictures",
+            "32 x 32, are not cut whole by patch_size 5: patch_size may be 4, 8, 16, 32, or the pictures",
         ),
         (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
         (PRETRAIN, ("jepa.predictor_width=96", "jepa.predictor_heads=5"), "jepa: predictor_width 96 is not a multiple"),
@@ -178,11 +187,19 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
         (TRAIN, ("held_out_fraction=some",), "train option held_out_fraction is 'some': expected a number"),
         (TRAIN, ("trainer.steps=1.5", "encoder_from=random"), "trainer option steps is 1.5: expected a whole number"),
         (TRAIN, ("data=nowhere.zarr",), "no recording at nowhere.zarr: make one with"),
-        (TRAIN, (), "no encoder at runs/push/encoder: make one with `python -m worldmodel.pretrain`"),
+        (TRAIN, (), "no encoder at runs/toy/encoder: make one with `python -m worldmodel.pretrain`"),
         (TRAIN, ("encoder_from=random", "prediction.rollout_steps=0"), "rollout_steps must be at least 1, got 0"),
         (TRAIN, ("encoder_from=random", "prediction.rollout_steps=50"), "no episode is long enough for clips of 52"),
         (TRAIN, ("encoder_from=random", "held_out_sequences=1"), "held_out_sequences 1 must be at least 2"),
-        (TRAIN, ("encoder_from=random", "predictor=transformer"), "unknown predictor 'transformer': choose from"),
+        (TRAIN, ("encoder_from=random", "family=rssm"), "unknown family 'rssm': choose from"),
+        (TRAIN, ("encoder_from=random", "state_trainer.batch_size=30"), "must be a multiple of state_training"),
+        (PRETRAIN, ("pretrain.masks=[]",), "pretrain: masks is empty: expected at least one"),
+        (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),
+        (
+            TRAIN,
+            ("encoder_from=random", "distance.appearance_weight=nan"),
+            "distance option appearance_weight is nan: expected a number",
+        ),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
     ],
 )
@@ -190,13 +207,26 @@ def test_mistakes_get_one_line_and_exit_code_2(
     tmp_path: Path, toy_store: TrajectoryStore, module: str, overrides: tuple[str, ...], expected: str
 ) -> None:
     given = () if any(o.startswith("data=") for o in overrides) else (f"data={toy_store.path}",)
-    result = run(module, (*given, *overrides), tmp_path)
+    env = () if any(o.startswith("env=") for o in overrides) else TOY_ENV
+    result = run(module, (*env, *given, *overrides), tmp_path)
     assert result.exit_code == 2, result
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "runs").exists(), "the corrected command must not be told of a run that never began"
+
+
+@pytest.mark.parametrize("module", [PRETRAIN, TRAIN])
+def test_a_recording_of_another_environment_is_refused_before_training(
+    module: str, toy_store: TrajectoryStore, tmp_path: Path
+) -> None:
+    encoder = ("encoder_from=random",) if module == TRAIN else ()
+    result = run(module, ("env=push", *TOY_OPTIONS[module], f"data={toy_store.path}", *encoder), tmp_path)
+    assert result.exit_code == 2, result
+    assert "data.zarr is a recording of env 'toy', not of env 'push'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def _cut_rows(store: Path) -> None:
@@ -206,13 +236,21 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
-FIRST_FRAMES = "data/pixels/c.0.0.0.0"
+def _exchange_chunks(store: Path) -> None:
+    one, other = (store / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/pixels is missing"),
+    "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
     "a chunk is cut": (
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
-        "chunk 0 of data/pixels cannot be decoded",
+        "chunk 0 of data/images/camera cannot be decoded",
     ),
+    "chunks were exchanged": (_exchange_chunks, "images/camera of episode 0 is not what was recorded"),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),
@@ -242,21 +280,21 @@ def test_a_robot_that_feels_nothing_and_has_no_simulator(tmp_path: Path) -> None
             episode = make_episode(seed)
             none = {"proprio": episode.proprio[:, :0], "state": episode.state[:, :0]}
             writer.append(dataclasses.replace(episode, **none))
-    data = ("env=robot", "env.name=arm", f"data={tmp_path / 'data.zarr'}")
-    pretrain = run(PRETRAIN, (CPU, *data, *TOY[PRETRAIN]), tmp_path)
+    data = ("env.name=arm", f"data={tmp_path / 'data.zarr'}")
+    pretrain = run(PRETRAIN, (CPU, *TOY[PRETRAIN], *data), tmp_path)
     assert pretrain.exit_code == 0, pretrain
     (health, _) = (entry for entry in log_of(tmp_path / "runs/arm/encoder") if "effective_rank" in entry)
     assert health["spread"] > 0.01 and "probe_r2" not in health
-    train = run(TRAIN, (CPU, *data, *TOY[TRAIN]), tmp_path)
+    train = run(TRAIN, (CPU, *TOY[TRAIN], *data), tmp_path)
     assert train.exit_code == 0, train
     assert pretrain.stderr + train.stderr == ""
     assert 'next: RobotController("runs/arm/model", goal=...), in docs/robot.md' in train.stdout
     assert all(math.isfinite(entry.get("loss", 0)) for entry in log_of(tmp_path / "runs/arm/model"))
-    model = WorldModel.load(str(tmp_path / "runs/arm/model"), torch.device("cpu"))
-    pixels = torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8)
-    latent = model.encode(pixels, torch.zeros(1, 2, 0), torch.zeros(1, 1, 2))
-    ahead = model.rollout(latent, torch.zeros(1, 5, 4, 2))
-    assert model.distance(ahead, model.encode_goal(pixels[:, 0])).isfinite().all()
+    model = load_model(str(tmp_path / "runs/arm/model"), torch.device("cpu"))
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    latent = model.observe(None, Observation({CAMERA: pixels}, np.zeros((1, 0), np.float32)), None)
+    ahead = model.imagine(latent, torch.zeros(1, 5, 4, 2))
+    assert model.distance(ahead, model.goal(ImageGoal({CAMERA: pixels[0]}))).isfinite().all()
 
 
 def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_store: TrajectoryStore) -> None:
@@ -265,10 +303,10 @@ def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_sto
     assert result.exit_code == 1
     assert "the features have collapsed" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
-    assert not (tmp_path / "runs" / "push" / "encoder" / "config.json").exists()
+    assert not (tmp_path / "runs" / "toy" / "encoder" / "config.json").exists()
 
 
-@pytest.mark.parametrize("section", ["scene_trainer", "look_trainer", "trainer"])
+@pytest.mark.parametrize("section", ["state_trainer", "appearance_trainer", "trainer"])
 def test_a_divergence_names_the_option_of_its_own_training(
     tmp_path: Path, toy_store: TrajectoryStore, section: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""What every entry point shares: reading a Hydra configuration, and telling the user what was wrong with it.
+"""What every entry point shares: reading its options, and telling the user what was wrong with them.
 
 A mistake of the user's ends in one line and exit code 2; a traceback means a bug of ours.
 """
@@ -6,112 +6,50 @@ A mistake of the user's ends in one line and exit code 2; a traceback means a bu
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
+import functools
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from rich.markup import escape
+from omegaconf import DictConfig
 
-from worldmodel.cli.console import console
+from worldmodel.cli.composing import Config, as_plain, composed, require_name, short
+from worldmodel.cli.console import console, notices, shown
+from worldmodel.cli.programs import as_typed
 from worldmodel.cli.usage import help_text
-from worldmodel.core.configs import CONFIGS, group_choices
-from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.configs import CONFIGS
+from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.interrupt import INTERRUPTED, interruptions
+from worldmodel.core.spec import MOST_PIXELS
+from worldmodel.core.text import printable, without_secrets
 
-Config = dict[str, Any]
+__all__ = [
+    "Config",
+    "as_plain",
+    "command",
+    "composed",
+    "ending_in_one_line",
+    "env_selection",
+    "fail",
+    "next_command",
+    "plain_options",
+    "refusal",
+    "show_help",
+    "stopped",
+]
+_GOES_ON: Final = "what was finished is kept; the same command goes on from there"
+_BEGINS_ANEW: Final = "the same command begins anew"
+_HELP: Final = ("-h", "--help")
 
 
 def plain_options(config: Config) -> Config:
     """The options of a command itself: what is not in a group or section."""
     return {key: value for key, value in config.items() if not isinstance(value, dict)}
-
-
-def as_plain(config: DictConfig) -> Config:
-    """A composed configuration as plain values, interpolations resolved.
-
-    Raises:
-        UserError: for an interpolation that leads nowhere, or round in a circle.
-    """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"options cannot be resolved: {(str(error).splitlines() or ['a circle'])[0]}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in map(str, config):
-        keys.append(f"{prefix}{key}")
-        value = config._get_node(key)
-        if isinstance(value, DictConfig):
-            keys += _option_keys(value, f"{prefix}{key}.")
-    return keys
-
-
-def _is_one_value(override: str) -> bool:
-    try:
-        return not OverridesParser.create().parse_override(override).is_sweep_override()
-    except HydraException:
-        return False
-
-
-def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
-    """Turn Hydra's complaint about `overrides` into one line with the valid choices."""
-    text = str(error)
-    missing_group = re.search(r"Could not find '(\w+)/([^']+)'", text)
-    if missing_group:
-        group, name = missing_group.groups()
-        return choices_message(group, name, group_choices(group))
-    for override in overrides:
-        if "=" not in override:
-            return f"'{override}' is not an option: options are written key=value, for example env=push"
-        if not _is_one_value(override):
-            key, value = override.split("=", 1)
-            return (
-                f"option '{override}' cannot be read: a value with special characters needs quotes: \"{key}='{value}'\""
-            )
-    # The longest key first: `env` is also part of a complaint about `env.distractor`.
-    for override in sorted(overrides, key=lambda o: -len(o.split("=", 1)[0])):
-        key = override.split("=", 1)[0].lstrip("+~")
-        if f"'{key.split('.')[-1]}'" in text or f"{key}" in text:
-            base = compose(config_name, [o for o in overrides if o.startswith("env=")])
-            accepted = _option_keys(base)
-            nearest = difflib.get_close_matches(key, accepted, n=1, cutoff=0.4)
-            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            here = [k for k in accepted if k.rpartition(".")[0] == key.rpartition(".")[0]]
-            siblings = sorted(here or map(str, base))
-            return f"option '{override}' does not fit: options here are {', '.join(siblings)}{hint}"
-    return text.splitlines()[0]
-
-
-def composed(config_name: str, overrides: list[str]) -> DictConfig:
-    """`configs/<config_name>.yaml` with `overrides`; a mistake in them gets our one line rather than Hydra's page.
-
-    Raises:
-        UserError: when the overrides do not compose.
-    """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            return compose(config_name, overrides)
-        except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
-            try:
-                message = _explain(error, config_name, overrides)
-            except (HydraException, OmegaConfBaseException):
-                message = str(error).splitlines()[0]
-            raise UserError(message) from error
 
 
 def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
@@ -124,36 +62,103 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Co
         config_name: of the file, without its suffix.
         goes_on: whether the same command goes on where it was interrupted, or begins anew.
     """
-    interrupted = (
-        "what was finished is kept; the same command goes on from there" if goes_on else "the same command begins anew"
-    )
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
+        @functools.wraps(main)
         def run() -> None:
-            arguments = sys.argv[1:]
-            overrides = [a for a in arguments if not a.startswith("-")]
-            try:
-                if not any(a in ("-m", "--multirun") for a in arguments):
-                    composed(config_name, overrides)  # before Hydra does, for the message
-                if any(a in ("-h", "--help") for a in arguments):
-                    # Hydra's own page knows neither what an option means nor which groups the command takes.
-                    console.print(help_text(config_name, overrides), markup=False)
-                    return
-                GlobalHydra.instance().clear()
-                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(_quietly(main))()
-            except UserError as error:
-                fail(str(error))
-            except KeyboardInterrupt:
-                console.print(f"[yellow]interrupted[/]: {interrupted}")
-                raise SystemExit(130) from None
+            with ending_in_one_line(_GOES_ON if goes_on else _BEGINS_ANEW):
+                _run(config_name, main, sys.argv[1:])
 
         return run
 
     return decorate
 
 
+def show_help(config_name: str) -> None:
+    """`--help` of the command over `configs/<config_name>.yaml`, whose options `sys.argv` has."""
+    with ending_in_one_line(_BEGINS_ANEW):
+        # Hydra's own page knows neither what an option means nor which groups the command takes.
+        text = help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
+        console.print(as_typed(text), markup=False)
+
+
+def _run(config_name: str, main: Callable[[Config], None], arguments: list[str]) -> None:
+    overrides = [a for a in arguments if not a.startswith("-")]
+    flags = [a for a in arguments if a.startswith("-")]
+    if any(flag in _HELP for flag in flags):
+        show_help(config_name)
+        return
+    if flags:  # of Hydra's: --cfg job, --multirun
+        if not any(flag in ("-m", "--multirun") for flag in flags):
+            composed(config_name, overrides)  # before Hydra does, for the message
+        GlobalHydra.instance().clear()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(_quietly(main))()
+        return
+    config = composed(config_name, overrides, with_hydra=True)
+    HydraConfig.instance().set_config(config)
+    main(_checked(as_plain(config)))
+
+
+def _checked(config: Config) -> Config:
+    """What all commands ask of an environment. Raises UserError."""
+    env = config.get("env")
+    if isinstance(env, dict):
+        # Files are written to `runs/<name>/`.
+        require_name("env.name", env.get("name"))
+        size = env.get("image_size", 1)
+        if type(size) is int and not 1 <= size <= MOST_PIXELS:  # before anything of that size is drawn
+            raise UserError(f"env.image_size {size} cannot be used: expected a whole number from 1 to {MOST_PIXELS}")
+    return config
+
+
 # What the operating system answers who may not write: no room, no quota, read-only, a disk that fails, no right to.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+_REFUSALS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+# And what to a path that cannot be one, however it was typed.
+_NO_PATHS: Final = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+
+
+@contextlib.contextmanager
+def ending_in_one_line(interrupted: str) -> Iterator[None]:
+    """Around a whole command: whatever is not a bug of ours ends it in one line and its exit code (see `command`).
+
+    Args:
+        interrupted: what to say after a Ctrl-C.
+    """
+    with notices(), interruptions() as asked:
+        try:
+            yield
+        except KeyboardInterrupt:
+            _interrupted(interrupted)
+        except Exception as error:
+            if asked.received:  # what a library made of it
+                _interrupted(interrupted)
+            if isinstance(error, UserError):
+                fail(str(error))
+            message = refusal(error) if isinstance(error, OSError) else _stop_reason(error)
+            if message is not None:
+                raise SystemExit(stopped(message)) from None
+            if isinstance(error, OSError) and error.errno in _NO_PATHS:
+                fail(f"{short(str(error.filename))}: {error.strerror}")
+            raise
+
+
+def _interrupted(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):
+        console.print(f"[yellow]interrupted[/]: {message}")
+    raise SystemExit(INTERRUPTED) from None
+
+
+def _stop_reason(error: Exception) -> str | None:
+    """Why a run has failed, if it is no bug: it says so itself, or the machine's memory is at its end."""
+    if isinstance(error, RunStopped):
+        return str(error)
+    text = " ".join(str(error).split())
+    # torch raises a RuntimeError on the CPU: "can't allocate memory: you tried to allocate 123 bytes".
+    if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", text, re.IGNORECASE):
+        tried = re.search(r"tried to allocate ([\d.]+ \w+)", text)
+        amount = f" ({tried[1]} were asked for at once)" if tried else ""
+        return f"the memory of this machine does not suffice{amount}: smaller batches or pictures need less"
+    return None
 
 
 def refusal(error: OSError) -> str | None:
@@ -166,14 +171,13 @@ def refusal(error: OSError) -> str | None:
 def stopped(message: str) -> int:
     """Print one line on why a run has failed. Returns its exit code."""
     with contextlib.suppress(OSError):  # what cannot be written may be this
-        console.print(f"[red]stopped[/]: {escape(' '.join(message.split()))}")
+        console.print(f"[red]stopped[/]: {shown(as_typed(message))}")
     return 1
 
 
 def fail(message: str) -> NoReturn:
     """Print one line to stderr and exit with code 2."""
-    one_line = " ".join(message.split())
-    print(f"error: {one_line}", file=sys.stderr)
+    print(f"error: {as_typed(printable(without_secrets(message)))}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -181,15 +185,8 @@ def _quietly(main: Callable[[Config], None]) -> Callable[[DictConfig], None]:
     """Hydra prints tracebacks of its own for exceptions; what ends in one line must leave before it sees one."""
 
     def wrapped(config: DictConfig) -> None:
-        try:
-            main(as_plain(config))
-        except UserError as error:
-            fail(str(error))
-        except OSError as error:
-            message = refusal(error)
-            if message is None:
-                raise
-            raise SystemExit(stopped(message)) from None
+        with ending_in_one_line(_GOES_ON):
+            main(_checked(as_plain(config)))
 
     wrapped.__module__ = main.__module__
     return wrapped
@@ -206,8 +203,8 @@ def next_command(module: str, *options: str, **renamed: str) -> str:
     """The line that tells what to type next: `next: python -m worldmodel.pretrain env=push data=elsewhere.zarr`.
 
     The same environment, then what the user gave this command and the next one needs too, `renamed` from its name here
-    to its name there, then further `options`.
+    to its name there, then further `options`. Who typed `wm collect` reads `next: wm pretrain ...`.
     """
     given = dict(override.split("=", 1) for override in HydraConfig.get().overrides.task if "=" in override)
     passed_on = [f"{there}={given[here]}" for here, there in renamed.items() if here in given]
-    return " ".join(["next: python -m", module, env_selection(), *passed_on, *options])
+    return as_typed(" ".join([f"next: python -m {module}", env_selection(), *passed_on, *options]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-_OF_TEXT = ("", "becomes", "column", "unit", "what")
+__all__ = ["Table", "table"]
+
+_OF_TEXT = ("", "becomes", "column", "kind", "rest", "unit", "what")
 
 
 def table(title: str, *headings: str, narrow: bool = False) -> Table:

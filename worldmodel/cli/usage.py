@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from omegaconf import OmegaConf
-
-from worldmodel.core.configs import CONFIGS, group_choices
+from worldmodel.cli.composing import defaults_of
+from worldmodel.core.configs import CONFIGS, choice_text, group_choices, is_at_the_top
+from worldmodel.core.errors import UserError, choices_message
 
 _INTRODUCTION = """\
 Options are written key=value, and section.key=value in a section. Here they are, with their values and meanings, as the
@@ -19,26 +19,34 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
 
     Args:
         config_name: of the command.
-        overrides: of a group, for example `env=reacher`: its file is shown in place of the default one. They have to
-            compose.
+        overrides: of a group, for example `env=reacher`: its file is shown in place of the default one.
+
+    Raises:
+        UserError: for a choice that there is not.
     """
     text = _read(config_name)
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     introduction = _INTRODUCTION.format(folder=CONFIGS)
     parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
     chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
-    for entry, default in _defaults(text).items():
+    for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")
         if section:  # `optional objective_for@planner.objective: ${env}`: what one choice changes in a section
             name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
             if name in group_choices(group):
-                parts += [f"In {section}:", _read(f"{group}/{name}").strip()]
+                parts += [f"In {section}:", choice_text(group, name)]
             continue
         name = chosen.setdefault(group, default)
-        others = [f"{group}={other}" for other in group_choices(group) if other != name]
-        instead = f" (or {', '.join(others)})" if others else ""
-        parts.append(f"{group}={name}{instead}, its options written {group}.key=value:")
-        parts.append(_read(f"{group}/{name}").strip())
+        choices = [f"{group}={other}" for other in group_choices(group) if other != name]
+        if name == "???":
+            parts.append(f"{group} has to be chosen: {', '.join(choices)}; `{choices[0]} --help` shows its options.")
+            continue
+        if name not in group_choices(group):
+            raise UserError(choices_message(group, name, group_choices(group)))
+        instead = f" (or {', '.join(choices)})" if choices else ""
+        written = "as they stand here" if is_at_the_top(group, name) else f"{group}.key=value"
+        parts.append(f"{group}={name}{instead}, its options written {written}:")
+        parts.append(choice_text(group, name))
     return "\n\n".join(parts)
 
 
@@ -50,12 +58,3 @@ def _options(text: str) -> list[str]:
     """The paragraphs of a command's file without those that are Hydra's."""
     paragraphs = text.strip().split("\n\n")
     return [p for p in paragraphs if not any(line in ("defaults:", "hydra:") for line in p.splitlines())]
-
-
-def _defaults(text: str) -> dict[str, str]:
-    """The groups that a command's file takes, with its choice of each, as they are written."""
-    content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    assert isinstance(content, dict)
-    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
-    chosen = {str(key): str(value) for entry in entries for key, value in entry.items()}
-    return {key: value for key, value in chosen.items() if not key.startswith("override ")}

@@ -1,27 +1,36 @@
 """Checkpoints: a folder with `config.json` and safetensors, nothing that can run code.
 
 A folder holds either a frozen encoder (`kind: encoder`) or a world model (`kind: world_model`, which contains one).
-What to build is decided by `kind` and numbers; a checkpoint never names a class.
+What to build is decided by `kind`, the names of registered entries, and numbers; a checkpoint never names a class.
+
+`config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Whoever
+loads a checkpoint compares, so that a damaged one is refused. The digest is no signature: whoever wrote the files has
+written the digest, too. So sizes are bounded before anything is allocated, and values are checked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from worldmodel.core.errors import UserError, choices_message
-from worldmodel.core.files import replacing, write_json
+from worldmodel.core.files import regular_file, replacing
+from worldmodel.core.strict_json import parse_json
+from worldmodel.core.weights import WeightsFile, make_within, open_weights, require_sane, require_shapes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
+OLD_VERSIONS: Final = (1,)  # without a digest; read all the same
+_MOST_CONFIG: Final = 2**20  # bytes
 
 
 def shipped_names() -> list[str]:
@@ -35,7 +44,7 @@ def resolve(name_or_path: str) -> Path:
     if name_or_path in shipped_names():
         return Path(str(resources.files("worldmodel") / "pretrained" / name_or_path))
     path = Path(name_or_path)
-    if (path / "config.json").is_file():
+    if is_there(path):
         return path
     if path.is_dir():
         raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
@@ -43,6 +52,15 @@ def resolve(name_or_path: str) -> Path:
     if not shipped_names():
         raise UserError(f"unknown checkpoint '{name_or_path}': give {folders} (none is shipped)")
     raise UserError(choices_message("checkpoint", name_or_path, shipped_names()) + f", or give {folders}")
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is a `config.json`, of whatever kind. Raises UserError for a name that no folder can have."""
+    try:
+        return (folder / "config.json").exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"no checkpoint can be at {str(folder)!r:.80}: {reason}") from error
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -54,7 +72,7 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save(folder: Path, kind: str, config: dict[str, Any], module: nn.Module, half: bool) -> None:
+def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, half: bool) -> None:
     """Write a checkpoint; `config.json` comes last and makes it whole.
 
     Args:
@@ -66,43 +84,118 @@ def save(folder: Path, kind: str, config: dict[str, Any], module: nn.Module, hal
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: (value.half() if half and value.ndim >= 2 and not name.endswith("mean") else value).cpu().contiguous()
+        name: (_halved(value) if half and value.ndim >= 2 and not name.endswith("mean") else value).cpu().contiguous()
         for name, value in module.state_dict().items()
     }
+    content = to_bytes(tensors)
+    values = _plain({"format_version": FORMAT_VERSION, "kind": kind, **config})
     (folder / "config.json").unlink(missing_ok=True)
     with replacing(folder / "model.safetensors") as file:
-        file.write(to_bytes(tensors))
-    write_json({"format_version": FORMAT_VERSION, "kind": kind, **config}, folder / "config.json")
+        file.write(content)
+    with replacing(folder / "config.json") as file:
+        file.write(_text({"digest": _digest(values, hashlib.sha256(content).hexdigest()), **values}))
 
 
-def load_config(folder: Path, kind: str) -> dict[str, Any]:
-    """Read and check `config.json`. Raises UserError for one that is damaged, newer, or of another kind."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{folder} has checkpoint format {version}, this program reads {FORMAT_VERSION}")
-    if config.get("kind") != kind:
-        raise UserError(f"{folder} holds a checkpoint of kind '{config.get('kind')}', expected '{kind}'")
-    return dict(config)
+def _halved(value: Tensor) -> Tensor:
+    """As float16, unless it has numbers that are too large for that."""
+    half = value.half()
+    return half if bool(half.isfinite().all()) else value
 
 
-def load_weights(folder: Path, module: nn.Module) -> None:
-    """Fill `module` from the folder's safetensors. Raises UserError for a damaged file or other shapes."""
-    path = folder / "model.safetensors"
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    wanted = module.state_dict()
-    for name in sorted(set(wanted) ^ set(tensors)):
-        raise UserError(f"{path} does not fit its config.json: tensor '{name}' is missing or too many")
-    for name, value in tensors.items():
-        if value.shape != wanted[name].shape:
+def _plain(value: Any) -> Any:
+    """Plain values. What JSON does not know becomes text: numbers that are not finite, bytes in names of files."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _digest(values: Mapping[str, Any], weights: str) -> str:
+    """SHA-256 over `values` without their digest, and the SHA-256 of the file of weights."""
+    canonical = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode() + weights.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint whose `config.json` has been read, and nothing else yet.
+
+    Attributes:
+        folder: where it is.
+        version: of its format.
+        config: what `config.json` says; a stranger's values.
+    """
+
+    folder: Path
+    version: int
+    config: dict[str, Any]
+
+    def build(self, make: Callable[[], nn.Module], renamed: Callable[[str], str] = lambda name: name) -> nn.Module:
+        """The module that `make` builds, with the stored weights in place.
+
+        Args:
+            make: builds it from `config`, its weights random.
+            renamed: what a tensor of the file is called now.
+
+        Raises:
+            UserError: when the files do not fit each other or the digest, or hold values that make no sense.
+        """
+        path = self.folder / "model.safetensors"
+        with open_weights(path) as file:
+            with torch.random.fork_rng(devices=[]):  # initial weights are drawn in vain
+                module: nn.Module = self._described(lambda: make_within(make, file))
+            wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+            require_shapes({renamed(name): shape for name, shape in file.shapes.items()}, wanted, path)
+            tensors = {renamed(name): value for name, value in self._read(file).items()}
+        require_sane(tensors, path)
+        module.load_state_dict({name: value.to(torch.float32) for name, value in tensors.items()})
+        return module
+
+    def _read(self, file: WeightsFile) -> dict[str, Tensor]:
+        tensors, weights = file.read()
+        if self.version == FORMAT_VERSION and self.config.get("digest") != _digest(self.config, weights):
             raise UserError(
-                f"{path} does not fit its config.json: tensor '{name}' has shape {tuple(value.shape)}, "
-                f"expected {tuple(wanted[name].shape)}"
+                f"{self.folder} is damaged: its files are not those that its digest in config.json was made of"
             )
-    module.load_state_dict({name: value.to(torch.float32) for name, value in tensors.items()})
+        return tensors
+
+    def _described(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives. Whatever it cannot make of `config` is told in one line."""
+        try:
+            return make()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise self.not_described(error) from error
+
+    def not_described(self, error: Exception) -> UserError:
+        """For what `config.json` lacks, or says without sense."""
+        what = str(self.config.get("kind")).replace("_", " ")
+        article = "an" if what[:1] == "e" else "a"
+        reason = f"{error} is missing" if isinstance(error, KeyError) else (str(error).splitlines() or ["?"])[0]
+        return UserError(f"{self.folder / 'config.json'} does not describe {article} {what}: {reason}")
+
+
+def read_config(folder: Path, kind: str) -> Stored:
+    """Read and check `config.json`. Raises UserError for one that is damaged, newer, or of another kind."""
+    path = folder / "config.json"
+    try:
+        with regular_file(path, _MOST_CONFIG) as file:
+            content = file.read(_MOST_CONFIG)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    config = parse_json(content, str(path))
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if type(version) is not int or version not in (FORMAT_VERSION, *OLD_VERSIONS):
+        raise UserError(f"{folder} has checkpoint format {version!r:.40}, this program reads {FORMAT_VERSION}")
+    if config.get("kind") != kind:
+        raise UserError(f"{folder} holds a checkpoint of kind {config.get('kind')!r:.40}, expected '{kind}'")
+    if version == FORMAT_VERSION and _text(config) != content:
+        # A number can be written in several ways: what was changed by hand, or by damage, need not change a value.
+        raise UserError(f"{folder} is damaged: its config.json is not as it was written")
+    return Stored(folder, version, config)

@@ -1,6 +1,7 @@
 """Errors that tell the user, in one line, what was received and what is accepted.
 
-A mistake of the user's ends in one line and exit code 2; a traceback means a bug of ours.
+A mistake of the user's ends in one line and exit code 2, a run that cannot go on in one line and exit code 1; a
+traceback means a bug of ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message names what was received and what is accepted."""
+
+
+class RunStopped(RuntimeError):
+    """A run cannot go on. What was finished is kept; the message says why. Commands end with it, and exit code 1."""
 
 
 def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:

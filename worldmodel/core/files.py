@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,3 +103,23 @@ def _becoming(path: Path, one_writer: bool) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename == str(partial):
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def regular_file(path: Path, most: int) -> Iterator[BinaryIO]:
+    """Open a stranger's file for reading. Nothing else of that name is waited for, as a pipe would have it.
+
+    Raises:
+        UserError: for a pipe, a device or a folder, and for a file of more than `most` bytes.
+        OSError: where there is none, or it cannot be read.
+    """
+    # Opening a pipe would wait for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is a pipe, a device or a folder: expected a file")
+    with os.fdopen(descriptor, "rb") as file:
+        if status.st_size > most:
+            raise UserError(f"{path} has {status.st_size} bytes: expected at most {most}")
+        yield file

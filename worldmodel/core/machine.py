@@ -3,9 +3,53 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from worldmodel.core.errors import UserError
+
+# Where containers say how much memory they grant: versions 2 and 1 of control groups.
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def num_processors() -> int:
     """How many processors this process may use: containers often grant fewer than the machine has."""
     # Only some systems can say so.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """How much memory this process may use at most [bytes]; what others use of it is not subtracted."""
+    limits = []
+    for path in _MEMORY_LIMITS:
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # elsewhere there is no such file; "max" means no limit
+            continue
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):  # a system that cannot say so
+        limits.append(2**63 - 1)
+    return min(limits)
+
+
+def require_memory(what: str, num_bytes: float) -> None:
+    """Refuse what cannot fit, before anything is allocated.
+
+    Args:
+        what: the option with its value, for example `trainer.batch_size=100000000`.
+        num_bytes: how much it takes at least.
+
+    Raises:
+        UserError: when that is more than the machine has.
+    """
+    available = memory_bytes()
+    if num_bytes > available:
+        raise UserError(
+            f"{what} takes about {_in_words(num_bytes)} of memory, and this machine has {_in_words(available)}: "
+            "expected a smaller value"
+        )
+
+
+def _in_words(num_bytes: float) -> str:
+    gib = num_bytes / 2**30
+    return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.1f} GiB"

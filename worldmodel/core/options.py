@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from worldmodel.core.errors import UserError, choices_message
 
@@ -17,8 +18,11 @@ def from_config(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     """Build the dataclass `cls` from plain values; a list becomes a tuple.
 
     Raises:
-        UserError: for a key that `cls` does not have, a value of another type, or one that it refuses.
+        UserError: for a key that `cls` does not have, a value of another type, a number that 64 bits do not hold, or a
+            value that `cls` refuses.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{what} is {_shown(values)}: expected its options")
     accepted = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in values:
         if key not in accepted:
@@ -27,11 +31,40 @@ def from_config(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     hints = typing.get_type_hints(cls)
     for key, value in plain.items():
         if not _fits(value, hints[key]):
-            raise UserError(f"{what} option {key} is {value!r}: expected {_describe_type(hints[key])}")
+            raise UserError(f"{what} option {key} is {_shown(value)}: expected {_describe_type(hints[key])}")
+        _check_number(f"{what} option {key}", key, value)
     try:
         return cls(**plain)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{what}: {error}") from error
+
+
+_MOST_WHOLE: Final = 2**63 - 1  # what 64 bits hold, and with them every array
+_MOST_SEED: Final = 2**32 - 1  # steps and episodes are added to a seed, and 64 bits hold the sum
+_LONGEST: Final = 60  # characters of a value that a message repeats
+
+
+def _shown(value: object) -> str:
+    """`value` as a message repeats it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _check_number(what: str, name: str, value: object) -> None:
+    """Refuse numbers that no computation here comes through with."""
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{what} is nan: expected a number")
+    if type(value) is int:
+        is_seed = name == "seed" or name.endswith("_seed")
+        most = _MOST_SEED if is_seed else _MOST_WHOLE
+        if abs(value) > most:
+            raise UserError(f"{what} is {_shown(value)}: expected a whole number of at most {most}")
+    if isinstance(value, tuple):
+        for item in value:
+            _check_number(what, name, item)
 
 
 _PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}

@@ -57,6 +57,12 @@ def load_plugins() -> None:
             ) from error
 
 
+def plugins(kind: str) -> dict[str, object]:
+    """What packages of the user's, or programs, have registered of one kind, by name."""
+    load_plugins()
+    return dict(_registered[kind])
+
+
 class Registry(Generic[T]):
     """The entries of one kind, by name.
 

@@ -1,8 +1,9 @@
-"""`python -m worldmodel.data inspect|verify|view|recover|pack|split|merge|import|export ...`: tools for recordings."""
+"""Tools: `python -m worldmodel.data inspect|verify|view|recover|upgrade|pack|split|merge|import|export ...`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +12,19 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from worldmodel.cli.command import fail, refusal, stopped
-from worldmodel.cli.console import console
+from worldmodel.cli.command import ending_in_one_line, fail
+from worldmodel.cli.console import console, shown
+from worldmodel.cli.programs import as_typed
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
+from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.data.formats.commands import add_export, add_import
-from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions
-from worldmodel.data.store.durable import WritingStopped
-from worldmodel.data.store.reader import TrajectoryStore, row_types
+from worldmodel.data.inspection import bytes_on_disk, contact_sheet, dimensions, oddities
+from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.store.recovery import recover
-from worldmodel.data.store.rewriting import merge, pack, split
+from worldmodel.data.store.rewriting import merge, pack, split, upgrade
 from worldmodel.data.store.verification import verify
 from worldmodel.data.viewing import frames_per_s, output_named, write_rerun, write_video
 
@@ -41,35 +43,38 @@ def inspect_store(path: Path, sheet: str | None) -> int:
     picture = None if sheet is None else output_named(sheet, ".png", "sheet")
     store = TrajectoryStore.open(path)
     spec, size = store.spec, bytes_on_disk(store.path)
-    plain = store.num_rows * sum(row.num_bytes for row in row_types(spec).values())
+    plain = store.num_rows * sum(row.num_bytes for row in store.layout.row_types.values())
     hours, rate = store.num_steps * spec.control_step_s / 3600, 1 / spec.control_step_s
     lengths = np.diff(store.episode_ends, prepend=0) - 1
     shortest, longest = (lengths.min(), lengths.max()) if len(lengths) else (0, 0)
     steps = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
-    console.print(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}")
-    console.print(f"recorded with {store.recording or 'no further options'}")
+    console.print(shown(f"{store.name}: {spec.env} ({spec.simulator}), options {spec.options or 'none'}"))
+    console.print(shown(f"recorded with {store.recording or 'no further options'}"))
     console.print(
         f"{store.num_episodes} episodes of {steps} steps; {store.num_steps} steps, {hours:.2f} hours "
         f"at {rate:g} steps per second"
     )
-    where = f"in the cache ({store.path})" if store.is_remote else "on disk"
+    where = f"in the cache ({shown(store.path)})" if store.is_remote else "on disk"
     smaller = f", {plain / size:.1f} times smaller than plain" if plain and not store.is_remote else ""
-    checks = "with checksums" if store.records is not None else "of schema 1, without checksums"
+    checks = f"schema {store.layout.version}, {'with' if store.layout.has_checksums else 'without'} checksums"
     console.print(f"{size / 1e6:.1f} MB {where}{smaller}; {checks}")
     shapes = table("columns", "column", "shape", "type")
-    for name, (dtype, row) in row_types(spec).items():
+    for name, (dtype, row) in store.layout.row_types.items():
         shapes.add_row(name, str([store.num_rows, *row]), str(dtype))
     console.print(shapes)
     if not store.num_episodes:
         return 0
-    values = table("values", "column", "index", "unit", "low", "mean", "std", "high")
-    for d in dimensions(store):
-        values.add_row(d.column, str(d.index), d.unit, *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
+    values = table("values", "column", "name", "unit", "low", "mean", "std", "high")
+    found = dimensions(store)
+    for d in found:
+        values.add_row(d.column, shown(d.name), shown(d.unit), *(f"{v:.4g}" for v in (d.low, d.mean, d.std, d.high)))
     console.print(values)
+    for oddity in oddities(store, found):
+        console.print(f"[yellow]odd[/]: {shown(oddity)}")
     if picture is not None:
         with replacing(picture) as file:
             Image.fromarray(contact_sheet(store)).save(file, format="PNG")
-        console.print(f"contact sheet: {picture}")
+        console.print(f"contact sheet: {shown(picture)}")
     return 0
 
 
@@ -80,15 +85,17 @@ def verify_store(path: Path) -> int:
         found = verify(store, progress)
     if not found:
         checks = "" if store.records is not None else " (schema 1: no checksums; damage within a chunk only)"
-        console.print(f"{store.name}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}")
+        console.print(
+            f"{shown(store.name)}: {store.num_episodes} episodes, {store.num_rows} rows, all as recorded{checks}"
+        )
         return 0
-    damages = table(f"{store.name}: damaged", "episode", "column", "what")
+    damages = table(f"{shown(store.name)}: damaged", "episode", "column", "what")
     for damage in found[:_MOST_SHOWN]:
-        damages.add_row(str(damage.episode), damage.column, damage.what)
+        damages.add_row(str(damage.episode), damage.column, shown(damage.what))
     console.print(damages)
     episodes = sorted({damage.episode for damage in found})
     more = f" (the first {_MOST_SHOWN} of {len(found)} findings are shown)" if len(found) > _MOST_SHOWN else ""
-    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {store.hint}")
+    console.print(f"{len(episodes)} of {store.num_episodes} episodes are damaged{more}; {shown(store.hint)}")
     return 1
 
 
@@ -105,11 +112,11 @@ def view_episode(path: Path, number: int, out: str | None, rerun: str | None) ->
     # First what may not be installed.
     if recording is not None:
         write_rerun(episode, store.spec, recording)
-        console.print(f"Rerun recording: {recording}  (rerun {recording})")
+        console.print(f"Rerun recording: {shown(recording)}  (rerun {shown(recording)})")
     if video is not None:
         write_video(episode, store.spec, video)
         rate = float(frames_per_s(store.spec))
-        console.print(f"video: {video}  ({len(episode.pixels)} frames, {rate:g} per second)")
+        console.print(f"video: {shown(video)}  ({len(episode.action)} frames, {rate:g} per second)")
     return 0
 
 
@@ -118,13 +125,27 @@ def recover_store(path: Path) -> int:
     with counting("recover") as progress:
         done = recover(path, progress)
     if done.set_aside is None:
-        console.print(f"{path}: {done.kept} episodes, all whole; nothing had to be set aside")
+        console.print(f"{shown(path)}: {done.kept} episodes, all whole; nothing had to be set aside")
     else:
         lost = ", ".join(map(str, done.lost[:_MOST_SHOWN])) + (" ..." if len(done.lost) > _MOST_SHOWN else "")
         console.print(
-            f"{path}: {done.kept} episodes kept, {len(done.lost)} lost{f' ({lost})' if lost else ''}; "
-            f"the store as it was: {done.set_aside}"
+            f"{shown(path)}: {done.kept} episodes kept, {len(done.lost)} lost{f' ({lost})' if lost else ''}; "
+            f"the store as it was: {shown(done.set_aside)}"
         )
+    return 0
+
+
+def upgrade_store(path: Path, out: Path, camera: str) -> int:
+    """A store of the present schema with every frame of an older one."""
+    store = TrajectoryStore.open(path)
+    old = store.spec.only_camera
+    spec = dataclasses.replace(store.spec, cameras=(CameraSpec(camera, old.height, old.width),))
+    with counting("upgrade") as progress:
+        upgraded = upgrade(store, out, spec, progress)
+    console.print(
+        f"{out}: {upgraded.num_episodes} episodes, {upgraded.num_rows} rows, as recorded; schema "
+        f"{upgraded.layout.version} instead of {store.layout.version}"
+    )
     return 0
 
 
@@ -135,7 +156,7 @@ def pack_store(path: Path, out: Path) -> int:
         packed = pack(store, out, progress)
     before, after = (sum(1 for file in place.rglob("*") if file.is_file()) for place in (store.path, out))
     console.print(
-        f"{out}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
+        f"{shown(out)}: {packed.num_episodes} episodes in {after} files ({bytes_on_disk(out) / 1e6:.1f} MB) "
         f"instead of {before} ({bytes_on_disk(store.path) / 1e6:.1f} MB)"
     )
     return 0
@@ -147,7 +168,7 @@ def split_store(path: Path, outs: list[Path], fractions: list[float], seed: int)
     with counting("split") as progress:
         written = split(store, outs, fractions, seed, progress)
     for part in written:
-        console.print(f"{part.path}: {part.num_episodes} episodes")
+        console.print(f"{shown(part.path)}: {part.num_episodes} episodes")
     return 0
 
 
@@ -156,13 +177,13 @@ def merge_stores(paths: list[Path], out: Path) -> int:
     stores = [TrajectoryStore.open(path) for path in paths]
     with counting("merge") as progress:
         merged = merge(stores, out, progress)
-    console.print(f"{out}: {merged.num_episodes} episodes")
+    console.print(f"{shown(out)}: {merged.num_episodes} episodes")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m worldmodel.data", description=__doc__)
-    metavar = "inspect|verify|view|recover|pack|split|merge|import|export"
+    parser = _Parser(prog=as_typed("python -m worldmodel.data"), description=__doc__)
+    metavar = "inspect|verify|view|recover|upgrade|pack|split|merge|import|export"
     commands = parser.add_subparsers(required=True, metavar=metavar)
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], int], *, store: bool = True) -> _Parser:
@@ -184,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rerun", metavar="RRD", help="also its numbers; needs the extra `view`")
     text = "cut off an unfinished tail, set damaged episodes aside"
     add("recover", text, lambda given: recover_store(given.store))
+    text = "make a store of the present schema from an older one; no frame changes"
+    command = add("upgrade", text, lambda given: upgrade_store(given.store, given.out, given.camera))
+    command.add_argument("out", type=Path, metavar="NEW")
+    command.add_argument("--camera", default=CAMERA, metavar="NAME", help="what its camera is called (default: camera)")
     text = "rewrite into few large files, for archives and object storage"
     command = add("pack", text, lambda given: pack_store(given.store, given.out))
     command.add_argument("out", type=Path, metavar="OUT")
@@ -203,21 +228,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 all is well, 1 the store is damaged or cannot be written to, 2 unusable input, 130 interrupted."""
-    try:
+    with ending_in_one_line("what was finished is kept; the same command goes on from there"):
         given = _parser().parse_args(arguments)
         code: int = given.run(given)
-    except UserError as error:
-        fail(str(error))
-    except WritingStopped as error:
-        return stopped(str(error))
-    except OSError as error:
-        message = refusal(error)
-        if message is None:
-            raise
-        return stopped(message)
-    except KeyboardInterrupt:
-        console.print("[yellow]interrupted[/]: what was finished is kept; the same command goes on from there")
-        return 130
     return code
 
 

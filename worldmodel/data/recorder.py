@@ -2,19 +2,21 @@
 
     with Recorder("runs/arm/data.zarr", spec) as recorder:
         while more_is_wanted():
-            pixels, proprio = robot.start()
+            images, proprio = robot.start()
             for _ in range(steps):
-                action = policy(pixels, proprio)
-                recorder.step(pixels, proprio, action)  # what was seen, and what was done then
-                pixels, proprio = robot.act(action)
-            recorder.end_episode(pixels, proprio)  # what came of the last action; from here on the episode is safe
+                action = policy(images, proprio)
+                recorder.step(images, proprio, action)  # what was seen, and what was done then
+                images, proprio = robot.act(action)
+            recorder.end_episode(images, proprio)  # what came of the last action; from here on the episode is safe
 
-Shapes: `H` and `W` are `spec.only_camera.height`, `A` is `len(spec.action.low)`, `P` is `spec.proprio_size`, `S` is
-`spec.state_size`.
+`images` is `{"top": ..., "wrist": ...}`, every camera's picture by its name. Of a single camera it may be the picture
+itself. Shapes: `H` and `W` are the height and width of a camera, `A` is `spec.action.size`, `P` is `spec.proprio_size`,
+`S` is `spec.state_size`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +25,22 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.store.durable import uninterrupted
-from worldmodel.data.store.integrity import COLUMNS
+from worldmodel.data.store.instruction import encode_instruction
+from worldmodel.data.store.layout import REWARD, Layout, image_column
 from worldmodel.data.store.metadata import RowType
-from worldmodel.data.store.reader import Episode, row_types
+from worldmodel.data.store.reader import Episode
 from worldmodel.data.store.writer import EpisodeWriter
 
+_LOG = logging.getLogger(__name__)  # a robot's process has a log of its own; without one, warnings go to stderr
 NO_SEED: Final = -1  # a robot is not reset with one
 
+Images = Mapping[str, ArrayLike] | ArrayLike  # by camera, or of the only one
+
 _Row = dict[str, NDArray[Any]]
+_OF_ACTIONS = ("action", REWARD)  # none follows the last observation
 
 
 class Recorder:
@@ -42,19 +48,30 @@ class Recorder:
 
     An episode of T actions has T + 1 observations: `step` takes an observation and the action that was then taken,
     `end_episode` the observation after the last action. The unfinished episode is held in memory (H·W·3 bytes per
-    step). When `end_episode` returns, its episode is on disk and stays whole whatever happens to this process or to
-    the machine. Leaving the context in the middle of an episode, also by an error or Ctrl-C, drops that episode and
-    says so. While an episode is being written, Ctrl-C waits (some hundredths of a second).
+    step and camera). When `end_episode` returns, its episode is on disk and stays whole whatever happens to this
+    process or to the machine. Leaving the context in the middle of an episode, also by an error or Ctrl-C, drops that
+    episode and logs a warning. While an episode is being written, Ctrl-C waits (some hundredths of a second).
 
     Args:
         path: the store's directory; made if there is none.
         spec: what is recorded, with the units of the actions. A store that has other facts is not added to.
         recording: how, as JSON values (for example who drove the robot); a later recorder must say the same.
+        reward: whether every step comes with a reward.
     """
 
-    def __init__(self, path: str | Path, spec: EnvironmentSpec, recording: Mapping[str, Any] | None = None) -> None:
-        self._types = row_types(spec)
-        self._writer = EpisodeWriter(path, spec, recording, episodes_per_commit=1)
+    def __init__(
+        self,
+        path: str | Path,
+        spec: EnvironmentSpec,
+        recording: Mapping[str, Any] | None = None,
+        *,
+        reward: bool = False,
+    ) -> None:
+        self._layout = Layout(spec, reward)
+        low, high = spec.action.bounds
+        # A policy's double precision may round to the next number outside.
+        self._lowest, self._highest = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
+        self._writer = EpisodeWriter(path, spec, recording, episodes_per_commit=1, reward=reward)
         self._rows: list[_Row] = []
         self._is_open = False
 
@@ -91,33 +108,51 @@ class Recorder:
         self._rows.clear()
         self._writer.__exit__(kind, error, trace)
         if steps:
-            console.print(
-                f"[yellow]dropped[/]: the unfinished episode of {steps} steps; "
-                f"{self._writer.path} has {self.num_episodes} episodes"
+            _LOG.warning(
+                "dropped: the unfinished episode of %d steps; %s has %d episodes",
+                steps,
+                self._writer.path,
+                self.num_episodes,
             )
 
-    def step(self, pixels: ArrayLike, proprio: ArrayLike, action: ArrayLike, state: ArrayLike | None = None) -> None:
+    def step(
+        self,
+        images: Images,
+        proprio: ArrayLike,
+        action: ArrayLike,
+        state: ArrayLike | None = None,
+        reward: ArrayLike | None = None,
+    ) -> None:
         """Add what the robot saw and what it did then. The values are copied.
 
         Args:
-            pixels: uint8 `[H, W, 3]`, RGB.
+            images: by camera, uint8 `[H, W, 3]`, RGB; of a single camera also the picture itself.
             proprio: finite numbers `[P]`; kept as float32.
-            action: finite numbers `[A]` in `spec.action.units`, taken at this observation; kept as float32.
+            action: finite numbers `[A]` in `spec.action.units` and within its bounds, taken at this observation; kept
+                as float32.
             state: finite numbers `[S]`; kept as float64. Only where `spec.state_size` is not 0.
+            reward: a finite number, what came of the action; kept as float32. Only where the recorder has `reward`.
 
         Raises:
             UserError: when one of them is something else; nothing is added then.
         """
         self._require_open("step")
-        self._rows.append(self._row({"pixels": pixels, "proprio": proprio, "action": action, "state": state}))
+        row = self._observation(images, proprio, state)
+        row["action"] = self._action(action)
+        if reward is not None and not self._layout.has_reward:
+            raise UserError(f"step {self.num_steps}: reward is not recorded here: make the Recorder with reward=True")
+        if self._layout.has_reward:
+            row[REWARD] = self._value(REWARD, reward)
+        self._rows.append(row)
 
     def end_episode(
         self,
-        pixels: ArrayLike | None = None,
+        images: Images | None = None,
         proprio: ArrayLike | None = None,
         state: ArrayLike | None = None,
         *,
         seed: int = NO_SEED,
+        instruction: str = "",
     ) -> int:
         """Write the episode; it is safe when this returns. Its number in the store is returned.
 
@@ -125,10 +160,11 @@ class Recorder:
         observation ends the episode.
 
         Args:
-            pixels: uint8 `[H, W, 3]`, RGB, after the last action.
+            images: as in `step`, after the last action.
             proprio: finite numbers `[P]`, likewise.
             state: finite numbers `[S]`, likewise; only where `spec.state_size` is not 0.
             seed: what the episode began with, where that is a simulator's seed.
+            instruction: what the robot was told to do, at most 512 bytes of UTF-8.
 
         Raises:
             UserError: when one of them is something else, or there is no action whose outcome was seen. The unfinished
@@ -139,21 +175,21 @@ class Recorder:
         self._require_open("end_episode")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
             raise UserError(f"end_episode got the seed {seed!r}: expected a whole number of 64 bits")
-        if (pixels is None) != (proprio is None) or (pixels is None and state is not None):
-            raise UserError("end_episode got a part of an observation: it takes pixels and proprio, or neither")
+        encode_instruction(instruction)
+        if (images is None) != (proprio is None) or (images is None and state is not None):
+            raise UserError("end_episode got a part of an observation: it takes images and proprio, or neither")
         rows = list(self._rows)
-        if pixels is not None:
-            still = np.zeros(self._types["action"].shape, np.float32)
-            rows.append(self._row({"pixels": pixels, "proprio": proprio, "action": still, "state": state}))
-        elif rows:
-            rows[-1] = rows[-1] | {"action": np.zeros_like(rows[-1]["action"])}
+        if images is not None and proprio is not None:
+            rows.append(self._observation(images, proprio, state))
         if len(rows) < 2:
             raise UserError(f"the episode has {len(rows)} observations: expected at least 2, with an action in between")
-        columns: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in COLUMNS}
+        types = self._layout.row_types
+        rows[-1] = rows[-1] | {name: np.zeros(types[name].shape, np.float32) for name in types if name in _OF_ACTIONS}
+        columns = {name: np.stack([row[name] for row in rows]) for name in types}
         # In one piece: after a Ctrl-C the episode is either written and no longer pending, or neither.
         with uninterrupted():
             try:
-                self._writer.append(Episode(**columns, seed=int(seed)))
+                self._writer.append(Episode.of(self._layout, columns, int(seed), instruction))
             except BaseException:
                 self._writer.discard_pending()
                 raise
@@ -168,14 +204,42 @@ class Recorder:
         if not self._is_open:
             raise UserError(f"{method} of a recorder that is not open: use it as `with Recorder(...) as recorder:`")
 
-    def _row(self, given: Mapping[str, ArrayLike | None]) -> _Row:
-        return {name: self._value(name, given[name]) for name in COLUMNS}
+    def _observation(self, images: Images, proprio: ArrayLike, state: ArrayLike | None) -> _Row:
+        row = {
+            image_column(name): self._value(image_column(name), picture) for name, picture in self._by_camera(images)
+        }
+        row["proprio"] = self._value("proprio", proprio)
+        has_state = self._layout.spec.state_size > 0
+        row["state"] = np.zeros(0) if state is None and not has_state else self._value("state", state)
+        return row
+
+    def _by_camera(self, images: Images) -> list[tuple[str, ArrayLike | None]]:
+        cameras = self._layout.spec.camera_names
+        if isinstance(images, Mapping):
+            if images.keys() != set(cameras):
+                received = ", ".join(map(str, images)) or "none"
+                raise UserError(
+                    f"step {self.num_steps}: images are of the cameras {received}: expected {', '.join(cameras)}"
+                )
+            return [(name, images[name]) for name in cameras]
+        if len(cameras) > 1:
+            raise UserError(f"step {self.num_steps}: images are not by camera: expected {', '.join(cameras)}")
+        return [(cameras[0], images)]
+
+    def _action(self, given: ArrayLike) -> NDArray[Any]:
+        value, spec = self._value("action", given), self._layout.spec.action
+        outside = np.flatnonzero((value < self._lowest) | (value > self._highest))
+        if len(outside):
+            at = int(outside[0])
+            unit = f" {spec.units[at]}".rstrip()
+            raise UserError(
+                f"step {self.num_steps}: action[{at}] ({spec.names[at]}) is {value[at]:g}{unit}: expected "
+                f"{spec.low[at]:g} to {spec.high[at]:g}, as the spec of the recording says"
+            )
+        return value
 
     def _value(self, name: str, given: ArrayLike | None) -> NDArray[Any]:
-        row = self._types[name]
-        if given is None and name == "state" and row.shape == (0,):
-            return np.zeros(0, row.dtype)
-        return as_row(f"step {self.num_steps}: {name}", given, row)
+        return as_row(f"step {self.num_steps}: {name}", given, self._layout.row_types[name])
 
 
 def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
@@ -186,7 +250,8 @@ def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
     """
     dtype, shape = row
     is_picture = dtype == np.uint8
-    expected = f"{dtype} {list(shape)}" if is_picture else f"finite numbers {list(shape)}"
+    numbers = f"finite numbers {list(shape)}" if shape else "a finite number"
+    expected = f"{dtype} {list(shape)}" if is_picture else numbers
     if given is None:
         raise UserError(f"{what} is missing: expected {expected}")
     try:
@@ -200,5 +265,6 @@ def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
         value = np.array(received, dtype)  # a copy: cameras write the next picture into the same memory
     if not np.isfinite(value).all():
         index = int(np.flatnonzero(~np.isfinite(value))[0])
-        raise UserError(f"{what}[{index}] is {received[index]}: expected {expected} within {dtype}")
+        where = f"{what}[{index}]" if shape else what
+        raise UserError(f"{where} is {received.flat[index]}: expected {expected} within {dtype}")
     return value

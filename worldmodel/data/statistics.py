@@ -72,13 +72,13 @@ def compute_statistics(store: TrajectoryStore, episodes: NDArray[np.int64]) -> D
 
     Raises:
         UserError: when `episodes` is empty.
-        StoreError: when a chunk of the store is missing or damaged.
+        StoreError: when the store is damaged.
     """
     if len(episodes) == 0:
         raise UserError("no episode to compute statistics over: record some with `python -m envs.collect`")
-    action, proprio = Moments(len(store.spec.action.low)), Moments(store.spec.proprio_size)
-    all_actions = store.read("action", 0, store.num_rows)
-    all_proprio = store.read("proprio", 0, store.num_rows)
+    action, proprio = Moments(store.spec.action.size), Moments(store.spec.proprio_size)
+    all_actions = store.column("action")
+    all_proprio = store.column("proprio")
     for index in episodes:
         rows = store.episode_rows(int(index))
         action.add(all_actions[rows.start : rows.stop - 1])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -16,6 +17,7 @@ from worldmodel.core.files import appearing, output_file
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.store.durable import WritingStopped
 from worldmodel.data.store.files import require_folder
+from worldmodel.data.store.layout import REWARD, image_column
 from worldmodel.data.store.reader import Episode
 
 LEAST_SIDE = 256  # pixels: smaller pictures are enlarged
@@ -24,18 +26,20 @@ LEAST_SIDE = 256  # pixels: smaller pictures are enlarged
 def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
     """An H.264 MP4 that every browser plays: one frame for each of the `T + 1` observations, `control_step_s` long.
 
-    Pictures uint8 `[T+1, H, W, 3]` are enlarged by the whole number of `enlargement`. The file appears whole, or not.
+    Several cameras stand side by side. Pictures are enlarged by the whole number of `enlargement`. The file appears
+    whole, or not.
 
     Raises:
         WritingStopped: when it cannot be written.
     """
-    factor = enlargement(spec.only_camera.height)
+    pictures = [episode.images[camera] for camera in spec.camera_names]
+    height, width, _ = side_by_side([frames[0] for frames in pictures]).shape
+    factor = enlargement(height, width)
     with _appearing(path) as partial:
-        side = spec.only_camera.height * factor
         # No B-frames: with them, some players begin at the second frame.
         writer = imageio_ffmpeg.write_frames(
             str(partial),
-            (side, side),
+            (width * factor, height * factor),
             fps=frames_per_s(spec),
             quality=9,
             macro_block_size=2,
@@ -44,18 +48,18 @@ def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
         )
         writer.send(None)  # starts ffmpeg
         try:
-            for picture in episode.pixels:
-                writer.send(np.ascontiguousarray(enlarged(picture, factor)))
+            for moment in zip(*pictures, strict=True):
+                writer.send(np.ascontiguousarray(enlarged(side_by_side(moment), factor)))
         finally:
             writer.close()
-        _require_whole(partial, len(episode.pixels))
+        _require_whole(partial, len(episode.action))
 
 
 def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
-    """A Rerun recording: `camera`, `action`, `proprio` and `state` over the time `clock` [s] and the number `row`.
+    """A Rerun recording: `images/<camera>` and the numbers over the time `clock` [s] and the number `row`.
 
-    Pictures and numbers are as they were recorded. The action of the last row, which was never taken, is left out. The
-    file appears whole, or not.
+    Pictures and numbers are as they were recorded. The action of the last row, which was never taken, is left out, and
+    so is its reward. The file appears whole, or not.
 
     Raises:
         UserError: when Rerun is not installed.
@@ -65,7 +69,7 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
         import rerun
     except ImportError as error:
         raise UserError(f"--rerun needs rerun-sdk, which is not installed: {how_to_install('view')}") from error
-    rows = np.arange(len(episode.pixels))
+    rows = np.arange(len(episode.action))
 
     def clock(count: int) -> list[rerun.TimeColumn]:
         seconds = rows[:count] * spec.control_step_s
@@ -73,28 +77,46 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
 
     with _appearing(path) as partial, rerun.RecordingStream(f"worldmodel-toolkit {spec.env}") as recording:
         recording.save(partial)
-        height, width = episode.pixels.shape[1:3]
-        image_format = rerun.components.ImageFormat(
-            width=width, height=height, color_model="RGB", channel_datatype=rerun.ChannelDatatype.U8
-        )
-        recording.log("camera", rerun.Image.from_fields(format=image_format), static=True)
-        flat = episode.pixels.reshape(len(rows), -1)
-        recording.send_columns("camera", clock(len(rows)), rerun.Image.columns(buffer=flat))
-        for name, values in (("action", episode.action[:-1]), ("proprio", episode.proprio), ("state", episode.state)):
-            if not values.shape[1]:
-                continue
-            units = spec.action.units if name == "action" else ("",) * values.shape[1]
-            names = [f"{name} {index} {unit}".strip() for index, unit in enumerate(units)]
+        for camera, frames in episode.images.items():
+            height, width = frames.shape[1:3]
+            image_format = rerun.components.ImageFormat(
+                width=width, height=height, color_model="RGB", channel_datatype=rerun.ChannelDatatype.U8
+            )
+            entity = image_column(camera)
+            recording.log(entity, rerun.Image.from_fields(format=image_format), static=True)
+            flat = frames.reshape(len(rows), -1)
+            recording.send_columns(entity, clock(len(rows)), rerun.Image.columns(buffer=flat))
+        for name, values, names in _numbers(episode, spec):
             recording.log(name, rerun.SeriesLines(names=names), static=True)
             recording.send_columns(name, clock(len(values)), rerun.Scalars.columns(scalars=values.astype(np.float64)))
         recording.flush()
         recording.disconnect()  # writes the end of the file
 
 
-def enlargement(side: int) -> int:
-    """The smallest whole number that makes pictures of `side` pixels at least `LEAST_SIDE`, and even for H.264."""
-    factor = max(1, -(-LEAST_SIDE // side))
-    return factor + (side * factor) % 2
+def _numbers(episode: Episode, spec: EnvironmentSpec) -> Iterator[tuple[str, NDArray[Any], list[str]]]:
+    """Columns of numbers `[rows, size]` of at least one number, with what each is called."""
+    action = [f"{name} {unit}".strip() for name, unit in zip(spec.action.names, spec.action.units, strict=True)]
+    yield "action", episode.action[:-1], action
+    for name, values in (("proprio", episode.proprio), ("state", episode.state)):
+        if values.shape[1]:
+            yield name, values, [f"{name} {index}" for index in range(values.shape[1])]
+    if episode.reward is not None:
+        yield REWARD, episode.reward[:-1, None], [REWARD]
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures uint8 `[H, W, 3]` of any sizes from left to right, on black: as high as the highest."""
+    if len(pictures) == 1:
+        return pictures[0]
+    height = max(len(picture) for picture in pictures)
+    padded = [np.pad(picture, ((0, height - len(picture)), (0, 0), (0, 0))) for picture in pictures]
+    return np.concatenate(padded, axis=1)
+
+
+def enlargement(height: int, width: int) -> int:
+    """The smallest whole number that makes both sides at least `LEAST_SIDE` pixels, and even for H.264."""
+    factor = max(1, -(-LEAST_SIDE // min(height, width)))
+    return factor + (factor % 2 and (height % 2 or width % 2))
 
 
 def enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

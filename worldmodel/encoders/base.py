@@ -1,50 +1,68 @@
 """What every encoder is: pictures are cut into patches, and each becomes a token.
 
-Shapes: `B` pictures, `H, W` their height and width, `N = G^2` tokens of a picture, `D` numbers in each.
+Shapes: `B` pictures, `H, W` their height and width, `N` tokens of a picture (rows times columns), `D` numbers in each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import CameraSpec
+
+
+class Grid(NamedTuple):
+    """How many patches a picture has."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        """Of one picture, N."""
+        return self.rows * self.columns
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchGrid:
-    """How pictures are cut into tokens, whatever becomes of them.
+    """How pictures of any size are cut into tokens, whatever becomes of them.
 
     Attributes:
-        image_size: height and width of the frames [pixels].
+        kind: what `worldmodel.encoders.registry` lists the encoder as.
         patch_size: height and width of a token's patch [pixels].
     """
 
-    image_size: int = 64
+    kind: ClassVar[str]
     patch_size: int = 8
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side of a frame, G."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Tokens of one frame, N."""
-        return self.grid**2
 
     @property
     def width(self) -> int:
         """Numbers in a token, D."""
         raise NotImplementedError(type(self).__name__)
 
-    def _check_grid(self) -> None:
-        if self.image_size % self.patch_size:
-            fitting = [size for size in range(4, 33) if self.image_size % size == 0]
+    def grid(self, height: int, width: int) -> Grid:
+        """Of pictures of that size, whose sides `patch_size` divides."""
+        return Grid(height // self.patch_size, width // self.patch_size)
+
+    def grid_of(self, camera: CameraSpec) -> Grid:
+        """Of a camera's pictures. Raises UserError where `patch_size` does not divide their sides."""
+        if camera.height % self.patch_size or camera.width % self.patch_size:
+            fitting = [size for size in range(4, 33) if not (camera.height % size or camera.width % size)]
             others = f"patch_size may be {', '.join(map(str, fitting))}, or " if fitting else ""
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}: "
-                f"{others}the pictures of another size"
+            raise UserError(
+                f"pictures of camera {camera.name}, {camera.height} x {camera.width}, are not cut whole by patch_size "
+                f"{self.patch_size}: {others}the pictures of another size"
             )
+        return self.grid(camera.height, camera.width)
+
+    def require_fit(self, cameras: Iterable[CameraSpec]) -> None:
+        """Raises UserError for a camera whose pictures cannot be cut whole."""
+        for camera in cameras:
+            self.grid_of(camera)
 
 
 class Encoder(nn.Module):
@@ -53,5 +71,5 @@ class Encoder(nn.Module):
     config: PatchGrid
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Pictures, uint8 `[B, H, W, 3]`, → `[B, N, D]`, tokens row by row."""
+        """Pictures of any size that can be cut whole, uint8 `[B, H, W, 3]`, → `[B, N, D]`, tokens row by row."""
         raise NotImplementedError(type(self).__name__)

@@ -1,6 +1,6 @@
 """Pixels in the place of an encoder: what any encoder, learned or not, has to beat.
 
-Shapes: `B` pictures, `H, W` their height and width, `N = G^2` patches of a picture, `D` numbers in each.
+Shapes: `B` pictures, `H, W` their height and width, `N` patches of a picture, `D` numbers in each.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class PixelConfig(PatchGrid):
         shrink: every `shrink` x `shrink` pixels become their mean first.
     """
 
+    kind = "pixels"
     shrink: int = 2
 
     def __post_init__(self) -> None:
         if min(dataclasses.astuple(self)) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
-        self._check_grid()
         if self.patch_size % self.shrink:
             raise ValueError(f"patch_size {self.patch_size} is not a multiple of shrink {self.shrink}")
 
@@ -51,9 +51,10 @@ class PixelPatches(Encoder):
         """Pictures, uint8 `[B, H, W, 3]`, → `[B, N, D]`."""
         planes = rearrange(to_unit_range(pixels), "b h w c -> b c h w")
         small = F.avg_pool2d(planes, self.config.shrink)
-        return rearrange(small, "b c (y p) (x q) -> b (y x) (p q c)", y=self.config.grid, x=self.config.grid)
+        side = self.config.patch_size // self.config.shrink
+        return rearrange(small, "b c (y p) (x q) -> b (y x) (p q c)", p=side, q=side)
 
 
 def pixel_patches(grid: PatchGrid) -> PixelPatches:
     """Cut like `grid`."""
-    return PixelPatches(PixelConfig(grid.image_size, grid.patch_size))
+    return PixelPatches(PixelConfig(grid.patch_size))

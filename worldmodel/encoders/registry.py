@@ -1,28 +1,31 @@
 """Encoders by kind, and where a frozen one comes from.
 
-A new kind is one new file and one line in `KINDS`. The file has a `patches.PatchGrid`, the frozen dataclass of its
-shape; a `patches.Encoder`, the module that is built from it; and, if its weights do not come out of
+A new kind is one new file and one line in `ENCODERS`, or a package of the user's own that calls
+`worldmodel.core.registry.register("encoder", name, EncoderKind(...))`. The file has a `base.PatchGrid`, the frozen
+dataclass of its shape; a `base.Encoder`, the module that is built from it; and, if its weights do not come out of
 `worldmodel.pretrain`, a function that makes one with its weights in place, which is what `encoder_from=<kind>` calls.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from worldmodel.core import checkpoint
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.options import from_config
+from worldmodel.core.registry import Registry
+from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import Encoder, PatchGrid
 from worldmodel.encoders.pixels import PixelConfig, PixelPatches, pixel_patches
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 
 # What `encoder_from=` accepts beside folders and kinds: a vision transformer that has learned nothing.
-RANDOM = "random"
+RANDOM: Final = "random"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +35,8 @@ class EncoderKind:
     Attributes:
         config: of its shape, no other kind's; plain values only, since a checkpoint holds them as JSON.
         module: built from a `config`, its weights still to be loaded: nothing is fetched here.
-        ready: makes one with its weights in place, for pictures of this size that are cut like this as far as it can;
-            None where only training makes one.
+        ready: makes one with its weights in place, for pictures that are cut like this as far as it can; None where
+            only training makes one.
     """
 
     config: type[PatchGrid]
@@ -41,46 +44,57 @@ class EncoderKind:
     ready: Callable[[PatchGrid], Encoder] | None = None
 
 
-KINDS: dict[str, EncoderKind] = {
-    "vit": EncoderKind(EncoderConfig, VisionTransformer),
-    "pixels": EncoderKind(PixelConfig, PixelPatches, pixel_patches),
-}
-
-
-def _kind_of(config: PatchGrid) -> str:
-    return {kind.config: name for name, kind in KINDS.items()}[type(config)]
+ENCODERS: Final[Registry[EncoderKind]] = Registry(
+    "encoder",
+    "kind of encoder",
+    {
+        "vit": EncoderKind(EncoderConfig, VisionTransformer),
+        "pixels": EncoderKind(PixelConfig, PixelPatches, pixel_patches),
+    },
+)
 
 
 def describe_encoder(config: PatchGrid) -> dict[str, Any]:
     """Kind and shape as plain values, for a checkpoint."""
-    return {"kind": _kind_of(config), **dataclasses.asdict(config)}
+    return {"kind": config.kind, **dataclasses.asdict(config)}
 
 
-def read_encoder_config(content: dict[str, Any]) -> PatchGrid:
-    """Read back what `describe_encoder` wrote. Raises TypeError or ValueError."""
+def read_encoder_config(content: Mapping[str, Any], cameras: Sequence[CameraSpec]) -> PatchGrid:
+    """Read back what `describe_encoder` wrote, for the pictures of `cameras`.
+
+    Raises:
+        UserError: for what does not describe an encoder, or one that cannot cut those pictures.
+    """
     values = dict(content)
-    # Checkpoints from before there were kinds have none.
+    # Checkpoints of format 1 have none, and only one square camera, whose size is written twice.
     kind = values.pop("kind", "pixels" if "shrink" in values else "vit")
-    if kind not in KINDS:
-        raise ValueError(f"encoder of kind '{kind}' is unknown: there are {', '.join(KINDS)}")
-    return KINDS[kind].config(**values)
+    size = values.pop("image_size", None)
+    if size is not None and any((camera.height, camera.width) != (size, size) for camera in cameras):
+        sizes = ", ".join(f"{camera.height} x {camera.width}" for camera in cameras)
+        raise UserError(f"its encoder has image_size {size!r:.40}, its environment pictures of {sizes}")
+    if not isinstance(kind, str):
+        raise UserError(f"its encoder is of kind {kind!r:.40}: choose from {', '.join(ENCODERS.names())}")
+    config = from_config(ENCODERS.get(kind).config, values, "encoder")
+    config.require_fit(cameras)
+    return config
 
 
 def build_encoder(config: PatchGrid) -> Encoder:
     """The module of that shape, its weights still random if it has any."""
-    return KINDS[_kind_of(config)].module(config)
+    return ENCODERS.get(config.kind).module(config)
 
 
 def ready_names() -> list[str]:
     """What `encoder_from=` accepts beside a folder."""
-    return [RANDOM, *(name for name, kind in KINDS.items() if kind.ready is not None)]
+    return [RANDOM, *(name for name in ENCODERS.names() if ENCODERS.get(name).ready is not None)]
 
 
-def ready_encoder(name: str, shape: EncoderConfig, seed: int) -> Encoder:
+def ready_encoder(name: str, shape: PatchGrid, seed: int) -> Encoder:
     """One of `ready_names()`, frozen. `shape` is the vision transformer's, of which others take the grid."""
     if name == RANDOM:
+        assert isinstance(shape, EncoderConfig)
         return random_encoder(shape, seed)
-    make = KINDS[name].ready
+    make = ENCODERS.get(name).ready
     assert make is not None
     return make(shape).eval().requires_grad_(False)
 
@@ -103,23 +117,51 @@ def save_encoder(encoder: Encoder, folder: Path, spec: EnvironmentSpec, provenan
     checkpoint.save(folder, "encoder", config, encoder, half=False)
 
 
-def load_encoder(folder: Path, image_size: int) -> Encoder:
-    """Read a frozen encoder.
+def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
+    """Read a frozen encoder, for pictures of `cameras`.
 
     Raises:
-        UserError: when the folder holds none, or it was made for another image size.
+        UserError: when the folder holds none, or it was made for pictures of other sizes.
     """
-    if not (folder / "config.json").is_file():
+    if not checkpoint.is_there(folder):
         raise UserError(
             f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give "
             + " or ".join(f"encoder_from={name}" for name in ready_names())
         )
-    config = checkpoint.load_config(folder, "encoder")
+    stored = checkpoint.read_config(folder, "encoder")
     try:
-        encoder = build_encoder(read_encoder_config(config["encoder"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} does not describe an encoder: {error}") from error
-    checkpoint.load_weights(folder, encoder)
-    if encoder.config.image_size != image_size:
-        raise UserError(f"{folder} was made for image_size {encoder.config.image_size}, the data has {image_size}")
+        spec = EnvironmentSpec.from_dict(stored.config["environment"])
+        config = read_encoder_config(stored.config["encoder"], spec.cameras)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise stored.not_described(error) from error
+    encoder = stored.build(lambda: build_encoder(config))
+    assert isinstance(encoder, Encoder)
+    if stored.version == 1 and checkpoint.weights_hash(encoder) != stored.config.get("encoder_hash"):
+        raise UserError(f"{folder} is damaged: its weights are not those that its encoder_hash was made of")
+    made_for = {(camera.height, camera.width) for camera in spec.cameras}
+    for camera in cameras:
+        if (camera.height, camera.width) not in made_for:
+            sizes = ", ".join(f"{height} x {width}" for height, width in sorted(made_for))
+            raise UserError(
+                f"{folder} was made for pictures of {sizes}, camera {camera.name} has {camera.height} x {camera.width}"
+            )
     return encoder.eval().requires_grad_(False)
+
+
+def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
+    """The pretrained encoder in the folder `encoder_from`; or one of `ready_names()`, in the group `encoder`'s shape.
+
+    The group's choice is the shape of a vision transformer, or that of a plug-in's `kind`.
+
+    Raises:
+        UserError: when there is none, or it does not fit the pictures of `cameras`.
+    """
+    if encoder_from not in ready_names():
+        return load_encoder(Path(encoder_from), cameras)
+    values = dict(shape)
+    kind = str(values.pop("kind", EncoderConfig.kind))
+    if kind not in (EncoderConfig.kind, encoder_from):
+        raise UserError(f"encoder={kind} with encoder_from={encoder_from}: expected encoder_from={kind}")
+    config = from_config(ENCODERS.get(kind).config, values, "encoder")
+    config.require_fit(cameras)
+    return ready_encoder(encoder_from, config, seed)

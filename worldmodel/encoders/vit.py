@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.encoders.base import Encoder, PatchGrid
+from worldmodel.encoders.base import Encoder, Grid, PatchGrid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class EncoderConfig(PatchGrid):
         positions: `sincos` (added once, V-JEPA) or `rotary` (in every attention, V-JEPA 2).
     """
 
+    kind = "vit"
     tubelet_frames: int = 2
     width: int = 128
     depth: int = 4
@@ -38,19 +39,20 @@ class EncoderConfig(PatchGrid):
     positions: str = "sincos"
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "tubelet_frames", "width", "depth", "heads"):
+        for name in ("patch_size", "tubelet_frames", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self._check_grid()
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of twice the heads ({self.heads})")
+        if not 1 / self.width <= self.mlp_ratio <= 1024:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} must be at least 1 / width and at most 1024")
         if self.positions not in ("sincos", "rotary"):
             raise ValueError(f"positions '{self.positions}' is unknown: choose from rotary, sincos")
 
 
-def token_coordinates(frames: int, grid: int) -> Tensor:
+def token_coordinates(frames: int, grid: Grid) -> Tensor:
     """(t, y, x) of every token of a clip with `frames` tubelet layers, integer `[N, 3]` in token order."""
-    axes = torch.meshgrid(torch.arange(frames), torch.arange(grid), torch.arange(grid), indexing="ij")
+    axes = torch.meshgrid(*(torch.arange(count) for count in (frames, grid.rows, grid.columns)), indexing="ij")
     return torch.stack(axes, dim=-1).reshape(-1, 3)
 
 
@@ -179,7 +181,7 @@ class VisionTransformer(Encoder):
         """Encode clips `[B, T, H, W, 3]`; with `keep [B, K]` only those tokens are seen at all (`[B, K, D]`)."""
         tokens = self.embed(clips)
         frames = clips.shape[1] // self.config.tubelet_frames
-        coordinates = token_coordinates(frames, self.config.grid).to(clips.device)
+        coordinates = token_coordinates(frames, self.config.grid(*clips.shape[2:4])).to(clips.device)
         angles = None
         if self.config.positions == "sincos":
             tokens = tokens + sincos_positions(coordinates, self.config.width).to(tokens.dtype)
@@ -193,7 +195,7 @@ class VisionTransformer(Encoder):
         return self.norm(tokens)
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Still pictures, uint8 `[B, H, W, 3]`, each repeated over one tubelet → `[B, grid², D]`.
+        """Still pictures, uint8 `[B, H, W, 3]`, each repeated over one tubelet → `[B, N, D]`.
 
         V-JEPA 2-AC encodes robot frames the same way.
         """

@@ -5,8 +5,13 @@ Shapes: `P` proprioception, `A` action.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from worldmodel.data.statistics import compute_statistics
+from worldmodel.data.store.reader import TrajectoryStore
 
 
 class Normaliser(nn.Module):
@@ -22,6 +27,12 @@ class Normaliser(nn.Module):
         for name, size in (("proprio", proprio_size), ("action", action_size)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+
+    def fit(self, store: TrajectoryStore, episodes: NDArray[np.int64]) -> None:
+        """Note the statistics of `episodes`, those that are trained on. Raises UserError where there is none."""
+        statistics = compute_statistics(store, episodes)
+        for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
+            getattr(self, name).copy_(torch.tensor(getattr(statistics, name)))
 
     def proprio(self, raw: Tensor) -> Tensor:
         """Standardise `[..., P]`."""

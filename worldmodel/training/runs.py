@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldmodel.cli.command import stopped
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import write_json
-from worldmodel.training.trainer import Trainer, TrainingStopped
 
 _WITHOUT_INFLUENCE = ("device", "out")
 
@@ -23,12 +21,14 @@ def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]
 def open_run(folder: Path, description: dict[str, Any]) -> None:
     """Begin the run `description` in `folder`, or go on with it.
 
+    A run of which no step is kept has not begun: it is nothing that another command could spoil.
+
     Raises:
         UserError: when the folder holds a run with other options, naming the first that differs.
     """
     path = folder / "run.json"
     wanted = json.loads(json.dumps(description))
-    if not path.exists():
+    if not path.exists() or not _has_begun(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(wanted, path)
         return
@@ -61,14 +61,11 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
     return None if old == new else (key, old, new)
 
 
-def run_to_end(trainer: Trainer, title: str) -> None:
-    """Train; a training that cannot go on says why and ends the program with exit code 1."""
-    try:
-        trainer.run(title)
-    except TrainingStopped as error:
-        raise SystemExit(stopped(str(error))) from error
-
-
 def is_finished(folder: Path) -> bool:
     """Whether the run has written its checkpoint."""
     return (folder / "config.json").is_file()
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a step of it is kept: of the run itself, or of one of its stages, which have folders of their own."""
+    return is_finished(folder) or any(folder.rglob("training.pt"))

@@ -20,16 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.cli.console import console
-from worldmodel.core.errors import UserError
+from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import naming, replacing
+from worldmodel.core.machine import require_memory
+from worldmodel.core.progress import Progress, Silent
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(RunStopped):
     """Training cannot go on in a useful way (collapse, non-finite loss). The last good checkpoint is kept."""
 
 
@@ -78,12 +78,18 @@ class TrainerConfig:
         if not 0 < self.learning_rate < math.inf or self.seed < 0:
             received = f"{self.learning_rate} and {self.seed}"
             raise ValueError(f"learning_rate must be above 0 and seed at least 0, got {received}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup {self.warmup}: expected a fraction of the steps, from 0 to 1")
+        for name in ("final_learning_rate", "weight_decay", "final_weight_decay", "clip_norm", "checkpoint_every_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
 
 
 class TrainingTask(abc.ABC):
     """What is trained. `module` holds all that a checkpoint must hold."""
 
     module: nn.Module
+    bytes_per_item: float = 0.0  # memory that one item of a batch takes at least, where that is known
 
     @abc.abstractmethod
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -179,12 +185,17 @@ class Trainer:
         folder: of the run.
         device: where.
         section: of the command's options, which `config` was read from.
+
+    Raises:
+        UserError: when a checkpoint in the folder cannot be gone on from, or a batch cannot fit into memory.
     """
 
     def __init__(
         self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
     ) -> None:
         self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
+        if device.type == "cpu":
+            require_memory(f"{section}.batch_size={config.batch_size}", config.batch_size * task.bytes_per_item)
         task.module.to(device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         self._groups = [
@@ -248,46 +259,48 @@ class Trainer:
         return values
 
     @_told_once()
-    def run(self, title: str) -> None:
-        """Train to the end.
+    def run(self, title: str, progress: Progress | None = None) -> None:
+        """Train to the end, and tell `progress` how far it is.
 
         Raises:
             KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint.
             OSError: when the folder cannot be written to; the last good checkpoint stays.
             TrainingStopped: when the task or the loss says so; the last good checkpoint stays.
         """
-        config, log = self.config, JsonlLog(self.folder, self.step)
+        shown = Silent() if progress is None else progress
+        log = JsonlLog(self.folder, self.step)
         if self.step:
-            console.print(f"going on at step {self.step} of {config.steps}")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                   TextColumn("{task.fields[shown]}"))  # fmt: skip
-        last_save = last_log = time.monotonic()
+            shown.report(f"going on at step {self.step} of {self.config.steps}")
         try:
-            with Progress(*columns, console=console) as progress, interruptible() as received:
-                bar = progress.add_task(title, total=config.steps, completed=self.step, shown="")
-                while self.step < config.steps:
-                    values = self._optimise()
-                    self.step += 1
-                    is_last = self.step == config.steps
-                    if self.step % config.log_every == 0 or is_last:
-                        scalars = {k: v.item() for k, v in values.items()}
-                        now = time.monotonic()
-                        items = config.batch_size * config.log_every / max(now - last_log, 1e-9)
-                        last_log = now
-                        log.write(self.step - 1, {**scalars, "items_per_s": items})
-                        shown = f"loss {scalars['loss']:.4f}  {items:.0f} items/s"
-                        progress.update(bar, completed=self.step, shown=shown)
-                    if self.step % config.evaluate_every == 0 or is_last:
-                        measured = self.task.evaluate(self.step)
-                        log.write(self.step - 1, measured)
-                        progress.console.print(
-                            f"step {self.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measured.items())
-                        )
-                        last_log = time.monotonic()
-                    if received or is_last or time.monotonic() - last_save > config.checkpoint_every_s:
-                        self.save()
-                        last_save = time.monotonic()
-                    if received:
-                        raise KeyboardInterrupt
+            shown.begin(title, self.step, self.config.steps)
+            with interruptible() as received:
+                self._run(log, shown, received)
         finally:
+            shown.end()
             log.close()
+
+    def _run(self, log: JsonlLog, progress: Progress, received: list[int]) -> None:
+        config = self.config
+        last_save = last_log = time.monotonic()
+        while self.step < config.steps:
+            values = self._optimise()
+            self.step += 1
+            is_last, figures = self.step == config.steps, ""
+            if self.step % config.log_every == 0 or is_last:
+                scalars = {k: v.item() for k, v in values.items()}
+                now = time.monotonic()
+                items = config.batch_size * config.log_every / max(now - last_log, 1e-9)
+                last_log = now
+                log.write(self.step - 1, {**scalars, "items_per_s": items})
+                figures = f"loss {scalars['loss']:.4f}  {items:.0f} items/s"
+            progress.step(self.step, figures)
+            if self.step % config.evaluate_every == 0 or is_last:
+                measured = self.task.evaluate(self.step)
+                log.write(self.step - 1, measured)
+                progress.report(f"step {self.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measured.items()))
+                last_log = time.monotonic()
+            if received or is_last or time.monotonic() - last_save > config.checkpoint_every_s:
+                self.save()
+                last_save = time.monotonic()
+            if received:
+                raise KeyboardInterrupt

@@ -11,33 +11,42 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.controller import ControllerConfig
-from planning.evaluation.episodes import Episode, EpisodeLog, run_all, run_batch
+from planning.controller import ControllerConfig, Decision, Strategy
+from planning.evaluation.episodes import Episode, EpisodeLog, judge, run_all
 from planning.evaluation.latency import measure_plan_ms
-from planning.evaluation.report import Rate, Summary
+from planning.evaluation.manifest import Pair, draw
+from planning.evaluation.oracle import Oracle
+from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.report import Rate, Summary, short
+from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.statistics import wilson_interval
-from planning.manifest import Pair, draw
+from planning.evaluation.task import Task, from_pair
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
-from planning.policies import NoOp, SimulatorPolicy, UniformRandom, WorldModelPolicy
-from planning.registry import Planner
-from planning.types import Bounds
-from tests.planning.point_mass import PointEnv, PointModel
+from tests.planning.point_mass import POINT, PointEnv, PointModel
+from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import ActionSpec
 
-BOUNDS = Bounds(torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0]))
-PLANNER = Planner(
-    CEM(CEMConfig(samples=64, iterations=5, elites=8)), ObjectiveConfig(), ControllerConfig(horizon=3, history=3)
-)
+STRATEGY = Strategy(CEM(CEMConfig(samples=64, iterations=5, elites=8)), ObjectiveConfig(), ControllerConfig(horizon=3))
 PAIRS = draw(PointEnv(), "sim 1.0", {}, 0, 5, steps_ahead=10).pairs
 
 
 def world_model() -> WorldModelPolicy:
-    return WorldModelPolicy(PointModel(), PLANNER, BOUNDS, torch.device("cpu"))
+    return WorldModelPolicy(PointModel(), STRATEGY, torch.device("cpu"))
 
 
-def test_planners_reach_what_floors_do_not(tmp_path: Path) -> None:
+def run_batch(
+    envs: Sequence[PointEnv], pairs: Sequence[tuple[int, Pair]], policy: Policy, budget: int
+) -> list[Episode]:
+    tasks = [from_pair(env, pair) for env, (_, pair) in zip(envs, pairs, strict=True)]
+    found = zip(envs, pairs, rollout(envs, tasks, policy, budget), strict=True)
+    return [judge(env, index, np.array(pair.goal), happened) for env, (index, pair), happened in found]
+
+
+def test_planners_reach_what_baselines_do_not(tmp_path: Path) -> None:
     envs = [PointEnv() for _ in range(3)]
-    policies = [world_model(), SimulatorPolicy(envs, PLANNER, BOUNDS), NoOp(BOUNDS), UniformRandom(BOUNDS, 0)]
+    policies = [world_model(), Oracle(envs, POINT, STRATEGY), NoAction(POINT), UniformRandom(POINT, 0)]
     summaries = [
         Summary.of(run_all(envs, PAIRS, policy, 20, EpisodeLog(tmp_path / f"{i}")), PointEnv.metrics)
         for i, policy in enumerate(policies)
@@ -59,19 +68,19 @@ class Interrupting(UniformRandom):
     """Acts at random until `batches` batches have begun."""
 
     def __init__(self, batches: int) -> None:
-        super().__init__(BOUNDS, 0)
+        super().__init__(POINT, 0)
         self.batches = batches
 
-    def reset(self, pairs: Sequence[Pair], goals: np.ndarray) -> None:
+    def reset(self, tasks: Sequence[Task]) -> None:
         if self.batches == 0:
             raise KeyboardInterrupt
         self.batches -= 1
-        super().reset(pairs, goals)
+        super().reset(tasks)
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     envs = [PointEnv() for _ in range(2)]
-    unbroken = run_all(envs, PAIRS, UniformRandom(BOUNDS, 0), 6, EpisodeLog(tmp_path / "unbroken"))
+    unbroken = run_all(envs, PAIRS, UniformRandom(POINT, 0), 6, EpisodeLog(tmp_path / "unbroken"))
     log = EpisodeLog(tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt):
         run_all(envs, PAIRS, Interrupting(2), 6, log)
@@ -96,8 +105,8 @@ def test_a_diverged_episode_fails_at_the_end_and_spares_the_others() -> None:
 
 
 def test_steps_without_a_plan_are_counted_for_each_episode(tmp_path: Path) -> None:
-    pairs = [(i, Pair(i, (0.0, 0.0), (0.3, 0.0))) for i in range(2)]
-    policy = WorldModelPolicy(PointModel(broken_rows=(1,)), PLANNER, BOUNDS, torch.device("cpu"))
+    pairs = [(i, Pair(i, (start, 0.0), (0.3, 0.0))) for i, start in enumerate((0.0, -0.9))]
+    policy = WorldModelPolicy(PointModel(broken_beyond=0.6), STRATEGY, torch.device("cpu"))
     fine, broken = run_batch([PointEnv(), PointEnv()], pairs, policy, 7)
     assert (fine.steps_without_plan, broken.steps_without_plan) == (0, 7)
     log = EpisodeLog(tmp_path / "log")
@@ -107,7 +116,7 @@ def test_steps_without_a_plan_are_counted_for_each_episode(tmp_path: Path) -> No
 
 
 def test_logs_of_before_steps_without_a_plan_were_counted_are_read(tmp_path: Path) -> None:
-    (episode,) = run_batch([PointEnv()], [(0, PAIRS[0])], NoOp(BOUNDS), 2)
+    (episode,) = run_batch([PointEnv()], [(0, PAIRS[0])], NoAction(POINT), 2)
     record = dataclasses.asdict(episode)
     del record["steps_without_plan"]
     (tmp_path / "log").write_text(json.dumps(record) + "\n")
@@ -115,11 +124,11 @@ def test_logs_of_before_steps_without_a_plan_were_counted_are_read(tmp_path: Pat
 
 
 def test_reaching_and_leaving_counts_at_any_step_only() -> None:
-    class Rightward(NoOp):
-        def act(self, observations: object) -> np.ndarray:
-            return np.array([[1, 0]], np.float32)
+    class Rightward(NoAction):
+        def act(self, observation: Observation) -> Decision:
+            return Decision.blind(np.array([[1, 0]], np.float32))
 
-    (episode,) = run_batch([PointEnv()], [(7, Pair(0, (0.0, 0.0), (0.32, 0.0)))], Rightward(BOUNDS), 8)
+    (episode,) = run_batch([PointEnv()], [(7, Pair(0, (0.0, 0.0), (0.32, 0.0)))], Rightward(POINT), 8)
     assert (episode.success_any, episode.success_final, episode.reached_at, episode.index) == (True, False, 3, 7)
     assert (episode.half_any, episode.half_final) == (True, False)
 
@@ -127,10 +136,9 @@ def test_reaching_and_leaving_counts_at_any_step_only() -> None:
 @pytest.mark.parametrize("execute", [1, 3])
 def test_latency_is_that_of_plans_after_the_warm_up(execute: int) -> None:
     """Steps in which a plan only goes on would make planning look fast."""
-    controller = dataclasses.replace(PLANNER.controller, execute=execute)
-    policy = WorldModelPolicy(
-        PointModel(), dataclasses.replace(PLANNER, controller=controller), BOUNDS, torch.device("cpu")
-    )
+    controller = dataclasses.replace(STRATEGY.controller, execute=execute)
+    strategy = dataclasses.replace(STRATEGY, controller=controller)
+    policy = WorldModelPolicy(PointModel(), strategy, torch.device("cpu"))
     times = measure_plan_ms(PointEnv(), PAIRS[0], policy, warm_up=4, plans=6)
     assert len(times) == 6
     assert len(policy.plan_ms) == 10
@@ -163,3 +171,40 @@ def test_wilson_interval_contains_the_rate_and_mirrors(a: int, b: int) -> None:
 
 def test_rates_without_an_episode_claim_nothing() -> None:
     assert Rate.of([]) == Rate(0, 0, 1)
+
+
+def test_quantities_are_never_written_in_powers_of_ten() -> None:
+    assert [short(value) for value in (112.3, 99.6, 99.4, 3.14159, 0.012)] == ["112", "100", "99", "3.1", "0.012"]
+
+
+def test_baselines_rest_and_move_within_the_limits_of_a_robot_that_holds() -> None:
+    action = ActionSpec((-1.0, -1.0), (1.0, 1.0), ("m", "m/s"), rest=("hold", "zero"), max_rate=(2.0, None))
+    seen = Observation({}, np.array([[0.3, 0.9], [7.0, 0.0]], np.float32))
+    task = from_pair(PointEnv(), PAIRS[0])
+    resting = NoAction(dataclasses.replace(POINT, action=dataclasses.replace(action, hold_from=(0, None))))
+    moving = UniformRandom(resting._spec, 0)
+    for policy in (resting, moving):
+        policy.reset([task, task])
+    for _ in range(3):
+        np.testing.assert_array_equal(resting.act(seen).actions, np.float32([[0.3, 0.0], [1.0, 0.0]]))
+    moved = np.stack([moving.act(seen).actions for _ in range(20)])
+    assert (np.abs(np.diff(moved[..., 0], axis=0)) <= 0.2).all() and len(np.unique(moved[..., 1])) == 20
+    unknown = NoAction(dataclasses.replace(POINT, action=action))
+    unknown.reset([task, task])
+    with pytest.raises(UserError, match="action action_0 holds its last command"):
+        unknown.act(seen)
+
+
+def test_the_one_loop_tells_of_every_decision_and_stops_when_told() -> None:
+    task, heard = from_pair(PointEnv(), PAIRS[0]), []
+
+    def on_step(step: int, decision: Decision, states: Sequence[np.ndarray]) -> bool:
+        heard.append((step, decision.actions.shape, states[0].tolist()))
+        return step == 3
+
+    (happened,) = rollout([PointEnv()], [task], UniformRandom(POINT, 0), 10, on_step)
+    assert [step for step, _, _ in heard] == [0, 1, 2, 3] and len(happened.states) == 4
+    assert [state for _, _, state in heard] == happened.states.tolist()
+    heard.clear()
+    (happened,) = rollout([PointEnv()], [task], UniformRandom(POINT, 0), 2, on_step, look_at_end=True)
+    assert len(heard) == 3 and len(happened.states) == 3

@@ -28,13 +28,15 @@ LENGTHS = (20, 7, 33, 1, 40)
 def _make_episode(index: int, num_steps: int = 20, spec: EnvironmentSpec = SPEC) -> Episode:
     rng = np.random.default_rng(index)
     rows = num_steps + 1
-    pixels = rng.integers(0, 256, (rows, spec.only_camera.height, spec.only_camera.height, 3), dtype=np.uint8)
+    images = {c.name: rng.integers(0, 256, (rows, *c.shape), dtype=np.uint8) for c in spec.cameras}
     if index == 0:
-        pixels[:18] = 0  # a whole chunk of black frames, which zarr would like to leave out
-    action = rng.standard_normal((rows, len(spec.action.low))).astype(np.float32)
+        for pictures in images.values():
+            pictures[:18] = 0  # a whole chunk of black frames, which zarr would like to leave out
+    low, high = spec.action.bounds
+    action = rng.uniform(low, high, (rows, spec.action.size)).astype(np.float32)
     action[-1] = 0
     proprio = rng.standard_normal((rows, spec.proprio_size)).astype(np.float32)
-    return Episode(pixels, action, proprio, rng.standard_normal((rows, spec.state_size)), seed=1000 + index)
+    return Episode(images, action, proprio, rng.standard_normal((rows, spec.state_size)), seed=1000 + index)
 
 
 def _write_store(path: Path, lengths: tuple[int, ...] = LENGTHS, first: int = 0) -> TrajectoryStore:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from PIL import Image
 from zarr.core.buffer import Buffer
 
 from tests.commands import refuse_to_write
+from worldmodel.core.spec import ActionSpec
 from worldmodel.data import EpisodeWriter, TrajectoryStore
 from worldmodel.data.__main__ import main
-from worldmodel.data.inspection import contact_sheet, dimensions
+from worldmodel.data.inspection import contact_sheet, dimensions, oddities
 from worldmodel.data.store.durable import DurableLocalStore
 
 
@@ -28,6 +31,53 @@ def test_inspect_tells_what_is_in_it(store: TrajectoryStore, tmp_path: Path, cap
         assert expected in told
     with Image.open(sheet) as picture:
         assert picture.size == (8 * 98 + 2, 5 * 98 + 2)
+
+
+def test_inspect_tells_what_is_odd(tmp_path: Path, spec, make_episode, capsys: pytest.CaptureFixture) -> None:
+    with EpisodeWriter(tmp_path / "odd.zarr", spec, {"source_rate_hz": 30.0}) as writer:
+        for index in range(2):
+            episode = make_episode(index)
+            episode.images["camera"][:] = 7
+            episode.action[:-1] = (0.25, 1.0)
+            writer.append(episode)
+    assert main(["inspect", str(tmp_path / "odd.zarr")]) == 0
+    told = capsys.readouterr().out
+    for expected in (
+        "odd: action action_0 never changes: it is 0.25 in all rows",
+        "odd: pictures of camera never change within an episode",
+        "odd: the recording has 10 steps per second, its source said 30",
+    ):
+        assert expected in told
+    assert "outside" not in told
+
+
+def test_inspect_tells_of_actions_outside_their_bounds(tmp_path: Path, spec, make_episode, capsys) -> None:
+    with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
+        writer.append(make_episode(0))
+    store = TrajectoryStore.open(tmp_path / "data.zarr")
+    store.spec = dataclasses.replace(spec, action=ActionSpec((-0.5, -2.0), (0.5, 2.0), ("m/s", "m/s")))
+    (told,) = oddities(store, dimensions(store))
+    assert re.fullmatch(r"action action_0 goes from -0\.9\d+ to 0\.9\d+, outside its bounds -0\.5 to 0\.5", told)
+
+
+HOSTILE = "[/]\x1b]0;owned\x07\x1b[31m[red]\u202egnp.exe"
+
+
+def test_text_of_others_is_shown_without_what_it_commands(tmp_path: Path, spec, make_episode, capsys) -> None:
+    action = dataclasses.replace(spec.action, units=(HOSTILE, "m/s"), names=(HOSTILE, "y"))
+    spec = dataclasses.replace(spec, env=HOSTILE, simulator=HOSTILE, options={HOSTILE: HOSTILE}, action=action)
+    with EpisodeWriter(tmp_path / "data.zarr", spec, {HOSTILE: HOSTILE}) as writer:
+        writer.append(make_episode(0))
+    for command in (["inspect"], ["verify"], ["export", "lerobot"]):
+        target = [str(tmp_path / "exported")] if command[0] == "export" else []
+        assert main([*command, str(tmp_path / "data.zarr"), *target]) == 0
+    assert main(["import", "lerobot", str(tmp_path / "exported"), str(tmp_path / "back.zarr")]) == 0
+    (tmp_path / "data.zarr/data/action/c.0.0").unlink()
+    assert main(["verify", str(tmp_path / "data.zarr")]) == 1
+    output = capsys.readouterr()
+    for text in (output.out, output.err):
+        assert not set(text) & set("\x1b\x07\u202e")
+    assert "[/][red]gnp.exe" in output.out
 
 
 @pytest.mark.parametrize("sheet", ["sheet.foo", "sheet", "http://host/sheet.png"])
@@ -64,14 +114,14 @@ def test_statistics_leave_out_the_action_that_was_never_taken(store: TrajectoryS
 def test_a_contact_sheet_shows_beginning_and_end(store: TrajectoryStore) -> None:
     sheet = contact_sheet(store, episodes=2, moments=2)
     assert sheet.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
-    last = np.asarray(Image.fromarray(store.episode(4).pixels[-1]).resize((96, 96), Image.Resampling.LANCZOS))
+    last = np.asarray(Image.fromarray(store.episode(4).images["camera"][-1]).resize((96, 96), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(sheet[100:196, 100:196], last)
 
 
 def test_verify_and_recover_say_what_is_damaged(store: TrajectoryStore, capsys: pytest.CaptureFixture) -> None:
     assert main(["verify", str(store.path)]) == 0
     assert "5 episodes, 106 rows, all as recorded" in capsys.readouterr().out
-    (store.path / "data/pixels/c.3.0.0.0").unlink()
+    (store.path / "data/images/camera/c.3.0.0.0").unlink()
     assert main(["verify", str(store.path)]) == 1
     told = capsys.readouterr().out
     assert "2 of 5 episodes are damaged" in told
@@ -100,12 +150,13 @@ def test_a_full_disk_is_one_line_and_exit_code_1(
     whole = DurableLocalStore._write
 
     def write(self: DurableLocalStore, key: str, value: Buffer) -> None:
-        if moment != "later" or key == "data/pixels/c.0.0.0.0":
+        if moment != "later" or key == "data/images/camera/c.0.0.0.0":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(self, key, value)
 
     monkeypatch.setattr(DurableLocalStore, "_write", write)
-    assert main(["pack", str(store.path), str(tmp_path / "packed.zarr")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["pack", str(store.path), str(tmp_path / "packed.zarr")])
     printed = capsys.readouterr()
     (line,) = printed.out.strip().splitlines()
     assert line.startswith(f"stopped: {tmp_path / 'packed.zarr'} cannot be written to (No space left on device)")
@@ -136,7 +187,8 @@ def test_a_sheet_that_the_disk_has_no_room_for_is_one_line(
     store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_to_write(monkeypatch, "sheet.png")
-    assert main(["inspect", str(store.path), "--sheet", str(tmp_path / "sheet.png")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main(["inspect", str(store.path), "--sheet", str(tmp_path / "sheet.png")])
     told = capsys.readouterr()
     assert told.out.splitlines()[-1] == f"stopped: {tmp_path / 'sheet.png'}: No space left on device"
     assert told.err == ""

@@ -19,18 +19,18 @@ from worldmodel.data import EnvironmentSpec, Episode, Recorder, StoreError, Traj
 from worldmodel.data.recorder import NO_SEED
 from worldmodel.data.store.durable import DurableLocalStore
 
-COLUMNS = ("pixels", "action", "proprio", "state")
+COLUMNS = ("images/camera", "action", "proprio", "state")
 
 
 def show(recorder: Recorder, episode: Episode) -> None:
     """The steps of an episode, without its last observation."""
     for t in range(episode.num_steps):
-        recorder.step(episode.pixels[t], episode.proprio[t], episode.action[t], episode.state[t])
+        recorder.step(episode.images["camera"][t], episode.proprio[t], episode.action[t], episode.state[t])
 
 
 def record(recorder: Recorder, episode: Episode) -> int:
     show(recorder, episode)
-    return recorder.end_episode(episode.pixels[-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
+    return recorder.end_episode(episode.images["camera"][-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
 
 
 def assert_holds(path: Path, *episodes: Episode) -> None:
@@ -40,7 +40,7 @@ def assert_holds(path: Path, *episodes: Episode) -> None:
         found = store.episode(index)
         assert found.seed == wanted.seed
         for name in COLUMNS:
-            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+            np.testing.assert_array_equal(found.columns[name], wanted.columns[name])
 
 
 def test_a_robot_s_episodes_are_those_of_the_writer(tmp_path: Path, spec, make_episode) -> None:
@@ -67,7 +67,7 @@ def test_without_a_last_observation_the_action_that_nobody_saw_the_end_of_is_lef
         recorder.end_episode(seed=seen.seed)
     action = seen.action[:6].copy()
     action[5] = 0
-    wanted = Episode(seen.pixels[:6], action, seen.proprio[:6], seen.state[:6], seen.seed)
+    wanted = Episode({"camera": seen.images["camera"][:6]}, action, seen.proprio[:6], seen.state[:6], seen.seed)
     assert_holds(tmp_path / "data.zarr", wanted)
 
 
@@ -77,20 +77,22 @@ def test_a_robot_without_simulator_gives_no_state_and_no_seed(tmp_path: Path, sp
     with Recorder(tmp_path / "data.zarr", real) as recorder:
         for t in range(4):
             # Lists and float64, as robot drivers give them.
-            recorder.step(episode.pixels[t], episode.proprio[t].tolist(), episode.action[t].astype(np.float64))
-        recorder.end_episode(episode.pixels[4], episode.proprio[4].tolist())
+            recorder.step(
+                episode.images["camera"][t], episode.proprio[t].tolist(), episode.action[t].astype(np.float64)
+            )
+        recorder.end_episode(episode.images["camera"][4], episode.proprio[4].tolist())
     assert_holds(tmp_path / "data.zarr", dataclasses.replace(episode, seed=NO_SEED))
 
 
 def test_memory_that_the_camera_writes_again_is_copied(tmp_path: Path, spec, make_episode) -> None:
     episode = make_episode(1, 5)
     pixels, proprio, action, state = (
-        np.empty_like(getattr(episode, name)[0]) for name in ("pixels", "proprio", "action", "state")
+        np.empty_like(episode.columns[name][0]) for name in ("images/camera", "proprio", "action", "state")
     )
     with Recorder(tmp_path / "data.zarr", spec) as recorder:
         for t in range(6):
             pixels[:], proprio[:], action[:], state[:] = (
-                episode.pixels[t],
+                episode.images["camera"][t],
                 episode.proprio[t],
                 episode.action[t],
                 episode.state[t],
@@ -104,9 +106,9 @@ def test_memory_that_the_camera_writes_again_is_copied(tmp_path: Path, spec, mak
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixels": np.zeros((8, 9, 3), np.uint8)}, r"pixels is uint8 \[8, 9, 3\]: expected uint8 \[8, 8, 3\]"),
-        ({"pixels": np.zeros((8, 8, 3))}, r"pixels is float64 \[8, 8, 3\]: expected uint8 \[8, 8, 3\]"),
-        ({"pixels": None}, r"pixels is missing: expected uint8 \[8, 8, 3\]"),
+        ({"images": np.zeros((8, 9, 3), np.uint8)}, r"images/camera is uint8 \[8, 9, 3\]: expected uint8 \[8, 8, 3\]"),
+        ({"images": np.zeros((8, 8, 3))}, r"images/camera is float64 \[8, 8, 3\]: expected uint8 \[8, 8, 3\]"),
+        ({"images": None}, r"images/camera is missing: expected uint8 \[8, 8, 3\]"),
         ({"proprio": np.zeros(4)}, r"proprio is float64 \[4\]: expected finite numbers \[3\]"),
         ({"proprio": ["a", "b", "c"]}, r"proprio is <U1 \[3\]: expected finite numbers \[3\]"),
         ({"proprio": [[1.0], [1.0, 2.0]]}, r"proprio is not an array: expected finite numbers \[3\]"),
@@ -121,7 +123,7 @@ def test_memory_that_the_camera_writes_again_is_copied(tmp_path: Path, spec, mak
 )
 def test_what_does_not_fit_is_refused_and_harms_nothing(tmp_path: Path, spec, make_episode, change, message) -> None:
     first, second = make_episode(0, 7), make_episode(1, 4)
-    fits: dict[str, Any] = {name: getattr(second, name)[1] for name in COLUMNS}
+    fits: dict[str, Any] = {name.partition("/")[0]: second.columns[name][1] for name in COLUMNS}
     with Recorder(tmp_path / "data.zarr", spec) as recorder:
         record(recorder, first)
         show(recorder, second)
@@ -132,22 +134,22 @@ def test_what_does_not_fit_is_refused_and_harms_nothing(tmp_path: Path, spec, ma
             with pytest.raises(UserError):
                 recorder.end_episode(**{k: v for k, v in (fits | change).items() if k != "action"})
         assert recorder.num_steps == 4
-        recorder.end_episode(second.pixels[4], second.proprio[4], second.state[4], seed=second.seed)
+        recorder.end_episode(second.images["camera"][4], second.proprio[4], second.state[4], seed=second.seed)
     assert_holds(tmp_path / "data.zarr", first, second)
 
 
 def test_an_episode_needs_an_action_whose_outcome_was_seen(tmp_path: Path, spec, make_episode) -> None:
     episode = make_episode(1, 3)
     with Recorder(tmp_path / "data.zarr", spec) as recorder:
-        last = (episode.pixels[3], episode.proprio[3], episode.state[3])
+        last = (episode.images["camera"][3], episode.proprio[3], episode.state[3])
         for given in ((), last):
             with pytest.raises(UserError, match=f"{len(given) // 3} observations: expected at least 2"):
                 recorder.end_episode(*given)
-        recorder.step(episode.pixels[0], episode.proprio[0], episode.action[0], episode.state[0])
+        recorder.step(episode.images["camera"][0], episode.proprio[0], episode.action[0], episode.state[0])
         with pytest.raises(UserError, match="1 observations: expected at least 2"):
             recorder.end_episode()
-        with pytest.raises(UserError, match="takes pixels and proprio, or neither"):
-            recorder.end_episode(episode.pixels[1])
+        with pytest.raises(UserError, match="takes images and proprio, or neither"):
+            recorder.end_episode(episode.images["camera"][1])
         assert recorder.num_steps == 1
         recorder.discard_episode()
     assert TrajectoryStore.open(tmp_path / "data.zarr").num_episodes == 0
@@ -164,7 +166,7 @@ def test_a_discarded_episode_leaves_nothing(tmp_path: Path, spec, make_episode) 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_an_unfinished_episode_is_dropped_and_said_to_be(
-    tmp_path: Path, spec, make_episode, capsys: pytest.CaptureFixture, error
+    tmp_path: Path, spec, make_episode, caplog: pytest.LogCaptureFixture, error
 ) -> None:
     path = tmp_path / "data.zarr"
     try:
@@ -176,14 +178,16 @@ def test_an_unfinished_episode_is_dropped_and_said_to_be(
     except (RuntimeError, KeyboardInterrupt) as raised:
         assert type(raised) is error
     assert_holds(path, make_episode(1, 4))
-    assert f"dropped: the unfinished episode of 12 steps; {path} has 1 episodes" in capsys.readouterr().out
+    assert f"dropped: the unfinished episode of 12 steps; {path} has 1 episodes" in caplog.text
     assert not path.with_name("data.zarr.lock").exists()
 
 
-def test_a_finished_recording_says_nothing(tmp_path: Path, spec, make_episode, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_recording_says_nothing(
+    tmp_path: Path, spec, make_episode, caplog: pytest.LogCaptureFixture
+) -> None:
     with Recorder(tmp_path / "data.zarr", spec) as recorder:
         record(recorder, make_episode(1, 4))
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
 
 
 def test_it_works_in_its_context_only(tmp_path: Path, spec, make_episode) -> None:
@@ -201,7 +205,7 @@ def test_a_seed_that_is_none_is_refused(tmp_path: Path, spec, make_episode, seed
     with Recorder(tmp_path / "a.zarr", spec) as recorder:
         episode = make_episode(0, 2)
         for row in range(2):
-            recorder.step(episode.pixels[row], episode.proprio[row], episode.action[row], episode.state[row])
+            recorder.step(episode.images["camera"][row], episode.proprio[row], episode.action[row], episode.state[row])
         with pytest.raises(UserError, match="expected a whole number of 64 bits"):
             recorder.end_episode(seed=seed)
         assert recorder.end_episode(seed=np.int64(3)) == 0
@@ -312,5 +316,5 @@ def test_after_a_full_disk_the_same_episode_can_be_ended_again(tmp_path: Path, s
         assert (recorder.num_episodes, recorder.num_steps) == (1, 6)
         assert_holds(path, make_episode(0, 4))
         full[0] = False
-        recorder.end_episode(episode.pixels[-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
+        recorder.end_episode(episode.images["camera"][-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
     assert_holds(path, make_episode(0, 4), episode)

@@ -21,8 +21,9 @@ from worldmodel.data.viewing import enlarged, enlargement, frames_per_s, write_v
 
 def smooth(episode: Episode) -> Episode:
     """With pictures that video keeps: each of one grey, no two neighbours alike."""
-    grey = (np.arange(len(episode.pixels)) * 37 % 200 + 20).astype(np.uint8)
-    return dataclasses.replace(episode, pixels=np.broadcast_to(grey[:, None, None, None], episode.pixels.shape).copy())
+    grey = (np.arange(len(episode.images["camera"])) * 37 % 200 + 20).astype(np.uint8)
+    pictures = np.broadcast_to(grey[:, None, None, None], episode.images["camera"].shape).copy()
+    return dataclasses.replace(episode, images={"camera": pictures})
 
 
 def test_a_video_has_each_observation_in_its_place(tmp_path: Path, make_episode, spec) -> None:
@@ -38,7 +39,7 @@ def test_a_video_has_each_observation_in_its_place(tmp_path: Path, make_episode,
         assert frame.pts * frame.time_base == Fraction(number, 3)
         picture = frame.to_ndarray(format="rgb24")
         assert picture.shape == (256, 256, 3)
-        assert np.abs(picture.astype(int) - int(episode.pixels[number, 0, 0, 0])).max() <= 4
+        assert np.abs(picture.astype(int) - int(episode.images["camera"][number, 0, 0, 0])).max() <= 4
     assert [file.name for file in tmp_path.iterdir()] == ["episode.mp4"]
 
 
@@ -46,7 +47,7 @@ def test_a_video_has_each_observation_in_its_place(tmp_path: Path, make_episode,
     ("side", "factor"), [(8, 32), (64, 4), (96, 3), (255, 2), (256, 1), (257, 2), (85, 4), (1, 256)]
 )
 def test_pictures_are_enlarged_by_a_whole_number(side: int, factor: int) -> None:
-    assert enlargement(side) == factor
+    assert enlargement(side, side) == factor
 
 
 def test_each_pixel_is_repeated() -> None:
@@ -129,5 +130,7 @@ def test_a_rerun_recording_holds_what_was_recorded(store: TrajectoryStore, tmp_p
         np.testing.assert_array_equal(found[name]["Scalars:scalars"], values)
         seconds = [moment.total_seconds() for moment in found[name]["clock"]]
         np.testing.assert_allclose(seconds, np.arange(len(values)) * 0.1, atol=1e-6)
-    np.testing.assert_array_equal([row[0] for row in found["camera"]["Image:buffer"]], episode.pixels.reshape(8, -1))
+    np.testing.assert_array_equal(
+        [row[0] for row in found["images/camera"]["Image:buffer"]], episode.images["camera"].reshape(8, -1)
+    )
     assert {file.name for file in tmp_path.iterdir()} == {"data.zarr", "episode.rrd"}

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder
+from worldmodel.core.errors import UserError
+from worldmodel.core.spec import CameraSpec
+from worldmodel.encoders.base import Grid
 from worldmodel.encoders.vit import (
     Attention,
     EncoderConfig,
@@ -28,11 +31,13 @@ from worldmodel.encoders.vit import (
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"image_size": 30}, "30"),
         ({"width": 33}, "33"),
         ({"width": 6, "heads": 2}, "6"),
         ({"positions": "learned"}, "rotary, sincos"),
         ({"patch_size": 0}, "patch_size"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio inf"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio nan"),
+        ({"mlp_ratio": 0.01}, "mlp_ratio 0.01"),
         ({"heads": 0}, "heads"),
         ({"depth": 0}, "depth"),
     ],
@@ -43,7 +48,7 @@ def test_impossible_shapes_are_refused_with_their_value(changes: dict[str, Any],
 
 
 def test_token_order_is_time_then_row_then_column() -> None:
-    coordinates = token_coordinates(frames=2, grid=4)
+    coordinates = token_coordinates(frames=2, grid=Grid(4, 4))
     assert coordinates.shape == (32, 3)
     encoder = make_encoder()
     blank = torch.full((1, 4, 32, 32, 3), 128, dtype=torch.uint8)
@@ -54,11 +59,14 @@ def test_token_order_is_time_then_row_then_column() -> None:
         assert changed.nonzero().flatten().tolist() == [number]
 
 
-@given(frames=st.integers(1, 8), grid=st.integers(1, 8), width=st.integers(6, 48).map(lambda half: 2 * half))
+grids = st.builds(Grid, st.integers(1, 8), st.integers(1, 8))
+
+
+@given(frames=st.integers(1, 8), grid=grids, width=st.integers(6, 48).map(lambda half: 2 * half))
 @settings(max_examples=30, deadline=None)
-def test_every_token_has_its_own_sincos_position(frames: int, grid: int, width: int) -> None:
+def test_every_token_has_its_own_sincos_position(frames: int, grid: Grid, width: int) -> None:
     positions = sincos_positions(token_coordinates(frames, grid), width)
-    assert positions.shape == (frames * grid**2, width)
+    assert positions.shape == (frames * grid.tokens, width)
     # Entries are sines and cosines in pairs, so that every position has the same length.
     torch.testing.assert_close(positions.pow(2).sum(-1), torch.full((len(positions),), width / 2))
     distance = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist")
@@ -139,7 +147,7 @@ def test_kept_tokens_stand_where_they_were(encoder: VisionTransformer) -> None:
 def test_what_is_not_kept_is_not_seen(encoder: VisionTransformer) -> None:
     clips = make_clips()
     keep = torch.arange(0, 32, 2).expand(3, -1)
-    hidden = token_coordinates(2, 4)[1::2]
+    hidden = token_coordinates(2, Grid(4, 4))[1::2]
     changed = clips.clone()
     for t, y, x in hidden.tolist():
         changed[:, 2 * t : 2 * t + 2, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 0
@@ -158,6 +166,21 @@ def test_a_still_frame_is_a_clip_that_stands_still() -> None:
     encoded = encoder.encode_frames(pictures)
     assert encoded.shape == (3, 16, 32)
     torch.testing.assert_close(encoded, encoder(torch.stack([pictures, pictures], dim=1)))
+
+
+def test_tokens_of_a_wide_picture_stand_row_by_row(encoder: VisionTransformer) -> None:
+    """With everything but one row and column hidden, what is left is what a picture of that size would give."""
+    wide = torch.randint(0, 256, (1, 2, 16, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert encoder(wide).shape == (1, 10, 32)
+    left = torch.arange(10).reshape(2, 5)[:, :2].reshape(1, -1)
+    torch.testing.assert_close(encoder(wide, left), encoder(wide[:, :, :, :16]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 32), (32, 30)])
+def test_pictures_that_cannot_be_cut_whole_are_refused(height: int, width: int) -> None:
+    with pytest.raises(UserError, match=rf"camera side, {height} x {width}, are not cut whole by patch_size 8"):
+        ENCODER.require_fit([CameraSpec("top", 32, 48), CameraSpec("side", height, width)])
+    assert ENCODER.grid_of(CameraSpec("top", 32, 48)) == Grid(rows=4, columns=6)
 
 
 def test_pixels_span_minus_two_to_two() -> None:

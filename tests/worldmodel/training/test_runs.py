@@ -37,14 +37,27 @@ def test_another_command_is_refused_with_the_first_difference(
     tmp_path: Path, change: dict[str, Any], expected: str
 ) -> None:
     open_run(tmp_path, DESCRIPTION)
+    (tmp_path / "training.pt").touch()
     with pytest.raises(UserError, match=expected) as caught:
         open_run(tmp_path, {**DESCRIPTION, **change})
     assert str(tmp_path) in str(caught.value)
     open_run(tmp_path, DESCRIPTION)
 
 
+def test_a_run_of_which_no_step_is_kept_locks_nothing(tmp_path: Path) -> None:
+    open_run(tmp_path, DESCRIPTION)
+    other = {**DESCRIPTION, "store": "xyz"}
+    open_run(tmp_path, other)
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene" / "training.pt").touch()  # of a stage
+    with pytest.raises(UserError, match="holds a run on another recording"):
+        open_run(tmp_path, DESCRIPTION)
+    open_run(tmp_path, other)
+
+
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
+    (tmp_path / "training.pt").touch()
     with pytest.raises(UserError, match=r"run\.json cannot be read.*start over"):
         open_run(tmp_path, DESCRIPTION)
 

@@ -325,3 +325,48 @@ def test_collapse_stops_training_and_keeps_the_checkpoint_from_before(tmp_path: 
         train(tmp_path, CONFIG, task)
     assert torch.load(tmp_path / "training.pt", weights_only=True)["step"] == 9
     assert [e["step"] for e in log_of(tmp_path) if "score" in e] == [4]
+
+
+# --- progress and memory -----------------------------------------------------------------------------------------
+
+
+class Told:
+    """A progress that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def begin(self, title: str, done: int, total: int) -> None:
+        self.said.append((title, done, total))
+
+    def step(self, done: int, shown: str = "") -> None:
+        self.said.append((done, shown.partition(" ")[0]))
+
+    def report(self, line: str) -> None:
+        self.said.append(line)
+
+    def end(self) -> None:
+        self.said.append("end")
+
+
+def test_every_step_is_told_from_the_first_on(tmp_path: Path) -> None:
+    told = Told()
+    Trainer(Regression(), changed(log_every=5, evaluate_every=10), tmp_path, CPU).run("fit", told)
+    steps = [(step, "loss" if step in (5, 10, 12) else "") for step in range(1, 13)]
+    assert told.said == [("fit", 0, 12), *steps[:10], "step 10: score 10", *steps[10:], "step 12: score 12", "end"]
+
+
+def test_a_batch_that_no_machine_holds_is_refused(tmp_path: Path) -> None:
+    task = Regression()
+    task.bytes_per_item = 1e6
+    with pytest.raises(UserError, match=r"look\.batch_size=100000000 takes about 93,132 GiB of memory, and this"):
+        Trainer(task, changed(batch_size=10**8), tmp_path, CPU, "look")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"warmup": 2.0}, {"warmup": math.nan}, {"weight_decay": -1.0}, {"clip_norm": math.inf}]
+)
+def test_what_no_training_can_have(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} .*: expected a"):
+        changed(**change)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.data.formats.images import holds_pictures
-from worldmodel.data.formats.limits import MOST_CHUNK_BYTES, MOST_COLUMNS, check_row, require
+from worldmodel.data.formats.limits import MOST_CHUNK_BYTES, MOST_COLUMNS, check_row, require, require_file
 from worldmodel.data.formats.source import Feature, FormatError, refusing
 
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 6: "scaleoffset", 32000: "lzf"}
@@ -34,7 +34,7 @@ def _reading(path: Path, what: str) -> AbstractContextManager[None]:
 
 def open_hdf5(path: Path) -> h5py.File:
     """Open for reading. Raises FormatError when it is not there or not HDF5."""
-    require(path.is_file(), f"{path} is not there, or not a file")
+    require_file(path)
     with _reading(path, "the file"):
         return h5py.File(path, "r")
 

@@ -10,7 +10,8 @@
            videos/chunk-000/<key>/episode_000000.mp4  likewise
 
 Row t holds the action taken at t and what was seen then. Frames are found by their times, to a quarter of a step.
-Pictures may also stand in the Parquet files, as PNG. Task texts are not read: a store has no place for them.
+Pictures may also stand in the Parquet files, as PNG. The task of an episode's first row is its instruction:
+`meta/tasks.parquet`, in version 2 `meta/tasks.jsonl`.
 
 Layout: https://huggingface.co/docs/lerobot/lerobot-dataset-v3 and LeRobot's own `datasets/utils.py`.
 """
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ from worldmodel.data.formats.limits import (
     fingerprint,
     inside,
     number,
+    parse_json,
     read_json,
     read_text,
     require,
@@ -43,7 +46,7 @@ from worldmodel.data.formats.limits import (
 )
 from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.ours import DESCRIPTION, SEED, read_description
-from worldmodel.data.formats.parquet import ParquetFile
+from worldmodel.data.formats.parquet import ParquetReader
 from worldmodel.data.formats.source import UNKNOWN_SEED, Facts, Feature, FormatError, Length, Source
 from worldmodel.data.formats.video import VideoReader
 
@@ -51,6 +54,9 @@ INFO: Final = "meta/info.json"
 ACTION: Final = "action"
 PROPRIO: Final = "observation.state"
 STATE: Final = "observation.environment_state"
+REWARD: Final = "next.reward"
+TASKS: Final = "meta/tasks.parquet"
+TASK: Final = "__index_level_0__"  # pandas' name for an index without one
 # What LeRobot adds to every data set, and rewards: never an observation.
 BOOKKEEPING: Final = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _IMAGES = ("image", "video")
@@ -80,6 +86,7 @@ class LeRobotSource(Source):
     """See the module's docstring."""
 
     def __init__(self, path: Path) -> None:
+        self._parquet = ParquetReader()
         info = read_json(inside(path, INFO, INFO))
         where = f"{path / INFO}"
         if not isinstance(info, dict):
@@ -91,22 +98,36 @@ class LeRobotSource(Source):
         )
         features = _features(info, where)
         robot = info.get("robot_type")
+        ours = read_description(path)
+        self._untold = ours.untold
         facts = Facts(
             format=f"LeRobotDataset {version}",
             env=robot if isinstance(robot, str) and robot else path.resolve().name,
             rate_hz=number(info.get("fps"), 1e-3, 1e5, f"{where}: fps"),
-            usual={"action": ACTION, "proprio": PROPRIO, "state": STATE},
-            spec=read_description(path),
+            usual={"action": ACTION, "proprio": PROPRIO, "state": STATE, "reward": REWARD},
+            spec=ours.spec,
         )
         super().__init__(path, facts, features)
-        cameras = [name for name, feature in features.items() if feature.dtype == "video"]
-        self._places = (_places_3 if version == "v3.0" else _places_2)(path, info, cameras)
+        self._video: dict[str, VideoReader] = {}
+        self._table: tuple[Path, dict[str, NDArray[Any]]] | None = None
+        self._pictures: dict[str, tuple[Path, int, Generator[tuple[int, bytes], None, None]]] = {}
+        try:
+            self._find_episodes(version, info, where)
+        except BaseException:
+            self.close()
+            raise
+
+    def _find_episodes(self, version: str, info: dict[str, Any], where: str) -> None:
+        cameras = [name for name, feature in self.features.items() if feature.dtype == "video"]
+        if version == "v3.0":
+            self._places = _places_3(self.path, info, cameras, self._parquet)
+            self._tasks = _tasks_3(self.path, self._parquet)
+        else:
+            self._places = _places_2(self.path, info, cameras)
+            self._tasks = _tasks_2(self.path)
         totals = {"total_episodes": len(self._places), "total_frames": sum(place.rows for place in self._places)}
         for key, found in totals.items():
             require(info.get(key) == found, f"{where} says {key} {info.get(key)!r}, its episodes have {found}")
-        self._video: VideoReader | None = None
-        self._table: tuple[Path, dict[str, NDArray[Any]]] | None = None
-        self._pictures: tuple[Path, str, int, Iterator[tuple[int, bytes]]] | None = None
 
     def lengths(self, choice: Choice) -> list[Length]:
         return [Length(place.rows, place.rows) for place in self._places]
@@ -124,13 +145,19 @@ class LeRobotSource(Source):
             path, begin = self._places[episode].videos[name]
             times = self._rows(episode)["timestamp"][:rows].astype(np.float64)
             assert self.facts.rate_hz is not None
-            yield from self._open_video(path).frames_at(begin + times, _TOLERANCE / self.facts.rate_hz)
+            yield from self._open_video(name, path).frames_at(begin + times, _TOLERANCE / self.facts.rate_hz)
             return
         for row, coded in enumerate(self._coded(episode, name, rows)):
             yield decode_picture(coded, f"row {row} of {name} in episode {episode} of {self.path}")
 
     def seed(self, episode: int) -> int:
         return self._places[episode].seed
+
+    def instruction(self, episode: int) -> str:
+        if not self._tasks:
+            return ""
+        task = self._tasks.get(int(self._rows(episode)["task_index"][0]), "")
+        return "" if task == self._untold else task
 
     def fingerprint(self) -> str:
         files = {place.data for place in self._places}
@@ -141,17 +168,21 @@ class LeRobotSource(Source):
         )
 
     def close(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        self._parquet.close()
+        for video in self._video.values():
+            video.close()
+        self._video.clear()
 
     def _rows(self, episode: int) -> dict[str, NDArray[Any]]:
         """All columns of numbers of one episode, of which its file's are kept: the next episode is there too."""
         place = self._places[episode]
         names = [name for name, feature in self.features.items() if not feature.is_image]
         if self._table is None or self._table[0] != place.data:
-            file = ParquetFile(place.data)
-            self._table = (place.data, file.read([*names, "timestamp", "frame_index", "episode_index"]))
+            file = self._parquet.open(place.data)
+            index = ["timestamp", "frame_index", "episode_index", *(["task_index"] if self._tasks else [])]
+            self._table = (place.data, file.read([*names, *index]))
+            for name in names:
+                self._check_width(name, self._table[1][name], place.data)
         table = self._table[1]
         mine = np.flatnonzero(table["episode_index"].reshape(-1) == episode)
         require(
@@ -165,20 +196,35 @@ class LeRobotSource(Source):
         )
         return {name: values[rows] if name in names else values[rows].reshape(-1) for name, values in table.items()}
 
-    def _open_video(self, path: Path) -> VideoReader:
-        if self._video is None or self._video.path != path:
-            self.close()
-            self._video = VideoReader(path)
-        return self._video
+    def _check_width(self, name: str, values: NDArray[Any], file: Path) -> None:
+        said, found = math.prod(self.features[name].shape), math.prod(values.shape[1:])
+        require(
+            len(values) == 0 or said == found,
+            f"{file}: rows of {name} have {found} numbers, {self.path / INFO} says {list(self.features[name].shape)}",
+        )
+
+    def _open_video(self, camera: str, path: Path) -> VideoReader:
+        """The video of a camera, of which one is open at a time."""
+        found = self._video.get(camera)
+        if found is not None and found.path == path:
+            return found
+        if found is not None:
+            del self._video[camera]
+            found.close()
+        self._video[camera] = VideoReader(path)
+        return self._video[camera]
 
     def _coded(self, episode: int, name: str, rows: int) -> Iterator[bytes]:
         """Pictures out of a Parquet file, which is read forward; going back begins it again."""
         path = self._places[episode].data
-        if self._pictures is None or self._pictures[:2] != (path, name) or self._pictures[2] >= episode:
-            stream = ParquetFile(path).pictures(name)
+        begun = self._pictures.get(name)
+        if begun is not None and begun[0] == path and begun[1] < episode:
+            stream = begun[2]
         else:
-            stream = self._pictures[3]
-        self._pictures = (path, name, episode, stream)
+            if begun is not None:
+                begun[2].close()
+            stream = self._parquet.open(path).pictures(name)
+        self._pictures[name] = (path, episode, stream)
         count = 0
         while count < rows:
             found = next(stream, None)
@@ -201,10 +247,45 @@ def _features(info: dict[str, Any], where: str) -> dict[str, Feature]:
         dtype = value.get("dtype")
         image = dtype in _IMAGES
         check_row(shape, image, f"{where}: features.{name}")
-        if name in BOOKKEEPING or name.startswith("next.") or not (image or dtype in _NUMBERS):
+        beside = name in BOOKKEEPING or (name.startswith("next.") and name != REWARD)
+        if beside or not (image or dtype in _NUMBERS):
             continue  # texts too
-        features[name] = Feature(name, shape, "png/jpeg" if dtype == "image" else str(dtype), image)
+        names = () if image else _names(value.get("names"), math.prod(shape))
+        features[name] = Feature(name, shape, "png/jpeg" if dtype == "image" else str(dtype), image, names)
     return features
+
+
+def _names(told: object, size: int) -> tuple[str, ...]:
+    """Names of a column's numbers: a list, or as version 2.0 has it `{"motors": [...]}`; empty for anything else."""
+    while isinstance(told, dict) and len(told) == 1:
+        (told,) = told.values()
+    if isinstance(told, list) and len(told) == size and all(isinstance(name, str) for name in told):
+        return tuple(told)
+    return ()
+
+
+def _tasks_2(path: Path) -> dict[int, str]:
+    file = inside(path, "meta/tasks.jsonl", INFO)
+    if not file.is_file():
+        return {}
+    tasks = {}
+    for index, line in enumerate(read_text(file).splitlines()):
+        told = parse_json(line, f"{file}: line {index + 1}")
+        if isinstance(told, dict) and isinstance(told.get("task"), str) and isinstance(told.get("task_index"), int):
+            tasks[told["task_index"]] = told["task"]
+    return tasks
+
+
+def _tasks_3(path: Path, parquet: ParquetReader) -> dict[int, str]:
+    file = inside(path, TASKS, INFO)
+    if not file.is_file():
+        return {}
+    opened = parquet.open(file)
+    name = next((name for name in (TASK, "task") if name in opened.names), None)
+    if name is None or "task_index" not in opened.names:
+        return {}
+    indices = opened.read(["task_index"])["task_index"].reshape(-1).tolist()
+    return dict(zip(indices, opened.texts(name), strict=True))
 
 
 def _places_2(path: Path, info: dict[str, Any], cameras: list[str]) -> list[_Place]:
@@ -228,7 +309,7 @@ def _places_2(path: Path, info: dict[str, Any], cameras: list[str]) -> list[_Pla
     return places
 
 
-def _places_3(path: Path, info: dict[str, Any], cameras: list[str]) -> list[_Place]:
+def _places_3(path: Path, info: dict[str, Any], cameras: list[str], parquet: ParquetReader) -> list[_Place]:
     files = sorted((path / "meta/episodes").glob("chunk-*/file-*.parquet"))
     require(bool(files), f"{path}/meta/episodes has no chunk-000/file-000.parquet")
     names = ["episode_index", "length", "data/chunk_index", "data/file_index"]
@@ -236,7 +317,7 @@ def _places_3(path: Path, info: dict[str, Any], cameras: list[str]) -> list[_Pla
         names += [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
     places: list[_Place] = []
     for name in files:
-        file = ParquetFile(inside(path, str(name.relative_to(path)), str(name)))
+        file = parquet.open(inside(path, str(name.relative_to(path)), str(name)))
         require(len(places) + file.num_rows <= MOST_EPISODES, f"{path} has more than {MOST_EPISODES:,} episodes")
         with_seed = SEED in file.names
         columns = {key: values.tolist() for key, values in file.read([*names, *([SEED] if with_seed else [])]).items()}

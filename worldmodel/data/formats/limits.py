@@ -32,6 +32,11 @@ def require(holds: bool, message: str) -> None:
         raise FormatError(message)
 
 
+def require_file(path: Path) -> None:
+    """Raises FormatError unless `path` is a file: opening a pipe waits for whoever writes to it, for ever."""
+    require(path.is_file(), f"{path} is not there, or not a file")
+
+
 def check_row(shape: Iterable[int], is_image: bool, where: str) -> None:
     """Raises FormatError where one row of a column is larger than any robot's."""
     most = 4 * MOST_PIXELS if is_image else MOST_NUMBERS
@@ -75,7 +80,8 @@ def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
     """Content of a text file in UTF-8. Raises FormatError when it is not there, too large or not text."""
     try:
         size = path.stat().st_size
-        require(path.is_file() and size <= most_bytes, f"{path} has {size:,} bytes: at most {most_bytes:,} accepted")
+        require_file(path)
+        require(size <= most_bytes, f"{path} has {size:,} bytes: at most {most_bytes:,} accepted")
         return path.read_text("utf-8")
     except FileNotFoundError as error:
         raise FormatError(f"{path} is not there") from error
@@ -134,9 +140,12 @@ def fill_template(template: object, where: str, **values: str | int) -> str:
 def fingerprint(root: Path, files: Iterable[Path], heads: Iterable[Path]) -> str:
     """SHA-256 (hexadecimal) of names and sizes of `files` under `root`, and of how those in `heads` begin."""
     digest = hashlib.sha256()
-    for path in sorted(files):
+    files, heads = sorted(files), sorted(heads)
+    for path in files:
+        require_file(path)
         digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
-    for path in sorted(heads):
+    for path in heads:
+        require_file(path)
         with path.open("rb") as file:
             digest.update(hashlib.sha256(file.read(_HEAD_BYTES)).digest())
     return digest.hexdigest()

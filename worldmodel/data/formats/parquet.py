@@ -1,34 +1,162 @@
-"""Reading Parquet files of strangers, column by column, as numpy arrays."""
+"""Reading Parquet files of strangers, column by column, as numpy arrays.
+
+pyarrow reads them in another process (`parquet_worker`), one for a whole data set: a damaged file may end that process,
+hang it or fill its memory, and costs one line that names the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import contextlib
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from worldmodel.data.formats.limits import MOST_CHUNK_BYTES, MOST_COLUMNS, MOST_NUMBERS, require
+from worldmodel.data.formats import limits
+from worldmodel.data.formats.limits import require, require_file
 from worldmodel.data.formats.source import FormatError
 
-_MOST_HEADER_BYTES = 100_000_000
-_MOST_ROWS = 100_000_000  # of one file
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError)
+_WORKER = Path(__file__).with_name("parquet_worker.py")
+_LIMITS: Final = {
+    "memory": 4 * limits.MOST_CHUNK_BYTES,  # address space: what is decoded, its copy as numpy array, and the libraries
+    "header": 100_000_000,
+    "rows": 100_000_000,  # of one file
+    "columns": 100 * limits.MOST_COLUMNS,
+    "numbers": limits.MOST_NUMBERS,
+    "chunk": limits.MOST_CHUNK_BYTES,
+    "texts": 20_000_000,
+}
+_MOST_ANSWER = 200_000_000  # bytes of the line before the plain bytes: names of columns, lengths of pictures
+PATIENCE_S: Final = 60.0  # for an answer, and more for a large file:
+_LEAST_BYTES_PER_S = 2_000_000  # what the slowest disk and processor manage
+_NUMBERS = "biuf"
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What pyarrow raises for a damaged file, as FormatError."""
-    try:
-        yield
-    except FormatError:
-        raise
-    except _UNREADABLE as error:
-        raise FormatError(f"{path} cannot be read ({_first_line(error)})") from error
+class ParquetReader:
+    """Reads any number of files in one other process, which starts with the first file and ends with `close`.
+
+    Args:
+        patience_s: how long an answer may take [s], beside what the size of the file allows for.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
+        self._patience_s = patience_s
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._streams = 0
+        self._dropped: list[int] = []
+
+    def open(self, path: Path) -> ParquetFile:
+        """Raises FormatError when it is not there, or is none that can be read."""
+        require_file(path)
+        told, _ = self.ask({"do": "open", "path": str(path)}, path)
+        return ParquetFile(self, path, tuple(told["names"]), told["num_rows"])
+
+    def ask(self, request: dict[str, Any], path: Path) -> tuple[dict[str, Any], bytes]:
+        """The answer to a request that concerns the file `path`, and the plain bytes after it. Raises FormatError."""
+        worker = self._running()
+        assert worker.stdin is not None and worker.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            worker.kill()
+
+        seconds = self._patience_s + path.stat().st_size / _LEAST_BYTES_PER_S
+        timer = threading.Timer(seconds, give_up)
+        timer.start()
+        try:
+            dropped, self._dropped = self._dropped, []
+            worker.stdin.write(json.dumps({**request, "drop": dropped}).encode() + b"\n")
+            worker.stdin.flush()
+            line = worker.stdout.readline(_MOST_ANSWER)
+            told = json.loads(line)
+            content = worker.stdout.read(told["bytes"])
+            if len(content) < told["bytes"]:
+                raise EOFError
+        except (OSError, EOFError, ValueError) as error:
+            timer.cancel()
+            raise FormatError(f"{path} cannot be read ({self._what_happened(late, seconds)})") from error
+        except BaseException:
+            self.close()  # in the middle of an answer
+            raise
+        finally:
+            timer.cancel()
+        if "error" in told:
+            if told["error"] == "memory":
+                raise FormatError(
+                    f"{path} cannot be read (it asks for more than {_LIMITS['memory'] / 1e9:g} GB of memory)"
+                )
+            raise FormatError(told["error"])
+        return told, content
+
+    def new_stream(self) -> int:
+        """A number for a stream of pictures."""
+        self._streams += 1
+        return self._streams
+
+    def drop_stream(self, number: int) -> None:
+        """A stream that nobody reads on; the other process is told with the next request."""
+        self._dropped.append(number)
+
+    def close(self) -> None:
+        """End the other process; asking again begins another one."""
+        if self._worker is None:
+            return
+        worker, self._worker = self._worker, None
+        worker.kill()
+        for pipe in (worker.stdin, worker.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # what is left of a request has nobody to read it
+                pipe.close()
+        worker.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_worker"):
+            self.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._worker is None:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-P", str(_WORKER), json.dumps(_LIMITS)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._worker
+
+    def _what_happened(self, late: threading.Event, seconds: float) -> str:
+        assert self._worker is not None
+        worker = self._worker
+        if late.is_set():
+            self.close()
+            return f"it takes longer than {seconds:.0f} s"
+        try:
+            code = worker.wait(1.0)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.close()
+        if code < 0:
+            return f"pyarrow crashes on it: {signal.Signals(-code).name}"
+        return "pyarrow ends on it" if code else "the answer of pyarrow is broken"
 
 
 class ParquetFile:
@@ -40,99 +168,42 @@ class ParquetFile:
         num_rows: how many rows it has.
     """
 
-    def __init__(self, path: Path) -> None:
-        require(path.is_file(), f"{path} is not there, or not a file")
-        self.path = path
-        try:
-            self._file = pq.ParquetFile(
-                path,
-                memory_map=False,
-                thrift_string_size_limit=_MOST_HEADER_BYTES,
-                thrift_container_size_limit=_MOST_HEADER_BYTES,
-            )
-            self.names = list(self._file.schema_arrow.names)
-            metadata = self._file.metadata
-        except _UNREADABLE as error:
-            raise FormatError(f"{path} is not a Parquet file that can be read ({_first_line(error)})") from error
-        self.num_rows = int(metadata.num_rows)
-        require(0 <= self.num_rows <= _MOST_ROWS, f"{path} has {self.num_rows:,} rows: at most {_MOST_ROWS:,} accepted")
-        require(len(self.names) <= 100 * MOST_COLUMNS, f"{path} has {len(self.names):,} columns")
-        require(metadata.num_columns <= 100 * MOST_COLUMNS, f"{path} has {metadata.num_columns:,} columns")
+    def __init__(self, reader: ParquetReader, path: Path, names: tuple[str, ...], num_rows: int) -> None:
+        self._reader, self.path, self.names, self.num_rows = reader, path, names, num_rows
 
     def read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError where they are missing, too large or none."""
-        self._check(names, MOST_CHUNK_BYTES)
-        with _reading(self.path):
-            table = self._file.read(columns=list(names), use_threads=False)
-        return {name: _numbers(table.column(name), f"{self.path}: {name}") for name in names}
+        told, content = self._reader.ask({"do": "read", "path": str(self.path), "names": list(names)}, self.path)
+        found, offset = {}, 0
+        for name, kind, shape in told["columns"]:
+            dtype = np.dtype(kind)
+            require(dtype.kind in _NUMBERS, f"{self.path}: {name} holds {dtype}: expected numbers")
+            count = int(np.prod(shape, dtype=object))
+            found[name] = np.frombuffer(content, dtype, count, offset).reshape(shape)
+            offset += count * dtype.itemsize
+        return found
 
-    def pictures(self, name: str) -> Iterator[tuple[int, bytes]]:
+    def texts(self, name: str) -> list[str]:
+        """A column of texts. Raises FormatError where it is missing, too large or something else."""
+        told, _ = self._reader.ask({"do": "texts", "path": str(self.path), "name": name}, self.path)
+        return [str(text) for text in told["texts"]]
+
+    def pictures(self, name: str) -> Generator[tuple[int, bytes], None, None]:
         """For each row its `episode_index` and the coded picture in column `name`, few of them in memory at a time.
 
         Raises:
             FormatError: when they are not there, or are kept outside the file.
         """
-        self._check(["episode_index"], MOST_CHUNK_BYTES)
-        self._check([name], None)
-        where = f"{self.path}: {name}"
-        with _reading(self.path):
-            for batch in self._file.iter_batches(batch_size=16, columns=["episode_index", name], use_threads=False):
-                episodes = _numbers(pa.chunked_array([batch.column("episode_index")]), f"{self.path}: episode_index")
-                pictures = batch.column(name)
-                if pa.types.is_struct(pictures.type):
-                    pictures = pictures.field("bytes")
-                require(
-                    pa.types.is_binary(pictures.type) or pa.types.is_large_binary(pictures.type),
-                    f"{where} holds {pictures.type}: expected pictures",
-                )
-                require(pictures.null_count == 0, f"{where} has pictures outside this file, which are not followed")
-                yield from zip(episodes.tolist(), (value.as_py() for value in pictures), strict=True)
-
-    def _check(self, names: Sequence[str], most_bytes: int | None) -> None:
-        """What the file's own index says of the columns, before any of it is read."""
-        for name in names:
-            require(name in self.names, f"{self.path} has no column {name}: it has {', '.join(self.names[:20])}")
-        metadata, total = self._file.metadata, 0
-        wanted = tuple(f"{name}." for name in names)
-        with _reading(self.path):
-            for group in range(metadata.num_row_groups):
-                rows = metadata.row_group(group)
-                for index in range(metadata.num_columns):
-                    column = rows.column(index)
-                    if column.path_in_schema in names or column.path_in_schema.startswith(wanted):
-                        total += max(column.total_uncompressed_size, 0)
-                        require(
-                            0 <= column.num_values <= MOST_NUMBERS * max(1, rows.num_rows),
-                            f"{self.path}: {column.path_in_schema} has {column.num_values:,} numbers",
-                        )
-        if most_bytes is not None and total > most_bytes:
-            raise FormatError(f"{self.path}: {', '.join(names)} have {total:,} bytes: at most {most_bytes:,} accepted")
-
-
-def _numbers(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
-    """Scalars `[n]`, or lists of one length `[n, D]`; of lists of lists, the numbers in order."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # of no chunks at all
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    rows = len(array)
-    require(array.null_count == 0, f"{where} has rows without a value")
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        if not pa.types.is_fixed_size_list(array.type):
-            sizes = np.diff(array.offsets.to_numpy())
-            require(len(sizes) == 0 or bool((sizes == sizes[0]).all()), f"{where} has rows of different lengths")
-        array = array.flatten()
-        require(array.null_count == 0, f"{where} has rows without a value")
-    kind = array.type
-    require(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind),
-        f"{where} holds {kind}: expected numbers",
-    )
-    flat = array.to_numpy(zero_copy_only=False)
-    if len(flat) == rows:
-        return flat
-    require(rows > 0 and len(flat) % rows == 0, f"{where} has rows of different lengths")
-    return flat.reshape(rows, -1)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        stream = self._reader.new_stream()
+        self._reader.ask({"do": "stream", "path": str(self.path), "name": name, "stream": stream}, self.path)
+        try:
+            while True:
+                told, content = self._reader.ask({"do": "next", "stream": stream}, self.path)
+                if told.get("end"):
+                    return
+                offset = 0
+                for episode, length in zip(told["episodes"], told["lengths"], strict=True):
+                    yield episode, content[offset : offset + length]
+                    offset += length
+        finally:
+            self._reader.drop_stream(stream)

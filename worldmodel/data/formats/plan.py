@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import MOST_PIXELS, ActionSpec, EnvironmentSpec, one_camera
-from worldmodel.data.formats.images import Layout, Square, white_of
-from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_NUMBERS, MOST_ROWS, require
-from worldmodel.data.formats.mapping import Choice, Part, choose
+from worldmodel.core.spec import MOST_PIXELS, CameraSpec, EnvironmentSpec
+from worldmodel.data.formats.actions import ActionOptions, Told, tell_action
+from worldmodel.data.formats.images import KEEP, Fit, Layout, kept_size, white_of
+from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_ROWS, require
+from worldmodel.data.formats.mapping import Choice, Part, called, choose
+from worldmodel.data.formats.rows import numbers
 from worldmodel.data.formats.source import FormatError, Length, Source
+from worldmodel.data.formats.survey import Survey, survey
 
 Progress = Callable[[int, int], None]
 _LARGEST_DEFAULT = 224  # pixels: what encoders are made for; larger only when asked for
+_PATCH, _USUAL_PATCH = 4, 8  # pixels: the smallest patches that an encoder cuts, and those that it cuts by default
+SAME_RATE: Final = 0.01  # by how much rates may differ that are the same: 29.97 is called 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,32 +29,46 @@ class ImportOptions:
     """What a user decides; None is found out.
 
     Attributes:
-        camera: column of pictures.
+        camera: columns of pictures, `KEY` or `NAME=KEY`.
         action: columns, one after the other.
         proprio: likewise; `["none"]` for none.
         state: likewise.
-        rate_hz: rows per second; given, it counts, whatever the data set says.
-        size: side of the store's pictures [pixels].
-        fit: how pictures become square, `crop` or `letterbox`.
+        reward: likewise, of one number.
+        rate_hz: rows per second, where the data set does not say. Where it does and says the same, its rows are taken
+            as evenly spaced, whatever their times.
+        size: height and width of the store's pictures, or one number for both [pixels]; with `keep`, of the shorter.
+        fit: how pictures are brought to it, `crop`, `letterbox` or `keep` (their own aspect ratio).
         env: name of the environment.
-        action_low: smallest action, one number for all dimensions or one for each.
-        action_high: likewise.
-        action_units: likewise.
+        control: what can be commanded.
         skip_short: leave out episodes of less than two observations rather than refuse them.
     """
 
-    camera: str | None = None
+    camera: Sequence[str] | None = None
     action: Sequence[str] | None = None
     proprio: Sequence[str] | None = None
     state: Sequence[str] | None = None
+    reward: Sequence[str] | None = None
     rate_hz: float | None = None
-    size: int | None = None
+    size: Sequence[int] | None = None
     fit: str = "crop"
     env: str | None = None
-    action_low: Sequence[float] | None = None
-    action_high: Sequence[float] | None = None
-    action_units: Sequence[str] | None = None
+    control: ActionOptions = dataclasses.field(default_factory=ActionOptions)
     skip_short: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """How one camera's pictures come into the store.
+
+    Attributes:
+        column: of the data set.
+        picture: height and width of the pictures in it [pixels].
+        fit: how they are brought to the store's size.
+    """
+
+    column: str
+    picture: tuple[int, int]
+    fit: Fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +79,25 @@ class Plan:
         choice: which columns become what.
         spec: of the store.
         recording: of the store.
-        square: how pictures are brought to its size.
-        picture: height and width of the source's pictures [pixels].
+        cameras: by name.
         episodes: `(number in the source, rows to write)` of each.
         unused_actions: last actions that lead to no observation.
         skipped: numbers of episodes that are too short.
-        bounds: where the action's bounds are from, in words.
+        told: why the action's specification is as it is.
         check_times: whether rows have to be where the data set's own rate puts them; a rate that the user gave counts.
+        notes: what the user should know, a sentence each.
     """
 
     choice: Choice
     spec: EnvironmentSpec
     recording: dict[str, Any]
-    square: Square
-    picture: tuple[int, int]
+    cameras: Mapping[str, Camera]
     episodes: tuple[tuple[int, int], ...]
     unused_actions: int
     skipped: tuple[int, ...]
-    bounds: str
+    told: Told
     check_times: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -93,62 +111,141 @@ class Plan:
 
 
 def plan_import(source: Source, options: ImportOptions, progress: Progress) -> Plan:
-    """Read what is needed to know what an import writes: all actions, and one picture.
+    """Read what is needed to know what an import writes: all actions, and one picture of each camera.
 
     Raises:
-        FormatError: when the source is damaged.
-        UserError: when something has to be said that the source does not say.
+        FormatError: when the source is damaged, or contradicts itself.
+        UserError: when something has to be said that the source does not say, or what is said contradicts it.
     """
-    facts = source.facts
-    choice = choose(source.features, facts.usual, options.camera, options.action, options.proprio, options.state)
+    facts, asked = source.facts, options
+    choice = _choice(source, asked)
     lengths = source.lengths(choice)
     require(bool(lengths), f"{source.path} has no episode")
-    episodes, unused, skipped = _rows_to_write(source, lengths, options.skip_short)
-    rate = options.rate_hz if options.rate_hz is not None else facts.rate_hz
-    if rate is None:
-        raise UserError(f"{source.path} does not say how many steps a second has: give --rate")
-    if not 0 < rate <= 100_000:
-        raise UserError(f"--rate {rate:g}: expected steps per second, above 0")
-    first = next(iter(source.frames(episodes[0][0], choice.camera, 1)))
-    layout = Layout.of(first.shape)
-    require(layout is not None, f"{choice.camera} of {source.path} has shape {list(first.shape)}: expected pictures")
-    assert layout is not None
-    size = min(layout.height, layout.width, _LARGEST_DEFAULT) if options.size is None else options.size
-    if not 1 <= size <= MOST_PIXELS:
-        raise UserError(f"--size {size}: expected 1 to {MOST_PIXELS} pixels")
-    square = Square(size, options.fit, white_of(first))
-    _check_memory(source, episodes, size)
-    low, high, bounds = _action_bounds(source, choice, episodes, options, progress)
+    episodes, unused, skipped = _rows_to_write(source, lengths, asked.skip_short)
+    rate = _rate(source, asked)
+    cameras = {name: _camera(source, episodes[0][0], name, column, asked) for name, column in choice.cameras.items()}
+    _check_memory(source, episodes, cameras)
+    found = survey(source, choice, episodes, progress)
+    told = tell_action(facts, source.features, choice, found, asked.control, str(source.path))
     ours = facts.spec
-    units = _for_each(options.action_units, len(low), "--action-units")
     spec = EnvironmentSpec(
-        env=options.env or facts.env,
-        cameras=one_camera(size),
-        control_step_s=ours.control_step_s if ours is not None and options.rate_hz is None else 1 / rate,
-        action=ActionSpec(
-            low,
-            high,
-            units
-            or (ours.action.units if ours is not None and len(ours.action.low) == len(low) else ())
-            or ("",) * len(low),
-        ),
+        env=asked.env or facts.env,
+        cameras=tuple(CameraSpec(name, of.fit.height, of.fit.width) for name, of in cameras.items()),
+        control_step_s=ours.control_step_s if ours is not None and asked.rate_hz is None else 1 / rate,
+        action=told.spec,
         proprio_size=_width(source, episodes[0], "proprio", choice.proprio),
         state_size=_width(source, episodes[0], "state", choice.state),
         simulator=ours.simulator if ours is not None else facts.format,
         options=ours.options if ours is not None else {},
     )
-    recording = {
-        "imported": facts.format,
+    if choice.reward and (width := _width(source, (episodes[0][0], 1), "reward", choice.reward)) != 1:
+        raise UserError(f"--reward {choice.reward[0]}: it has {width} numbers in a row, expected one")
+    return Plan(
+        choice=choice,
+        spec=spec,
+        recording=_recording(source, choice, cameras, asked),
+        cameras=cameras,
+        episodes=tuple(episodes),
+        unused_actions=unused,
+        skipped=tuple(skipped),
+        told=told,
+        check_times=asked.rate_hz is None,
+        notes=tuple(_notes(found, spec)),
+    )
+
+
+def _choice(source: Source, options: ImportOptions) -> Choice:
+    """Of a data set that was exported from a store, all cameras are taken, under the names that they had."""
+    camera, ours = options.camera, source.facts.spec
+    if camera is None and ours is not None:
+        pictures = [name for name, feature in source.features.items() if feature.is_image]
+        names = called(pictures)
+        if len(pictures) == 1 == len(ours.cameras):
+            names = {ours.cameras[0].name: pictures[0]}
+        if set(names) == set(ours.camera_names):
+            camera = [f"{name}={names[name]}" for name in ours.camera_names]
+    return choose(
+        source.features, source.facts.usual, camera, options.action, options.proprio, options.state, options.reward
+    )
+
+
+def _camera(source: Source, episode: int, name: str, column: str, options: ImportOptions) -> Camera:
+    first = next(iter(source.frames(episode, column, 1)))
+    layout = Layout.of(first.shape)
+    if layout is None:
+        raise FormatError(f"{column} of {source.path} has shape {list(first.shape)}: expected pictures")
+    picture, ours = (layout.height, layout.width), source.facts.spec
+    if options.size is None and ours is not None and name in ours.camera_names:
+        size = ours.camera(name).shape[:2]
+    else:
+        size = _size(options.size, picture, options.fit)
+    return Camera(column, picture, Fit(*size, options.fit, white_of(first)))
+
+
+def _recording(source: Source, choice: Choice, cameras: Mapping[str, Camera], options: ImportOptions) -> dict[str, Any]:
+    """What decides the result, beside the specification: another import may not go on with this one."""
+    return {
+        "imported": source.facts.format,
         "source": source.fingerprint(),
-        **{role: [str(part) for part in getattr(choice, role)] for role in ("action", "proprio", "state")},
-        "camera": choice.camera,
+        **{role: [str(part) for part in getattr(choice, role)] for role in ("action", "proprio", "state", "reward")},
+        "cameras": dict(choice.cameras),
         "fit": options.fit,
-        "white": square.white,
+        "white": {name: camera.fit.white for name, camera in cameras.items()},
         "skip_short": options.skip_short,
+        "source_rate_hz": source.facts.rate_hz,
     }
-    picture = (layout.height, layout.width)
-    check_times = options.rate_hz is None
-    return Plan(choice, spec, recording, square, picture, tuple(episodes), unused, tuple(skipped), bounds, check_times)
+
+
+def _rate(source: Source, options: ImportOptions) -> float:
+    said, given = source.facts.rate_hz, options.rate_hz
+    if given is not None and not 0 < given <= 100_000:
+        raise UserError(f"--rate {given:g}: expected steps per second, above 0")
+    if said is None and given is None:
+        raise UserError(f"{source.path} does not say how many steps a second has: give --rate")
+    if said is not None and given is not None and abs(given - said) > SAME_RATE * said:
+        raise UserError(
+            f"--rate {given:g}: {source.path} says {said:g} steps per second (--rate is for data that do not say)"
+        )
+    rate = said if given is None else given
+    assert rate is not None
+    return rate
+
+
+def _size(given: Sequence[int] | None, picture: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Height and width in the store."""
+    smallest = min(*picture, _LARGEST_DEFAULT)
+    sizes = (max(_PATCH, smallest - smallest % _PATCH),) if given is None else tuple(given)
+    if len(sizes) > 2 or (len(sizes) == 2 and fit == KEEP):
+        raise UserError(
+            f"--size {' '.join(map(str, sizes))}: expected one number, or height and width (not with --fit {KEEP})"
+        )
+    for size in sizes:
+        _check_side(size, sizes)
+    return kept_size(*picture, sizes[0]) if fit == KEEP else (sizes[0], sizes[-1])
+
+
+def _check_side(size: int, sizes: Sequence[int]) -> None:
+    given = f"--size {' '.join(map(str, sizes))}"
+    if not 1 <= size <= MOST_PIXELS:
+        raise UserError(f"{given}: expected 1 to {MOST_PIXELS} pixels")
+    if size % _PATCH:
+        near = [n for n in (size - size % _PATCH, size + _PATCH - size % _PATCH) if 0 < n <= MOST_PIXELS]
+        raise UserError(
+            f"{given}: an encoder cuts pictures into patches, expected multiples of {_PATCH}, for example "
+            f"{' or '.join(map(str, near))}"
+        )
+
+
+def _notes(found: Survey, spec: EnvironmentSpec) -> Iterator[str]:
+    """What the user should know before training on it."""
+    for index in np.flatnonzero(found.is_still):
+        yield f"action {spec.action.names[index]} never changes: it is {found.low[index]:.6g} in all rows"
+    for side in sorted({side for camera in spec.cameras for side in camera.shape[:2] if side % _USUAL_PATCH}):
+        near = [n for n in (side - side % _USUAL_PATCH, side + _USUAL_PATCH - side % _USUAL_PATCH) if n]
+        yield (
+            f"{side} is no multiple of {_USUAL_PATCH}, the usual encoder.patch_size: train with "
+            f"encoder.patch_size={_PATCH}, or import with --size {' or '.join(map(str, near))}"
+        )
 
 
 def _rows_to_write(
@@ -177,86 +274,15 @@ def _rows_to_write(
     return episodes, unused, skipped
 
 
-def _check_memory(source: Source, episodes: Sequence[tuple[int, int]], size: int) -> None:
+def _check_memory(source: Source, episodes: Sequence[tuple[int, int]], cameras: Mapping[str, Camera]) -> None:
     number, rows = max(episodes, key=lambda episode: episode[1])
-    if (needed := rows * size**2 * 3) > MOST_EPISODE_BYTES:
+    row = sum(camera.fit.height * camera.fit.width * 3 for camera in cameras.values())
+    if (needed := rows * row) > MOST_EPISODE_BYTES:
+        sizes = ", ".join(f"{camera.fit.width} x {camera.fit.height}" for camera in cameras.values())
         raise UserError(
-            f"episode {number} of {source.path} takes {needed / 1e9:.1f} GB at {size} pixels: choose a smaller --size"
+            f"episode {number} of {source.path} takes {needed / 1e9:.1f} GB at {sizes} pixels: choose a smaller --size"
         )
-
-
-def _action_bounds(
-    source: Source,
-    choice: Choice,
-    episodes: Sequence[tuple[int, int]],
-    options: ImportOptions,
-    progress: Progress,
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Given, or said by the source, or else the smallest and largest that was taken."""
-    facts = source.facts
-    width = _width(source, (episodes[0][0], episodes[0][1] - 1), "action", choice.action)
-    said = (facts.action_low, facts.action_high)
-    if facts.spec is not None:
-        said = (facts.spec.action.low, facts.spec.action.high)
-    given = tuple(
-        _for_each(values, width, f"--action-{side}")
-        for side, values in (("low", options.action_low), ("high", options.action_high))
-    )
-    if given[0] and given[1]:
-        low, high, told = given[0], given[1], "given"
-    elif given[0] or given[1]:
-        raise UserError("--action-low and --action-high belong together: give both or none")
-    elif said[0] is not None and said[1] is not None and len(said[0]) == len(said[1]) == width:
-        low, high, told = said[0], said[1], "the data set's"
-    else:
-        lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
-        for done, (number, rows) in enumerate(episodes):
-            taken = single(numbers(source, number, "action", choice.action, rows - 1))
-            lowest, highest = np.minimum(lowest, taken.min(0)), np.maximum(highest, taken.max(0))
-            progress(done + 1, len(episodes))
-        return tuple(lowest.tolist()), tuple(highest.tolist()), "smallest and largest that was taken"
-    if not all(a <= b for a, b in zip(low, high, strict=True)):
-        raise UserError(f"actions from {list(low)} to {list(high)}: the first may not be above the second")
-    return tuple(low), tuple(high), told
-
-
-def _for_each(values: Sequence[Any] | None, width: int, option: str) -> tuple[Any, ...]:
-    if not values:
-        return ()
-    if len(values) not in (1, width):
-        raise UserError(
-            f"{option} has {len(values)} values: expected 1 or {width}, one for each dimension of the action"
-        )
-    return tuple(values) * (width if len(values) == 1 else 1)
 
 
 def _width(source: Source, episode: tuple[int, int], role: str, parts: Sequence[Part]) -> int:
     return numbers(source, episode[0], role, parts, episode[1]).shape[1]
-
-
-def numbers(source: Source, episode: int, role: str, parts: Sequence[Part], rows: int) -> NDArray[Any]:
-    """Columns one after the other, float64 `[rows, D]`. Raises FormatError for a number that is not finite."""
-    columns = [np.zeros((rows, 0))]
-    for part in parts:
-        where = f"{part.name} in episode {episode} of {source.path}"
-        column = source.column(episode, part.name, rows)
-        if column.dtype.kind not in "biuf" or len(column) != rows:
-            raise FormatError(f"{where} is {column.dtype} {list(column.shape)}: expected {rows} rows of numbers")
-        flat = column.reshape(rows, -1).astype(np.float64)
-        stop = flat.shape[1] if part.stop is None else part.stop
-        if not 0 <= part.start < stop <= flat.shape[1]:
-            raise UserError(f"--{role} '{part}': {part.name} has {flat.shape[1]} numbers")
-        flat = flat[:, part.start : stop]
-        if not np.isfinite(flat).all():
-            row = int(np.argmax(~np.isfinite(flat).all(axis=1)))
-            raise FormatError(f"{where} has a number that is not finite, in row {row}")
-        columns.append(flat)
-    together = np.concatenate(columns, axis=1)
-    require(together.shape[1] <= MOST_NUMBERS, f"{role} has {together.shape[1]} numbers: at most {MOST_NUMBERS:,}")
-    return together
-
-
-def single(values: NDArray[Any]) -> NDArray[np.float32]:
-    """As the store keeps them; what does not fit becomes infinite."""
-    with np.errstate(over="ignore"):  # infinity is refused later
-        return values.astype(np.float32)

@@ -20,7 +20,7 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.data.formats.limits import MOST_PIXELS, MOST_ROWS, require
+from worldmodel.data.formats.limits import MOST_PIXELS, MOST_ROWS, require, require_file
 from worldmodel.data.formats.source import FormatError, refusing
 
 CODECS: Final = ("av1", "h264", "hevc", "mjpeg", "mpeg4", "vp9")
@@ -45,7 +45,7 @@ class VideoReader:
     """
 
     def __init__(self, path: Path) -> None:
-        require(path.is_file(), f"{path} is not there, or not a file")
+        require_file(path)
         self.path = path
         self._file = path.open("rb")
         try:

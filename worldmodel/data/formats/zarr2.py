@@ -30,6 +30,7 @@ from worldmodel.data.formats.limits import (
     inside,
     parse_json,
     require,
+    require_file,
     whole_number,
 )
 from worldmodel.data.formats.source import FormatError
@@ -52,6 +53,7 @@ class Files:
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
             return
+        require_file(path)
         try:
             self._zip = zipfile.ZipFile(path)
         except _BROKEN_ZIP as error:

@@ -15,10 +15,11 @@ from zarr.core.buffer import Buffer
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from worldmodel.core.errors import RunStopped
 from worldmodel.core.files import replacing
 
 
-class WritingStopped(RuntimeError):
+class WritingStopped(RunStopped):
     """Nothing more could be written, for example because the disk is full. Committed episodes are safe."""
 
 

@@ -6,10 +6,13 @@ a folder before they are read, so that there is one way of opening a store, and 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, final
+from typing import BinaryIO, Protocol, final
 
 from worldmodel.core.errors import UserError
 
@@ -44,11 +47,11 @@ class StoreFiles(Protocol):
     def is_remote(self) -> bool:
         """Whether they are at an address."""
 
-    def fetch(self, keys: Sequence[str]) -> None:
+    def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
         """Bring files into `root`; one that does not exist is not there afterwards.
 
         Raises:
-            UnreachableError: when that cannot be told, or a file did not arrive whole.
+            UnreachableError: when that cannot be told, or a file did not arrive whole, or has more than `most_bytes`.
         """
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -69,11 +72,25 @@ class LocalFiles:
         """See `StoreFiles`."""
         return f"`python -m worldmodel.data recover {self.root}` saves what can be saved"
 
-    def fetch(self, keys: Sequence[str]) -> None:
+    def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
         """Nothing to be done."""
 
     def forget(self, keys: Sequence[str]) -> None:
         """Nothing to be done: these are the only ones."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is one: a pipe or device in its place would make the reader wait for ever.
+
+    Raises:
+        OSError: where it cannot be opened, or is something else.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
 
 
 def address_in(path: str | Path) -> str | None:

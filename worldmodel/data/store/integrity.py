@@ -3,57 +3,79 @@
 zstd's own checksum guards a chunk. It cannot tell that two chunk files were swapped, that a description was changed, or
 that a file came back from an older backup. So each episode has a record
 
-    end [rows], seed, BLAKE2b-128 of each column's bytes, BLAKE2b-64 of all that
+    end [rows], seed, BLAKE2b-128 of each column's bytes (and of the instruction), BLAKE2b-64 of all that
 
 and the commit (`meta/episode_ends/zarr.json`) names the BLAKE2b-128 of all records so far. The record repeats where the
-episode ends, so that either copy can be restored from the other.
+episode ends, so that either copy can be restored from the other. Shapes: `E` episodes, `D` digests of each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-COLUMNS: Final = ("pixels", "action", "proprio", "state")
 _DIGEST, _CHECK = 16, 8
-_RECORD: Final = np.dtype(
-    [("end", "<i8"), ("seed", "<i8"), ("digests", "u1", (len(COLUMNS), _DIGEST)), ("check", "u1", _CHECK)]
-)
-RECORD_BYTES: Final = _RECORD.itemsize
 
 Records = NDArray[np.void]
 
 
+class ColumnDigest:
+    """BLAKE2b-128 of the little-endian bytes of an episode's column, which comes in blocks of rows."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=_DIGEST)
+
+    def update(self, rows: NDArray[Any]) -> None:
+        """Take in the next rows `[n, ...]`."""
+        little = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+        self._hash.update(little.reshape(-1).view(np.uint8).data)
+
+    def digest(self) -> bytes:
+        """Of all rows so far."""
+        return self._hash.digest()
+
+
 def column_digest(values: NDArray[Any]) -> bytes:
-    """BLAKE2b-128 of the little-endian bytes of an episode's column `[T+1, ...]`."""
-    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return hashlib.blake2b(little.tobytes(), digest_size=_DIGEST).digest()
+    """That of a whole column `[T+1, ...]`."""
+    digest = ColumnDigest()
+    digest.update(values)
+    return digest.digest()
 
 
-def make_records(ends: Iterable[int], seeds: Iterable[int], digests: Iterable[Mapping[str, bytes]]) -> Records:
-    """Records `[E]` of episodes, from the digests of their columns."""
+def record_type(num_digests: int) -> np.dtype[Any]:
+    """One record."""
+    return np.dtype(
+        [("end", "<i8"), ("seed", "<i8"), ("digests", "u1", (num_digests, _DIGEST)), ("check", "u1", _CHECK)]
+    )
+
+
+def make_records(
+    ends: Iterable[int], seeds: Iterable[int], digests: Iterable[Sequence[bytes]], num_digests: int
+) -> Records:
+    """Records `[E]` of episodes, from the `num_digests` digests of each."""
     rows = [
-        (end, seed, [list(columns[name]) for name in COLUMNS], [0] * _CHECK)
-        for end, seed, columns in zip(ends, seeds, digests, strict=True)
+        (end, seed, [list(digest) for digest in of_one], [0] * _CHECK)
+        for end, seed, of_one in zip(ends, seeds, digests, strict=True)
     ]
-    records = np.array(rows, _RECORD)
+    records = np.array(rows, record_type(num_digests))
     records["check"] = _checks(records)
     return records
 
 
 def to_bytes(records: Records) -> NDArray[np.uint8]:
-    """Records `[E]` as they are stored, uint8 `[E, RECORD_BYTES]`."""
-    return np.ascontiguousarray(records).view(np.uint8).reshape(-1, RECORD_BYTES)
+    """Records `[E]` as they are stored, uint8 `[E, bytes of a record]`."""
+    return np.ascontiguousarray(records).view(np.uint8).reshape(-1, records.dtype.itemsize)
 
 
 def from_bytes(rows: NDArray[np.uint8]) -> Records:
-    """Inverse of `to_bytes`."""
-    return np.ascontiguousarray(rows).view(_RECORD).reshape(-1)
+    """Inverse of `to_bytes`: how many digests there are follows from the bytes of a record."""
+    num_digests = (rows.shape[1] - record_type(0).itemsize) // _DIGEST
+    return np.ascontiguousarray(rows).view(record_type(num_digests)).reshape(-1)
 
 
 def intact(records: Records) -> NDArray[np.bool_]:

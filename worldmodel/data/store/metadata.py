@@ -29,6 +29,8 @@ from zarr.core.buffer import Buffer
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath
 
+from worldmodel.data.store.files import open_file
+
 MOST_CHUNK_BYTES: Final = 2**28
 _MOST_JSON_BYTES = 2**22
 _MOST_ROWS = 2**40
@@ -62,7 +64,7 @@ def read_json(file: Path) -> dict[str, Any]:
         MetadataError: for anything else that is not an object of a reasonable size.
     """
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             content = opened.read(_MOST_JSON_BYTES + 1)
         if len(content) > _MOST_JSON_BYTES:
             raise MetadataError(f"{file.name} has more than {_MOST_JSON_BYTES} bytes")

@@ -1,84 +1,66 @@
 """The trajectory store: recorded episodes in one zarr v3 group.
 
-    data/pixels    [N, H, W, 3] uint8      chunks of 16 frames, about one clip
+    data/images/<camera>  [N, H, W, 3] uint8   RGB; every camera with a height and width of its own; chunks of 16 frames
     data/action    [N, A]       float32    physical units; row t holds the action taken at t
     data/proprio   [N, P]       float32
     data/state     [N, S]       float64    simulator state, for evaluation only
+    data/reward    [N]          float32    row t holds what came of the action at t; only in stores that have rewards
     meta/episode_ends  [E]      int64      row after the last one of each episode
     meta/episode_seed  [E]      int64
-    meta/episode_record  [E, 88]  uint8    checksums (`worldmodel.data.store.integrity`)
+    meta/episode_record  [E, ...]  uint8   checksums (`worldmodel.data.store.integrity`)
+    meta/episode_instruction  [E, 512]  uint8  what the robot was told to do (`worldmodel.data.store.instruction`)
 
 An episode of T actions has T + 1 rows, one per observation. **The last row's action is zero and was never taken**: the
-action of row t leads to row t + 1 only where both rows are of one episode.
+action of row t leads to row t + 1 only where both rows are of one episode. The last row's reward is zero likewise.
 
 `episode_ends` is written last, so it alone says what exists: rows beyond its last entry are leftovers of an interrupted
 writer. zarr reads a missing chunk as zeros without a word, so every read here first checks that its chunks exist.
-The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3. Stores of schema 1 have no checksums.
+The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3. Older schemas: `worldmodel.data.store.layout`.
+
+Whatever trains, computes or shows something reads whole episodes (`episode`, `column`, `blocks`), which are checked
+against their checksums. `read` gives any rows, and knows only that their chunks can be decoded.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError, choices_message
-from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.episode import Episode as Episode
 from worldmodel.data.store.files import LocalFiles, StoreFiles, address_in
 from worldmodel.data.store.files import StoreError as StoreError
-from worldmodel.data.store.integrity import (
-    COLUMNS,
-    RECORD_BYTES,
-    Records,
-    chain,
-    column_digest,
-    description_checksum,
-    from_bytes,
+from worldmodel.data.store.instruction import INSTRUCTION_BYTES, decode_instruction
+from worldmodel.data.store.integrity import ColumnDigest, Records, chain, column_digest, from_bytes
+from worldmodel.data.store.layout import (
+    CHAIN,
+    ENDS,
+    HOW_TO_MAKE_ONE,
+    INSTRUCTION,
+    INSTRUCTIONS,
+    NOT_A_STORE,
+    RECORDS,
+    SEEDS,
+    Layout,
+    attribute,
 )
 from worldmodel.data.store.metadata import MetadataError, RowType, group_attributes, open_array
 from worldmodel.data.store.remote import RemoteFiles
-from worldmodel.data.store.rows import ChunkError, StrictRows
+from worldmodel.data.store.rows import ChunkError, Pass, StrictRows
 
-FORMAT: Final = "trajectory-store"
-SCHEMA_VERSION: Final = 2
-ENDS: Final = "meta/episode_ends"
-SEEDS: Final = "meta/episode_seed"
-RECORDS: Final = "meta/episode_record"
-# Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
-CHAIN: Final = "records"
-_HOW_TO_MAKE_ONE = (
-    "make one with `python -m envs.collect`, `worldmodel.data.Recorder` or `python -m worldmodel.data import`"
-)
-_NOT_A_STORE = "{path} is not a trajectory store: " + _HOW_TO_MAKE_ONE
+NO_INSTRUCTION_DIGEST = column_digest(np.zeros(INSTRUCTION_BYTES, np.uint8))
 
 
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One recorded episode of `T` actions.
-
-    Attributes:
-        pixels: uint8 `[T+1, H, W, 3]`.
-        action: float32 `[T+1, A]`, in physical units; the last row is zero and was never taken.
-        proprio: float32 `[T+1, P]`.
-        state: float64 `[T+1, S]`, the simulator's.
-        seed: what the environment was reset with.
-    """
-
-    pixels: NDArray[np.uint8]
-    action: NDArray[np.float32]
-    proprio: NDArray[np.float32]
-    state: NDArray[np.float64]
-    seed: int
-
-    @property
-    def num_steps(self) -> int:
-        """Number of actions taken, `T`."""
-        return len(self.action) - 1
+class AlteredError(StoreError):
+    """An episode can be decoded, and is not what was recorded."""
 
 
 class TrajectoryStore:
@@ -91,6 +73,7 @@ class TrajectoryStore:
         name: what the user calls it: its path or address.
         is_remote: whether it is at an address.
         hint: what can be done about damage, for messages.
+        layout: which columns it has.
         spec: what was recorded.
         recording: how it was recorded, as its writer described it.
         episode_ends: int64 `[E]`, row after the last one of each episode.
@@ -100,22 +83,21 @@ class TrajectoryStore:
 
     def __init__(self, files: StoreFiles, attributes: dict[str, Any]) -> None:
         self.path, self.name, self.is_remote, self.hint = files.root, files.name, files.is_remote, files.hint
-        version = check_schema(attributes, self.name, f": {self.hint}")
-        if version < 2 and files.is_remote:  # the cache could not tell that the store has changed
+        self.layout = Layout.described(attributes, self.name, f": {self.hint}")
+        if files.is_remote and not self.layout.has_checksums:  # the cache could not tell that the store has changed
             raise StoreError(f"{self.name} is of schema 1, which has no checksums: such stores are not read from afar")
-        self.spec = described_environment(attributes, self.name)
+        self.spec = self.layout.spec
         self.recording: dict[str, Any] = attribute(attributes, "recording", self.name)
         # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
-        types = array_types(self.spec)
-        self._rows = {name: _rows(files, name, types[name]) for name in (ENDS, SEEDS)}
-        self.episode_ends = self._read_all(ENDS, len(self._rows[ENDS])).astype(np.int64)
+        types = self.layout.array_types
+        index: list[str] = [name for name in (ENDS, SEEDS, RECORDS, INSTRUCTIONS) if name in types]
+        self._rows = {name: _rows(files, name, types[name]) for name in index}
+        self.episode_ends = self._read_ends()
         self.episode_seeds = self._read_all(SEEDS, len(self.episode_ends)).astype(np.int64)
-        self.records: Records | None = None
-        if version >= 2:
-            self._rows[RECORDS] = _rows(files, RECORDS, types[RECORDS])
-            self.records = self._read_records()
-        self._rows |= {name: _rows(files, f"data/{name}", types[f"data/{name}"]) for name in COLUMNS}
-        self._check_consistency()
+        self.records: Records | None = self._read_records() if self.layout.has_checksums else None
+        arrays = {name: self.layout.array(name) for name in self.layout.columns}
+        self._rows |= {name: _rows(files, array, types[array]) for name, array in arrays.items()}
+        self._require_rows()
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -130,7 +112,7 @@ class TrajectoryStore:
         try:
             attributes = group_attributes(files.root)
         except FileNotFoundError as error:
-            raise StoreError(_NOT_A_STORE.format(path=files.name)) from error
+            raise StoreError(NOT_A_STORE.format(path=files.name)) from error
         except MetadataError as error:
             raise StoreError(f"{files.name} is damaged ({error}), or no trajectory store: {files.hint}") from error
         return cls(files, attributes)
@@ -150,13 +132,22 @@ class TrajectoryStore:
         """Number of actions that were taken, `N - E`."""
         return self.num_rows - self.num_episodes
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """SHA-256 (hexadecimal) of what decides the content: environment, recording, episode ends and seeds."""
+        """SHA-256 (hexadecimal) of the content: environment, recording, and the checksums of all episodes.
+
+        A store of schema 1 has no checksums: all of it is read for this, once. Raises StoreError where it is damaged.
+        """
         description = json.dumps([self.spec.to_dict(), self.recording], sort_keys=True)
         digest = hashlib.sha256(description.encode())
+        if self.records is not None:
+            digest.update(chain(self.records).encode())
+            return digest.hexdigest()
         digest.update(self.episode_ends.tobytes())
         digest.update(self.episode_seeds.tobytes())
+        for name in self.layout.columns:
+            for rows in self.blocks(name):
+                digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def episode_rows(self, index: int) -> slice:
@@ -172,49 +163,133 @@ class TrajectoryStore:
             StoreError: when a chunk of it is missing or damaged, or it is not what was recorded.
         """
         rows = self.episode_rows(index)
-        columns = {name: self.read(name, rows.start, rows.stop) for name in COLUMNS}
+        columns = {name: self.read(name, rows.start, rows.stop) for name in self.layout.columns}
         for name, values in columns.items():
-            if not self.is_as_recorded(index, name, values):
-                raise StoreError(
-                    f"{self.name}: {name} of episode {index} is not what was recorded (its checksum differs): "
-                    f"restore the files, or {self.hint}"
-                )
-        return Episode(**columns, seed=int(self.episode_seeds[index]))
+            try:
+                self._require_recorded(index, name, column_digest(values))
+            except AlteredError:
+                if not self.is_remote:
+                    raise
+                columns[name] = self.read(name, rows.start, rows.stop)  # anew: the cache has forgotten it
+                self._require_recorded(index, name, column_digest(columns[name]))
+        return Episode.of(self.layout, columns, int(self.episode_seeds[index]), self.instruction(index))
 
-    def is_as_recorded(self, index: int, name: str, values: NDArray[Any]) -> bool:
-        """Whether `values [T+1, ...]` have the checksum of that column of that episode; True where there is none."""
-        if self.records is None:
-            return True
-        recorded: bytes = self.records["digests"][index, COLUMNS.index(name)].tobytes()
-        if column_digest(values) == recorded:
-            return True
-        rows = self.episode_rows(index)
-        self._rows[name].forget(rows.start, rows.stop)
-        return False
+    def instruction(self, index: int) -> str:
+        """What the robot was told to do in one episode; empty where it was told nothing. Raises StoreError."""
+        self.episode_rows(index)
+        if not self.layout.has_instructions:
+            return ""
+        (row,) = self._read_rows(INSTRUCTIONS, index, index + 1)
+        self._require_recorded(index, INSTRUCTION, column_digest(row))
+        try:
+            return decode_instruction(row)
+        except ValueError as error:
+            raise StoreError(f"{self.name}: the instruction of episode {index} is no text: {self.hint}") from error
+
+    def column(self, name: str) -> NDArray[Any]:
+        """All rows of a column of numbers, `[N, ...]`.
+
+        Raises:
+            StoreError: when a chunk is missing or damaged, or an episode is not what was recorded.
+        """
+        rows = self._column_rows(name)
+        with self._naming(name):
+            rows.require(0, self.num_rows)
+        values, done = np.empty((self.num_rows, *rows.array.shape[1:]), rows.array.dtype), 0
+        for block in self.blocks(name):
+            values[done : done + len(block)] = block
+            done += len(block)
+        return values
+
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """All rows of a column in their order, in blocks `[n, ...]` of at most a chunk.
+
+        They are known to be what was recorded when the last block of their episode has come.
+
+        Raises: as `column`.
+        """
+        reading = self.reading(name)
+        for index in range(self.num_episodes):
+            yield from self.episode_blocks(name, index, reading)
+
+    def reading(self, name: str) -> Pass:
+        """For `episode_blocks` of one episode after the other."""
+        return Pass(self._column_rows(name), self.num_rows)
+
+    def episode_blocks(self, name: str, index: int, reading: Pass) -> Iterator[NDArray[Any]]:
+        """One episode's rows of a column, as `blocks`."""
+        rows, digest = self.episode_rows(index), ColumnDigest()
+        with self._naming(name):
+            for block in reading.blocks(rows.start, rows.stop):
+                if self.records is not None:
+                    digest.update(block)
+                yield block
+        self._require_recorded(index, name, digest.digest())
+
+    def digests(self, index: int) -> dict[str, bytes]:
+        """Of each column of one episode, and of its instruction. Only of stores that have checksums."""
+        assert self.records is not None
+        recorded = (digest.tobytes() for digest in self.records["digests"][index])
+        return {INSTRUCTION: NO_INSTRUCTION_DIGEST} | dict(zip(self.layout.digested, recorded, strict=True))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start:stop` of the column `name` (pixels, action, proprio or state), `[stop - start, ...]`.
+        """Rows `start:stop` of the column `name`, `[stop - start, ...]`, not checked against their episodes.
+
+        Columns are `images/<camera>`, `action`, `proprio`, `state`, and in some stores `reward`.
 
         Raises:
             StoreError: when a chunk of them is missing or damaged.
         """
-        if name not in COLUMNS:
-            raise UserError(choices_message("column", name, COLUMNS))
+        self._column_rows(name)
         if not 0 <= start <= stop <= self.num_rows:
             raise IndexError(f"rows {start}:{stop} of {name}: {self.name} has {self.num_rows}")
         return self._read_rows(name, start, stop)
 
+    def _column_rows(self, name: str) -> StrictRows:
+        if name not in self.layout.columns:
+            raise UserError(choices_message("column", name, self.layout.columns))
+        return self._rows[name]
+
+    def _require_recorded(self, index: int, name: str, digest: bytes) -> None:
+        """Raises AlteredError where a column of an episode has another digest than it had when it was recorded."""
+        if self.records is None or self.digests(index)[name] == digest:
+            return
+        rows = self.episode_rows(index)
+        place = slice(index, index + 1) if name == INSTRUCTION else rows
+        self._rows[INSTRUCTIONS if name == INSTRUCTION else name].forget(place.start, place.stop)
+        raise AlteredError(
+            f"{self.name}: {name} of episode {index} is not what was recorded (its checksum differs): "
+            f"restore the files, or {self.hint}"
+        )
+
     def _read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        try:
+        with self._naming(name):
             return self._rows[name].read(start, stop)
+
+    @contextlib.contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Around what reads rows. Raises StoreError for a ChunkError."""
+        try:
+            yield
         except ChunkError as error:
-            where = (
-                f"{self.name}: chunk {error.chunk} of {self._rows[name].array.path} {error.what} ({error.file.name})"
-            )
-            if name in COLUMNS:
+            array = self._rows[name].array
+            where = f"{self.name}: chunk {error.chunk} of {array.path} {error.what} ({error.file.name})"
+            if name in self.layout.columns:
                 episode = int(np.searchsorted(self.episode_ends, error.row, side="right"))
                 where = f"{where}, in episode {episode}"
             raise StoreError(f"{where}: restore the file, or {self.hint}") from error
+
+    def _read_ends(self) -> NDArray[np.int64]:
+        """Block by block: a shape may claim episodes without end, but they have to increase."""
+        rows = self._rows[ENDS]
+        blocks, last = [np.zeros(0, np.int64)], 0
+        with self._naming(ENDS):
+            for block in Pass(rows, len(rows)).blocks(0, len(rows)):
+                if (np.diff(block, prepend=last) <= 0).any():
+                    raise StoreError(f"{self.name} is damaged: {ENDS} does not increase")
+                blocks.append(block.astype(np.int64))
+                last = int(block[-1])
+        return np.concatenate(blocks)
 
     def _read_all(self, name: str, length: int) -> NDArray[Any]:
         present = len(self._rows[name])
@@ -233,78 +308,17 @@ class TrajectoryStore:
             )
         return records
 
-    def _check_consistency(self) -> None:
-        if (np.diff(self.episode_ends, prepend=0) <= 0).any():
-            raise StoreError(f"{self.name} is damaged: {ENDS} does not increase")
-        for name in COLUMNS:
+    def _require_rows(self) -> None:
+        """Raises StoreError where an array is shorter than the ends promise."""
+        promised = dict.fromkeys(self.layout.columns, self.num_rows)
+        if self.layout.has_instructions:
+            promised[INSTRUCTIONS] = self.num_episodes
+        for name, length in promised.items():
             array = self._rows[name].array
-            if array.shape[0] < self.num_rows:
+            if array.shape[0] < length:
                 raise StoreError(
-                    f"{self.name} is truncated: data/{name} has {array.shape[0]} rows, {ENDS} promises {self.num_rows}"
+                    f"{self.name} is truncated: {array.path} has {array.shape[0]} rows, {ENDS} promises {length}"
                 )
-
-
-_INDEX_TYPES: Final = {
-    ENDS: RowType(np.dtype(np.int64), ()),
-    SEEDS: RowType(np.dtype(np.int64), ()),
-    RECORDS: RowType(np.dtype(np.uint8), (RECORD_BYTES,)),
-}
-
-
-def array_types(spec: EnvironmentSpec) -> dict[str, RowType]:
-    """Element type and shape of one row, by array."""
-    return {f"data/{column}": row for column, row in row_types(spec).items()} | _INDEX_TYPES
-
-
-def row_types(spec: EnvironmentSpec) -> dict[str, RowType]:
-    """What one row of each column is."""
-    return {
-        "pixels": RowType(np.dtype(np.uint8), (spec.only_camera.height, spec.only_camera.height, 3)),
-        "action": RowType(np.dtype(np.float32), (len(spec.action.low),)),
-        "proprio": RowType(np.dtype(np.float32), (spec.proprio_size,)),
-        "state": RowType(np.dtype(np.float64), (spec.state_size,)),
-    }
-
-
-def check_schema(attributes: dict[str, Any], path: str | Path, hint: str = "") -> int:
-    """The schema version. Raises StoreError for a description that cannot be trusted or understood."""
-    if attributes.get("format") != FORMAT:
-        raise StoreError(_NOT_A_STORE.format(path=path))
-    version = attributes.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise StoreError(f"{path} has schema version {version!r}: expected 1 to {SCHEMA_VERSION}")
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}: update the program"
-        )
-    if not is_as_written(attributes):
-        raise StoreError(f"{path} is damaged: its description in zarr.json is not what was written there{hint}")
-    return version
-
-
-def is_as_written(attributes: dict[str, Any]) -> bool:
-    """Whether a store's description has the checksum that was written with it."""
-    if "checksum" not in attributes:
-        return bool(attributes.get("schema_version") == 1)  # the only schema without
-    return bool(attributes["checksum"] == description_checksum(attributes))
-
-
-def attribute(attributes: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
-    """The values `name` of a store's description. Raises StoreError where there are none."""
-    value = attributes.get(name)
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged: it does not say its {name}")
-    return value
-
-
-def described_environment(attributes: dict[str, Any], path: str | Path) -> EnvironmentSpec:
-    """What a store's description says of its environment. Raises StoreError where that makes no sense."""
-    try:
-        return EnvironmentSpec.from_dict(attribute(attributes, "environment", path))
-    except StoreError:
-        raise
-    except UserError as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
 
 
 def recovered_path(path: Path) -> Path:
@@ -315,15 +329,23 @@ def recovered_path(path: Path) -> Path:
 def _files(path: str | Path) -> StoreFiles:
     address = address_in(path)
     if address is not None:
-        # The ends first, as below: a writer may be adding episodes at this moment.
-        others = (SEEDS, RECORDS, *(f"data/{name}" for name in COLUMNS))
-        return RemoteFiles.open(address, ["zarr.json", f"{ENDS}/zarr.json"], [f"{name}/zarr.json" for name in others])
+        # The ends first, as above: a writer may be adding episodes at this moment.
+        return RemoteFiles.open(address, ["zarr.json", f"{ENDS}/zarr.json"], _other_descriptions)
     path = Path(path)
     if not path.exists() and recovered_path(path).exists():
         raise StoreError(f"the recovery of {path} was interrupted: `python -m worldmodel.data recover {path}`")
     if not path.exists():
-        raise StoreError(f"no recording at {path}: {_HOW_TO_MAKE_ONE}")
+        raise StoreError(f"no recording at {path}: {HOW_TO_MAKE_ONE}")
     return LocalFiles(path)
+
+
+def _other_descriptions(root: Path) -> list[str]:
+    """Files to fetch of a store whose own description is in `root`; none where that is damaged."""
+    try:
+        layout = Layout.described(group_attributes(root), root)
+    except (FileNotFoundError, MetadataError, StoreError):
+        return []  # whoever opens it says so
+    return [f"{name}/zarr.json" for name in layout.array_types if name != ENDS]
 
 
 def _rows(files: StoreFiles, name: str, row: RowType) -> StrictRows:

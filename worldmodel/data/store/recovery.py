@@ -6,13 +6,13 @@ the old one; the old one stays beside it. Doing all this twice changes nothing m
 finishes it.
 
 What is whole is told from three places that repeat each other: the description of the store (in its own attributes and
-in those of `meta`), the episodes' index and their records. Array metadata follows from the description.
+in those of `meta`), the episodes' index and their records. Array metadata follows from the description. What has to be
+written anew is written in the present schema.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,39 +24,31 @@ import zarr
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.creating import create_store
 from worldmodel.data.store.durable import naming_what_is_refused, sync_directory
-from worldmodel.data.store.files import LocalFiles, require_folder
-from worldmodel.data.store.integrity import (
-    COLUMNS,
-    RECORD_BYTES,
-    Records,
-    chain,
-    column_digest,
-    from_bytes,
-    intact,
-)
-from worldmodel.data.store.lock import WriterLock
-from worldmodel.data.store.metadata import MetadataError, open_array, read_json
-from worldmodel.data.store.reader import (
+from worldmodel.data.store.files import LocalFiles, StoreError, require_folder
+from worldmodel.data.store.instruction import decode_instruction
+from worldmodel.data.store.integrity import Records, chain, column_digest, from_bytes, intact
+from worldmodel.data.store.layout import (
     CHAIN,
     ENDS,
     FORMAT,
+    INSTRUCTION,
+    INSTRUCTIONS,
     RECORDS,
+    SCHEMA_VERSION,
     SEEDS,
-    Episode,
-    StoreError,
-    TrajectoryStore,
-    array_types,
+    Layout,
     attribute,
     check_schema,
-    described_environment,
     is_as_written,
-    recovered_path,
 )
+from worldmodel.data.store.lock import WriterLock
+from worldmodel.data.store.metadata import MetadataError, open_array, read_json
+from worldmodel.data.store.reader import NO_INSTRUCTION_DIGEST, Episode, TrajectoryStore, recovered_path
 from worldmodel.data.store.rows import ChunkError, StrictRows, chunk_number, rows_per_file
 from worldmodel.data.store.verification import verify
-from worldmodel.data.store.writer import EpisodeWriter, create_store
+from worldmodel.data.store.writer import EpisodeWriter
 
 Progress = Callable[[int, int], None]
 _MOST_EPISODES = 10**9  # what a damaged number may claim
@@ -95,8 +87,8 @@ def recover(path: Path, progress: Progress) -> Recovery:
             intact = TrajectoryStore.open(path)
         else:
             recovery = Recovery(intact.num_episodes, (), None)
-    if intact.records is not None:
-        with EpisodeWriter(path, intact.spec, intact.recording):
+    if intact.layout.version == SCHEMA_VERSION:
+        with EpisodeWriter(path, intact.spec, intact.recording, reward=intact.layout.has_reward):
             pass  # entering it cuts off what is beyond the last commit
     return recovery
 
@@ -111,14 +103,14 @@ def _open_if_whole(path: Path, progress: Progress) -> TrajectoryStore | None:
 
 
 def _rebuild(path: Path, progress: Progress) -> Recovery:
-    spec, recording, packed = _read_description(path)
+    layout, recording, packed = _read_description(path)
     draft, linked = (path.with_name(f"{path.name}.{stage}") for stage in ("recovering", "linked"))
     for leftover in (draft, linked):
         shutil.rmtree(leftover, ignore_errors=True)
-    salvage = _Salvage(path, linked, spec, packed)
+    salvage = _Salvage(path, linked, layout, packed)
     lost = []
-    create_store(draft, spec, recording, packed)
-    with EpisodeWriter(draft, spec, recording) as writer:
+    create_store(draft, Layout(layout.spec, layout.has_reward), recording, packed)
+    with EpisodeWriter(draft, layout.spec, recording, reward=layout.has_reward) as writer:
         for number, episode in enumerate(salvage.episodes()):
             try:
                 if episode is None:
@@ -150,7 +142,7 @@ def _finish_replacement(path: Path) -> Path | None:
 
 
 class _Description(NamedTuple):
-    spec: EnvironmentSpec
+    layout: Layout
     recording: dict[str, Any]
     packed: bool
 
@@ -166,11 +158,11 @@ def _read_description(path: Path) -> _Description:
             continue
         check_schema(attributes, path)  # a store of a newer program is not damaged
         try:
-            environment = described_environment(attributes, path)
+            layout = Layout.described(attributes, path)
             recording = attribute(attributes, "recording", path)
         except StoreError:  # signed, and still nonsense
             continue
-        return _Description(environment, recording, bool(attributes.get("packed", False)))
+        return _Description(layout, recording, bool(attributes.get("packed", False)))
     if not path.exists():
         TrajectoryStore.open(path)  # says how to make one
     raise StoreError(f"{path} cannot be recovered: no copy of its description is intact, or it is something else")
@@ -179,19 +171,20 @@ def _read_description(path: Path) -> _Description:
 class _Salvage:
     """What can be read of a damaged store, through fresh metadata beside hard links to its chunks."""
 
-    def __init__(self, path: Path, linked: Path, spec: EnvironmentSpec, packed: bool) -> None:
-        create_store(linked, spec, {}, packed)
+    def __init__(self, path: Path, linked: Path, layout: Layout, packed: bool) -> None:
+        # Without checksums, the array of records is there and empty.
+        self._layout = layout = dataclasses.replace(layout, version=max(2, layout.version))
+        create_store(linked, layout, {}, packed)
         group = zarr.open_group(linked, mode="r+")
         self._rows: dict[str, StrictRows] = {}
-        types = array_types(spec)
-        for name in (*(f"data/{name}" for name in COLUMNS), ENDS, SEEDS, RECORDS):
+        for name, row in layout.array_types.items():
             chunks = _chunk_files(path / name)
             for file in chunks.values():
                 _link(file, linked / name)
             array = group[name]
             assert isinstance(array, zarr.Array)
             array.resize((rows_per_file(array) * (max(chunks, default=-1) + 1), *array.shape[1:]))
-            self._rows[name] = StrictRows(LocalFiles(linked), open_array(linked, name, types[name]))
+            self._rows[name] = StrictRows(LocalFiles(linked), open_array(linked, name, row))
         self._commit = _last_commit(path)
         self._ends, self._seeds, self._digests = self._index()
         self.num_episodes = len(self._ends)
@@ -207,24 +200,40 @@ class _Salvage:
         digests, seed = self._digests[number], self._seeds[number]
         if seed is None or not start < end:
             return None
+        recorded = {} if digests is None else dict(zip(self._layout.digested, map(bytes, digests), strict=True))
         columns: dict[str, NDArray[Any]] = {}
-        for position, name in enumerate(COLUMNS):
-            rows = self._rows[f"data/{name}"]
+        for name in self._layout.columns:
+            rows = self._rows[self._layout.array(name)]
             if end > len(rows) and 0 not in rows.array.shape[1:]:
                 return None
             try:
                 columns[name] = rows.read(start, end)
             except ChunkError:
                 return None
-            if digests is not None and column_digest(columns[name]) != digests[position].tobytes():
+            if digests is not None and column_digest(columns[name]) != recorded[name]:
                 return None
-        return Episode(**columns, seed=seed)
+        instruction = self._instruction(number, recorded.get(INSTRUCTION))
+        return None if instruction is None else Episode.of(self._layout, columns, seed, instruction)
+
+    def _instruction(self, number: int, digest: bytes | None) -> str | None:
+        """None where it is lost."""
+        if not self._layout.has_instructions or digest == NO_INSTRUCTION_DIGEST:
+            return ""
+        rows = self._rows[INSTRUCTIONS]
+        if number >= len(rows):
+            return None
+        try:
+            (row,) = rows.read(number, number + 1)
+            return decode_instruction(row) if digest in (None, column_digest(row)) else None
+        except (ChunkError, ValueError):
+            return None
 
     def _index(self) -> tuple[list[int | None], list[int | None], list[NDArray[np.uint8] | None]]:
         """Ends, seeds and digests; from the record where it is intact, else from the index where that can be read."""
-        blank = np.zeros(RECORD_BYTES, np.uint8)
+        size = self._layout.array_types[RECORDS].shape[0]
+        blank = np.zeros(size, np.uint8)
         rows = [blank if row is None else row for row in self._readable(RECORDS)]
-        records = from_bytes(np.array(rows, np.uint8).reshape(-1, RECORD_BYTES))
+        records = from_bytes(np.array(rows, np.uint8).reshape(-1, size))
         whole = intact(records)
         ends, seeds = ([None if v is None else int(v) for v in self._readable(name)] for name in (ENDS, SEEDS))
         merged: list[tuple[int | None, int | None, NDArray[np.uint8] | None]] = []
@@ -289,8 +298,8 @@ def _link(file: Path, folder: Path) -> None:
 def _last_commit(path: Path) -> tuple[int, str]:
     """How many episodes the last commit says there are, and the checksum of their records; (0, "") if unreadable."""
     try:
-        content = json.loads((path / ENDS / "zarr.json").read_bytes())
+        content = read_json(path / ENDS / "zarr.json")
         (length,), checksum = content["shape"], content["attributes"].get(CHAIN, "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (MetadataError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0, ""
     return (length, checksum) if isinstance(length, int) and 0 <= length < _MOST_EPISODES else (0, "")

@@ -9,33 +9,45 @@ Opening a store fetches its descriptions (each `zarr.json`). They say what the c
 holds the checksum of all records, and these hold those of all columns. So chunks are kept in a folder that is named by
 the hash of the descriptions, and a store that has changed gets another one. A chunk that is there is not asked for
 again. A file gets its name when it is whole.
+
+The cache has a size, `$WORLDMODEL_CACHE_GB` (default 20). What was used longest ago makes room; a store that this
+process has opened stays. A file may not be larger than what its array's description allows for, nor take longer to
+arrive than a slow line would need for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
+import logging
+import math
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
-from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError, choices_message, how_to_install
 from worldmodel.core.files import output_folder, replacing
+from worldmodel.core.text import printable, without_secrets
 from worldmodel.data.store.files import StoreError, UnreachableError
 from worldmodel.data.store.metadata import MOST_CHUNK_BYTES
 from worldmodel.data.store.rows import chunk_number
 
 LIBRARIES: Final = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs"}
-_LATEST = "latest"
+_log = logging.getLogger(__name__)
+_LATEST, _OPENING = "latest", "opening-"
 _MOST_DESCRIPTION_BYTES = 2**22
-_MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # a chunk that does not compress, and the index of a packed file
+_MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # whatever an array's description allows for
 _AT_ONCE = 8  # downloads: what takes time is mostly waiting for an answer
 _CONNECT_S, _SILENCE_S = 15, 60  # until a server counts as unreachable
 _MOST_REASON = 200  # characters
+_PATIENCE_S, _LEAST_BYTES_PER_S = 60, 100_000  # for a whole file: the time for an answer, and a slow line
+CACHE_GB: Final = 20.0  # some days of pictures, and little of a disk
+_COUNT_AFTER = 2**26  # bytes that are fetched between two looks at the size of the cache
 
 
 @final
@@ -44,18 +56,26 @@ class RemoteFiles:
 
     Attributes:
         root: the folder of the cache that they are kept in.
-        name: the address.
+        name: the address, without what is secret in it.
     """
 
     is_remote = True
     hint = "tell its owner"
+    _in_use: ClassVar[set[Path]] = set()  # folders of stores that this process has opened
 
-    def __init__(self, address: str, root: Path, source: _Source) -> None:
-        self.name, self.root, self._source = address, root, source
+    def __init__(self, root: Path, source: _Source) -> None:
+        self.name, self.root, self._source = source.name, root, source
+        self._fetched = 0
+        self._in_use.add(root)
+        with contextlib.suppress(OSError):  # when it was used last
+            os.utime(root)
+        _make_room(self._in_use)
 
     @classmethod
-    def open(cls, address: str, first: Sequence[str], then: Sequence[str]) -> Self:
+    def open(cls, address: str, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Self:
         """Fetch the descriptions, `first` before `then`; those that do not exist are left out.
+
+        `then` says which the others are, from the folder that holds the first ones.
 
         Where the server does not answer, the store is opened as it was the last time, and the user is told.
 
@@ -70,41 +90,56 @@ class RemoteFiles:
             root = cls._describe(source, place, first, then)
         except UnreachableError as error:
             latest = place / _LATEST
-            if source.has_answered or not latest.exists():
+            if source.has_answered or not latest.exists() or not (place / latest.read_text()).is_dir():
                 raise
             fetched = datetime.datetime.fromtimestamp(latest.stat().st_mtime).isoformat(" ", "minutes")
-            console.print(f"[yellow]not reachable[/]: {error}; reading what was fetched until {fetched}")
+            _log.warning("not reachable: %s; reading what was fetched until %s", error, fetched)
             root = place / latest.read_text()
-        return cls(address, root, source)
+        return cls(root, source)
 
     @staticmethod
-    def _describe(source: _Source, place: Path, first: Sequence[str], then: Sequence[str]) -> Path:
+    def _describe(source: _Source, place: Path, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Path:
         digest = hashlib.sha256()
-        with tempfile.TemporaryDirectory(dir=place, prefix="opening-") as name:
+        with tempfile.TemporaryDirectory(dir=place, prefix=_OPENING) as name:
             # Within a folder that can be renamed: TemporaryDirectory removes its own.
             draft = Path(name) / "store"
-            for keys in (first, then):
-                _at_once(lambda key: source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES), keys)
+
+            def fetch(key: str) -> None:
+                source.fetch(key, draft / key, _MOST_DESCRIPTION_BYTES)
+
+            _at_once(fetch, first)
+            others = then(draft)
+            _at_once(fetch, others)
             if not (draft / "zarr.json").exists():
-                raise StoreError(f"no recording at {source.address}: there is no zarr.json")
-            for key in (*first, *then):
-                content = (draft / key).read_bytes() if (draft / key).exists() else b""
+                raise StoreError(f"no recording at {source.name}: there is no zarr.json")
+            present = [key for key in (*first, *others) if (draft / key).exists()]
+            for key in (*first, *others):
+                content = (draft / key).read_bytes() if key in present else b""
                 digest.update(f"{key} {len(content)} ".encode() + content)
             root = place / digest.hexdigest()[:32]
-            if not root.exists():
-                try:
-                    draft.rename(root)
-                except OSError:  # another process was faster
-                    if not root.exists():
-                        raise
+            try:
+                draft.rename(root)
+            except OSError:  # it is there
+                if not root.exists():
+                    raise
+                for key in present:  # the same, unless the cache is damaged
+                    (root / key).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(draft / key, root / key)
         with replacing(place / _LATEST) as latest:
             latest.write(root.name.encode())
         return root
 
-    def fetch(self, keys: Sequence[str]) -> None:
+    def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
         """See `StoreFiles`."""
         missing = [key for key in keys if not (self.root / key).exists()]
-        _at_once(lambda key: self._source.fetch(key, self.root / key, _MOST_FILE_BYTES), missing)
+        most_bytes = min(most_bytes, _MOST_FILE_BYTES)
+        _at_once(lambda key: self._source.fetch(key, self.root / key, most_bytes), missing)
+        for key in missing:
+            with contextlib.suppress(FileNotFoundError):  # there is no such file
+                self._fetched += (self.root / key).stat().st_size
+        if self._fetched >= _COUNT_AFTER:
+            self._fetched = 0
+            _make_room(self._in_use)
 
     def forget(self, keys: Sequence[str]) -> None:
         """See `StoreFiles`."""
@@ -120,16 +155,45 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel-toolkit"
 
 
+def cache_bytes() -> int:
+    """What the cache may hold. Raises UserError where `$WORLDMODEL_CACHE_GB` is no number above 0."""
+    chosen = os.environ.get("WORLDMODEL_CACHE_GB") or str(CACHE_GB)
+    try:
+        size = float(chosen)
+    except ValueError:
+        size = math.nan
+    if not 0 < size < 1e9:
+        raise UserError(f"WORLDMODEL_CACHE_GB is '{printable(chosen)}': expected a number of gigabytes, above 0")
+    return int(size * 1e9)
+
+
+def _make_room(keep: Collection[Path]) -> None:
+    """Remove stores from the cache, those used longest ago first, until it is as small as it should be."""
+    most, used = cache_bytes(), []
+    for root in (cache_folder() / "stores").glob("*/*/"):
+        with contextlib.suppress(OSError):  # another process makes room, too
+            size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+            used.append((root.stat().st_mtime, size, root))
+    total = sum(size for _, size, _ in used)
+    for _, size, root in sorted(used):
+        if total <= most:
+            return
+        if root not in keep and not root.name.startswith(_OPENING):
+            shutil.rmtree(root, ignore_errors=True)
+            total -= size
+
+
 class _Source:
     """What is at an address.
 
     Attributes:
         address: without a slash at its end.
+        name: the same, without what is secret in it.
         has_answered: whether anything ever came from there, be it a refusal.
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address, self.name = address, without_secrets(address)
         self._filesystem = _filesystem(address)
         self.has_answered = False
 
@@ -139,7 +203,8 @@ class _Source:
         descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix="fetching-")
         os.close(descriptor)
         try:
-            self._filesystem.get_file(f"{self.address}/{key}", partial, callback=_limit(most_bytes))
+            seconds = _PATIENCE_S + most_bytes / _LEAST_BYTES_PER_S
+            self._filesystem.get_file(f"{self.address}/{key}", partial, callback=_limit(most_bytes), timeout=seconds)
             os.replace(partial, target)
             self.has_answered = True
         except FileNotFoundError:
@@ -147,8 +212,11 @@ class _Source:
         # Each file system has errors of its own, in libraries that need not be installed.
         except Exception as error:
             self.has_answered |= isinstance(error, PermissionError) or getattr(error, "status", None) is not None
-            reason = " ".join(str(error).split())[:_MOST_REASON] or type(error).__name__
-            raise UnreachableError(f"{self.address}: {_describe(key)} cannot be fetched ({reason})") from error
+            reason = printable(without_secrets(error))[:_MOST_REASON] or type(error).__name__
+            if isinstance(error, TimeoutError):
+                reason = f"it takes longer than {seconds:.0f} s"
+            message = f"{self.name}: {_describe(key)} cannot be fetched ({reason})"
+            raise UnreachableError(message) from (None if self.name != self.address else error)
         finally:
             Path(partial).unlink(missing_ok=True)
 
@@ -158,7 +226,9 @@ def _filesystem(address: str) -> Any:
     if scheme not in LIBRARIES:
         raise UserError(choices_message("kind of address", scheme, LIBRARIES))
     if "?" in address or "#" in address:
-        raise UserError(f"{address} has a ? or #: expected an address that the names of files can be added to")
+        raise UserError(
+            f"{without_secrets(address)} has a ? or #: expected an address that the names of files can be added to"
+        )
     try:
         import fsspec
 
@@ -171,7 +241,7 @@ def _filesystem(address: str) -> Any:
         return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout})
     except ImportError as error:
         raise UserError(
-            f"{address} needs fsspec and {LIBRARIES[scheme]}, which are not installed: "
+            f"{without_secrets(address)} needs fsspec and {LIBRARIES[scheme]}, which are not installed: "
             f"{how_to_install('remote,s3' if scheme == 's3' else 'remote')}"
         ) from error
 

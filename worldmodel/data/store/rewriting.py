@@ -1,4 +1,4 @@
-"""Copying episodes into new stores: packing, splitting and merging.
+"""Copying episodes into new stores: packing, splitting, merging, and bringing old ones to the present schema.
 
 Every copy is checked against the checksums of what it came from. A copy that was interrupted goes on by the same
 command: the writer knows how many episodes it has.
@@ -6,6 +6,7 @@ command: the writer knows how many episodes it has.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.store.creating import create_store, is_vacant
 from worldmodel.data.store.durable import writing
+from worldmodel.data.store.layout import SCHEMA_VERSION, Layout, image_column
 from worldmodel.data.store.metadata import group_attributes
-from worldmodel.data.store.reader import TrajectoryStore
-from worldmodel.data.store.verification import require_whole
-from worldmodel.data.store.writer import EpisodeWriter, create_store, is_vacant, require_same_recording
+from worldmodel.data.store.reader import Episode, TrajectoryStore
+from worldmodel.data.store.writer import EpisodeWriter, require_same_recording
 
 Progress = Callable[[int, int], None]
 _COMMIT_BYTES = 64_000_000  # copied between two commits, before compression
@@ -36,7 +39,7 @@ def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectorySt
     _require_apart([out], [source])
     if is_vacant(out):
         with writing(out):
-            create_store(out, source.spec, source.recording, packed=True)
+            create_store(out, _present(source), source.recording, packed=True)
     elif not group_attributes(out).get("packed"):
         raise UserError(f"{out} holds a recording that is not packed: write to another place")
     every = np.arange(source.num_episodes)
@@ -76,7 +79,7 @@ def split(
     # All places are looked at before the first is written to.
     for out, recording in zip(outs, recordings, strict=True):
         if not is_vacant(out):
-            require_same_recording(TrajectoryStore.open(out), source.spec, recording)
+            require_same_recording(TrajectoryStore.open(out), _present(source), recording)
     written: list[TrajectoryStore] = []
     before = 0
     for out, part, recording in zip(outs, parts, recordings, strict=True):
@@ -99,38 +102,77 @@ def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> 
     _require_apart([out], sources)
     first = sources[0]
     for other in sources[1:]:
-        for name, mine in first.spec.to_dict().items():
-            if (theirs := other.spec.to_dict()[name]) != mine:
+        both = [{**store.spec.to_dict(), "reward": store.layout.has_reward} for store in (first, other)]
+        for name, mine in both[0].items():
+            if (theirs := both[1][name]) != mine:
                 raise UserError(f"{first.name} has {name} {mine}, {other.name} has {theirs}: they cannot be merged")
     recording = {"merged": [source.identity for source in sources]}
     parts = [(source, np.arange(source.num_episodes)) for source in sources]
     return copy_episodes(parts, out, recording, progress)
 
 
+def upgrade(source: TrajectoryStore, out: Path, spec: EnvironmentSpec, progress: Progress) -> TrajectoryStore:
+    """A store of the present schema with every frame and number of an older one.
+
+    Args:
+        source: of schema 1 or 2.
+        out: where the new store goes.
+        spec: what was recorded, said better: the name of its camera, say, or the rest of its actions.
+        progress: called with (episodes done, episodes in all).
+
+    Raises:
+        StoreError: when an episode of `source` is damaged.
+        UserError: when `source` is of the present schema, or `out` holds something else.
+        WritingStopped: when the disk is full, or fails.
+    """
+    if source.layout.version == SCHEMA_VERSION:
+        raise UserError(f"{source.name} is of schema {SCHEMA_VERSION} already: there is nothing to be upgraded")
+    _require_apart([out], [source])
+    every = np.arange(source.num_episodes)
+    return copy_episodes([(source, every)], out, source.recording, progress, spec)
+
+
 def copy_episodes(
-    parts: Sequence[tuple[TrajectoryStore, NDArray[Any]]], out: Path, recording: dict[str, Any], progress: Progress
+    parts: Sequence[tuple[TrajectoryStore, NDArray[Any]]],
+    out: Path,
+    recording: dict[str, Any],
+    progress: Progress,
+    spec: EnvironmentSpec | None = None,
 ) -> TrajectoryStore:
     """Write episodes of one or several stores of one environment to `out`, or go on with it.
+
+    With `spec`, that is what the copy says it holds: with as many cameras, in the same order, and the same sizes.
 
     Raises:
         StoreError: when an episode is damaged.
         UserError: when `out` holds something else.
     """
     numbered = [(source, int(episode)) for source, episodes in parts for episode in episodes]
-    spec = parts[0][0].spec
+    layout = _present(parts[0][0])
+    layout = layout if spec is None else Layout(spec, layout.has_reward)
     rows = sum(source.num_rows for source, _ in parts) / max(1, sum(source.num_episodes for source, _ in parts))
-    per_commit = max(1, int(_COMMIT_BYTES / max(1.0, rows * spec.only_camera.height**2 * 3)))
-    with EpisodeWriter(out, spec, recording, per_commit) as writer:
+    row_bytes = sum(row.num_bytes for row in layout.row_types.values())
+    per_commit = max(1, int(_COMMIT_BYTES / max(1.0, rows * row_bytes)))
+    with EpisodeWriter(out, layout.spec, recording, per_commit, reward=layout.has_reward) as writer:
         if writer.num_episodes > len(numbered):
             raise UserError(f"{out} has {writer.num_episodes} episodes already, more than the {len(numbered)} to copy")
         for done in range(writer.num_episodes, len(numbered)):
-            source, episode = numbered[done]
-            require_whole(source, episode)
-            writer.append(source.episode(episode))
+            source, number = numbered[done]
+            episode = source.episode(number)
+            writer.append(_with_cameras_of(episode, layout.spec))
             progress(done + 1, len(numbered))
     copied = TrajectoryStore.open(out)
     _require_same(copied, numbered)
     return copied
+
+
+def _present(source: TrajectoryStore) -> Layout:
+    """The layout of a copy."""
+    return Layout(source.spec, source.layout.has_reward)
+
+
+def _with_cameras_of(episode: Episode, spec: EnvironmentSpec) -> Episode:
+    return dataclasses.replace(episode, images=dict(zip(spec.camera_names, episode.images.values(), strict=True)))
 
 
 def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> None:
@@ -146,10 +188,15 @@ def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> 
 
 def _require_same(copied: TrajectoryStore, numbered: Sequence[tuple[TrajectoryStore, int]]) -> None:
     """Also what an earlier, interrupted run wrote."""
-    assert copied.records is not None
     for number, (source, episode) in enumerate(numbered):
-        mine, original = copied.records[number], source.records
-        if original is not None and (mine["digests"] != original["digests"][episode]).any():
+        if source.records is None:
+            continue
+        mine, original = copied.digests(number), source.digests(episode)
+        renamed = zip(
+            map(image_column, source.spec.camera_names), map(image_column, copied.spec.camera_names), strict=True
+        )
+        names = {name: name for name in original} | dict(renamed)
+        if any(mine[names[name]] != digest for name, digest in original.items()):
             raise UserError(
                 f"{copied.path} is a copy of something else: its episode {number} is not episode {episode} of "
                 f"{source.name}; write to another place"

@@ -10,8 +10,11 @@ there is little to do:
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +24,7 @@ import zarr
 from numcodecs.zstd import decompress
 from numpy.typing import NDArray
 
-from worldmodel.data.store.files import StoreFiles
+from worldmodel.data.store.files import StoreFiles, open_file
 from worldmodel.data.store.metadata import MOST_HEADER_BYTES, announced_bytes
 
 _CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
@@ -29,6 +32,9 @@ _CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
 _UNREADABLE = (RuntimeError, ValueError, OSError, OverflowError)
 _FETCHED_TOGETHER = 64  # files
 _PLACE_BYTES, _CRC_BYTES = 16, 4  # in a packed store's files
+# What a byte of a zstd frame holds at most: blocks have up to 128 KiB, the shortest is 4 bytes (RFC 8878, 3.1.1.2).
+_MOST_RATIO = 2**15
+_MOST_KEPT_BYTES = 2**25  # of a chunk that `Pass` keeps for the next episode
 
 
 class ChunkError(Exception):
@@ -75,35 +81,80 @@ class StrictRows:
         array = self.array
         if start == stop or 0 in array.shape[1:]:
             return np.zeros((stop - start, *array.shape[1:]), array.dtype)
+        self.require(start, stop)
         length, files = rows_per_file(array), self._numbers(start, stop)
-        # All of them before memory is asked for: a damaged shape may promise rows without end.
-        for first in files[::_FETCHED_TOGETHER]:
-            together = range(first, min(files.stop, first + _FETCHED_TOGETHER))
-            self._files.fetch([self._key(number) for number in together])
-            for number in together:
-                if not self._file(number).is_file():
-                    raise ChunkError(self._file(number), number, max(start, number * length), "is missing")
         rows = np.empty((stop - start, *array.shape[1:]), array.dtype.newbyteorder("<"))
         for number in files:
             first, last = max(start, number * length), min(stop, (number + 1) * length)
-            try:
-                self._read_file(self._file(number), first - number * length, rows[first - start : last - start])
-            except FileNotFoundError as error:
-                raise ChunkError(self._file(number), number, first, "is missing") from error
-            except _UNREADABLE as error:
-                self._files.forget([self._key(number)])
-                raise ChunkError(self._file(number), number, first, "cannot be decoded") from error
+            self._read_number(number, first, rows[first - start : last - start])
         return rows.astype(array.dtype, copy=False)
+
+    def require(self, start: int, stop: int) -> None:
+        """Before memory is asked for rows `start:stop`: their files are there, and large enough to hold them.
+
+        Raises: as `read`. A damaged shape may promise rows without end.
+        """
+        array = self.array
+        if start == stop or 0 in array.shape[1:]:
+            return
+        length, files = rows_per_file(array), self._numbers(start, stop)
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        for number in files:
+            if (number - files.start) % _FETCHED_TOGETHER == 0:
+                self.fetch(number, min(files.stop, number + _FETCHED_TOGETHER))
+            first, last = max(start, number * length), min(stop, (number + 1) * length)
+            self._require_file(number, first, (last - first) * row_bytes)
+
+    def _require_file(self, number: int, first: int, num_bytes: int) -> None:
+        """That a file can hold `num_bytes` from row `first` on. A damaged copy in the cache is fetched anew."""
+        for is_anew in (False, True):
+            try:
+                status = self._file(number).stat()
+            except OSError:
+                raise ChunkError(self._file(number), number, first, "is missing") from None
+            if not stat.S_ISREG(status.st_mode):
+                raise ChunkError(self._file(number), number, first, "is missing")
+            if num_bytes <= _MOST_RATIO * status.st_size:
+                return
+            self._files.forget([self._key(number)])
+            if is_anew or not self._files.is_remote:
+                raise ChunkError(self._file(number), number, first, "cannot be decoded")
+            self.fetch(number, number + 1)
+
+    def fetch(self, first: int, stop: int) -> None:
+        """Bring the files `first` up to `stop` to this machine. Raises UnreachableError."""
+        self._files.fetch([self._key(number) for number in range(first, stop)], self._most_bytes)
 
     def forget(self, start: int, stop: int) -> None:
         """Rows `start:stop` can be decoded, but are not what was recorded."""
         self._files.forget([self._key(number) for number in self._numbers(start, stop)])
 
+    def _read_number(self, number: int, first: int, rows: NDArray[Any]) -> None:
+        """Fill `rows` with those from `first` on, of the file `number`. A damaged copy in the cache is fetched anew."""
+        start = first - number * rows_per_file(self.array)
+        for is_anew in (False, True):
+            try:
+                return self._read_file(self._file(number), start, rows)
+            except FileNotFoundError as error:
+                raise ChunkError(self._file(number), number, first, "is missing") from error
+            except _UNREADABLE as error:
+                self._files.forget([self._key(number)])
+                if is_anew or not self._files.is_remote:
+                    raise ChunkError(self._file(number), number, first, "cannot be decoded") from error
+            self.fetch(number, number + 1)
+
+    @property
+    def _most_bytes(self) -> int:
+        """What a file can have at most: its chunks, if nothing can be compressed, and in a packed store their index."""
+        row = self.array.dtype.itemsize * math.prod(self.array.shape[1:])
+        chunk, count = int(self.array.chunks[0]) * row, rows_per_file(self.array) // int(self.array.chunks[0])
+        return count * (_most_packed(chunk) + _PLACE_BYTES) + _CRC_BYTES
+
     def _read_file(self, path: Path, start: int, rows: NDArray[Any]) -> None:
         """Fill `rows` with those from row `start` of the file on."""
         array = self.array
         length, stop = array.chunks[0], start + len(rows)
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             places = _places(file, rows_per_file(array) // length, array.shards is not None)
             for number in range(start // length, (stop - 1) // length + 1):
                 first, last = max(start, number * length), min(stop, (number + 1) * length)
@@ -127,6 +178,53 @@ class StrictRows:
         return f"{self.array.path}/{file}"
 
 
+class Pass:
+    """One pass over the rows of a column, from the first to the last, in blocks of at most a chunk.
+
+    Where neighbouring episodes share a chunk, it is decoded once. `stop` is the row after the last one of the pass.
+    """
+
+    def __init__(self, rows: StrictRows, stop: int) -> None:
+        self._rows, self._stop = rows, stop
+        self._fetched = 0  # files
+        self._number, self._chunk = -1, np.zeros(0)
+
+    def blocks(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        """Rows `start:stop` in their order, `[n, ...]` each.
+
+        Raises:
+            ChunkError: for the first chunk of them that is missing or damaged.
+            UnreachableError: when a chunk of them cannot be fetched.
+        """
+        array = self._rows.array
+        length = int(array.chunks[0])
+        while start < stop:
+            last = min(stop, (start // length + 1) * length)
+            yield self._block(start, last, length)
+            start = last
+
+    def _block(self, start: int, stop: int, length: int) -> NDArray[Any]:
+        array, number = self._rows.array, start // length
+        first = number * length
+        if number != self._number:
+            self._fetch_ahead(start)
+            if array.dtype.itemsize * math.prod(array.chunks) > _MOST_KEPT_BYTES:
+                return self._rows.read(start, stop)
+            try:
+                self._chunk = self._rows.read(first, min(first + length, self._stop))
+            except ChunkError as error:  # the row that it names belongs to an episode before this one
+                raise ChunkError(error.file, error.chunk, max(error.row, start), error.what) from error
+            self._number = number
+        return self._chunk[start - first : stop - first]
+
+    def _fetch_ahead(self, row: int) -> None:
+        file = row // rows_per_file(self._rows.array)
+        if file >= self._fetched and 0 not in self._rows.array.shape[1:]:
+            last = (self._stop - 1) // rows_per_file(self._rows.array)
+            self._fetched = min(last, file + _FETCHED_TOGETHER - 1) + 1
+            self._rows.fetch(file, self._fetched)
+
+
 def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] | NDArray[np.uint64]:
     """Where each of the `count` chunks in `file` begins, and its length, `[count, 2]`."""
     size = os.fstat(file.fileno()).st_size
@@ -140,10 +238,15 @@ def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] |
     return np.frombuffer(index, "<u8").reshape(count, 2)
 
 
+def _most_packed(num_bytes: int) -> int:
+    """What zstd makes of `num_bytes` at worst."""
+    return num_bytes + num_bytes // 256 + 64
+
+
 def _decode(file: BinaryIO, offset: int, length: int, chunk: NDArray[Any]) -> None:
     """Fill `chunk`, which is contiguous, with the one that has its place in `file`."""
-    # What zstd makes of `n` bytes at worst; a file may be of any size, and an index of a packed store claim anything.
-    if length > chunk.nbytes + chunk.nbytes // 256 + 64:
+    # A file may be of any size, and an index of a packed store claim anything.
+    if length > _most_packed(chunk.nbytes):
         raise ValueError("a chunk that is larger than it can be")
     file.seek(offset)
     content = file.read(length)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from worldmodel.data.store.files import UnreachableError
-from worldmodel.data.store.integrity import COLUMNS
-from worldmodel.data.store.reader import StoreError, TrajectoryStore
+from worldmodel.data.store.files import StoreError, UnreachableError
+from worldmodel.data.store.layout import INSTRUCTION
+from worldmodel.data.store.reader import AlteredError, TrajectoryStore
+from worldmodel.data.store.rows import Pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Damage:
 
     Attributes:
         episode: its number.
-        column: pixels, action, proprio or state.
+        column: for example `images/camera` or `action`, or `instruction`.
         what: what is wrong with it.
     """
 
@@ -31,19 +32,7 @@ def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
     Raises:
         UnreachableError: when something of it cannot be fetched.
     """
-    found = []
-    rows = store.episode_rows(episode)
-    for name in COLUMNS:
-        try:
-            values = store.read(name, rows.start, rows.stop)
-        except UnreachableError:
-            raise  # nothing is known of a column that did not arrive
-        except StoreError as error:
-            found.append(Damage(episode, name, str(error)))
-            continue
-        if not store.is_as_recorded(episode, name, values):
-            found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
-    return found
+    return _verify_episode(store, episode, _readings(store))
 
 
 def require_whole(store: TrajectoryStore, episode: int) -> None:
@@ -61,13 +50,36 @@ def require_whole(store: TrajectoryStore, episode: int) -> None:
 def verify(store: TrajectoryStore, progress: Callable[[int, int], None]) -> list[Damage]:
     """All damage there is. `progress` is called with (episodes done, episodes in all).
 
-    A store of schema 1 has no checksums: what zstd itself can tell about each chunk is all that is checked.
+    Reads one chunk after the other, so that it takes no more memory than a few of them. A store of schema 1 has no
+    checksums: what zstd itself can tell about each chunk is all that is checked.
 
     Raises:
         UnreachableError: when something of it cannot be fetched.
     """
-    found = []
+    found, readings = [], _readings(store)
     for episode in range(store.num_episodes):
-        found.extend(verify_episode(store, episode))
+        found.extend(_verify_episode(store, episode, readings))
         progress(episode + 1, store.num_episodes)
+    return found
+
+
+def _readings(store: TrajectoryStore) -> dict[str, Pass]:
+    return {name: store.reading(name) for name in store.layout.columns}
+
+
+def _verify_episode(store: TrajectoryStore, episode: int, readings: Mapping[str, Pass]) -> list[Damage]:
+    found = []
+    for name in (*readings, INSTRUCTION):
+        try:
+            if name == INSTRUCTION:
+                store.instruction(episode)
+                continue
+            for _ in store.episode_blocks(name, episode, readings[name]):
+                pass
+        except UnreachableError:
+            raise  # nothing is known of a column that did not arrive
+        except AlteredError:
+            found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
+        except StoreError as error:
+            found.append(Damage(episode, name, str(error)))
     return found

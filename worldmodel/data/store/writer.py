@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,47 +10,32 @@ from typing import Any, Self
 
 import numpy as np
 import zarr
-from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import ZstdCodec
+from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayMetadata
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import PARTIAL
 from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.data.store.durable import DurableLocalStore, make_folder, sync_directory, writing
+from worldmodel.data.store.creating import create_store, is_vacant
+from worldmodel.data.store.durable import DurableLocalStore, make_folder, writing
 from worldmodel.data.store.files import require_folder
-from worldmodel.data.store.integrity import (
-    COLUMNS,
-    RECORD_BYTES,
-    Records,
-    chain,
-    column_digest,
-    description_checksum,
-    make_records,
-    to_bytes,
+from worldmodel.data.store.instruction import encode_instruction
+from worldmodel.data.store.integrity import Records, chain, column_digest, make_records, to_bytes
+from worldmodel.data.store.layout import (
+    CHAIN,
+    ENDS,
+    INSTRUCTIONS,
+    RECORDS,
+    REWARD,
+    SCHEMA_VERSION,
+    SEEDS,
+    Layout,
 )
 from worldmodel.data.store.lock import WriterLock
 from worldmodel.data.store.metadata import MetadataError, open_array
-from worldmodel.data.store.reader import (
-    CHAIN,
-    ENDS,
-    FORMAT,
-    RECORDS,
-    SCHEMA_VERSION,
-    SEEDS,
-    Episode,
-    StoreError,
-    TrajectoryStore,
-    array_types,
-    row_types,
-)
+from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
 from worldmodel.data.store.rows import chunk_number, rows_per_file
-
-_PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
-_VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
-_META_CHUNK = 4096
-_PACKED_BYTES = 64_000_000  # of a file of a packed store, before compression
 
 
 class EpisodeWriter:
@@ -68,6 +51,7 @@ class EpisodeWriter:
         spec: what is recorded.
         recording: how, as JSON values (for example the seed); a later writer must say the same.
         episodes_per_commit: more is faster, and loses more to a kill.
+        reward: whether every episode comes with its rewards.
     """
 
     def __init__(
@@ -76,17 +60,19 @@ class EpisodeWriter:
         spec: EnvironmentSpec,
         recording: Mapping[str, Any] | None = None,
         episodes_per_commit: int = 20,
+        *,
+        reward: bool = False,
     ) -> None:
         require_folder(path)
         self.path = Path(path)
-        self._spec = spec
+        self._layout = Layout(spec, reward)
         self._recording = _as_json(recording or {})
         self._episodes_per_commit = episodes_per_commit
         self._lock = WriterLock(self.path)
         self._store = DurableLocalStore(self.path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._pending: list[Episode] = []
-        self._records = make_records([], [], [])
+        self._records = make_records([], [], [], len(self._layout.digested))
         self._num_rows = self._num_episodes = 0
 
     @property
@@ -109,7 +95,7 @@ class EpisodeWriter:
                 make_folder(self.path.parent)
                 self._lock.acquire()
                 if is_vacant(self.path):
-                    create_store(self.path, self._spec, self._recording)
+                    create_store(self.path, self._layout, self._recording)
                 self._resume()
         except BaseException:
             self._lock.release()
@@ -155,16 +141,24 @@ class EpisodeWriter:
         self._pending.clear()
 
     def _commit(self) -> None:
-        for name in COLUMNS:
-            self._write_rows(f"data/{name}", self._num_rows, np.concatenate([getattr(e, name) for e in self._pending]))
+        pending = [episode.columns for episode in self._pending]
+        rows = {self._layout.array(name): [columns[name] for columns in pending] for name in self._layout.columns}
+        for array, values in rows.items():
+            self._write_rows(array, self._num_rows, np.concatenate(values))
         seeds = np.array([e.seed for e in self._pending], np.int64)
-        ends = self._num_rows + np.cumsum([len(e.pixels) for e in self._pending], dtype=np.int64)
-        digests = [{name: column_digest(getattr(e, name)) for name in COLUMNS} for e in self._pending]
-        records = np.concatenate([self._records, make_records(ends, seeds, digests)])
-        self._write_rows(SEEDS, self._num_episodes, seeds)
-        self._write_rows(RECORDS, self._num_episodes, to_bytes(records[self._num_episodes :]))
-        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS):
-            self._set_length(name, int(ends[-1]) if name.startswith("data/") else len(records))
+        ends = self._num_rows + np.cumsum([len(e.action) for e in self._pending], dtype=np.int64)
+        instructions = np.stack([encode_instruction(e.instruction) for e in self._pending])
+        digests = [
+            [*(column_digest(columns[name]) for name in self._layout.columns), column_digest(instruction)]
+            for columns, instruction in zip(pending, instructions, strict=True)
+        ]
+        new = make_records(ends, seeds, digests, len(self._layout.digested))
+        records = np.concatenate([self._records, new])
+        index: dict[str, NDArray[Any]] = {SEEDS: seeds, INSTRUCTIONS: instructions, RECORDS: to_bytes(new)}
+        for array, entries in index.items():
+            self._write_rows(array, self._num_episodes, entries)
+        for array in (*rows, *index):
+            self._set_length(array, int(ends[-1]) if array in rows else len(records))
         self._write_rows(ENDS, self._num_episodes, ends)
         self._store.sync_directories()
         self._publish(records)
@@ -194,20 +188,21 @@ class EpisodeWriter:
 
     def _resume(self) -> None:
         committed = TrajectoryStore.open(self.path)
-        require_same_recording(committed, self._spec, self._recording)
-        if committed.records is None:
+        require_same_recording(committed, self._layout, self._recording)
+        if committed.layout.version < SCHEMA_VERSION or committed.records is None:
             raise UserError(
-                f"{self.path} is of schema 1, which has no checksums, and cannot be added to: "
-                f"`python -m worldmodel.data pack {self.path} NEW` makes one that can"
+                f"{self.path} is of schema {committed.layout.version}, which is read and not added to: "
+                f"`python -m worldmodel.data upgrade {self.path} NEW` makes a store that can be"
             )
         self._records = committed.records
         self._num_rows, self._num_episodes = committed.num_rows, committed.num_episodes
-        if self._num_rows:
-            for name in COLUMNS:  # an append fills up the last chunk: zarr would take a missing one for zeros
+        if self._num_episodes:  # an append fills up the last chunk: zarr would take a missing one for zeros
+            for name in self._layout.columns:
                 committed.read(name, self._num_rows - 1, self._num_rows)
+            committed.instruction(self._num_episodes - 1)
         for leftover in self.path.rglob(f"*{PARTIAL}"):
             leftover.unlink()
-        for name in (*(f"data/{name}" for name in COLUMNS), SEEDS, RECORDS, ENDS):
+        for name in self._layout.array_types:
             self._arrays[name] = self._open(name)
             length = self._num_rows if name.startswith("data/") else self._num_episodes
             if self._arrays[name].shape[0] != length:
@@ -217,7 +212,7 @@ class EpisodeWriter:
     def _open(self, name: str) -> zarr.Array[Any]:
         # Not by zarr alone: it refuses, in its own way, what a reader passes over.
         try:
-            array = open_array(self.path, name, array_types(self._spec)[name], self._store)
+            array = open_array(self.path, name, self._layout.array_types[name], self._store)
         except MetadataError as error:
             if isinstance(error.__cause__, OSError):  # the disk fails: it could be read a moment ago
                 raise error.__cause__ from None
@@ -233,9 +228,12 @@ class EpisodeWriter:
                 file.unlink()
 
     def _check(self, episode: Episode) -> None:
-        length = len(episode.pixels)
-        for name, (dtype, shape) in row_types(self._spec).items():
-            values = getattr(episode, name)
+        length, columns = len(episode.action), episode.columns
+        if columns.keys() != set(self._layout.columns):
+            has, expected = sorted(columns), sorted(self._layout.columns)
+            raise UserError(f"episode has the columns {', '.join(has)}, expected {', '.join(expected)}")
+        for name, (dtype, shape) in self._layout.row_types.items():
+            values = columns[name]
             if values.shape != (length, *shape) or values.dtype != dtype:
                 raise UserError(
                     f"episode has {name} {values.dtype} {list(values.shape)}, expected {dtype} {[length, *shape]}"
@@ -244,24 +242,25 @@ class EpisodeWriter:
                 raise UserError(f"episode has {name} with a number that is not finite")
         if length < 2:
             raise UserError(f"episode has {length} observations, expected at least 2")
-        if episode.action[-1].any():
-            raise UserError("episode has a last action other than zero: no action follows the last observation")
+        for name in ("action", REWARD):
+            if name in columns and columns[name][-1].any():
+                raise UserError(f"episode has a last {name} other than zero: no action follows the last observation")
+        encode_instruction(episode.instruction)
 
 
-def require_same_recording(store: TrajectoryStore, spec: EnvironmentSpec, recording: Mapping[str, Any]) -> None:
+def require_same_recording(store: TrajectoryStore, layout: Layout, recording: Mapping[str, Any]) -> None:
     """Raises UserError where `store` is a recording of something else, or made otherwise: it is not gone on with."""
-    for stored, given in ((store.recording, _as_json(recording)), (store.spec.to_dict(), _as_json(spec.to_dict()))):
+    for stored, given in (
+        (store.recording, _as_json(recording)),
+        (store.spec.to_dict(), _as_json(layout.spec.to_dict())),
+        ({"reward": store.layout.has_reward}, {"reward": layout.has_reward}),
+    ):
         for name in sorted(stored.keys() | given.keys()):
             if stored.get(name) != given.get(name):
                 raise UserError(
                     f"{store.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
                     "use the same, or write to another place"
                 )
-
-
-def is_vacant(path: Path) -> bool:
-    """Whether a store can be made at `path`: nothing is there, or an empty folder."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,63 +272,6 @@ def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def create_store(path: Path, spec: EnvironmentSpec, recording: Mapping[str, Any], packed: bool = False) -> None:
-    """An empty store, which appears at `path` whole or not at all.
-
-    `packed` puts many chunks into one file (zarr's shards), as archives and object storage like it. A clip is read from
-    it all the same; adding an episode writes the last file anew.
-    """
-    require_folder(path)
-    draft = path.with_name(path.name + PARTIAL)
-    if draft.exists():
-        shutil.rmtree(draft)
-    store = DurableLocalStore(draft)
-    attributes = {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "environment": spec.to_dict(),
-        "recording": dict(recording),
-        "packed": packed,
-        "zarr_version": zarr.__version__,
-    }
-    attributes["checksum"] = description_checksum(attributes)
-    group = zarr.create_group(store, attributes=attributes)
-    group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
-    for name, (dtype, shape) in row_types(spec).items():
-        chunk = _PIXEL_CHUNK if name == "pixels" else _VECTOR_CHUNK
-        row_bytes = dtype.itemsize * math.prod(max(1, size) for size in shape)  # in a chunk, no length is 0
-        per_file = max(1, _PACKED_BYTES // (chunk * row_bytes)) if packed else None
-        _create_array(group, f"data/{name}", shape, chunk, dtype, per_file)
-    for name in (SEEDS, ENDS):
-        _create_array(group, name, (), _META_CHUNK, np.int64)
-    _create_array(group, RECORDS, (RECORD_BYTES,), _META_CHUNK, np.uint8)
-    group[ENDS].update_attributes({CHAIN: chain(make_records([], [], []))})
-    store.sync_directories()
-    draft.replace(path)
-    sync_directory(path.parent)
-
-
 def _described(array: zarr.Array[Any], metadata: ArrayMetadata) -> zarr.Array[Any]:
     """The same array as `metadata` describes it, whatever its file says."""
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=array.async_array.config))
-
-
-def _create_array(
-    group: zarr.Group,
-    name: str,
-    row_shape: tuple[int, ...],
-    chunk: int,
-    dtype: DTypeLike,
-    chunks_per_file: int | None = None,
-) -> None:
-    within = tuple(max(1, size) for size in row_shape)
-    group.create_array(
-        name,
-        shape=(0, *row_shape),
-        chunks=(chunk, *within),
-        shards=None if chunks_per_file is None else (chunk * chunks_per_file, *within),
-        dtype=dtype,
-        compressors=ZstdCodec(level=1, checksum=True),
-        fill_value=0,
-        chunk_key_encoding={"name": "default", "separator": "."},  # one folder per array, not one per chunk
-    )

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.encoders.base import Grid
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskConfig:
@@ -49,19 +51,20 @@ class Mask:
         return Mask(self.visible.to(device), self.hidden.to(device))
 
 
-def _draw_rectangle(config: MaskConfig, grid: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _draw_rectangle(config: MaskConfig, grid: Grid, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Top, left, height, width in tokens."""
     low, high = (math.log(r) for r in config.aspect_ratio)
     ratio = math.exp(rng.uniform(low, high))
-    area = config.spatial_scale * grid**2
-    height = int(np.clip(round(math.sqrt(area * ratio)), 1, grid))
-    width = int(np.clip(round(math.sqrt(area / ratio)), 1, grid))
-    return int(rng.integers(grid - height + 1)), int(rng.integers(grid - width + 1)), height, width
+    area = config.spatial_scale * grid.tokens
+    height = int(np.clip(round(math.sqrt(area * ratio)), 1, grid.rows))
+    width = int(np.clip(round(math.sqrt(area / ratio)), 1, grid.columns))
+    top, left = (int(rng.integers(room + 1)) for room in (grid.rows - height, grid.columns - width))
+    return top, left, height, width
 
 
-def _draw_spatial_mask(config: MaskConfig, grid: int, rng: np.random.Generator) -> np.ndarray:
-    """Hidden tokens of a frame, bool `[grid, grid]`, with at least one visible and one hidden."""
-    hidden = np.zeros((grid, grid), bool)
+def _draw_spatial_mask(config: MaskConfig, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+    """Hidden tokens of a frame, bool `[rows, columns]`, with at least one visible and one hidden."""
+    hidden = np.zeros(grid, bool)
     for _ in range(config.blocks):
         top, left, height, width = _draw_rectangle(config, grid, rng)
         block = hidden.copy()
@@ -69,12 +72,12 @@ def _draw_spatial_mask(config: MaskConfig, grid: int, rng: np.random.Generator) 
         if not block.all():  # a block that would hide everything leaves nothing to predict from
             hidden = block
     if not hidden.any():
-        hidden[rng.integers(grid), rng.integers(grid)] = True
+        hidden[rng.integers(grid.rows), rng.integers(grid.columns)] = True
     return hidden
 
 
-def sample_mask(config: MaskConfig, batch: int, frames: int, grid: int, rng: np.random.Generator) -> Mask:
-    """A mask for each of `batch` clips with `frames` tubelet layers of `grid x grid` tokens.
+def sample_mask(config: MaskConfig, batch: int, frames: int, grid: Grid, rng: np.random.Generator) -> Mask:
+    """A mask for each of `batch` clips with `frames` tubelet layers of `grid` tokens.
 
     All clips of a batch keep the same number of tokens, so that they stack: the fewest that any of them keeps. The
     surplus visible tokens of the others are hidden at random, whole columns in time, and are predicted too.

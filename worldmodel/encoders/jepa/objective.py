@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.masks import Mask
 from worldmodel.encoders.vit import (
     Block,
@@ -79,7 +80,7 @@ class MaskPredictor(nn.Module):
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
         super().__init__()
         width = config.predictor_width
-        self.grid, self.heads, self.positions = encoder.grid, config.predictor_heads, encoder.positions
+        self.heads, self.positions = config.predictor_heads, encoder.positions
         self.inward, self.outward = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(
@@ -88,11 +89,11 @@ class MaskPredictor(nn.Module):
         self.norm = nn.LayerNorm(width)
         initialise(self, config.predictor_depth)
 
-    def forward(self, context: Tensor, mask: Mask, frames: int) -> Tensor:
+    def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
         """`context [B, K, D]` of the visible tokens → predictions `[B, M, D]` for the hidden ones."""
         num_hidden = mask.hidden.shape[1]
         order = torch.cat([mask.visible, mask.hidden], dim=1)
-        coordinates = token_coordinates(frames, self.grid).to(context.device)
+        coordinates = token_coordinates(frames, grid).to(context.device)
         visible = self.inward(context)
         hidden = self.mask_token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
         tokens = torch.cat([visible, hidden], dim=1)
@@ -166,6 +167,7 @@ class Jepa(nn.Module):
         between the two cannot be predicted, and drops out of the features.
         """
         frames = clips.shape[1] // self.encoder.config.tubelet_frames
+        grid = self.encoder.config.grid(*clips.shape[2:4])
         with torch.no_grad():
             features = self.target(clips if seen_by_target is None else seen_by_target).float()
             features = F.layer_norm(features, features.shape[-1:])
@@ -179,7 +181,7 @@ class Jepa(nn.Module):
         losses, visible, variances, covariances = [], [], [], []
         for mask in masks:
             context = self.encoder(clips, mask.visible)
-            predicted = self.predictor(context, mask, frames).float()
+            predicted = self.predictor(context, mask, frames, grid).float()
             losses.append(self._error(predicted, gather_tokens(target, mask.hidden)))
             if self.visible_head is not None:
                 visible.append(self._error(self.visible_head(context).float(), gather_tokens(target, mask.visible)))

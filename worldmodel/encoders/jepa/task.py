@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.encoders.features import encode_frames
-from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
+from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa
-from worldmodel.encoders.vit import VisionTransformer, to_unit_range
+from worldmodel.encoders.probe import ProbeData, probe_encoder
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
 from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
 
-# `(step) -> row numbers [B, T]` of the clips of that step.
-ClipRows = Callable[[int], NDArray[np.int64]]
+# `(step) -> uint8 [B, T, H, W, 3]`: the clips of that step, a function of it alone. All of one step are of one size;
+# those of another one may be of another size.
+ClipSource = Callable[[int], NDArray[np.uint8]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,63 +57,53 @@ class PretrainConfig:
             masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
         except TypeError as error:
             raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
+        if not masks:
+            raise ValueError("masks is empty: expected at least one")
         object.__setattr__(self, "masks", masks)
+        for name in ("momentum", "final_momentum", "canonical_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to 1")
+        for name in ("jitter", "colour_jitter", "smallest_spread"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
+        if self.probe_frames < 4:
+            raise ValueError(f"probe_frames {self.probe_frames}: expected at least 4, half of them held out")
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeData:
-    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
+def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> float:
+    """Memory that a clip of `frames` frames of `camera` takes in a step of training, at least [bytes].
 
-    train_pixels: NDArray[np.uint8]
-    train_state: NDArray[np.float32]
-    test_pixels: NDArray[np.uint8]
-    test_state: NDArray[np.float32]
-
-
-def probe_encoder(encoder: VisionTransformer, data: ProbeData, device: torch.device) -> dict[str, float]:
-    """Effective rank, spread, and how well a linear read-out finds the state (R² per quantity, averaged).
-
-    Without a quantity to be read (`Y` is 0), the first two only.
+    Its pixels as float32, twice (for context and targets), and what the blocks of the context encoder keep for the
+    backward pass: 34 bytes per token, unit of width and block in half precision (Korthikanti et al., arXiv 2205.05198).
     """
-    train, test = (
-        encode_frames(encoder, pixels, np.arange(len(pixels)), device)
-        for pixels in (data.train_pixels, data.test_pixels)
-    )
-    # Layer-normed like the targets of the loss, so that spread 1 means "all of it varies".
-    normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
-    health = {"spread": spread(normed), "effective_rank": effective_rank(normed)}
-    if data.train_state.shape[1] == 0:
-        return health
-    scores = linear_probe(
-        train.flatten(1), torch.from_numpy(data.train_state), test.flatten(1), torch.from_numpy(data.test_state)
-    )
-    return {
-        **health,
-        "probe_r2": float(scores.nanmean()),
-        **{f"probe_r2_{i:02d}": float(score) for i, score in enumerate(scores) if not torch.isnan(score)},
-    }
+    tokens = frames // encoder.tubelet_frames * encoder.grid_of(camera).tokens
+    return 8.0 * frames * camera.height * camera.width * 3 + 34.0 * tokens * encoder.width * encoder.depth
 
 
 class PretrainTask(TrainingTask):
-    """Masked latent prediction on clips of `frames`.
+    """Masked latent prediction on clips.
 
-    With `canonical`, the same frames as they look without distractors, the target encoder sees those: what the
+    With `canonical`, the same clips as they look without distractors, the target encoder sees those: what the
     distractors add is nothing to predict (randomised-to-canonical adaptation, arXiv 1812.07252, in feature space).
+
+    Args:
+        clips: to learn from.
+        probe: frames by camera that are reported on.
+        canonical: the same clips, looked at differently.
     """
 
     def __init__(
         self,
         module: Jepa,
         config: PretrainConfig,
-        frames: NDArray[np.uint8],
-        clip_rows: ClipRows,
-        probe: ProbeData | None,
+        clips: ClipSource,
+        probe: Mapping[str, ProbeData],
         seed: int,
         device: torch.device,
-        canonical: NDArray[np.uint8] | None = None,
+        canonical: ClipSource | None = None,
     ) -> None:
         self.module: Jepa = module
-        self._config, self._frames, self._clip_rows, self._probe = config, frames, clip_rows, probe
+        self._config, self._clips, self._probe = config, clips, probe
         self._canonical = canonical
         self._seed, self._device = seed, device
 
@@ -125,7 +117,7 @@ class PretrainTask(TrainingTask):
         """
         return self.module.target if self._canonical is None else self.module.encoder
 
-    def _clips(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
+    def _show(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
         """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
         if self._config.flip:  # as bytes: floats are four times as many
             frames = np.where(mirrored[:, None, None, None, None], frames[:, :, :, ::-1], frames)
@@ -146,21 +138,22 @@ class PretrainTask(TrainingTask):
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch, both masks."""
         rng = np.random.default_rng([self._seed, step])
-        rows, config = self._clip_rows(step), self._config
-        mirrored = rng.random(len(rows)) < 0.5
-        shown, seen_by_target = self._frames[rows], None
+        shown, config = self._clips(step), self._config
+        batch, (frames, height, width) = len(shown), shown.shape[1:4]
+        mirrored = rng.random(batch) < 0.5
+        seen_by_target = None
         if self._canonical is not None:
-            canonical = self._canonical[rows]
-            as_canonical = rng.random(len(rows)) < config.canonical_share
+            canonical = self._canonical(step)
+            as_canonical = rng.random(batch) < config.canonical_share
             shown = np.where(as_canonical[:, None, None, None, None], canonical, shown)
-            seen_by_target = self._clips(canonical, mirrored)
-        clips = self._clips(shown, mirrored)
+            seen_by_target = self._show(canonical, mirrored)
+        clips = self._show(shown, mirrored)
         if config.two_lights:
             seen_by_target = self._light(clips if seen_by_target is None else seen_by_target, rng)
         clips = self._light(clips, rng)
         encoder = self.module.encoder.config
-        layers = rows.shape[1] // encoder.tubelet_frames
-        masks = [sample_mask(m, len(rows), layers, encoder.grid, rng).to(self._device) for m in config.masks]
+        layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
+        masks = [sample_mask(mask, batch, layers, grid, rng).to(self._device) for mask in config.masks]
         values = self.module(clips, masks, seen_by_target)
         features = values.pop("features")
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
@@ -172,13 +165,16 @@ class PretrainTask(TrainingTask):
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Probe the encoder that is kept. Raises TrainingStopped on collapse."""
-        if self._probe is None:
-            return {}
-        measured = probe_encoder(self.kept, self._probe, self._device)
-        if measured["spread"] < self._config.smallest_spread:
-            raise TrainingStopped(
-                f"the features have collapsed: spread {measured['spread']:.4f} at step {step} is under "
-                f"{self._config.smallest_spread}; the last good checkpoint is kept. A lower learning rate, or "
-                "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps, in another folder (out=...)"
-            )
+        measured: dict[str, float] = {}
+        for camera, data in self._probe.items():
+            of_camera = probe_encoder(self.kept, data, self._device)
+            if of_camera["spread"] < self._config.smallest_spread:
+                where = f" of camera {camera}" if len(self._probe) > 1 else ""
+                raise TrainingStopped(
+                    f"the features{where} have collapsed: spread {of_camera['spread']:.4f} at step {step} is under "
+                    f"{self._config.smallest_spread}; the last good checkpoint is kept. A lower learning rate, or "
+                    "jepa.variance_weight=1 jepa.covariance_weight=0.04, usually helps, in another folder (out=...)"
+                )
+            prefix = f"{camera}/" if len(self._probe) > 1 else ""
+            measured |= {f"{prefix}{name}": value for name, value in of_camera.items()}
         return measured

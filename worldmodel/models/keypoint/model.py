@@ -1,181 +1,203 @@
-"""Frozen encoder + scene code + action-conditioned predictor: all that planning sees of learning.
+"""Frozen encoder + keypoint state + action-conditioned predictor: all that planning sees of learning.
 
-Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead, `T` frames of history; `N` tokens of a frame,
-`C` channels of each; `Z` scene code, `P` proprioception.
+Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame, `C` channels of each;
+`Z` state: that of all cameras, one after the other; `P` proprioception.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldmodel.core import checkpoint
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.goal import Goal
+from worldmodel.core.observation import Observation
+from worldmodel.core.options import from_config
+from worldmodel.core.spec import CameraSpec, EnvironmentSpec
+from worldmodel.core.tensor_record import TensorRecord
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.encoders.registry import build_encoder, describe_encoder, read_encoder_config
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
+from worldmodel.models.compression import CompressionConfig
+from worldmodel.models.contract import WorldModel
+from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorConfig
-from worldmodel.models.keypoint.scene import Scene, SceneConfig
+from worldmodel.models.keypoint.view import View
 from worldmodel.models.normaliser import Normaliser
 
 
 @dataclasses.dataclass(frozen=True)
-class GoalConfig:
+class DistanceConfig:
     """What counts as near to a goal picture.
 
     Attributes:
         robot_weight: weight of the robot's place (in standard deviations of its proprioception, as far as the goal
             picture shows it) beside that of the scene's keypoints (in half widths of the picture). Small: where the
             robot is in the goal picture should decide only when nothing else does.
-        look_weight: weight of the scene's look, which is of unit length.
+        appearance_weight: weight of the appearance embedding, which is of unit length.
     """
 
     robot_weight: float = 0.1
-    look_weight: float = 0.25
+    appearance_weight: float = 0.25
 
     def __post_init__(self) -> None:
-        if not min(self.robot_weight, self.look_weight) >= 0:
-            raise ValueError(f"weights must not be negative, got {self}")
+        if not all(0 <= weight < math.inf for weight in (self.robot_weight, self.appearance_weight)):
+            raise ValueError(f"weights must be finite and not negative, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
-class WorldModelConfig:
-    """Shapes of all parts."""
+class KeypointConfig:
+    """Shapes of all parts; those of a camera are the same for each."""
 
     encoder: PatchGrid
     compression: CompressionConfig
-    scene: SceneConfig
+    state: StateConfig
     predictor: PredictorConfig
-    goal: GoalConfig
+    distance: DistanceConfig
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> WorldModelConfig:
-        """Read back what `to_dict` wrote. Raises KeyError, TypeError or ValueError."""
-        return cls(
-            read_encoder_config(content["encoder"]),
-            CompressionConfig(**content["compression"]),
-            SceneConfig(**content["scene"]),
-            PredictorConfig(**content["predictor"]),
-            GoalConfig(**content["goal"]),
-        )
+    def from_dict(cls, content: Mapping[str, Any], cameras: tuple[CameraSpec, ...]) -> KeypointConfig:
+        """Read back what `to_dict` wrote. Raises UserError, or KeyError for what is missing."""
+        parts = {
+            "compression": CompressionConfig,
+            "state": StateConfig,
+            "predictor": PredictorConfig,
+            "distance": DistanceConfig,
+        }
+        unknown = sorted(set(content) - {"encoder", *parts})
+        if unknown:
+            raise UserError(f"{unknown[0]!r:.40} is no part of a keypoint model")
+        sections: dict[str, Any] = {name: from_config(part, content[name], name) for name, part in parts.items()}
+        return cls(read_encoder_config(content["encoder"], cameras), **sections)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with the encoder's kind."""
         return {**dataclasses.asdict(self), "encoder": describe_encoder(self.encoder)}
 
 
-class WorldModel(nn.Module):
-    """W(history, actions) → future, in a code of frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
+class KeypointModel(WorldModel):
+    """W(latent, actions) → latents, in keypoints on frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
-    def __init__(self, spec: EnvironmentSpec, config: WorldModelConfig) -> None:
-        super().__init__()
-        self.spec, self.config = spec, config
-        encoder = config.encoder
-        sizes = (spec.proprio_size, len(spec.action.low))
-        self.encoder = build_encoder(encoder).requires_grad_(False)
-        self.compression = Compression(config.compression, encoder.tokens_per_frame, encoder.width)
-        self.scene = Scene(config.scene, encoder.grid, self.compression.channels, spec.proprio_size)
-        self.scene.requires_grad_(False)  # trained before the predictor, in a training of its own
+    family = "keypoint"
+
+    def __init__(self, spec: EnvironmentSpec, config: KeypointConfig) -> None:
+        super().__init__(spec)
+        self.config = config
+        sizes = (spec.proprio_size, spec.action.size)
+        self.encoder = build_encoder(config.encoder).requires_grad_(False)
+        views = {
+            _key(camera.name): View(camera, config.encoder, config.compression, config.state, spec.proprio_size)
+            for camera in spec.cameras
+        }
+        self.views = nn.ModuleDict(views).requires_grad_(False)  # trained before the predictor, each by itself
         self.normaliser = Normaliser(*sizes)
-        self.predictor = Predictor(config.predictor, config.scene.size, *sizes)
-        self.precision = torch.float32
-        self._imagine: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
+        self.predictor = Predictor(config.predictor, len(spec.cameras) * config.state.size, *sizes)
+        self._rollout: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
 
-    @property
-    def history(self) -> int:
-        """Frames that `encode` makes use of: the last one, and the one before it for what moves."""
-        return 2
+    def view(self, camera: str) -> View:
+        """What is learned of a camera's pictures."""
+        view = self.views[_key(camera)]
+        assert isinstance(view, View)
+        return view
 
-    # --- what planning calls ---------------------------------------------------------------------------------------
+    def describe(self) -> dict[str, Any]:
+        """See `WorldModel.describe`."""
+        return self.config.to_dict()
 
-    @torch.no_grad()
-    def tokens(self, pixels: Tensor) -> Tensor:
-        """Compressed frozen tokens `[B, N, C]` of pictures, uint8 `[B, H, W, 3]`."""
-        return self.compression(self.encoder.encode_frames(pixels))
+    def check_weights(self) -> None:
+        """See `WorldModel.check_weights`."""
+        for camera in self.spec.camera_names:
+            readable = self.view(camera).robot_readable
+            if not bool(((readable >= 0) & (readable <= 1)).all()):
+                raise UserError(f"robot_readable of camera {camera} has numbers that are not from 0 to 1")
 
-    @torch.no_grad()
-    def encode(self, pixels: Tensor, proprio: Tensor, actions: Tensor) -> Belief:
-        """Latent of a history: pixels uint8 `[B, T, H, W, 3]`, proprio `[B, T, P]`, actions `[B, T-1, A]`.
-
-        Proprioception counts as it is now, and actions that were taken are seen in what they did.
-        """
-        recent = pixels[:, -self.history :]
-        codes = self.scene(self.tokens(recent.flatten(0, 1))).unflatten(0, recent.shape[:2])
-        return Belief(codes[:, -1], codes[:, -1] - codes[:, 0], self.normaliser.proprio(proprio[:, -1]))
+    # --- the contract ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_goal(self, pixels: Tensor) -> Belief:
-        """Latent of goal pictures, uint8 `[B, H, W, 3]`: at rest, with the proprioception that the picture shows."""
-        tokens = self.tokens(pixels)
-        code = self.scene(tokens)
-        return Belief(code, torch.zeros_like(code), self.scene.robot(tokens))
+    def tokens(self, camera: str, pixels: Tensor) -> Tensor:
+        """Compressed frozen tokens `[B, N, C]` of a camera's pictures, uint8 `[B, H, W, 3]`."""
+        return self.view(camera).compression(self.encoder.encode_frames(pixels))
 
-    def rollout(self, latent: Belief, actions: Tensor) -> Belief:
-        """Imagined latents after each of `actions [B, S, H, A]` (physical units), over `[B, S, H, ...]`.
+    @torch.no_grad()
+    def observe(self, previous: TensorRecord | None, observation: Observation, action: Tensor | None) -> Belief:
+        """See `WorldModel.observe`. What was done is seen in what it did: `action` does not count."""
+        images, proprio = self.read_observation(observation)
+        tokens = torch.cat([self.tokens(camera, pixels) for camera, pixels in images.items()], dim=1)
+        if previous is None:
+            state = self._state(tokens)
+            motion = torch.zeros_like(state)
+        else:
+            assert isinstance(previous, Belief) and previous.tokens is not None
+            # Both states in one batch: how torch rounds depends on how many rows there are, and motion is small.
+            pair = torch.stack([previous.tokens, tokens], dim=1).flatten(0, 1)
+            before, state = self._state(pair).unflatten(0, (-1, 2)).unbind(1)
+            motion = state - before
+        return Belief(state, motion, self.normaliser.proprio(proprio), tokens)
 
-        Gradients flow to the actions unless the caller forbids it.
-        """
+    @torch.no_grad()
+    def goal(self, goal: Goal) -> Belief:
+        """See `WorldModel.goal`: pictures of all cameras; at rest, with the proprioception that they show."""
+        images = self.read_image_goal(goal)
+        tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
+        state = self._state(torch.cat(tokens, dim=1))
+        views = map(self.view, images)
+        read = torch.stack([view.keypoints.robot(seen) for view, seen in zip(views, tokens, strict=True)])
+        # Of every reading, what the camera says that shows it best.
+        best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
+        return Belief(state, torch.zeros_like(state), read.gather(0, best)[0])
+
+    def imagine(self, latent: TensorRecord, actions: Tensor) -> Belief:
+        """See `WorldModel.imagine`."""
+        assert isinstance(latent, Belief)
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self._imagine(latent.repeat(actions.shape[1]), self.normaliser.actions(actions))
+            return self._rollout(latent.imagined().repeat(actions.shape[1]), self.normaliser.actions(actions))
 
-    def compile_rollout(self) -> None:
-        """From now on imagine by fused kernels (torch.compile); the first rollout of every shape takes a while."""
-        self._imagine = torch.compile(self.predictor.rollout)
+    def compile_imagination(self) -> None:
+        """See `WorldModel.compile_imagination`. The first rollout of every shape takes a while."""
+        self._rollout = torch.compile(self.predictor.rollout)
 
-    def distance(self, latent: Belief, goal: Belief) -> Tensor:
-        """Distance `[B, S, H]` of imagined latents to goals `[B]`."""
-        return self.between(latent, goal.map(lambda part: part[:, None, None]))
+    def distance(self, latents: TensorRecord, goal: TensorRecord) -> Tensor:
+        """See `WorldModel.distance`; `between` has the equation."""
+        assert isinstance(latents, Belief) and isinstance(goal, Belief)
+        between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
+        return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
-    def distance_now(self, latent: Belief, goal: Belief) -> Tensor:
-        """Distance `[B]` of frames that were really seen to goals `[B]`."""
-        return self.between(latent, goal)
-
-    def between(self, latent: Belief, goal: Belief) -> Tensor:
+    def between(self, latents: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.
 
         How far the scene's keypoints are off, in half widths of the picture, how different it looks there, and a
         little of how far the robot is off:
-        `sqrt(|keypoints - keypoints_goal|² + w_l² |look - look_goal|² + w_r² |r (proprio - proprio_goal)|²)`, where
-        `r²` is the share of each part of proprioception that a picture shows. It grows linearly with the way to go.
+        `sqrt(sum_c (|keypoints_c - keypoints_c'|² + w_a² |appearance_c - appearance_c'|²) + w_r² |r (p - p')|²)`
+        over all cameras c, with proprioception p, where `r²` is the share of each of its parts that is shown by the
+        camera that shows it best. It grows linearly with the way to go.
         """
-        weights = self.config.goal
-        (places, look), (wanted_places, wanted_look) = (self.scene.parts(x.code.float()) for x in (latent, goal))
-        robot = (latent.proprio.float() - goal.proprio.float()) * self.scene.robot_readable.sqrt()
-        squared = (places - wanted_places).pow(2).sum(-1) + (weights.robot_weight * robot).pow(2).sum(-1)
-        squared = squared + (weights.look_weight * (look - wanted_look)).pow(2).sum(-1)
+        weights = self.config.distance
+        readable = self._robot_readable().amax(0)
+        robot = (latents.proprio.float() - goal.proprio.float()) * readable.sqrt()
+        squared = (weights.robot_weight * robot).pow(2).sum(-1)
+        size = self.config.state.size
+        parts = (latents.state.float().split(size, dim=-1), goal.state.float().split(size, dim=-1))
+        for camera, state, wanted in zip(self.spec.camera_names, *parts, strict=True):
+            (places, appearance), (wanted_places, wanted_appearance) = map(self.view(camera).parts, (state, wanted))
+            squared = squared + (places - wanted_places).pow(2).sum(-1)
+            squared = squared + (weights.appearance_weight * (appearance - wanted_appearance)).pow(2).sum(-1)
         return squared.clamp_min(1e-12).sqrt()
 
-    # --- checkpoints -----------------------------------------------------------------------------------------------
+    def _state(self, tokens: Tensor) -> Tensor:
+        """Standardised states `[B, Z]` from the compressed tokens of all cameras, one after the other `[B, N, C]`."""
+        views = [self.view(camera) for camera in self.spec.camera_names]
+        of_cameras = tokens.split([view.keypoints.grid.tokens for view in views], dim=1)
+        return torch.cat([view(seen) for view, seen in zip(views, of_cameras, strict=True)], dim=-1)
 
-    def save(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Write the inference-only model (no target encoder). `provenance` says how it came about."""
-        config = {
-            "environment": self.spec.to_dict(),
-            "model": self.config.to_dict(),
-            "encoder_hash": checkpoint.weights_hash(self.encoder),
-            "provenance": provenance,
-        }
-        checkpoint.save(folder, "world_model", config, self, half=True)
+    def _robot_readable(self) -> Tensor:
+        """How much of each part of proprioception every camera shows, `[cameras, P]`."""
+        return torch.stack([self.view(camera).robot_readable for camera in self.spec.camera_names])
 
-    @classmethod
-    def load(cls, name_or_path: str, device: torch.device) -> WorldModel:
-        """A shipped checkpoint by name, or one from a folder.
 
-        Raises:
-            UserError: when it is not there, damaged, or made by a newer program.
-        """
-        folder = checkpoint.resolve(name_or_path)
-        config = checkpoint.load_config(folder, "world_model")
-        try:
-            model = cls(EnvironmentSpec.from_dict(config["environment"]), WorldModelConfig.from_dict(config["model"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{folder / 'config.json'} does not describe a world model: {error}") from error
-        checkpoint.load_weights(folder, model)
-        model.eval().requires_grad_(False).to(device)
-        return model
+def _key(camera: str) -> str:
+    """A name for the module of a camera: torch does not take such that its modules have methods of, such as `half`."""
+    return f"camera_{camera}"

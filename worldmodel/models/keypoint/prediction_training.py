@@ -1,7 +1,7 @@
 """Training the action-conditioned predictor on frozen features, as a `TrainingTask`.
 
-Shapes: `B` sequences, `T` frames (two of context and the rollout), `Z` scene code, `P` proprioception, `A`
-action, `R` rows of the recording.
+Shapes: `B` sequences, `T` frames (two of context and the rollout), `Z` state, `P` proprioception, `A` action, `R` rows
+of the recording.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.models.keypoint.model import WorldModel
+from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
+from worldmodel.models.reports import error_report, share_won, with_rivals
 from worldmodel.training.trainer import TrainingTask
 
 # `(step) -> row numbers [B, T]` of the sequences of that step.
@@ -34,7 +35,7 @@ class PredictionConfig:
 
     Attributes:
         rollout_steps: control steps that the rollout loss looks ahead, open loop.
-        proprio_weight: weight of the error in proprioception beside that in the scene code (both standardised).
+        proprio_weight: weight of the error in proprioception beside that in the state (both standardised).
     """
 
     rollout_steps: int = 12
@@ -50,43 +51,43 @@ class Recording:
     """What the predictor learns from: row t of `actions` was taken at t.
 
     Attributes:
-        codes: standardised scene codes of the frames, float32 `[R, Z]`.
+        states: of the frames, standardised, float32 `[R, Z]`.
         proprio: float32 `[R, P]`, physical units.
         actions: float32 `[R, A]`, physical units.
     """
 
-    codes: Tensor
+    states: Tensor
     proprio: NDArray[np.float32]
     actions: NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Standardised sequences: codes `[B, T, Z]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
+    """Standardised sequences: states `[B, T, Z]`, proprio `[B, T, P]`, actions `[B, T-1, A]`."""
 
-    codes: Tensor
+    states: Tensor
     proprio: Tensor
     actions: Tensor
 
     def start(self) -> Belief:
-        """The moment of the second frame, from where the future is imagined."""
-        return Belief(self.codes[:, 1], self.codes[:, 1] - self.codes[:, 0], self.proprio[:, 1])
+        """What is known at the second frame, from where the future is imagined."""
+        return Belief(self.states[:, 1], self.states[:, 1] - self.states[:, 0], self.proprio[:, 1])
 
     def future(self) -> Belief:
-        """The moments `[B, T-2, ·]` that followed."""
-        return Belief(self.codes[:, 2:], torch.diff(self.codes[:, 1:], dim=1), self.proprio[:, 2:])
+        """What was known at the frames that followed, `[B, T-2, ·]`."""
+        return Belief(self.states[:, 2:], torch.diff(self.states[:, 1:], dim=1), self.proprio[:, 2:])
 
 
 class PredictionTask(TrainingTask):
     """An open-loop rollout from the second frame on, compared with what was recorded.
 
-    loss = huber(ĉ_t - c_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
+    loss = huber(ŝ_t - s_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
     In one of four batches the first frame is not seen, as when an episode begins.
     """
 
     def __init__(
         self,
-        model: WorldModel,
+        model: KeypointModel,
         config: PredictionConfig,
         recording: Recording,
         train_rows: SequenceRows,
@@ -94,7 +95,7 @@ class PredictionTask(TrainingTask):
         seed: int,
         device: torch.device,
     ) -> None:
-        self.module: WorldModel = model
+        self.module: KeypointModel = model
         self._config, self._recording, self._train_rows = config, recording, train_rows
         self._held_out_rows, self._seed, self._device = held_out_rows, seed, device
 
@@ -102,7 +103,7 @@ class PredictionTask(TrainingTask):
         """Load and standardise the sequences at `rows [B, T]`."""
         norm, data, device = self.module.normaliser, self._recording, self._device
         proprio, actions = (torch.from_numpy(x[rows]).to(device) for x in (data.proprio, data.actions))
-        return Batch(data.codes[rows].to(device), norm.proprio(proprio), norm.actions(actions[:, :-1]))
+        return Batch(data.states[rows].to(device), norm.proprio(proprio), norm.actions(actions[:, :-1]))
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
@@ -110,19 +111,19 @@ class PredictionTask(TrainingTask):
             batch = self.batch(self._train_rows(step))
             start = batch.start()
             if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
-                start = Belief(start.code, torch.zeros_like(start.motion), start.proprio)
+                start = Belief(start.state, torch.zeros_like(start.motion), start.proprio)
         ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
-        code = F.smooth_l1_loss(ahead.code, batch.codes[:, 2:], beta=_HUBER_BETA)
-        proprio = code.new_zeros(())  # what a recording without proprioception costs
+        state = F.smooth_l1_loss(ahead.state, batch.states[:, 2:], beta=_HUBER_BETA)
+        proprio = state.new_zeros(())  # what a recording without proprioception costs
         if ahead.proprio.shape[-1]:
             proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
-        return {"loss": code + self._config.proprio_weight * proprio, "code": code, "proprio": proprio}
+        return {"loss": state + self._config.proprio_weight * proprio, "state": state, "proprio": proprio}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """Rollout error by step against "copy the last frame", and whether the true actions are recognised.
 
-        Errors are distances as a planner measures them, between the imagined moment and the real one.
+        Errors are distances as a planner measures them, between what was imagined and what was seen.
         """
         model = self.module
         copies: list[Tensor] = []
@@ -137,25 +138,11 @@ class PredictionTask(TrainingTask):
             copies.append(model.between(last.map(lambda part: part[:, None]), future))
             goal = future.map(lambda part: part[:, -1:])
             ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
-        error, copy = torch.cat(errors).mean(0), torch.cat(copies).mean(0)
-        by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
-        return {
-            "held_out_error": float(error.mean()),
-            "action_ranking": float(torch.cat(ranks).mean()),
-            **by_step,
-        }
+        report = error_report(torch.cat(errors), torch.cat(copies))
+        return {**report, "action_ranking": float(torch.cat(ranks).mean())}
 
     def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
-        """How often `[B]` the actions that were taken lead nearer to the `goal [B, 1, ·]` than another sequence's do.
-
-        The rivals are the actions of the other sequences in the batch: as plausible, but for another situation.
-        0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
-        """
-        number = len(actions)
-        others = torch.randint(1, max(number, 2), (number, 16), generator=generator)  # never the sequence itself
-        rivals = ((torch.arange(number)[:, None] + others) % number).to(actions.device)
-        candidates = torch.cat([actions[:, None], actions[rivals]], dim=1)  # [B, 17, H, A]
+        """`share_won [B]` on the way to the `goal [B, 1, ·]`."""
+        candidates = with_rivals(actions, generator)
         ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)
-        to_goal = self.module.between(ahead.map(lambda part: part[:, :, -1]), goal)
-        wins = (to_goal[:, :1] < to_goal[:, 1:]).float() + 0.5 * (to_goal[:, :1] == to_goal[:, 1:]).float()
-        return wins.mean(1)
+        return share_won(self.module.between(ahead.map(lambda part: part[:, :, -1]), goal))

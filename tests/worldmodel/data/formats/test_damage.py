@@ -53,7 +53,9 @@ def lerobot(folder: Path, episodes: list) -> Path:
     with EpisodeWriter(folder / "store.zarr", spec) as writer:
         for e in episodes:
             action = np.concatenate([e.action, np.zeros((1, 2))]).astype(np.float32)
-            writer.append(Episode(np.ascontiguousarray(e.pixels[:, :, :12]), action, e.proprio, e.state, seed=0))
+            writer.append(
+                Episode({"camera": np.ascontiguousarray(e.pixels[:, :, :12])}, action, e.proprio, e.state, seed=0)
+            )
     export_lerobot(TrajectoryStore.open(folder / "store.zarr"), folder / "exported", ExportOptions(), quiet)
     return folder / "exported"
 
@@ -69,11 +71,13 @@ def original(request, tmp_path_factory, recorded) -> tuple[str, Path]:
 def read_all(format_name: str, path: Path) -> Iterator[Any]:
     """Every number and picture that an import would read."""
     with open_source(format_name, path) as source:
-        plan = plan_import(source, ImportOptions(proprio=["none"], rate_hz=10.0), quiet)
+        rate = 10.0 if source.facts.rate_hz is None else None
+        plan = plan_import(source, ImportOptions(proprio=["none"], rate_hz=rate), quiet)
         for number, rows in plan.episodes:
             yield source.column(number, plan.choice.action[0].name, rows - 1)
-            for frame in source.frames(number, plan.choice.camera, rows):
-                yield plan.square(frame, "frame")
+            for camera in plan.cameras.values():
+                for frame in source.frames(number, camera.column, rows):
+                    yield camera.fit(frame, "frame")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,15 +19,16 @@ from hypothesis.extra import numpy as hnp
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
-from worldmodel.data.formats import lerobot_export
+from worldmodel.data.formats import lerobot_export, lerobot_video
 from worldmodel.data.formats.exporting import ExportOptions
 from worldmodel.data.formats.images import encode_png
 from worldmodel.data.formats.lerobot_export import export_lerobot
-from worldmodel.data.formats.lerobot_layout import CAMERA
+from worldmodel.data.formats.lerobot_layout import camera_key
 from worldmodel.data.formats.source import FormatError
 from worldmodel.data.formats.video import VideoWriter
 from worldmodel.data.store.reader import StoreError
 
+CAMERA = camera_key("camera")
 PNG = ExportOptions(images="png")
 
 
@@ -56,13 +57,13 @@ def test_there_and_back(tmp_path: Path, store: TrajectoryStore, exported: Path, 
     assert_same_numbers(back, store)
     info = json.loads((exported / "meta/info.json").read_text())
     if info["features"][CAMERA]["dtype"] == "image":
-        np.testing.assert_array_equal(back.read("pixels", 0, 106), store.read("pixels", 0, 106))
+        np.testing.assert_array_equal(back.read("images/camera", 0, 106), store.read("images/camera", 0, 106))
 
 
 def test_through_several_files(tmp_path: Path, store, import_from, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_DATA_MB", "_VIDEO_MB"):
-        monkeypatch.setattr(lerobot_export, name, 0)
-    monkeypatch.setattr(lerobot_export, "_PER_CHUNK", 2)
+    monkeypatch.setattr(lerobot_export, "_DATA_MB", 0)
+    monkeypatch.setattr(lerobot_video, "VIDEO_MB", 0)
+    monkeypatch.setattr(lerobot_video, "PER_CHUNK", 2)
     export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
     files = sorted(str(path.relative_to(tmp_path / "exported")) for path in tmp_path.rglob("*-00*/*.mp4"))
     assert files[0] == f"videos/{CAMERA}/chunk-000/file-000.mp4"
@@ -90,11 +91,12 @@ def recordings(draw: st.DrawFn) -> tuple[EnvironmentSpec, list[Episode]]:
     episodes = []
     for _ in range(draw(st.integers(1, 3))):
         rows = draw(st.integers(2, 5))
-        action = draw(hnp.arrays(np.float32, (rows, actions), elements=_FLOATS))
+        action = draw(hnp.arrays(np.float32, (rows, actions), elements=st.floats(-1, 1, width=32)))
         action[-1] = 0
+        pixels = draw(hnp.arrays(np.uint8, (rows, size, size, 3), elements=st.integers(0, 255), fill=st.just(7)))
         episodes.append(
             Episode(
-                draw(hnp.arrays(np.uint8, (rows, size, size, 3), elements=st.integers(0, 255), fill=st.just(7))),
+                {spec.only_camera.name: pixels},
                 action,
                 draw(hnp.arrays(np.float32, (rows, proprio), elements=_FLOATS)),
                 draw(hnp.arrays(np.float64, (rows, state), elements=st.floats(allow_nan=False, allow_infinity=False))),
@@ -117,7 +119,9 @@ def test_nothing_is_lost_with_png(tmp_path_factory, import_from, recording) -> N
         export_lerobot(store, folder / "exported", PNG, quiet)
         back = import_from("lerobot", folder / "exported", folder / "back.zarr")
     assert_same_numbers(back, store)
-    np.testing.assert_array_equal(back.read("pixels", 0, back.num_rows), store.read("pixels", 0, store.num_rows))
+    np.testing.assert_array_equal(
+        back.read("images/camera", 0, back.num_rows), store.read("images/camera", 0, store.num_rows)
+    )
 
 
 def moving(rows: int, size: int = 64) -> np.ndarray:
@@ -134,11 +138,13 @@ def test_video_is_close_and_every_frame_is_where_it_was(tmp_path: Path, spec, im
     with EpisodeWriter(tmp_path / "data.zarr", spec) as writer:
         for rows in (9, 25):
             zeros = [np.zeros((rows, n), t) for n, t in ((2, "f4"), (3, "f4"), (5, "f8"))]
-            writer.append(Episode(moving(rows), *zeros, seed=0))
+            writer.append(Episode({"camera": moving(rows)}, *zeros, seed=0))
     store = TrajectoryStore.open(tmp_path / "data.zarr")
     export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
-    back = import_from("lerobot", tmp_path / "exported", tmp_path / "back.zarr").read("pixels", 0, 34).astype(float)
-    wanted = store.read("pixels", 0, 34).astype(float)
+    back = (
+        import_from("lerobot", tmp_path / "exported", tmp_path / "back.zarr").read("images/camera", 0, 34).astype(float)
+    )
+    wanted = store.read("images/camera", 0, 34).astype(float)
     assert 10 * np.log10(255**2 / ((back - wanted) ** 2).mean()) > 36  # dB, at the default quality
     nearest = [int(np.argmin([np.abs(found - other).mean() for other in wanted[:9]])) for found in back[:9]]
     assert nearest == list(range(9))
@@ -168,7 +174,7 @@ def test_what_lerobot_finds(tmp_path: Path, store: TrajectoryStore) -> None:
     for name, value in (("mean", proprio.mean(0)), ("std", proprio.std(0)), ("min", proprio.min(0))):
         np.testing.assert_allclose(stats["observation.state"][name], value, rtol=1e-9)
     assert np.shape(stats[CAMERA]["mean"]) == (3, 1, 1)
-    pixels = store.read("pixels", 0, 106) / 255  # of every episode all pictures are looked at
+    pixels = store.read("images/camera", 0, 106) / 255  # of every episode all pictures are looked at
     np.testing.assert_allclose(np.ravel(stats[CAMERA]["std"]), pixels.std((0, 1, 2)), rtol=1e-9)
 
 
@@ -186,9 +192,17 @@ def test_an_export_appears_whole_or_not_at_all(tmp_path: Path, store: Trajectory
         export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
 
 
+def test_a_rate_that_nobody_could_read_is_not_exported(tmp_path: Path, spec, make_episode) -> None:
+    with EpisodeWriter(tmp_path / "data.zarr", dataclasses.replace(spec, control_step_s=1e-308)) as writer:
+        writer.append(make_episode(0))
+    with pytest.raises(UserError, match=r"has a control_step_s of 1e-308 s: expected 1e-05 to 1000"):
+        export_lerobot(TrajectoryStore.open(tmp_path / "data.zarr"), tmp_path / "exported", PNG, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
 def test_damage_is_not_exported(tmp_path: Path, store: TrajectoryStore) -> None:
-    (store.path / "data/pixels/c.3.0.0.0").unlink()
-    with pytest.raises(StoreError, match=r"data/pixels is missing .*in episode 2: .*worldmodel\.data recover"):
+    (store.path / "data/images/camera/c.3.0.0.0").unlink()
+    with pytest.raises(StoreError, match=r"data/images/camera is missing .*in episode 2: .*worldmodel\.data recover"):
         export_lerobot(store, tmp_path / "exported", PNG, quiet)
     assert not (tmp_path / "exported").exists()
 
@@ -264,7 +278,7 @@ def test_version_2_1_with_videos(tmp_path: Path, recorded, import_from) -> None:
     ]
     store = import_from("lerobot", write_2_1(tmp_path / "old", smooth, "video"), tmp_path / "out.zarr")
     for index, episode in enumerate(smooth):
-        found, wanted = store.episode(index).pixels.astype(float), episode.pixels[:-1, :, 2:14]
+        found, wanted = store.episode(index).images["top"].astype(float), episode.pixels[:-1, :, 2:14]
         assert np.abs(found - wanted).mean() < 12  # colours are kept at half the resolution
         np.testing.assert_array_equal(store.episode(index).proprio, episode.proprio[:-1])
 
@@ -275,6 +289,12 @@ def test_version_2_1_with_videos(tmp_path: Path, recorded, import_from) -> None:
 def change(root: Path, **values: object) -> None:
     path = root / "meta/info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def reshape(root: Path, name: str, shape: list[int]) -> None:
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[name]["shape"] = shape
+    change(root, features=features)
 
 
 def rewrite(path: Path, edit: Callable[[dict], None]) -> None:
@@ -329,6 +349,7 @@ def foreign_spec(root: Path, **values: object) -> None:
         (lambda r: change(r, fps="10"), "fps is '10': expected a number"),
         (lambda r: change(r, features={}), "has no features"),
         (lambda r: change(r, features={"action": {"dtype": "float32", "shape": [10**9]}}), "features.action has rows"),
+        (lambda r: reshape(r, "action", [3]), r"rows of action have 2 numbers, .*info\.json says \[3\]"),
         (lambda r: change(r, total_frames=105), "says total_frames 105, its episodes have 106"),
         (lambda r: change(r, total_episodes=6), "says total_episodes 6, its episodes have 5"),
         (lambda r: (r / "meta/info.json").write_text("{"), r"info\.json is not JSON"),
@@ -342,7 +363,7 @@ def foreign_spec(root: Path, **values: object) -> None:
         (set_value("timestamp", 25, 0.45), r"row 4 of episode 1 .* is 0\.50 steps from where its rate of 10 Hz"),
         (set_value("frame_index", 25, 3), "frame_index of episode 1 does not count from 0"),
         (set_value("episode_index", 3, 1), "has 20 rows of episode 0, 21 are promised, one after the other"),
-        (set_value("episode_index", 25, 2), "of episode 1 has 7 pictures, not 8"),
+        (set_value("episode_index", 25, 2), "has 7 rows of episode 1, 8 are promised"),
         (set_value(CAMERA, 25, {"bytes": None, "path": "/etc/passwd"}), "pictures outside this file"),
         (set_value(CAMERA, 25, {"bytes": b"no PNG", "path": None}), "row 4 of .* in episode 1 of .* not a PNG or JPEG"),
         (set_episode("length", 1, 10**9), "episode 1: length is 1000000000: expected a whole number"),

@@ -66,12 +66,12 @@ def test_pictures_that_minari_keeps_as_jpeg(tmp_path: Path, recorded, import_fro
     source = write(tmp_path / "jpeg-v0", recorded, side=(36, 48))
     with h5py.File(source / "data/main_data.hdf5") as file:
         assert h5py.check_vlen_dtype(file["episode_0/observations/camera"].dtype) == np.uint8
-    store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"], size=36)
+    store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"], size=[36])
     wanted = [
         episode["observations"]["camera"] for episode in MinariStorage.read(source / "data").get_episodes(range(3))
     ]
     for index, pixels in enumerate(wanted):
-        np.testing.assert_array_equal(store.episode(index).pixels, pixels[:, :, 6:42])
+        np.testing.assert_array_equal(store.episode(index).images["camera"], pixels[:, :, 6:42])
 
 
 def test_pictures_of_equal_length_as_jpeg(tmp_path: Path, recorded, import_from) -> None:
@@ -80,7 +80,7 @@ def test_pictures_of_equal_length_as_jpeg(tmp_path: Path, recorded, import_from)
     with h5py.File(source / "data/main_data.hdf5") as file:
         assert file["episode_0/observations/camera"].ndim == 2
     store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"])
-    assert not store.read("pixels", 0, store.num_rows).any()
+    assert not store.read("images/camera", 0, store.num_rows).any()
     assert store.spec.only_camera.height == 36
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.store_damage import limits
+from benchmarks.store_faults import SPEC
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import one_camera
 from worldmodel.data import StoreError, TrajectoryStore
-from worldmodel.data.store.integrity import description_checksum
+from worldmodel.data.store.creating import create_store
+from worldmodel.data.store.integrity import (
+    ColumnDigest,
+    chain,
+    column_digest,
+    description_checksum,
+    make_records,
+    to_bytes,
+)
+from worldmodel.data.store.layout import CHAIN, Layout
 from worldmodel.data.store.metadata import MOST_CHUNK_BYTES, MetadataError, RowType, announced_bytes, check_array
+from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.rewriting import pack
 from worldmodel.data.store.verification import verify
-from worldmodel.data.store.writer import create_store
 
 ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
 PIXELS = RowType(np.dtype(np.uint8), (8, 8, 3))
@@ -48,8 +60,8 @@ def refused(path: Path, message: str) -> None:
 )
 def test_only_our_codecs_are_accepted(store: TrajectoryStore, name: str) -> None:
     codec = {"name": name, "configuration": {}}
-    edit(store.path / "data/pixels", lambda content: content["codecs"].__setitem__(1, codec))
-    refused(store.path, rf"data/pixels: codecs .*'{name}'.* are not accepted: expected bytes, zstd")
+    edit(store.path / "data/images/camera", lambda content: content["codecs"].__setitem__(1, codec))
+    refused(store.path, rf"data/images/camera: codecs .*'{name}'.* are not accepted: expected bytes, zstd")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +88,8 @@ def test_only_our_order_of_codecs_is_accepted(store: TrajectoryStore, codecs: ob
     "dtype", ["string", "object", "int8", "float64", "null_terminated_bytes", None, {"name": "struct"}]
 )
 def test_only_the_described_type_is_accepted(store: TrajectoryStore, dtype: object) -> None:
-    edit(store.path / "data/pixels", lambda content: content.update(data_type=dtype))
-    refused(store.path, "data/pixels: data_type is .*: expected 'uint8'")
+    edit(store.path / "data/images/camera", lambda content: content.update(data_type=dtype))
+    refused(store.path, "data/images/camera: data_type is .*: expected 'uint8'")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +97,7 @@ def test_only_the_described_type_is_accepted(store: TrajectoryStore, dtype: obje
     [
         (10**12, 10**12, "chunks of 1000000000000 rows have more than"),
         (10**13, 4096, "10000000000000 rows are more than"),
-        (10**12, 4096, "chunk 1 of meta/episode_ends is missing"),
+        (10**12, 4096, "meta/episode_ends does not increase"),
         (3 * 10**7, 3 * 10**7, "cannot be decoded"),
         (-1, 4096, "shape is"),
         (True, 4096, "shape is"),
@@ -117,11 +129,11 @@ def test_only_whole_rows_are_accepted(shape: list[int], chunk: list[int], store:
         content["shape"] = shape
         content["chunk_grid"]["configuration"]["chunk_shape"] = chunk
 
-    edit(store.path / "data/pixels", change)
-    refused(store.path, "data/pixels: (rows have the shape|chunk_shape is)")
+    edit(store.path / "data/images/camera", change)
+    refused(store.path, "data/images/camera: (rows have the shape|chunk_shape is)")
 
 
-@pytest.mark.parametrize("name", ["data/pixels", "meta/episode_ends", ""])
+@pytest.mark.parametrize("name", ["data/images/camera", "meta/episode_ends", ""])
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"3", b"{", b"", b"\xff\xfe", b" " * (2**22 + 1)])
 def test_a_file_that_is_no_description_is_refused(store: TrajectoryStore, name: str, content: bytes) -> None:
     (store.path / name / "zarr.json").write_bytes(content)
@@ -140,34 +152,36 @@ def test_a_chunk_that_grows_when_it_is_decompressed_is_refused(tmp_path: Path, s
     """Two gigabytes of zeros are 64 kB when compressed."""
     if packed:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldmodel.data.store.writer._PACKED_BYTES", 100_000)
+            patch.setattr("worldmodel.data.store.creating._PACKED_BYTES", 100_000)
             path = pack(store, tmp_path / "packed.zarr", lambda *_: None).path
         size = (
-            json.loads((path / "data/pixels/zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"][0]
+            json.loads((path / "data/images/camera/zarr.json").read_text())["chunk_grid"]["configuration"][
+                "chunk_shape"
+            ][0]
             // 16
         )
-        (file,) = (path / "data/pixels").glob("c.0.*")
+        (file,) = (path / "data/images/camera").glob("c.0.*")
         whole = file.read_bytes()
         first = int.from_bytes(whole[-16 * size - 4 :][:8], "little")
         file.write_bytes(whole[:first] + BOMB + whole[first + len(BOMB) :])
-        refused(path, "chunk 0 of data/pixels cannot be decoded")
+        refused(path, "chunk 0 of data/images/camera cannot be decoded")
     else:
-        (file,) = (store.path / "data/pixels").glob("c.0.*")
+        (file,) = (store.path / "data/images/camera").glob("c.0.*")
         for content in (BOMB, compressed(np.zeros(200_000_000, np.uint8)), compressed(np.zeros(5, np.uint8))):
             file.write_bytes(content)
-            refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+            refused(store.path, "chunk 0 of data/images/camera cannot be decoded")
 
 
 def test_a_chunk_without_a_checksum_is_refused(store: TrajectoryStore) -> None:
-    (file,) = (store.path / "data/pixels").glob("c.0.*")
+    (file,) = (store.path / "data/images/camera").glob("c.0.*")
     file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8), checksum=False))
-    refused(store.path, "chunk 0 of data/pixels cannot be decoded")
+    refused(store.path, "chunk 0 of data/images/camera cannot be decoded")
 
 
 def test_a_whole_chunk_of_something_else_is_noticed(store: TrajectoryStore) -> None:
-    (file,) = (store.path / "data/pixels").glob("c.3.*")
+    (file,) = (store.path / "data/images/camera").glob("c.3.*")
     file.write_bytes(compressed(np.zeros(16 * 8 * 8 * 3, np.uint8)))
-    with pytest.raises(StoreError, match=r"pixels of episode 2 is not what was recorded .*its checksum differs"):
+    with pytest.raises(StoreError, match=r"images/camera of episode 2 is not what was recorded .*its checksum differs"):
         store.episode(2)
     store.episode(0)
 
@@ -228,7 +242,7 @@ def test_a_description_that_makes_no_sense_is_refused(store: TrajectoryStore, na
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_largest_description_that_is_accepted_makes_a_store_that_is(tmp_path: Path, spec, packed: bool) -> None:
     most = dataclasses.replace(spec, cameras=one_camera(2048), proprio_size=2**16, state_size=2**16)
-    create_store(tmp_path / "data.zarr", most, {}, packed)
+    create_store(tmp_path / "data.zarr", Layout(most), {}, packed)
     assert TrajectoryStore.open(tmp_path / "data.zarr").spec == most
     with pytest.raises(UserError, match="height of camera camera is 2049: expected a whole number from 1 to 2048"):
         dataclasses.replace(spec, cameras=one_camera(2049))
@@ -250,7 +264,7 @@ def test_consolidated_metadata_may_be_stale(store: TrajectoryStore, write_store)
 
 
 def test_what_the_writer_makes_is_accepted_and_each_change_of_it_is_not(store: TrajectoryStore) -> None:
-    content = json.loads((store.path / "data/pixels/zarr.json").read_text())
+    content = json.loads((store.path / "data/images/camera/zarr.json").read_text())
     assert check_array(content, PIXELS) == 16 * 8 * 8 * 3
     for key in (
         "shape",
@@ -274,3 +288,86 @@ def test_what_the_writer_makes_is_accepted_and_each_change_of_it_is_not(store: T
         else:
             with pytest.raises(MetadataError, match="more than"):
                 check_array(content, PIXELS)
+
+
+# --- what is no file, and what claims more than it holds -------------------------------------------------------------
+
+EVERY_KIND = ["zarr.json", "meta/episode_ends/zarr.json", "data/images/camera/zarr.json", "meta/episode_ends/c.0"]
+
+
+@pytest.mark.parametrize("name", [*EVERY_KIND, "meta/episode_instruction/c.0.0", "data/images/camera/c.0.0.0.0"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+def test_what_is_no_file_is_refused_at_once(store: TrajectoryStore, name: str, kind: str, monkeypatch) -> None:
+    file = store.path / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        monkeypatch.chdir(file.parent)  # the path of a socket is short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(file.name)
+    refused(store.path, r"damaged|not a trajectory store|is missing|cannot be decoded")
+    with limits():
+        recover(store.path, lambda *_: None)
+    assert verify(TrajectoryStore.open(store.path), lambda *_: None) == []
+
+
+def hostile_store(path: Path, rows: int, side: int, content: bytes | None = None) -> None:
+    """One episode of black pictures of `side` pixels, in files of very few bytes, or of that `content`."""
+    spec = dataclasses.replace(SPEC, cameras=one_camera(side), proprio_size=0, state_size=0)
+    create_store(path, Layout(spec), {})
+    black = compressed(np.zeros((16, side, side, 3), np.uint8)) if content is None else content
+    with_rows(path / "data/images/camera", rows)
+    for number in range(-(-rows // 16)):
+        (path / f"data/images/camera/c.{number}.0.0.0").write_bytes(black)
+    for number in range(-(-rows // 512)):
+        (path / f"data/action/c.{number}.0").write_bytes(compressed(np.zeros((512, 2), np.float32)))
+    with_rows(path / "data/action", rows)
+    with_rows(path / "data/proprio", rows)
+    with_rows(path / "data/state", rows)
+    pictures = ColumnDigest()
+    for _ in range(rows // 16 if content is None else 0):
+        pictures.update(np.zeros((16, side, side, 3), np.uint8))
+    empty = [column_digest(np.zeros((rows, *shape), t)) for shape, t in (((2,), "f4"), ((0,), "f4"), ((0,), "f8"))]
+    digests = [pictures.digest(), *empty, column_digest(np.zeros(512, np.uint8))]
+    records = make_records([rows], [0], [digests], 5)
+    for name, values in (
+        ("meta/episode_ends", np.array([rows])),
+        ("meta/episode_seed", np.array([0])),
+        ("meta/episode_record", to_bytes(records)),
+        ("meta/episode_instruction", np.zeros((1, 512), np.uint8)),
+    ):
+        length = 64 if name.endswith("instruction") else 4096
+        chunk = np.zeros((length, *values.shape[1:]), values.dtype)
+        chunk[:1] = values
+        (path / name / ("c.0" if values.ndim == 1 else "c.0.0")).write_bytes(compressed(chunk))
+        with_rows(path / name, 1)
+    edit(path / "meta/episode_ends", lambda content: content["attributes"].update({CHAIN: chain(records)}))
+
+
+def with_rows(array: Path, rows: int) -> None:
+    edit(array, lambda content: content["shape"].__setitem__(0, rows))
+
+
+@pytest.mark.parametrize("content", [b"", b"black"])
+def test_a_large_claim_in_small_files_is_refused_before_memory_is_asked_for(tmp_path: Path, content: bytes) -> None:
+    hostile_store(tmp_path / "data.zarr", 16 * 400, 1152, content)
+    small = "chunk 0 of data/images/camera cannot be decoded"
+    with limits():
+        store = TrajectoryStore.open(tmp_path / "data.zarr")
+        for read in (lambda: store.episode(0), lambda: store.column("images/camera")):
+            with pytest.raises(StoreError, match=small):
+                read()
+        assert small in verify(store, lambda *_: None)[0].what
+
+
+def test_verifying_takes_the_memory_of_a_few_chunks(tmp_path: Path) -> None:
+    """1.1 GB of black pictures in some kB, which is honest."""
+    hostile_store(tmp_path / "data.zarr", 16 * 18, 1152)
+    with limits():
+        store = TrajectoryStore.open(tmp_path / "data.zarr")
+        assert verify(store, lambda *_: None) == []

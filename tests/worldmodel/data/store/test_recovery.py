@@ -19,7 +19,7 @@ from worldmodel.data.store.integrity import description_checksum
 from worldmodel.data.store.recovery import Recovery, recover
 from worldmodel.data.store.verification import verify
 
-COLUMNS = ("pixels", "action", "proprio", "state")
+COLUMNS = ("images/camera", "action", "proprio", "state")
 
 
 def quiet(done: int, total: int) -> None:
@@ -42,7 +42,7 @@ def assert_holds(path: Path, original: TrajectoryStore, episodes: list[int]) -> 
     assert store.episode_seeds.tolist() == original.episode_seeds[episodes].tolist()
     for position, episode in enumerate(episodes):
         for name in COLUMNS:
-            wanted, found = (getattr(s.episode(e), name) for s, e in ((original, episode), (store, position)))
+            wanted, found = (s.episode(e).columns[name] for s, e in ((original, episode), (store, position)))
             np.testing.assert_array_equal(found, wanted)
 
 
@@ -59,15 +59,15 @@ def test_a_whole_store_stays_as_it_is(store: TrajectoryStore) -> None:
 
 
 def test_verify_names_episode_and_column(store: TrajectoryStore) -> None:
-    (chunk,) = (store.path / "data/pixels").glob("c.3.*")  # rows 48 to 63: episodes 2 and 3
+    (chunk,) = (store.path / "data/images/camera").glob("c.3.*")  # rows 48 to 63: episodes 2 and 3
     damage(chunk)
     found = verify(TrajectoryStore.open(store.path), quiet)
-    assert [(d.episode, d.column) for d in found] == [(2, "pixels"), (3, "pixels")]
-    assert "chunk 3 of data/pixels cannot be decoded" in found[0].what
+    assert [(d.episode, d.column) for d in found] == [(2, "images/camera"), (3, "images/camera")]
+    assert "chunk 3 of data/images/camera cannot be decoded" in found[0].what
 
 
 def test_chunks_that_were_swapped_decode_and_are_found_all_the_same(store: TrajectoryStore) -> None:
-    (one,), (other,) = ((store.path / "data/pixels").glob(f"c.{i}.*") for i in (2, 3))
+    (one,), (other,) = ((store.path / "data/images/camera").glob(f"c.{i}.*") for i in (2, 3))
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
@@ -79,7 +79,7 @@ def test_chunks_that_were_swapped_decode_and_are_found_all_the_same(store: Traje
 
 
 def test_damaged_episodes_are_set_aside_with_the_store_they_were_in(store, original) -> None:
-    (chunk,) = (store.path / "data/pixels").glob("c.3.*")
+    (chunk,) = (store.path / "data/images/camera").glob("c.3.*")
     damage(chunk)
     before = snapshot(store.path)
     done = recover(store.path, quiet)
@@ -95,7 +95,10 @@ def test_damaged_episodes_are_set_aside_with_the_store_they_were_in(store, origi
 @pytest.mark.parametrize(
     "name",
     ["zarr.json", "meta/zarr.json", "meta/episode_ends/c.0", "meta/episode_seed/c.0", "meta/episode_record/c.0.0"]
-    + [f"{array}/zarr.json" for array in ("meta/episode_ends", "meta/episode_record", "data/pixels", "data/state")],
+    + [
+        f"{array}/zarr.json"
+        for array in ("meta/episode_ends", "meta/episode_record", "data/images/camera", "data/state")
+    ],
 )
 @pytest.mark.parametrize("how", ["lost", "cut", "flipped"])
 def test_no_episode_is_lost_with_any_one_file_of_the_index(store, original, name, how) -> None:
@@ -122,9 +125,13 @@ def test_an_index_that_claims_too_few_or_too_many_episodes_is_not_believed(store
 
 
 def test_a_stray_file_with_a_huge_number_promises_nothing(store, original) -> None:
-    (chunk,) = (store.path / "data/pixels").glob("c.3.*")
+    (chunk,) = (store.path / "data/images/camera").glob("c.3.*")
     damage(chunk)
-    for name in ("meta/episode_seed/c.999999999", "meta/episode_record/c.999999999.0", "data/pixels/c.999999999.0.0.0"):
+    for name in (
+        "meta/episode_seed/c.999999999",
+        "meta/episode_record/c.999999999.0",
+        "data/images/camera/c.999999999.0.0.0",
+    ):
         (store.path / name).write_bytes(b"left by some other program")
     tracemalloc.start()
     assert recover(store.path, quiet).kept == 3
@@ -135,7 +142,7 @@ def test_a_stray_file_with_a_huge_number_promises_nothing(store, original) -> No
 
 
 def test_a_folder_in_place_of_a_chunk_is_a_lost_chunk(store, original) -> None:
-    chunk = store.path / "data/pixels/c.3.0.0.0"  # rows 48 to 63
+    chunk = store.path / "data/images/camera/c.3.0.0.0"  # rows 48 to 63
     chunk.unlink()
     chunk.mkdir()
     assert recover(store.path, quiet).lost == (2, 3)
@@ -143,18 +150,18 @@ def test_a_folder_in_place_of_a_chunk_is_a_lost_chunk(store, original) -> None:
 
 
 def test_what_was_never_committed_is_cut_off(store, original) -> None:
-    pixels = zarr.open_group(store.path, mode="r+")["data/pixels"]
+    pixels = zarr.open_group(store.path, mode="r+")["data/images/camera"]
     pixels.resize((500, 8, 8, 3))
     pixels[106:500] = 7
     (store.path / "data/action/c.1.0.partial").write_bytes(b"torn")
     assert recover(store.path, quiet) == Recovery(5, (), None)
     assert snapshot(store.path).keys() == snapshot(original.path).keys()
     assert_holds(store.path, original, [0, 1, 2, 3, 4])
-    assert zarr.open_group(store.path, mode="r")["data/pixels"].shape == (106, 8, 8, 3)
+    assert zarr.open_group(store.path, mode="r")["data/images/camera"].shape == (106, 8, 8, 3)
 
 
 def test_the_store_is_replaced_in_an_order_that_a_power_cut_keeps(store, original) -> None:
-    (chunk,) = (store.path / "data/pixels").glob("c.3.*")
+    (chunk,) = (store.path / "data/images/camera").glob("c.3.*")
     damage(chunk)
     calls: list[tuple[str, str]] = []
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +21,7 @@ import pytest
 from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
 from worldmodel.data.__main__ import main
+from worldmodel.data.store import remote as remote_module
 from worldmodel.data.store.files import UnreachableError, address_in
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.remote import cache_folder
@@ -36,6 +41,13 @@ class Handler(SimpleHTTPRequestHandler):
         if self.owner.cut and self.owner.cut in self.path:
             content = (self.owner.root / self.path.lstrip("/")).read_bytes()
             self.answer(200, content[: len(content) // 2], announced=len(content))
+        elif self.owner.endless and self.owner.endless in self.path:
+            self.send_response(200)  # without a length: until the other side hangs up
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not self.owner.is_stopped.wait(self.owner.pause_s):
+                    self.wfile.write(self.owner.part)
+                    self.owner.sent += len(self.owner.part)
         else:
             super().do_GET()
 
@@ -65,13 +77,15 @@ class Server:
     """A web server of the folder `root`: counts requests, and can be told to send less than it announces."""
 
     def __init__(self, root: Path, handler: type[Handler] = Handler) -> None:
-        self.root, self.asked, self.cut = root, [], ""
+        self.root, self.asked, self.cut, self.endless = root, [], "", ""
+        self.part, self.pause_s, self.sent, self.is_stopped = bytes(65_536), 0.0, 0, threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, owner=self))
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
         self.address = f"{self.origin}/data.zarr"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
+        self.is_stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -88,46 +102,48 @@ def cached() -> list[str]:
     return [file.name for file in cache_folder().rglob("*") if file.is_file() and file.name.startswith(("c.", "fetch"))]
 
 
-def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: TrajectoryStore, capsys) -> None:
+def test_it_reads_as_the_folder_does_and_asks_once(server: Server, store: TrajectoryStore, caplog) -> None:
     remote = TrajectoryStore.open(f"{server.address}/")
     assert (remote.identity, remote.name, remote.is_remote) == (store.identity, server.address, True)
     for number in range(5):
-        for name in ("pixels", "action", "proprio", "state"):
-            np.testing.assert_array_equal(getattr(remote.episode(number), name), getattr(store.episode(number), name))
+        for name in ("images/camera", "action", "proprio", "state"):
+            np.testing.assert_array_equal(remote.episode(number).columns[name], store.episode(number).columns[name])
     chunks = [path for path in server.asked if "/c." in path]
-    assert len(chunks) == len(set(chunks)) == 13
+    assert len(chunks) == len(set(chunks)) == 14
     server.asked.clear()
-    TrajectoryStore.open(server.address).read("pixels", 0, 106)
+    TrajectoryStore.open(server.address).read("images/camera", 0, 106)
     assert not [path for path in server.asked if "/c." in path]
     server.stop()
     again = TrajectoryStore.open(server.address)  # as it was
-    np.testing.assert_array_equal(again.read("pixels", 0, 106), store.read("pixels", 0, 106))
-    assert "not reachable" in capsys.readouterr().out
+    np.testing.assert_array_equal(again.read("images/camera", 0, 106), store.read("images/camera", 0, 106))
+    assert "not reachable" in caplog.text
 
 
 def test_a_store_that_has_changed_is_noticed(server: Server, store: TrajectoryStore, write_store) -> None:
-    TrajectoryStore.open(server.address).read("pixels", 0, 106)
+    TrajectoryStore.open(server.address).read("images/camera", 0, 106)
     write_store(store.path, (12,), first=5)
     later = TrajectoryStore.open(server.address)
     assert later.num_episodes == 6
-    np.testing.assert_array_equal(later.episode(5).pixels, TrajectoryStore.open(store.path).episode(5).pixels)
+    np.testing.assert_array_equal(
+        later.episode(5).images["camera"], TrajectoryStore.open(store.path).episode(5).images["camera"]
+    )
 
 
 def test_a_missing_chunk_is_an_error_and_not_zeros(server: Server, store: TrajectoryStore) -> None:
-    (store.path / "data/pixels/c.3.0.0.0").unlink()
-    with pytest.raises(StoreError, match=r"chunk 3 of data/pixels is missing .*in episode 2.*tell its owner"):
+    (store.path / "data/images/camera/c.3.0.0.0").unlink()
+    with pytest.raises(StoreError, match=r"chunk 3 of data/images/camera is missing .*in episode 2.*tell its owner"):
         TrajectoryStore.open(server.address).episode(2)
 
 
 def test_a_damaged_chunk_is_named_and_not_kept(server: Server, store: TrajectoryStore) -> None:
-    file = store.path / "data/pixels/c.3.0.0.0"
+    file = store.path / "data/images/camera/c.3.0.0.0"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])  # the server has no more, and says so
     remote = TrajectoryStore.open(server.address)
-    with pytest.raises(StoreError, match="chunk 3 of data/pixels cannot be decoded"):
+    with pytest.raises(StoreError, match="chunk 3 of data/images/camera cannot be decoded"):
         remote.episode(2)
-    file.write_bytes((store.path / "data/pixels/c.4.0.0.0").read_bytes())  # whole, but not what was recorded
-    with pytest.raises(StoreError, match="pixels of episode 2 is not what was recorded"):
+    file.write_bytes((store.path / "data/images/camera/c.4.0.0.0").read_bytes())  # whole, but not what was recorded
+    with pytest.raises(StoreError, match="images/camera of episode 2 is not what was recorded"):
         remote.episode(2)
     file.write_bytes(whole)
     remote.episode(2)
@@ -135,8 +151,10 @@ def test_a_damaged_chunk_is_named_and_not_kept(server: Server, store: Trajectory
 
 def test_an_answer_that_is_cut_short_is_an_error_and_not_kept(server: Server, capsys) -> None:
     remote = TrajectoryStore.open(server.address)
-    server.cut = "data/pixels/c.3."
-    with pytest.raises(UnreachableError, match=r"chunk 3 of data/pixels \(c\.3\.0\.0\.0\) cannot be fetched") as error:
+    server.cut = "data/images/camera/c.3."
+    with pytest.raises(
+        UnreachableError, match=r"chunk 3 of data/images/camera \(c\.3\.0\.0\.0\) cannot be fetched"
+    ) as error:
         remote.episode(2)
     assert "\n" not in str(error.value)
     assert not [name for name in cached() if name.startswith(("c.3", "fetch"))]
@@ -147,24 +165,118 @@ def test_an_answer_that_is_cut_short_is_an_error_and_not_kept(server: Server, ca
     remote.episode(2)
 
 
+def test_a_file_is_no_larger_than_its_array_allows_for(server: Server) -> None:
+    remote = TrajectoryStore.open(server.address)
+    server.endless = "data/images/camera/c.3."
+    with pytest.raises(UnreachableError, match=r"chunk 3 of data/images/camera .*it has more than 3168 bytes"):
+        remote.episode(2)
+    assert server.sent < 2**24  # 16 pictures of 8 x 8 were expected; some lie in buffers
+    assert not [name for name in cached() if name.startswith(("c.3", "fetch"))]
+
+
+def test_a_file_that_drips_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = TrajectoryStore.open(server.address)
+    monkeypatch.setattr(remote_module, "_PATIENCE_S", 1.0)
+    server.endless, server.part, server.pause_s = "data/images/camera/c.3.", b"x", 0.1
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"chunk 3 of data/images/camera .*it takes longer than 1 s"):
+        remote.episode(2)
+    assert time.monotonic() - began < 10
+
+
+def test_what_was_used_longest_ago_makes_room(server: Server, monkeypatch: pytest.MonkeyPatch, write_store) -> None:
+    stores = cache_folder() / "stores"
+    roots = []
+    for name in ("first", "second", "third"):
+        write_store(server.root / f"{name}.zarr", (12,))
+        opened = TrajectoryStore.open(server.address.replace("data", name))
+        opened.episode(0)
+        roots.append(opened.path)
+    monkeypatch.setattr(remote_module.RemoteFiles, "_in_use", set())  # as in another process
+    for age, root in enumerate(reversed(roots)):
+        os.utime(root, (1e9 - age, 1e9 - age))
+    TrajectoryStore.open(server.address.replace("data", "first"))  # has become the newest
+    TrajectoryStore.open(server.address)
+    size = sum(file.stat().st_size for file in stores.rglob("*") if file.is_file())
+    monkeypatch.setenv("WORLDMODEL_CACHE_GB", str((size - 1000) / 1e9))
+    remote = TrajectoryStore.open(server.address)
+    assert [root.exists() for root in roots] == [True, False, True]
+    monkeypatch.setenv("WORLDMODEL_CACHE_GB", "1e-9")
+    TrajectoryStore.open(server.address)
+    assert sorted(root for root in stores.glob("*/*/")) == sorted([roots[0], remote.path])  # what is open stays
+    for given in ("much", "0", "-1", "nan"):
+        monkeypatch.setenv("WORLDMODEL_CACHE_GB", given)
+        with pytest.raises(UserError, match=f"WORLDMODEL_CACHE_GB is '{given}': expected a number of gigabytes"):
+            TrajectoryStore.open(server.address)
+
+
+def test_damage_in_the_cache_heals(server: Server, store: TrajectoryStore) -> None:
+    """All of it at once, and without a word about the server, which has done nothing wrong."""
+    remote = TrajectoryStore.open(server.address)
+    for number in range(5):
+        remote.episode(number)
+    for file in [*remote.path.rglob("c.*"), remote.path / "data/action/zarr.json"]:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    again = TrajectoryStore.open(server.address)
+    for number in range(5):
+        np.testing.assert_array_equal(again.episode(number).images["camera"], store.episode(number).images["camera"])
+
+
+def test_exchanged_files_in_the_cache_heal(server: Server, store: TrajectoryStore) -> None:
+    remote = TrajectoryStore.open(server.address)
+    remote.read("images/camera", 0, 106)
+    one, other = (remote.path / f"data/images/camera/c.{number}.0.0.0" for number in (3, 4))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content[: len(content) // 2])
+    for number in range(5):
+        np.testing.assert_array_equal(
+            TrajectoryStore.open(server.address).episode(number).images["camera"],
+            store.episode(number).images["camera"],
+        )
+
+
+def test_a_password_is_shown_nowhere(server: Server, capsys: pytest.CaptureFixture) -> None:
+    address = server.address.replace("http://", "http://me:se@cret@")
+    shown = server.address.replace("http://", "http://***@")
+    server.cut = "data/images/camera/c.3."
+    with pytest.raises(UnreachableError) as raised:
+        TrajectoryStore.open(address).episode(2)
+    assert str(raised.value).startswith(shown)
+    errors = [str(raised.value), *traceback.format_exception(raised.value)]
+    server.cut = ""
+    for command in ("verify", "inspect"):
+        assert main([command, address]) == 0
+    with pytest.raises(SystemExit):
+        main(["verify", f"{address}?key=secret"])
+    server.stop()
+    assert main(["verify", address]) == 0  # as it was, with a word on that
+    output = capsys.readouterr()
+    told = "".join([*errors, output.out, output.err])
+    assert "not reachable" in told and shown in told
+    assert "cret" not in told.replace("test_", "")
+
+
 def test_a_server_that_goes_away_is_an_error(server: Server) -> None:
     remote = TrajectoryStore.open(server.address)
-    remote.read("pixels", 0, 16)
+    remote.read("images/camera", 0, 16)
     server.stop()
-    remote.read("pixels", 0, 16)
-    with pytest.raises(UnreachableError, match=r"chunk 1 of data/pixels .*cannot be fetched"):
-        remote.read("pixels", 0, 32)
+    remote.read("images/camera", 0, 16)
+    with pytest.raises(UnreachableError, match=r"chunk 1 of data/images/camera .*cannot be fetched"):
+        remote.read("images/camera", 0, 32)
 
 
 def test_descriptions_are_checked_as_in_a_folder(server: Server, store: TrajectoryStore) -> None:
-    file = store.path / "data/pixels/zarr.json"
+    file = store.path / "data/images/camera/zarr.json"
     content = json.loads(file.read_text())
     content["codecs"][1] = {"name": "numcodecs.pickle", "configuration": {}}
     file.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=r"data/pixels: codecs .* are not accepted"):
+    with pytest.raises(StoreError, match=r"data/images/camera: codecs .* are not accepted"):
         TrajectoryStore.open(server.address)
     file.unlink()
-    with pytest.raises(StoreError, match=r"data/pixels: zarr\.json is missing"):
+    with pytest.raises(StoreError, match=r"data/images/camera: zarr\.json is missing"):
         TrajectoryStore.open(server.address)
 
 
@@ -188,7 +300,9 @@ def test_object_storage_reads_as_the_folder_does(store: TrajectoryStore, tmp_pat
         remote = TrajectoryStore.open(f"s3://{tmp_path.name}/data.zarr")
         assert remote.identity == store.identity
         for number in range(5):
-            np.testing.assert_array_equal(remote.episode(number).pixels, store.episode(number).pixels)
+            np.testing.assert_array_equal(
+                remote.episode(number).images["camera"], store.episode(number).images["camera"]
+            )
         with pytest.raises(StoreError, match=r"no recording at s3://.*/other: there is no zarr\.json"):
             TrajectoryStore.open(f"s3://{tmp_path.name}/other")
     finally:

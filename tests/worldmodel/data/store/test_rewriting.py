@@ -12,7 +12,8 @@ import pytest
 from benchmarks.store_faults import snapshot
 from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, Recorder, StoreError, TrajectoryStore
-from worldmodel.data.store import writer as writer_module
+from worldmodel.data.store import creating
+from worldmodel.data.store.layout import Layout
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.rewriting import merge, pack, split
 from worldmodel.data.store.verification import verify
@@ -34,7 +35,7 @@ def contents(*stores: TrajectoryStore) -> list[bytes]:
 
 @pytest.fixture
 def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_PACKED_BYTES", 6_500)  # two chunks of 16 pictures to a file
+    monkeypatch.setattr(creating, "_PACKED_BYTES", 6_500)  # two chunks of 16 pictures to a file
 
 
 @pytest.mark.usefixtures("_small_files")
@@ -44,10 +45,12 @@ def test_packing_keeps_content_and_checksums(tmp_path: Path, store: TrajectorySt
     assert packed.records is not None
     assert (packed.records == store.records).all()
     assert contents(packed) == contents(store)
-    files = [len(list((s.path / "data/pixels").glob("c.*"))) for s in (store, packed)]
+    files = [len(list((s.path / "data/images/camera").glob("c.*"))) for s in (store, packed)]
     assert files == [7, 4]
     for start, stop in ((0, 106), (30, 34), (15, 49), (105, 106)):
-        np.testing.assert_array_equal(packed.read("pixels", start, stop), store.read("pixels", start, stop))
+        np.testing.assert_array_equal(
+            packed.read("images/camera", start, stop), store.read("images/camera", start, stop)
+        )
 
 
 @pytest.mark.parametrize(("proprio_size", "state_size"), [(2, 0), (0, 4), (0, 0)])
@@ -66,7 +69,7 @@ def test_what_a_robot_has_none_of_is_packed_too(tmp_path: Path, spec, proprio_si
 def test_an_empty_folder_is_packed_into(tmp_path: Path, store: TrajectoryStore) -> None:
     (tmp_path / "out.zarr").mkdir()
     packed = pack(store, tmp_path / "out.zarr", quiet)
-    assert len(list((packed.path / "data/pixels").glob("c.*"))) == 1
+    assert len(list((packed.path / "data/images/camera").glob("c.*"))) == 1
 
 
 def test_a_copy_goes_to_a_place_of_its_own(tmp_path: Path, store, write_store) -> None:
@@ -90,9 +93,9 @@ def test_a_copy_goes_to_a_place_of_its_own(tmp_path: Path, store, write_store) -
 @pytest.mark.usefixtures("_small_files")
 def test_a_packed_store_is_strict_and_recovers_too(tmp_path: Path, store: TrajectoryStore) -> None:
     packed = pack(store, tmp_path / "packed.zarr", quiet)
-    (packed.path / "data/pixels/c.1.0.0.0").unlink()  # rows 32 to 63: episodes 2 and 3
-    with pytest.raises(StoreError, match=r"chunk 1 of data/pixels is missing .*in episode 2"):
-        packed.read("pixels", 40, 41)
+    (packed.path / "data/images/camera/c.1.0.0.0").unlink()  # rows 32 to 63: episodes 2 and 3
+    with pytest.raises(StoreError, match=r"chunk 1 of data/images/camera is missing .*in episode 2"):
+        packed.read("images/camera", 40, 41)
     assert recover(packed.path, quiet).lost == (2, 3)
     assert contents(TrajectoryStore.open(packed.path)) == [contents(store)[i] for i in (0, 1, 4)]
 
@@ -138,13 +141,13 @@ def test_an_interrupted_copy_goes_on(tmp_path: Path, store: TrajectoryStore, mon
 
 
 def test_damage_is_not_copied(tmp_path: Path, store: TrajectoryStore) -> None:
-    (store.path / "data/pixels/c.3.0.0.0").unlink()
-    with pytest.raises(StoreError, match=r"data/pixels is missing .*in episode 2: .*worldmodel\.data recover"):
+    (store.path / "data/images/camera/c.3.0.0.0").unlink()
+    with pytest.raises(StoreError, match=r"data/images/camera is missing .*in episode 2: .*worldmodel\.data recover"):
         pack(store, tmp_path / "packed.zarr", quiet)
 
 
 def test_a_copy_of_something_else_is_not_continued(tmp_path: Path, store, spec, make_episode: Callable) -> None:
-    writer_module.create_store(tmp_path / "out.zarr", spec, store.recording, packed=True)
+    creating.create_store(tmp_path / "out.zarr", Layout(spec), store.recording, packed=True)
     with EpisodeWriter(tmp_path / "out.zarr", spec, store.recording) as writer:
         writer.append(make_episode(3, 20))
     with pytest.raises(UserError, match="a copy of something else: its episode 0 is not episode 0"):

@@ -23,7 +23,7 @@ from worldmodel.data.store.metadata import MetadataError
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.verification import verify
 
-COLUMNS = ("pixels", "action", "proprio", "state")
+COLUMNS = ("images/camera", "action", "proprio", "state")
 
 
 class Stopped(BaseException):
@@ -80,7 +80,7 @@ def test_a_commit_that_stops_anywhere_is_all_or_nothing(
     survivors = TrajectoryStore.open(path)
     assert survivors.num_episodes == (2 if stopped else 4)
     rows = survivors.num_rows
-    np.testing.assert_array_equal(survivors.read("pixels", 0, rows), unbroken.read("pixels", 0, rows))
+    np.testing.assert_array_equal(survivors.read("images/camera", 0, rows), unbroken.read("images/camera", 0, rows))
 
     missing = (33, 15, 40) if stopped else (40,)
     assert_same(write_store(path, missing, first=survivors.num_episodes), unbroken)
@@ -171,7 +171,7 @@ def test_a_reader_keeps_what_it_saw_and_a_later_one_sees_more(tmp_path, spec, ma
         assert TrajectoryStore.open(path).num_episodes == 1
         writer.commit()
         assert (early.num_episodes, TrajectoryStore.open(path).num_episodes) == (1, 2)
-        np.testing.assert_array_equal(early.episode(0).pixels, make_episode(0).pixels)
+        np.testing.assert_array_equal(early.episode(0).images["camera"], make_episode(0).images["camera"])
 
 
 def test_an_error_drops_what_is_pending_and_ctrl_c_keeps_it(tmp_path, spec, make_episode):
@@ -188,7 +188,7 @@ def test_when_an_error_arrives_nothing_is_written_any_more(tmp_path, monkeypatch
     late: list[str] = []
 
     def write(self, key, value):
-        if key == "data/pixels/c.0.0.0.0":
+        if key == "data/images/camera/c.0.0.0.0":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         time.sleep(0.1)
         late.append(key)
@@ -206,20 +206,20 @@ def test_when_an_error_arrives_nothing_is_written_any_more(tmp_path, monkeypatch
 
 
 def test_plain_zarr_leftovers_are_cut_off(tmp_path, store, write_store):
-    pixels = zarr.open_group(store.path, mode="r+")["data/pixels"]
+    pixels = zarr.open_group(store.path, mode="r+")["data/images/camera"]
     pixels.resize((500, 8, 8, 3))
     pixels[106:500] = 7
-    (store.path / "data/pixels/c.90.0.0.0").write_bytes(b"stray")
-    (store.path / "data/pixels/c.1~").write_bytes(b"what some other program leaves there")
+    (store.path / "data/images/camera/c.90.0.0.0").write_bytes(b"stray")
+    (store.path / "data/images/camera/c.1~").write_bytes(b"what some other program leaves there")
     longer = write_store(store.path, (12,), first=5)
-    assert zarr.open_group(store.path, mode="r")["data/pixels"].shape == (119, 8, 8, 3)
+    assert zarr.open_group(store.path, mode="r")["data/images/camera"].shape == (119, 8, 8, 3)
     assert_same(longer, write_store(tmp_path / "unbroken.zarr", (20, 7, 33, 1, 40, 12)))
-    assert not (store.path / "data/pixels/c.90.0.0.0").exists()
+    assert not (store.path / "data/images/camera/c.90.0.0.0").exists()
 
 
 def test_a_writer_does_not_build_on_a_missing_chunk(store, write_store):
-    (store.path / "data/pixels/c.6.0.0.0").unlink()  # the last, partly filled one
-    with pytest.raises(StoreError, match="chunk 6 of data/pixels is missing"):
+    (store.path / "data/images/camera/c.6.0.0.0").unlink()  # the last, partly filled one
+    with pytest.raises(StoreError, match="chunk 6 of data/images/camera is missing"):
         write_store(store.path, (12,), first=5)
 
 
@@ -265,7 +265,7 @@ def test_an_episode_that_does_not_fit_is_refused(tmp_path, spec, make_episode, c
         writer.append(dataclasses.replace(make_episode(0), **change))
 
 
-@pytest.mark.parametrize("name", ["data/pixels", "meta/episode_seed", "meta/episode_ends"])
+@pytest.mark.parametrize("name", ["data/images/camera", "meta/episode_seed", "meta/episode_ends"])
 def test_what_a_reader_passes_over_in_metadata_stops_no_writer(store, write_store, name):
     """One flipped bit makes `storagg_transformers` of `storage_transformers`, at which zarr itself gives up."""
     file = store.path / name / "zarr.json"
@@ -284,7 +284,7 @@ def test_what_a_reader_passes_over_in_metadata_stops_no_writer(store, write_stor
     ("cause", "error", "message"),
     [
         (OSError(errno.EIO, os.strerror(errno.EIO)), WritingStopped, "cannot be written to .Input/output error"),
-        (None, StoreError, "is damaged: data/pixels: zarr.json cannot be read"),
+        (None, StoreError, "is damaged: data/images/camera: zarr.json cannot be read"),
     ],
 )
 def test_metadata_that_a_disk_gave_once_and_not_again(store, write_store, monkeypatch, cause, error, message):

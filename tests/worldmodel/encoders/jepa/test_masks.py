@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.masks import SHORT_RANGE, Mask, MaskConfig, sample_mask
 
 configs = st.builds(
@@ -22,13 +23,13 @@ configs = st.builds(
     config=configs,
     batch=st.integers(1, 5),
     frames=st.integers(1, 4),
-    grid=st.integers(2, 9),
+    grid=st.builds(Grid, st.integers(2, 9), st.integers(1, 9)),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150, deadline=None)
-def test_a_mask_divides_every_frame_alike(config: MaskConfig, batch: int, frames: int, grid: int, seed: int) -> None:
+def test_a_mask_divides_every_frame_alike(config: MaskConfig, batch: int, frames: int, grid: Grid, seed: int) -> None:
     mask = sample_mask(config, batch, frames, grid, np.random.default_rng(seed))
-    places = grid**2
+    places = grid.tokens
     assert mask.visible.shape[1] > 0
     assert mask.hidden.shape[1] > 0
     for visible, hidden in zip(mask.visible, mask.hidden, strict=True):
@@ -40,8 +41,8 @@ def test_a_mask_divides_every_frame_alike(config: MaskConfig, batch: int, frames
 
 
 def test_the_generator_alone_decides() -> None:
-    first, again = (sample_mask(SHORT_RANGE, 4, 2, 8, np.random.default_rng(7)) for _ in range(2))
-    other = sample_mask(SHORT_RANGE, 4, 2, 8, np.random.default_rng(8))
+    first, again = (sample_mask(SHORT_RANGE, 4, 2, Grid(8, 8), np.random.default_rng(7)) for _ in range(2))
+    other = sample_mask(SHORT_RANGE, 4, 2, Grid(8, 8), np.random.default_rng(8))
     assert torch.equal(first.visible, again.visible)
     assert torch.equal(first.hidden, again.hidden)
     assert first.visible.shape != other.visible.shape or not torch.equal(first.visible, other.visible)
@@ -50,7 +51,7 @@ def test_the_generator_alone_decides() -> None:
 
 def hidden_fraction(config: MaskConfig, grid: int, draws: int = 200) -> float:
     rng = np.random.default_rng(0)
-    masks = [sample_mask(config, 1, 1, grid, rng) for _ in range(draws)]
+    masks = [sample_mask(config, 1, 1, Grid(grid, grid), rng) for _ in range(draws)]
     return float(np.mean([mask.hidden.shape[1] / grid**2 for mask in masks]))
 
 
@@ -69,7 +70,7 @@ def test_a_single_block_is_a_rectangle_within_its_aspect_ratio() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         hidden = np.zeros(256, bool)
-        hidden[sample_mask(MaskConfig(1, 0.3), 1, 1, 16, rng).hidden[0].numpy()] = True
+        hidden[sample_mask(MaskConfig(1, 0.3), 1, 1, Grid(16, 16), rng).hidden[0].numpy()] = True
         rows, columns = np.nonzero(hidden.reshape(16, 16))
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert hidden.sum() == height * width

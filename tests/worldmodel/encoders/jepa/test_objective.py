@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips
+from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig, regularise, standardise, whiten
 from worldmodel.encoders.vit import token_coordinates
@@ -29,7 +30,7 @@ def make_jepa(positions: str = "sincos", **changes: object) -> Jepa:
 
 def make_masks(batch: int = 3, frames: int = 2) -> list[Mask]:
     rng = np.random.default_rng(0)
-    return [sample_mask(config, batch, frames, 4, rng) for config in (SHORT_RANGE, LONG_RANGE)]
+    return [sample_mask(config, batch, frames, Grid(4, 4), rng) for config in (SHORT_RANGE, LONG_RANGE)]
 
 
 def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
@@ -54,7 +55,7 @@ def test_the_loss_is_its_equation(targets: str, loss: str) -> None:
     wanted = targets_by_hand(jepa, clips, targets)
     per_mask = []
     for mask in masks:
-        predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2).detach()
+        predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2, Grid(4, 4)).detach()
         total, count = 0.0, 0
         for clip in range(len(clips)):
             for place, token in enumerate(mask.hidden[clip].tolist()):
@@ -91,15 +92,15 @@ def test_gradients_reach_all_of_encoder_and_predictor_and_nothing_of_the_target(
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])
 def test_the_predictor_is_asked_for_places_and_never_sees_what_is_hidden(positions: str) -> None:
     jepa, clips, mask = make_jepa(positions), make_clips(), make_masks()[0]
-    predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2)
+    predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2, Grid(4, 4))
     assert predicted.shape == (3, mask.hidden.shape[1], 32)
     between = torch.cdist(predicted[0], predicted[0]) + torch.eye(predicted.shape[1])
     assert between.min() > 1e-6, "hidden tokens differ in nothing but their place"
     changed = clips.clone()
     for clip in range(3):
-        for t, y, x in token_coordinates(2, 4)[mask.hidden[clip]].tolist():
+        for t, y, x in token_coordinates(2, Grid(4, 4))[mask.hidden[clip]].tolist():
             changed[clip, 2 * t : 2 * t + 2, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 7
-    torch.testing.assert_close(jepa.predictor(jepa.encoder(changed, mask.visible), mask, 2), predicted)
+    torch.testing.assert_close(jepa.predictor(jepa.encoder(changed, mask.visible), mask, 2, Grid(4, 4)), predicted)
 
 
 def test_the_target_encoder_starts_as_a_copy() -> None:

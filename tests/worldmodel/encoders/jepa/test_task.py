@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, ProbeData, probe_encoder
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
+from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import to_unit_range
 from worldmodel.training.trainer import Trainer, TrainingStopped
 
 CPU = torch.device("cpu")
 EPISODES = [make_episode(seed) for seed in range(24)]
-FRAMES = np.concatenate([e.pixels for e in EPISODES])
+FRAMES = np.concatenate([e.images["camera"] for e in EPISODES])
 STATE = np.concatenate([e.state for e in EPISODES]).astype(np.float32)
 PROBE = ProbeData(FRAMES[::2][:100], STATE[::2][:100], FRAMES[200:], STATE[200:])
 
@@ -28,10 +29,15 @@ def clip_rows(step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return 13 * rng.integers(24, size=(6, 1)) + rng.integers(10, size=(6, 1)) + np.arange(4)
 
 
+def draw_clips(step: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return FRAMES[clip_rows(step)]
+
+
 def make_task(probe: ProbeData | None = PROBE, **options: Any) -> PretrainTask:
     torch.manual_seed(0)
     jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2, targets="layer_norm"))
-    return PretrainTask(jepa, PretrainConfig(**options), FRAMES, clip_rows, probe, seed=0, device=CPU)
+    by_camera = {} if probe is None else {"camera": probe}
+    return PretrainTask(jepa, PretrainConfig(**options), draw_clips, by_camera, seed=0, device=CPU)
 
 
 def test_seed_and_step_alone_decide_the_loss() -> None:
@@ -43,7 +49,7 @@ def test_seed_and_step_alone_decide_the_loss() -> None:
 
 def test_without_augmentation_a_clip_is_only_rescaled() -> None:
     frames, task = make_clips(), make_task(jitter=0.0, flip=False)
-    clips = task._clips(frames.numpy(), np.ones(len(frames), bool))
+    clips = task._show(frames.numpy(), np.ones(len(frames), bool))
     assert torch.equal(task._light(clips, np.random.default_rng(0)), to_unit_range(frames))
 
 
@@ -77,7 +83,7 @@ def test_with_a_canonical_recording_the_target_sees_that() -> None:
     dressed = 255 - FRAMES
     for share, context in ((0.0, dressed), (1.0, FRAMES)):
         task = make_task(jitter=0.0, flip=False, canonical_share=share)
-        task._frames, task._canonical = dressed, FRAMES
+        task._clips, task._canonical = lambda step: dressed[clip_rows(step)], draw_clips
         clips, target = seen(task)
         rows = clip_rows(0)
         assert torch.equal(clips, to_unit_range(torch.from_numpy(context[rows])))
@@ -86,7 +92,7 @@ def test_with_a_canonical_recording_the_target_sees_that() -> None:
 
 def test_context_and_canonical_clip_are_mirrored_alike() -> None:
     task = make_task(jitter=0.0, canonical_share=0.0)
-    task._canonical = FRAMES
+    task._canonical = draw_clips
     clips, target = seen(task)
     assert target is not None and torch.equal(clips, target)
 
@@ -170,3 +176,24 @@ def test_pretraining_lowers_its_loss_and_moves_the_target(tmp_path: Path) -> Non
     last = np.mean([task.loss(step)["prediction"].item() for step in range(5)])
     assert last < 0.95 * first
     assert any(not torch.equal(a, b) for a, b in zip(before, task.module.target.parameters(), strict=True))
+
+
+def test_clips_of_different_steps_may_be_of_different_cameras() -> None:
+    """One is square, the other is not: the same encoder, predictor and masks serve both."""
+    task = make_task()
+    wide = np.concatenate([FRAMES, FRAMES[:, :, :16]], axis=2)
+    task._clips = lambda step: (FRAMES, wide)[step % 2][clip_rows(step)]
+    task._probe = {"square": PROBE, "wide": PROBE}
+    values = [task.loss(step)["loss"] for step in range(2)]
+    assert all(value.isfinite() for value in values)
+    measured = task.evaluate(2)
+    assert {"square/probe_r2", "wide/probe_r2", "square/spread"} <= set(measured)
+    task._probe = {"square": PROBE, "wide": ProbeData(PROBE.train_pixels, STATE[:100], FRAMES[:20] * 0, STATE[:20])}
+    with pytest.raises(TrainingStopped, match="the features of camera wide have collapsed"):
+        task.evaluate(3)
+
+
+@pytest.mark.parametrize("options", [{"masks": ()}, {"momentum": float("nan")}, {"jitter": -0.1}, {"probe_frames": 1}])
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        PretrainConfig(**options)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from tests.worldmodel.toy import MODEL, SPEC, make_trainer_config
 from worldmodel.data import ClipSampler, TrajectoryStore
-from worldmodel.models.keypoint.model import GoalConfig, WorldModel
+from worldmodel.models.keypoint.keypoints import StateConfig
+from worldmodel.models.keypoint.model import DistanceConfig, KeypointModel
 from worldmodel.models.keypoint.prediction_training import PredictionConfig, PredictionTask, Recording
 from worldmodel.models.keypoint.predictor import Belief
-from worldmodel.models.keypoint.scene import SceneConfig
 from worldmodel.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -27,12 +27,12 @@ CONFIG = PredictionConfig(rollout_steps=AHEAD, proprio_weight=0.3)
 
 @pytest.fixture(scope="module")
 def recording(toy_store: TrajectoryStore) -> Recording:
-    """Codes that change with the position, and two numbers of noise."""
+    """States that change with the position, and two numbers of noise."""
     columns = {name: toy_store.read(name, 0, toy_store.num_rows) for name in ("proprio", "action")}
     position = torch.from_numpy(columns["proprio"]) / 13 - 1
     noise = torch.randn(len(position), 2, generator=torch.Generator().manual_seed(0))
-    codes = torch.cat([torch.sin(position), torch.cos(position), position, noise], 1)
-    return Recording(codes, columns["proprio"], columns["action"])
+    states = torch.cat([torch.sin(position), torch.cos(position), position, noise], 1)
+    return Recording(states, columns["proprio"], columns["action"])
 
 
 def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
@@ -41,7 +41,7 @@ def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
 
 def make_task(store: TrajectoryStore, recording: Recording, seed: int = 0, held_out: int = 100) -> PredictionTask:
     torch.manual_seed(seed)
-    model = WorldModel(SPEC, MODEL)
+    model = KeypointModel(SPEC, MODEL)
     norm = model.normaliser
     for name, column in (("proprio", recording.proprio), ("action", recording.actions)):
         getattr(norm, f"{name}_mean").copy_(torch.from_numpy(column.mean(0)))
@@ -59,19 +59,19 @@ def task(toy_store: TrajectoryStore, recording: Recording) -> PredictionTask:
 def test_a_batch_is_standardised_and_drops_the_last_action(task: PredictionTask, recording: Recording) -> None:
     rows = np.array([[0, 1, 2], [20, 21, 22]])
     batch, norm = task.batch(rows), task.module.normaliser
-    assert batch.codes.shape == (2, 3, MODEL.scene.size)
+    assert batch.states.shape == (2, 3, MODEL.state.size)
     assert batch.actions.shape == (2, 2, 2)
     torch.testing.assert_close(
         norm.action_std * batch.actions[1, 1] + norm.action_mean, torch.from_numpy(recording.actions[21])
     )
-    assert torch.equal(batch.codes[0, 2], recording.codes[2])
+    assert torch.equal(batch.states[0, 2], recording.states[2])
 
 
 def test_the_future_begins_at_the_second_frame(task: PredictionTask) -> None:
     batch = task.batch(np.arange(10, 16)[None])
     start = batch.start()
-    assert torch.equal(start.code, batch.codes[:, 1])
-    assert torch.equal(start.motion, batch.codes[:, 1] - batch.codes[:, 0])
+    assert torch.equal(start.state, batch.states[:, 1])
+    assert torch.equal(start.motion, batch.states[:, 1] - batch.states[:, 0])
     assert torch.equal(start.proprio, batch.proprio[:, 1])
 
 
@@ -84,12 +84,12 @@ def test_the_loss_is_its_equation_with_and_without_history(toy_store: Trajectory
         if not seen[-1]:
             belief = dataclasses.replace(belief, motion=torch.zeros_like(belief.motion))
         ahead = task.module.predictor.rollout(belief, batch.actions[:, 1:])
-        code = F.smooth_l1_loss(ahead.code, batch.codes[:, 2:], beta=0.1)
+        state = F.smooth_l1_loss(ahead.state, batch.states[:, 2:], beta=0.1)
         proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=0.1)
         values = task.loss(step)
-        torch.testing.assert_close(values["code"], code)
+        torch.testing.assert_close(values["state"], state)
         torch.testing.assert_close(values["proprio"], proprio)
-        torch.testing.assert_close(values["loss"], code + 0.3 * proprio)
+        torch.testing.assert_close(values["loss"], state + 0.3 * proprio)
     assert set(seen) == {True, False}
 
 
@@ -102,7 +102,7 @@ def test_seed_and_step_alone_decide_the_loss(toy_store: TrajectoryStore, recordi
 
 def test_the_frozen_encoder_gets_no_gradient(task: PredictionTask) -> None:
     task.loss(0)["loss"].backward()
-    for frozen in (task.module.encoder, task.module.scene):
+    for frozen in (task.module.encoder, task.module.views):
         assert all(p.grad is None for p in frozen.parameters())
     assert all(p.grad is not None for p in task.module.predictor.parameters())
 
@@ -117,9 +117,9 @@ class Oracle(nn.Module):
 
     def rollout(self, belief: Belief, actions: Tensor) -> Belief:
         moved = self.sign * actions.cumsum(-2)
-        code = torch.cat([moved, torch.zeros_like(moved[..., :1])], dim=-1)
+        change = torch.cat([moved, torch.zeros_like(moved[..., :1])], dim=-1)
         proprio = belief.proprio[..., None, :] + moved
-        return Belief(belief.code[..., None, :] + code, code, proprio)
+        return Belief(belief.state[..., None, :] + change, change, proprio)
 
 
 class Liar(Oracle):
@@ -141,11 +141,11 @@ def report(model: nn.Module, num_sequences: int = 96) -> dict[str, float]:
     actions = rng.integers(-3, 4, (num_sequences, length, 2)).astype(np.float32)
     position = np.cumsum(np.concatenate([np.zeros((num_sequences, 1, 2), np.float32), actions[:, :-1]], 1), axis=1)
     points = position.reshape(-1, 2)
-    codes = torch.from_numpy(np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1))
+    states = torch.from_numpy(np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1))
     rows: NDArray[np.int64] = np.arange(num_sequences * length).reshape(num_sequences, length)
-    scene = SceneConfig(keypoints=1, appearance=1, looks=1, hidden=4, look_width=4, robot_keypoints=1)
-    world = WorldModel(SPEC, dataclasses.replace(MODEL, scene=scene, goal=GoalConfig(robot_weight=1.0)))
-    recording = Recording(codes, points, actions.reshape(-1, 2))
+    state = StateConfig(keypoints=1, features=1, embedding=1, hidden=4, embedding_width=4, robot_keypoints=1)
+    world = KeypointModel(SPEC, dataclasses.replace(MODEL, state=state, distance=DistanceConfig(robot_weight=1.0)))
+    recording = Recording(states, points, actions.reshape(-1, 2))
     world.predictor = model  # type: ignore[assignment]
     return PredictionTask(world, CONFIG, recording, lambda _: rows, rows, 0, CPU).evaluate(0)
 

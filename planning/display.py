@@ -1,0 +1,58 @@
+"""What planning's commands show: progress and tables. Only commands use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from planning.environment import Metric
+from planning.evaluation.comparison import Comparison
+from planning.evaluation.episodes import Episode
+from planning.evaluation.report import Summary, short
+from worldmodel.cli.progress import Steps
+from worldmodel.cli.tables import Table, table
+
+
+class EpisodeProgress:
+    """Shows control steps that are done with the success rate so far, of `episodes` episodes of `budget` steps."""
+
+    def __init__(self, title: str, episodes: int, budget: int) -> None:
+        self._title, self._total, self._done = title, episodes * budget, 0
+        self._shown = Steps()
+
+    def update(self, steps: int, episodes: Sequence[Episode]) -> None:
+        """`steps` control steps are newly done, and so are all of `episodes`."""
+        reached = sum(e.success_any for e in episodes)
+        self._done += steps
+        self._shown.step(self._done, f"{reached} of {len(episodes)} reached" if episodes else "")
+
+    def __enter__(self) -> EpisodeProgress:
+        self._shown.begin(self._title, 0, self._total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shown.end()
+
+
+def summary_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:
+    """One row per policy."""
+    rates_of = ("any step", "at the end", "any, half tol", "end, half tol")
+    made = table(title, "", *rates_of, *(f"{m.name} ({m.unit})" for m in metrics), narrow=True)
+    for column in made.columns[1 : 1 + len(rates_of)]:
+        column.min_width = 11
+    for name, summary in summaries.items():
+        errors = [short(summary.final_errors[m.name]) if summary.final_errors else "" for m in metrics]
+        rates = (summary.success_any, summary.success_final, summary.half_any, summary.half_final)
+        made.add_row(name, *map(str, rates), *errors)
+    return made
+
+
+def comparison_table(title: str, found: Mapping[str, Comparison]) -> Table:
+    """One row per outcome."""
+    made = table(title, "", "a", "b", "a - b", "only a", "only b", "p (McNemar)", narrow=True)
+    for outcome, c in found.items():
+        difference = f"{100 * c.difference:+.1f} ({100 * c.low:+.1f} to {100 * c.high:+.1f})"
+        made.add_row(outcome, str(c.a), str(c.b), difference, str(c.a_only), str(c.b_only), f"{c.p:.2g}")
+    return made

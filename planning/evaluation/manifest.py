@@ -1,0 +1,179 @@
+"""The list of (start, goal) pairs that an evaluation runs, frozen and hashed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from planning.environment import Environment, Floats
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import replacing
+from worldmodel.core.seeds import FIRST_EVALUATION_SEED
+
+# Exploration noise: collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
+_NAMESPACE = 0x6D616E
+_LATEST_START = 50  # control steps into the episode
+# Larger ones are typing errors: a day of simulation, or more.
+MOST_PAIRS: Final = 100_000
+MOST_BUDGET: Final = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A task: bring the world from `start` to `goal`, simulator states `[N]`; `seed` is the episode they come from."""
+
+    seed: int
+    start: tuple[float, ...]
+    goal: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestConfig:
+    """Options of an evaluation's manifest.
+
+    Attributes:
+        seed: draw fresh pairs from this seed; None takes the frozen list.
+        n: how many pairs; of the frozen list, the first n.
+        steps_ahead: control steps from start to goal in the episode they come from (fresh pairs only).
+    """
+
+    seed: int | None = None
+    n: int = 100
+    steps_ahead: int = 25
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.steps_ahead < 1 or (self.seed is not None and self.seed < 0):
+            raise ValueError(f"n {self.n} and steps_ahead {self.steps_ahead} must be at least 1, seed not negative")
+        if self.n > MOST_PAIRS or self.steps_ahead > MOST_BUDGET:
+            most = f"at most {MOST_PAIRS:,} and {MOST_BUDGET:,} are accepted"
+            raise ValueError(f"n {self.n} and steps_ahead {self.steps_ahead}: {most}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Pairs and what they depend on.
+
+    Attributes:
+        env: name of the environment.
+        simulator: its version; contacts differ between versions.
+        options: the environment's options that change what is seen.
+        seed: seed of the draw.
+        steps_ahead: control steps from start to goal.
+        pairs: the tasks.
+    """
+
+    env: str
+    simulator: str
+    options: dict[str, Any]
+    seed: int
+    steps_ahead: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content; Python writes floats so that they read back exactly."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def first(self, n: int) -> Manifest:
+        """The manifest of the first `n` pairs. Raises UserError where there are fewer."""
+        if n > len(self.pairs):
+            raise UserError(
+                f"manifest.n={n}: this frozen manifest of {self.env} has {len(self.pairs)} pairs; "
+                "manifest.seed=N draws as many as you want"
+            )
+        return dataclasses.replace(self, pairs=self.pairs[:n])
+
+    def write(self, path: Path) -> None:
+        content = dataclasses.asdict(self)
+        pairs = ",\n".join("  " + json.dumps(pair) for pair in content.pop("pairs"))
+        head = json.dumps({**content, "sha256": self.sha256}, indent=1)[:-2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(f'{head},\n "pairs": [\n{pairs}\n ]\n}}\n'.encode())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises UserError for a file that is missing, not a manifest, or changed since it was written."""
+    try:
+        content = json.loads(path.read_text())
+        claimed = content.pop("sha256")
+        pairs = tuple(Pair(p["seed"], tuple(p["start"]), tuple(p["goal"])) for p in content.pop("pairs"))
+        manifest = Manifest(**content, pairs=pairs)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no manifest {path}: 'python -m planning.manifest env=...' makes one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest: {error!r}") from error
+    if manifest.sha256 != claimed:
+        raise UserError(f"{path} was changed: its content hashes to {manifest.sha256[:12]}, it claims {claimed[:12]}")
+    return manifest
+
+
+def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
+    """Where the frozen manifest of `env` lies; what is switched on in `options` has its own.
+
+    It is inside the package, where it comes with it or where this is the project's own folder. Of an installed package,
+    which is not a place to write to, users keep theirs in `runs/<env>/`.
+    """
+    switched_on = sorted(name for name, value in options.items() if value is True)
+    package = Path(str(resources.files("planning")))
+    name = f"{'_'.join([env, *switched_on])}.json"
+    ours = package / "manifests" / name
+    is_project = (package.parent / "pyproject.toml").is_file()
+    return ours if is_project or ours.is_file() else Path("runs") / env / name
+
+
+def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], config: ManifestConfig) -> Manifest:
+    """The frozen manifest of `env`, or fresh pairs where `config.seed` asks for them."""
+    if config.seed is not None:
+        return draw(env, simulator, options, config.seed, config.n, config.steps_ahead)
+    path = frozen_path(env.name, options)
+    if not path.exists():
+        raise UserError(
+            f"{path.stem} has no frozen manifest: manifest.seed=1 draws fresh pairs, and `python -m planning.manifest "
+            "env=...` with the same env freezes some"
+        )
+    return read_manifest(path).first(config.n)
+
+
+def draw(
+    env: Environment, simulator: str, options: dict[str, Any], seed: int, n: int = 100, steps_ahead: int = 25
+) -> Manifest:
+    """`n` pairs from exploratory episodes of their own.
+
+    Episode i is seeded with `SeedSequence([seed, i, namespace])`; its start is a random step of it, its goal
+    `steps_ahead` later. Episodes in which nothing worth the name happened, or that diverged, are passed over.
+
+    Raises:
+        UserError: when hardly any episode gives a pair.
+    """
+    pairs: list[Pair] = []
+    for index in range(100 * n):
+        pair = _draw_pair(env, np.random.SeedSequence([seed, index, _NAMESPACE]), index, steps_ahead)
+        if pair is not None:
+            pairs.append(pair)
+            if len(pairs) == n:
+                return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
+    raise UserError(f"{len(pairs)} of {100 * n} episodes gave a task {steps_ahead} steps ahead: {n} are wanted")
+
+
+def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:
+    rng = np.random.default_rng(entropy)
+    env.reset(seed=int(rng.integers(FIRST_EVALUATION_SEED, 2**32)))
+    explorer = env.explorer(rng)
+    start_step = int(rng.integers(_LATEST_START))
+    start: Floats = env.get_state()
+    for step in range(start_step + steps_ahead):
+        if step == start_step:
+            start = env.get_state()
+        _, _, terminated, _, _ = env.step(explorer.act(env))
+        if terminated:
+            return None
+    goal = env.get_state()
+    return Pair(index, tuple(start.tolist()), tuple(goal.tolist())) if env.is_interesting(start, goal) else None

@@ -1,0 +1,125 @@
+"""A single run: acting until it is there, and what became of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planning.controller import Decision
+from planning.environment import Environment, Floats
+from planning.evaluation.report import short
+from planning.evaluation.rollout import Policy, rollout
+from planning.evaluation.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class StopRule:
+    """When a run ends.
+
+    Attributes:
+        budget: control steps at most.
+        when_reached: whether to stop once the goal is reached.
+    """
+
+    budget: int
+    when_reached: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of it.
+
+    Attributes:
+        reached: whether the goal was reached after any step.
+        held: whether it was after the last one.
+        judged_by: `simulator` (its success rule, where the goal's state is known) or `model` (latent distance).
+        states: simulator states from start to end, `[T+1, N]`.
+        distance: latent distance to the goal of the moment, at the start and after every step, `[T+1]`.
+        sub_goal: which of several goals was headed for then, `[T+1]`.
+        near: whether the model took itself to be at the last goal then, `[T+1]`.
+        plan_ms: per step, observation to action [ms], `[T]`.
+        replaced: steps without a usable plan.
+        diverged: whether the simulation broke down.
+        errors: per metric after every step, `[T+1]`, in its unit; empty without a goal state.
+    """
+
+    reached: bool
+    held: bool
+    judged_by: str
+    states: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    sub_goal: NDArray[np.int64]
+    near: NDArray[np.bool_]
+    plan_ms: NDArray[np.float64]
+    replaced: int
+    diverged: bool
+    errors: dict[str, NDArray[np.float64]]
+
+
+def attempt(
+    env: Environment,
+    policy: Policy,
+    task: Task,
+    stop: StopRule,
+    on_step: Callable[[int, Decision], None] = lambda step, decision: None,
+) -> Outcome:
+    """Act until `stop` says so. `on_step(step, decision)` hears of every decision that is acted on, from step 1 on."""
+    decisions: list[Decision] = []
+
+    def at_goal(state: Floats, decision: Decision) -> bool:
+        if task.goal_state is None:
+            return bool(decision.reached[0])
+        # What comes before the last goal is only the way there.
+        return int(decision.sub_goal[0]) == len(task.goals) - 1 and bool(env.is_success(state, task.goal_state))
+
+    def look(step: int, decision: Decision, states: Sequence[Floats]) -> bool:
+        decisions.append(decision)
+        # The last look only measures: its action is not taken.
+        if step == stop.budget or (stop.when_reached and at_goal(states[0], decision)):
+            return True
+        on_step(step + 1, decision)
+        return False
+
+    (happened,) = rollout([env], [task], policy, stop.budget, look, look_at_end=True)
+    # Of a simulation that broke down, the last decision led to no state.
+    verdicts = [at_goal(state, decision) for state, decision in zip(happened.states, decisions, strict=False)]
+    acted = decisions[: len(decisions) - (not happened.diverged)]
+    return Outcome(
+        reached=any(verdicts),
+        held=verdicts[-1] and not happened.diverged,
+        judged_by="model" if task.goal_state is None else "simulator",
+        states=happened.states,
+        distance=np.array([float(d.distance[0]) for d in decisions]),
+        sub_goal=np.array([int(d.sub_goal[0]) for d in decisions]),
+        near=np.array([bool(d.reached[0]) for d in decisions]),
+        plan_ms=np.array([d.plan_ms for d in acted]),
+        replaced=happened.steps_without_plan,
+        diverged=happened.diverged,
+        errors={} if task.goal_state is None else dict(env.goal_errors(happened.states, task.goal_state)),
+    )
+
+
+def describe(env: Environment, outcome: Outcome, reached_distance: float) -> str:
+    """The verdict in one line: reached or not, by whose judgement, how close, and whether the other judge agrees."""
+    steps = len(outcome.states) - 1
+    if outcome.diverged:
+        return f"not reached: the simulation diverged after {steps} steps"
+    distance = f"latent distance {outcome.distance[-1]:.2f}, {outcome.distance[0]:.2f} at first"
+    if outcome.judged_by == "model":
+        word = "reached" if outcome.reached else "not reached"
+        return (
+            f"{word} after {steps} steps, as the model judges: {distance}, and reached_distance={reached_distance:g} "
+            "counts as reached (the picture does not say where things are)"
+        )
+    errors = ", ".join(f"{m.name} {short(outcome.errors[m.name][-1])} {m.unit}" for m in env.metrics)
+    model = ""
+    if bool(outcome.near[-1]) != outcome.held:
+        says = "there" if outcome.near[-1] else "not there"
+        model = f"; the model, which does not decide, takes itself to be {says}: {distance}"
+    if outcome.reached and not outcome.held:
+        return f"reached on the way, but not held to step {steps}: {errors} off at the end{model}"
+    word = "reached" if outcome.reached else "not reached"
+    return f"{word} after {steps} steps, as the simulator judges: {errors} off{model}"

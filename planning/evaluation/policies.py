@@ -1,0 +1,92 @@
+"""Who can be evaluated: the planner with a world model, and the baselines that it has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planning.actions.limits import ActionLimits
+from planning.controller import Controller, Decision, Strategy
+from planning.evaluation.rollout import Policy
+from planning.evaluation.task import Task
+from planning.inputs import first_command
+from planning.types import Model
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import EnvironmentSpec
+
+
+class WorldModelPolicy(Policy):
+    """Plans in a world model, from pictures and proprioception alone.
+
+    Attributes:
+        plan_ms: of every plan, time from the observations of all rows to their actions [ms]. Control steps in which an
+            earlier plan goes on are not counted.
+    """
+
+    def __init__(self, model: Model, strategy: Strategy, device: torch.device, reached_distance: float = 0.2) -> None:
+        self._model, self._strategy, self._device = model, strategy, device
+        self._reached_distance = reached_distance
+        self.plan_ms: list[float] = []
+
+    @property
+    def execute(self) -> int:
+        """Control steps from one plan to the next."""
+        return self._strategy.controller.execute
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        goals = [task.goals for task in tasks]
+        self._controller = Controller(self._model, self._strategy, goals, self._device, self._reached_distance)
+
+    def act(self, observation: Observation) -> Decision:
+        decision = self._controller.act(observation)
+        if decision.planned:
+            self.plan_ms.append(decision.plan_ms)
+        return decision
+
+
+class Baseline(Policy):
+    """Acts without a goal. What it wants is made to hold all limits."""
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self._spec, self._limits = spec, ActionLimits.of(spec.action, spec.control_step_s)
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        self._last: Tensor | None = None
+
+    def act(self, observation: Observation) -> Decision:
+        if self._last is None:
+            known = first_command(None, observation, self._spec.action, [True] * len(observation.proprio))
+            self._last = torch.as_tensor(np.array(known, np.float32))
+        self._last = self._limits.project(self.wanted(self._last)[:, None], self._last)[:, 0]
+        return Decision.blind(self._last.numpy().copy())
+
+    def wanted(self, last: Tensor) -> Tensor:
+        """Actions `[B, A]` after the commands `last [B, A]`."""
+        raise NotImplementedError
+
+
+class NoAction(Baseline):
+    """Rests."""
+
+    def wanted(self, last: Tensor) -> Tensor:
+        return self._limits.rest(last)
+
+
+class UniformRandom(Baseline):
+    """Draws actions uniformly within bounds, from a stream of each episode's own."""
+
+    def __init__(self, spec: EnvironmentSpec, seed: int) -> None:
+        super().__init__(spec)
+        self._seed = seed
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        super().reset(tasks)
+        self._streams = [np.random.default_rng([self._seed, task.seed]) for task in tasks]
+
+    def wanted(self, last: Tensor) -> Tensor:
+        low, high = self._limits.low.numpy(), self._limits.high.numpy()
+        drawn = np.stack([rng.uniform(low, high).astype(np.float32) for rng in self._streams])
+        return torch.from_numpy(drawn)

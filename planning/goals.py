@@ -1,0 +1,79 @@
+"""What users give as a goal, as goals that a model reads.
+
+A goal is a picture (`goal=img.png`), one picture for each camera (`goal='{front: a.png, side: b.png}'`), or a list of
+either, which are sub-goals and visited in turn (`goal='[a.png,b.png]'`). In Python pictures may be arrays too, and a
+`Goal` of any kind that the model reads may stand for either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planning.goal_image import CROP, GoalImage, read_goal
+from planning.inputs import read_images
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.goal import Goal, ImageGoal
+from worldmodel.core.spec import EnvironmentSpec
+
+MOST_SUB_GOALS = 1_000
+
+
+def sub_goals(given: Any) -> list[Any]:
+    """A goal, or several in turn, as a list. Raises UserError for an empty one, and for a list in a list."""
+    goals = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not 1 <= len(goals) <= MOST_SUB_GOALS or any(isinstance(goal, list | tuple) for goal in goals):
+        raise UserError(
+            f"goal has {len(goals)} entries: expected a picture, or a list of 1 to {MOST_SUB_GOALS:,}, visited in turn"
+        )
+    return goals
+
+
+def read_pictures(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> dict[str, GoalImage]:
+    """The files of one goal, by camera: one path, where there is one camera, or a mapping from cameras to paths.
+
+    Raises:
+        UserError: for a camera that is missing or unknown, and for a picture that cannot be used.
+    """
+    if not isinstance(given, Mapping):
+        if not isinstance(given, str | Path):
+            raise UserError(f"goal is {given!r}: expected the path of a picture")
+        if len(spec.cameras) > 1:
+            each = ", ".join(f"{name}: {name}.png" for name in spec.camera_names)
+            raise UserError(f"goal is one picture, and {spec.env} has several cameras: expected goal='{{{each}}}'")
+        given = {spec.cameras[0].name: given}
+    for name in given:
+        if name not in spec.camera_names:
+            raise UserError(choices_message("camera of the goal", name, spec.camera_names))
+    missing = [name for name in spec.camera_names if not isinstance(given.get(name), str | Path)]
+    if missing:
+        raise UserError(f"goal has no picture of {missing[0]}: expected one for each of {', '.join(spec.camera_names)}")
+    return {camera.name: read_goal(given[camera.name], camera, fit) for camera in spec.cameras}
+
+
+def read_one(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> Goal:
+    """One goal: a `Goal`, a picture as a file or an array, or a mapping from cameras to pictures. Raises UserError."""
+    if isinstance(given, Goal):
+        return given
+    parts = given if isinstance(given, Mapping) else {"": given}
+    if all(isinstance(part, str | Path) for part in parts.values()):
+        return ImageGoal({name: image.pixels for name, image in read_pictures(given, spec, fit).items()})
+    if isinstance(given, Mapping):
+        # Of several cameras, some may be files and some arrays.
+        given = {
+            name: read_goal(part, spec.camera(name), fit).pixels
+            if isinstance(part, str | Path) and name in spec.camera_names
+            else part
+            for name, part in given.items()
+        }
+    return ImageGoal(read_images(given, spec, "goal"))
+
+
+def read_goals(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> tuple[Goal, ...]:
+    """A goal, or several in turn. Raises UserError for what is none, and for pictures that cannot be used."""
+    if isinstance(given, np.ndarray):
+        given = [given]
+    return tuple(read_one(goal, spec, fit) for goal in sub_goals(given))

@@ -1,0 +1,114 @@
+"""What users and environments show: checked against a model's specification, and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import HOLD, ActionSpec, EnvironmentSpec
+
+
+def read_images(given: Any, spec: EnvironmentSpec, what: str = "image") -> dict[str, NDArray[np.uint8]]:
+    """One picture `[H, W, 3]` per camera, from a mapping by camera or, with one camera, from the picture itself.
+
+    Raises:
+        UserError: where a camera is missing or unknown, or its picture is not uint8 of the camera's size.
+    """
+    if not isinstance(given, Mapping):
+        if len(spec.cameras) > 1:
+            raise UserError(f"{what} is a single one: expected one for each camera, {_by_camera(spec)}")
+        given = {spec.cameras[0].name: given}
+    for name in given:
+        if name not in spec.camera_names:
+            raise UserError(choices_message("camera", name, spec.camera_names))
+    return {camera.name: _picture(given, camera.name, camera.shape, what) for camera in spec.cameras}
+
+
+def _by_camera(spec: EnvironmentSpec) -> str:
+    return "{" + ", ".join(f"{name}: ..." for name in spec.camera_names) + "}"
+
+
+def _picture(given: Mapping[str, Any], name: str, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
+    wanted = f"expected uint8 {list(shape)}"
+    if given.get(name) is None:
+        raise UserError(f"{what} of {name} is missing: {wanted}")
+    try:
+        image = np.asarray(given[name])
+    except ValueError as error:
+        raise UserError(f"{what} of {name} is not an array: {wanted}") from error
+    if image.dtype != np.uint8 or image.shape != shape:
+        raise UserError(f"{what} of {name} is {image.dtype} {list(image.shape)}: {wanted}")
+    return np.array(image)
+
+
+def read_numbers(given: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
+    """Finite numbers of a shape, in single precision. Raises UserError, naming the first one that is not."""
+    wanted = f"expected finite numbers {list(shape)}"
+    try:
+        values = np.asarray(given)
+    except ValueError as error:
+        raise UserError(f"{what} is not an array: {wanted}") from error
+    if values.dtype.kind not in "fiu" or values.shape != shape:
+        raise UserError(f"{what} is {values.dtype} {list(values.shape)}: {wanted}")
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    broken = np.argwhere(~np.isfinite(single))
+    if len(broken):
+        place = tuple(broken[0].tolist())
+        index = "".join(f"[{i}]" for i in place)
+        raise UserError(f"{what}{index} is {values[place]}: {wanted} within float32")
+    return single
+
+
+def read_observation(given: Observation, spec: EnvironmentSpec, rows: int) -> Observation:
+    """A copy of what `rows` robots show, `[B, ...]`. Raises UserError for what does not fit `spec` or is not finite."""
+    if len(given.proprio) != rows:
+        raise UserError(f"{len(given.proprio)} observations for a controller of {rows} environments")
+    proprio = np.zeros((rows, spec.proprio_size), np.float32)
+    images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in spec.camera_names}
+    for row in range(rows):
+        where = f" of environment {row}" if rows > 1 else ""
+        proprio[row] = read_numbers(given.proprio[row], (spec.proprio_size,), f"proprio{where}")
+        one = {name: image[row] for name, image in given.images.items()}
+        for name, image in read_images(one, spec, f"image{where}").items():
+            images[name].append(image)
+    return Observation({name: np.stack(each) for name, each in images.items()}, proprio)
+
+
+def first_command(
+    given: NDArray[np.float32] | None, seen: Observation, action: ActionSpec, first: list[bool]
+) -> list[NDArray[np.float32] | None]:
+    """The commands `[A]` that are in force, per row; None where it is the one that was decided last.
+
+    Args:
+        given: `[B, A]`, by the user; None where he does not say.
+        seen: `[B, ...]`.
+        action: what rest is.
+        first: per row, whether nothing was decided yet. Then what holds is what the matching readings show, and all
+            else is at rest.
+
+    Raises:
+        UserError: where nobody knows what is held.
+    """
+    if given is not None:
+        values = read_numbers(given, (len(first), action.size), "command")
+        return [values[row] for row in range(len(first))]
+    if not any(first):
+        return [None] * len(first)
+    command = np.zeros((len(first), action.size), np.float32)
+    for dimension, (name, rest, reading) in enumerate(zip(action.names, action.rest, action.hold_from, strict=True)):
+        if rest == HOLD and reading is None:
+            raise UserError(
+                f"action {name} holds its last command, and there is none yet: give the one in force, command=[...] "
+                f"({action.size} numbers), or train with a hold_from that says which reading shows it"
+            )
+        if rest == HOLD:
+            command[:, dimension] = seen.proprio[:, reading]
+        elif isinstance(rest, float | int):
+            command[:, dimension] = rest
+    return [command[row] if is_first else None for row, is_first in enumerate(first)]

@@ -1,0 +1,16 @@
+"""A join: the one place where planning's commands meet the environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from envs.protocol import GoalEnv
+from envs.registry import describe, make_env
+from worldmodel.core.spec import EnvironmentSpec
+
+
+def open_env(config: Mapping[str, Any]) -> tuple[GoalEnv, EnvironmentSpec]:
+    """An environment of the configuration group `env`, with its description."""
+    env = make_env(config)
+    return env, describe(env, config)

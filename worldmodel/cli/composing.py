@@ -1,0 +1,226 @@
+"""From `configs/` and what the user typed to plain values, with one line for everything that does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from worldmodel.core.configs import CONFIGS, GROUPS_OF_PLUGINS, group_choices, plugin_choices, read_choice
+from worldmodel.core.errors import UserError, choices_message
+
+Config = dict[str, Any]
+_LONGEST: Final = 60  # characters of what the user typed that a message repeats
+
+
+def as_plain(config: DictConfig) -> Config:
+    """A composed configuration as plain values, interpolations resolved.
+
+    Raises:
+        UserError: for an interpolation that leads nowhere, or round in a circle, and for a value that is missing.
+    """
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing: it has no default") from error
+    # RecursionError and ValueError: a circle, and what interpolations make of text that is no number.
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        reason = "a circle" if isinstance(error, RecursionError) else _first_line(error)
+        raise UserError(f"options cannot be resolved: {reason}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
+    """`configs/<config_name>.yaml` with `overrides`; a mistake in them gets our one line rather than Hydra's page.
+
+    Args:
+        config_name: of the file, without its suffix.
+        overrides: as they are typed, `key=value`.
+        with_hydra: keep the section `hydra`, which knows the overrides and the choices of groups.
+
+    Raises:
+        UserError: when the overrides do not compose.
+    """
+    _add_plugins()
+    _check(config_name, overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            return compose(config_name, overrides, return_hydra_config=with_hydra)
+        # Hydra's parser and OmegaConf answer odd text with errors of every kind: of Python's numbers, of recursion, ...
+        except Exception as error:
+            try:
+                message = _explain(error, config_name, overrides)
+            except Exception:  # the explanation composes, too
+                message = _first_line(error)
+            raise UserError(message) from error
+
+
+def short(text: str) -> str:
+    """`text`, cut where it is too long for a message."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
+
+
+def _first_line(error: Exception) -> str:
+    return short((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def _add_plugins() -> None:
+    """Make what plug-ins bring known to Hydra, as if there were a file for each in `configs/`."""
+    for group in GROUPS_OF_PLUGINS:
+        for name in plugin_choices(group):
+            ConfigStore.instance().store(group=group, name=name, node=read_choice(group, name))
+
+
+# --- before Hydra ----------------------------------------------------------------------------------------------------
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _check(config_name: str, overrides: Iterable[str]) -> None:
+    """What Hydra would accept, or say badly."""
+    groups, sections = defaults_of(config_name), _sections(config_name)
+    given = set()
+    for override in overrides:
+        if override.startswith("~"):
+            raise UserError(f"'{short(override)}' would remove an option: options are written key=value")
+        if "=" not in override or not _key_of(override):
+            raise UserError(
+                f"'{short(override)}' is not an option: options are written key=value, for example env=push"
+            )
+        key, value = _key_of(override), override.partition("=")[2].strip("'\"")
+        if key.partition(".")[0].partition("/")[0] == "hydra":
+            raise UserError(f"option '{short(override)}' does not fit: options of Hydra's cannot be set here")
+        if key in groups and value not in group_choices(key):
+            raise UserError(choices_message(key, short(value), group_choices(key)))
+        if "@" in key:
+            raise UserError(f"option '{short(override)}' does not fit: options are written key=value")
+        if override.startswith("+") and "." not in key:
+            raise UserError(choices_message("option", short(key), _top(config_name)))
+        if key in sections and not value.lstrip().startswith("{"):
+            raise UserError(
+                f"option '{short(override)}' does not fit: {key} is a section, with options written {key}.key=value"
+            )
+        given.add(key)
+    for group, choice in groups.items():
+        if choice == "???" and group not in given:
+            choices = group_choices(group)
+            raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
+
+
+def _top(config_name: str) -> list[str]:
+    """What can be set of a command, without its sections' own options."""
+    names = (*_read(config_name), *defaults_of(config_name))
+    return [name for name in names if name not in ("defaults", "hydra") and "@" not in name]
+
+
+def defaults_of(config_name: str) -> dict[str, str]:
+    """The groups that a command's file takes, with its choice of each; ??? where the user has to choose."""
+    content = _read(config_name)
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    chosen = {str(key): str(value) for entry in entries for key, value in entry.items()}
+    return {key: value for key, value in chosen.items() if not key.startswith("override ")}
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def _sections(config_name: str) -> set[str]:
+    """Dotted names of all sections of a command, whatever is chosen of its groups."""
+    content = {k: v for k, v in _read(config_name).items() if k not in ("defaults", "hydra")}
+    found = set(_inner_sections(content))
+    for group in defaults_of(config_name):
+        if "@" not in group:
+            for choice in group_choices(group):
+                found |= {f"{group}.{name}" for name in _inner_sections(read_choice(group, choice))}
+    return found
+
+
+def _inner_sections(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield str(key)
+            yield from (f"{key}.{name}" for name in _inner_sections(value))
+
+
+# --- after Hydra -----------------------------------------------------------------------------------------------------
+
+
+def _option_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in map(str, config):
+        keys.append(f"{prefix}{key}")
+        value = config._get_node(key)
+        if isinstance(value, DictConfig):
+            keys += _option_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _is_one_value(override: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(override).is_sweep_override()
+    except Exception as error:  # see `composed`
+        return not isinstance(error, HydraException | ValueError | RecursionError)
+
+
+def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
+    """Turn Hydra's complaint about `overrides` into one line with the valid choices."""
+    text = str(error)
+    for override in overrides:
+        if not _is_one_value(override):
+            key, _, value = override.partition("=")
+            if len(value) > _LONGEST and re.fullmatch(r"[-+]?[0-9][0-9_]*", value):
+                return f"option '{short(override)}' cannot be read: a number of so many digits is none that we know"
+            quoted = "" if len(value) > _LONGEST else f": \"{key}='{value}'\""
+            return f"option '{short(override)}' cannot be read: a value with special characters needs quotes{quoted}"
+    # The longest key first: `env` is also part of a complaint about `env.distractor`.
+    for override in sorted(overrides, key=lambda o: -len(_key_of(o))):
+        key = _key_of(override)
+        if key and (f"'{key.split('.')[-1]}'" in text or key in text):
+            base = compose(config_name, [o for o in overrides if o.startswith("env=")])
+            accepted = _option_keys(base)
+            nearest = difflib.get_close_matches(key, accepted, n=1, cutoff=0.4)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            here = [k for k in accepted if k.rpartition(".")[0] == key.rpartition(".")[0]]
+            siblings = sorted(here or map(str, base))
+            return f"option '{short(override)}' does not fit: options here are {', '.join(siblings)}{hint}"
+    return _first_line(error)
+
+
+# --- what all commands check ------------------------------------------------------------------------------------------
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LONGEST_NAME: Final = 100
+
+
+def require_name(option: str, value: object) -> str:
+    """What files are filed under: it names a folder, and cannot lead out of the one that it stands in.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME or not _NAME.fullmatch(value):
+        raise UserError(
+            f"{option} {short(repr(value))} cannot be used: expected a name of letters, digits, '_', '-' and '.', "
+            f"which does not begin with '-' or '.', of at most {_LONGEST_NAME} characters"
+        )
+    return value

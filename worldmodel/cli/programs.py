@@ -1,0 +1,58 @@
+"""The commands: what each does, which module it is, and how the user types it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+NAME: Final = "wm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One command.
+
+    Attributes:
+        module: whose `main` it is; imported when it is asked for. It is typed as `python -m <module>`, too.
+        purpose: one line.
+        config: the file of `configs/` that its options are in; None where it reads them itself.
+    """
+
+    module: str
+    purpose: str
+    config: str | None
+
+
+PROGRAMS: Final = {
+    "collect": Program("envs.collect", "record exploration: camera frames, actions and proprioception", "collect"),
+    "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
+    "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
+    "probe": Program("worldmodel.probe", "measure what can be read from an encoder's features", "probe"),
+    "plan": Program("planning.run", "make the world look like a picture", "run"),
+    "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
+    "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair", "compare"),
+    "manifest": Program("planning.manifest", "draw and freeze pairs of start and goal for evaluation", "manifest"),
+    "data": Program("worldmodel.data", "inspect, verify, view, convert and repair recordings", None),
+    "goal": Program("envs.goal", "make a goal image by exploring", "goal"),
+}
+_NAMES: Final = {program.module: name for name, program in PROGRAMS.items()}
+
+
+def is_typed_short() -> bool:
+    """Whether the user typed `wm ...` rather than `python -m ...`."""
+    return Path(sys.argv[0] if sys.argv else "").stem == NAME
+
+
+def as_typed(text: str) -> str:
+    """`text` with every `python -m envs.collect` as `wm collect`, where that is how the user types commands."""
+    if not is_typed_short():
+        return text
+
+    def short(found: re.Match[str]) -> str:
+        name = _NAMES.get(found[1])
+        return found[0] if name is None else f"{NAME} {name}"
+
+    return re.sub(r"python -m ([a-z]+(?:\.[a-z_]+)+)", short, text)

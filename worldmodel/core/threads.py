@@ -1,0 +1,75 @@
+"""How many threads small networks should use: measured, since it depends on what else runs on the machine.
+
+On two idle cores a plan takes 32 ms with two threads and 49 with one; beside a process that wants both cores, two
+threads wait for each other (87 to 129 ms, or 436 to 894 where they spin) and one takes 75 to 78.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.machine import num_processors
+
+_ROUNDS: Final = 3
+# More threads have to be faster by this factor: when something else begins to run later, fewer are the safer choice.
+_WORTH: Final = 1.1
+
+
+def choose_threads(measure: Callable[[], object], choices: tuple[int, ...] = (1, 2)) -> int:
+    """Set torch to as many threads as make `measure` fastest, and return how many those are.
+
+    Args:
+        measure: what is going to be done often, for example making one plan. It is called once to warm up, then three
+            times for each choice, in turn, and the fastest of them counts.
+        choices: numbers of threads, ascending; those above the number of processors are left out, 1 never is.
+    """
+    usable = [n for n in choices if n == 1 or n <= num_processors()]
+    if len(usable) == 1:
+        torch.set_num_threads(usable[0])
+        return usable[0]
+    fastest = dict.fromkeys(usable, float("inf"))
+    for _ in range(_ROUNDS):
+        for count in usable:
+            torch.set_num_threads(count)
+            if fastest[count] == float("inf"):
+                measure()  # the first call starts threads and fills caches
+            began = time.perf_counter()
+            measure()
+            fastest[count] = min(fastest[count], time.perf_counter() - began)
+    chosen = usable[0]
+    for count in usable[1:]:
+        if fastest[count] * _WORTH < fastest[chosen]:
+            chosen = count
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def set_threads(wanted: int | str, measure: Callable[[], object]) -> int:
+    """What the option `threads=auto|N` means; the number that is set is returned.
+
+    Raises:
+        UserError: for anything but `auto` and a whole number from 1 to the number of processors.
+    """
+    if wanted == "auto":
+        return choose_threads(measure)
+    most = num_processors()
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= most:
+        raise UserError(f"threads {wanted!r}: expected auto, or a whole number from 1 to {most}")
+    torch.set_num_threads(wanted)
+    return wanted
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Whatever is set in here, torch has as many threads afterwards as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,181 @@
+"""Weights from strangers, in the safetensors format (https://github.com/huggingface/safetensors).
+
+A file begins with eight bytes that say how long its header is, and with the header: JSON that gives type, shape and
+place of every tensor. A module is made only as long as it asks for no more than the header has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import regular_file
+from worldmodel.core.strict_json import parse_json
+
+MOST_BYTES: Final = 2**32  # of a file: a billion parameters in single precision
+_MOST_HEADER: Final = 2**22
+_SPARE_NUMBERS: Final = 2**22  # that a module may make beside its weights, such as the places of tokens
+_FACTORIES: Final = {
+    torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace, torch.normal,
+    torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros,
+}  # fmt: skip
+_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+Shape = tuple[int, ...]
+
+
+class TooLargeError(ValueError):
+    """A module asks for more than the file can be for."""
+
+
+class WeightsFile:
+    """An open file whose header has been read and checked: it says the truth about the file's size.
+
+    Args:
+        file: at its beginning.
+        size: of the file [bytes].
+        path: for messages.
+
+    Attributes:
+        shapes: of all tensors by name.
+
+    Raises:
+        UserError: for a header that is none, or tensors of other types than floating point of 16 or 32 bits.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
+        self._file, self._path, self._size = file, path, size
+        self._begin = file.read(8)
+        length = int.from_bytes(self._begin, "little")
+        if len(self._begin) < 8 or length > min(size - 8, _MOST_HEADER):
+            raise UserError(f"{path} cannot be read: it is cut off, or no safetensors file")
+        self._begin += file.read(length)
+        header = parse_json(self._begin[8:], str(path))
+        if not isinstance(header, dict):
+            raise UserError(f"{path} cannot be read: its header is no list of tensors")
+        header.pop("__metadata__", None)
+        self.shapes: dict[str, Shape] = {}
+        total = 0
+        for name, entry in header.items():
+            kind, shape = self._read_entry(name, entry)
+            self.shapes[name] = shape
+            total += math.prod(shape) * _BYTES[kind]
+        if total != size - 8 - length:
+            raise UserError(f"{path} cannot be read: it has {size - 8 - length} bytes of tensors, its header {total}")
+
+    def _read_entry(self, name: str, entry: Any) -> tuple[str, Shape]:
+        kind, shape = (entry.get(key) if isinstance(entry, dict) else None for key in ("dtype", "shape"))
+        if not isinstance(kind, str) or kind not in _BYTES:
+            raise UserError(f"{self._path}: tensor {name!r} is of type {kind!r}: choose from {', '.join(_BYTES)}")
+        if not isinstance(shape, list) or not all(type(side) is int and 0 <= side <= MOST_BYTES for side in shape):
+            raise UserError(f"{self._path}: tensor {name!r} has a shape of another kind than whole numbers")
+        return kind, tuple(shape)
+
+    def read(self) -> tuple[dict[str, Tensor], str]:
+        """All tensors, and the SHA-256 of the whole file. Raises UserError for what cannot be read."""
+        content = self._begin + self._file.read(self._size - len(self._begin))
+        try:
+            tensors = from_bytes(content)
+        except (SafetensorError, ValueError) as error:
+            raise UserError(f"{self._path} cannot be read: {error}") from error
+        # The library may read a header otherwise than we, for example one that names a tensor twice.
+        require_shapes({name: tuple(value.shape) for name, value in tensors.items()}, self.shapes, self._path)
+        return tensors, hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[WeightsFile]:
+    """Open a safetensors file and check its header. Raises UserError for what cannot be read."""
+    try:
+        with regular_file(path, MOST_BYTES) as file:
+            yield WeightsFile(file, path.stat().st_size, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def require_shapes(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], path: Path) -> None:
+    """Raises UserError, naming the first that differs, where the tensors of `path` have other shapes than `wanted`."""
+    for name in sorted(set(wanted) ^ set(shapes)):
+        problem = "missing" if name in wanted else "too many"
+        raise UserError(f"{path} does not fit its config.json: tensor {name!r} is {problem}")
+    for name, shape in shapes.items():
+        if shape != wanted[name]:
+            raise UserError(
+                f"{path} does not fit its config.json: tensor {name!r} has shape {shape}, expected {wanted[name]}"
+            )
+
+
+class _Within(TorchFunctionMode):
+    """In here, tensors are made only as long as all of them together have at most `most` numbers."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function in _FACTORIES:
+            # The same on a device that has no memory: how large it would be.
+            there = {name: value for name, value in given.items() if name != "generator"}
+            self._left -= function(*args, **{**there, "device": "meta"}).numel()
+            if self._left < 0:
+                raise TooLargeError("its parts are larger than its weights can be for")
+        return function(*args, **given)
+
+
+def make_within(make: Callable[[], nn.Module], weights: WeightsFile) -> nn.Module:
+    """What `make` builds, which must hold the tensors that `weights` has.
+
+    Raises:
+        TooLargeError: as soon as it takes many more parts than those, or larger ones, before these are allocated.
+        UserError: where it has other tensors.
+        TypeError, ValueError: what `make` raises; also for sizes that are beyond any machine.
+    """
+    # A module has a handful of modules beside each of its parameters, and tensors that are not stored.
+    most_parts, parts, ours = 8 * len(weights.shapes) + 256, 0, threading.get_ident()
+
+    def count(*_: Any) -> None:
+        nonlocal parts
+        if threading.get_ident() != ours:
+            return
+        parts += 1
+        if parts > most_parts:
+            raise TooLargeError(f"its parts are more than the {len(weights.shapes)} tensors can be for")
+
+    hooks = [
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+        registration.register_module_module_registration_hook(count),
+    ]
+    numbers = sum(math.prod(shape) for shape in weights.shapes.values())
+    try:
+        with _Within(4 * numbers + _SPARE_NUMBERS):
+            return make()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ValueError((str(error).splitlines() or ["its sizes are too large"])[0]) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def require_sane(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError for numbers that are not finite, and for spreads (`std`, `..._std`) that are not above 0."""
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{path}: tensor {name!r} has numbers that are not finite")
+        if name.rpartition(".")[2].rpartition("_")[2] == "std" and not bool((value > 0).all()):
+            raise UserError(f"{path}: tensor {name!r} is a spread, and has numbers that are not above 0")

@@ -1,0 +1,183 @@
+"""What every world model is to those who plan with it, whatever family it is of.
+
+    latent = model.observe(None, observation, None)              # where an episode begins
+    latent = model.observe(latent, observation, action)          # one control step later
+    ahead = model.imagine(latent, actions)                       # [B, S, H, ...]
+    cost = model.distance(ahead, model.goal(goal))               # [B, S, H]
+
+Shapes: `B` robots, `S` sampled action sequences of each, `H` control steps ahead, `A` action dimensions, `P`
+proprioceptive readings, `H, W` height and width of a camera's pictures.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldmodel.core import checkpoint
+from worldmodel.core.errors import UserError
+from worldmodel.core.goal import Goal, ImageGoal
+from worldmodel.core.observation import Observation
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.tensor_record import TensorRecord
+from worldmodel.encoders.base import Encoder
+
+# Opaque to planning, which only takes rows and puts rows together. Its tensors have one row per robot, `[B, ...]`.
+Latent = TensorRecord
+
+
+class WorldModel(nn.Module, abc.ABC):
+    """W(latent, actions) → latents, on a frozen encoder (V-JEPA 2-AC, arXiv 2506.09985).
+
+    Of its parameters and buffers, all are floating point and finite. A buffer called `std`, or `..._std`, divides: it
+    is above 0. Loading a checkpoint holds it to both.
+
+    Attributes:
+        family: what `worldmodel.models.registry` lists it as.
+        spec: the robot that it was trained on.
+        encoder: frozen; turns pictures into tokens.
+        precision: of imagined futures, float32 or bfloat16.
+    """
+
+    family: ClassVar[str]
+    spec: EnvironmentSpec
+    encoder: Encoder
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        super().__init__()
+        self.spec, self.precision = spec, torch.float32
+
+    @abc.abstractmethod
+    def observe(self, previous: Latent | None, observation: Observation, action: Tensor | None) -> Latent:
+        """What is known `[B, ...]` after looking. Every frame is encoded once: of the past, `previous` knows all.
+
+        Args:
+            previous: what was known one control step ago, `[B, ...]`; None where an episode begins.
+            observation: of B robots, numpy arrays or tensors on any device.
+            action: what was done in between, `[B, A]` in physical units; None where an episode begins.
+
+        Raises:
+            UserError: for an observation of other cameras or shapes than those of `spec`.
+        """
+
+    @abc.abstractmethod
+    def goal(self, goal: Goal) -> Latent:
+        """A goal as a latent `[1, ...]`. Raises UserError for one that this model cannot read."""
+
+    @abc.abstractmethod
+    def imagine(self, latent: Latent, actions: Tensor) -> Latent:
+        """The future `[B, S, H, ...]` after each of `actions [B, S, H, A]`, in physical units, from `latent [B, ...]`.
+
+        Gradients flow to the actions unless the caller forbids it.
+        """
+
+    @abc.abstractmethod
+    def distance(self, latents: Latent, goal: Latent) -> Tensor:
+        """How far latents `[B, ...]` or `[B, S, H, ...]` are from goals `[B, ...]`: `[B]` or `[B, S, H]`, at least 0.
+
+        What is seen and what is imagined are measured on one scale.
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The sizes of all parts as plain values, from which the family's `build` makes it again."""
+
+    def compile_imagination(self) -> None:
+        """From now on imagine by fused kernels (torch.compile), where a family can."""
+
+    def check_weights(self) -> None:
+        """Raises UserError for weights that make no sense, beyond those that are not finite or divide by 0."""
+
+    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Write what inference needs. `provenance` says how it came about, in plain values."""
+        content = {
+            "family": self.family,
+            "environment": self.spec.to_dict(),
+            "model": self.describe(),
+            "provenance": dict(provenance),
+        }
+        checkpoint.save(folder, "world_model", content, self, half=True)
+
+    # --- for observe and goal ---------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.buffers()).device
+
+    def read_images(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Pictures `[B, H, W, 3]` of all cameras, on the model's device, in the order of `spec`.
+
+        Raises:
+            UserError: for other cameras, shapes or types, naming both.
+        """
+        if set(images) != set(self.spec.camera_names):
+            received = ", ".join(sorted(map(str, images))) or "none"
+            raise UserError(f"pictures of the cameras {received}: expected {', '.join(self.spec.camera_names)}")
+        read = {}
+        for camera in self.spec.cameras:
+            pixels = torch.as_tensor(images[camera.name])
+            if pixels.dtype != torch.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != camera.shape:
+                raise UserError(
+                    f"pictures of camera {camera.name} are {_described(pixels)}: expected uint8 "
+                    f"[B, {camera.height}, {camera.width}, 3]"
+                )
+            read[camera.name] = pixels.to(self.device)
+        return read
+
+    def read_observation(self, observation: Observation) -> tuple[dict[str, Tensor], Tensor]:
+        """Pictures by camera `[B, H, W, 3]` and proprioception `[B, P]`, on the model's device. Raises UserError."""
+        images = self.read_images(observation.images)
+        rows = {len(pixels) for pixels in images.values()}
+        proprio = torch.as_tensor(observation.proprio)
+        if proprio.ndim != 2 or proprio.shape[1] != self.spec.proprio_size or {len(proprio)} != rows:
+            raise UserError(
+                f"proprio is {_described(proprio)} beside pictures of {', '.join(map(str, sorted(rows)))} robots: "
+                f"expected [B, {self.spec.proprio_size}], one row for each"
+            )
+        return images, proprio.to(self.device, torch.float32)
+
+    def read_image_goal(self, goal: Goal) -> dict[str, Tensor]:
+        """The pictures `[1, H, W, 3]` of an `ImageGoal`. Raises UserError for another kind of goal, and as above."""
+        if not isinstance(goal, ImageGoal):
+            raise UserError(
+                f"a world model of family {self.family} cannot read a {type(goal).__name__}: expected ImageGoal"
+            )
+        return self.read_images({name: np.asarray(image)[None] for name, image in goal.images.items()})
+
+
+def _described(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+
+
+# --- what only some models can do ------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class SupportsConfidence(Protocol):
+    """Says how far it is to be trusted."""
+
+    def confidence(self, latents: Any) -> Tensor:
+        """From 0 to 1, of the latents' leading shape."""
+
+
+@runtime_checkable
+class SupportsDecoding(Protocol):
+    """Shows what it imagines."""
+
+    def decode(self, latents: Any) -> dict[str, Tensor]:
+        """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
+
+
+@runtime_checkable
+class SupportsReward(Protocol):
+    """Predicts what a task rewards."""
+
+    def reward(self, latents: Any, actions: Tensor) -> Tensor:
+        """Reward `[...]` of `actions [..., A]` that led to latents `[..., ...]`."""

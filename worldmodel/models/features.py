@@ -1,0 +1,80 @@
+"""The first stages of every family that learns from compressed frozen features.
+
+Shapes: `R` rows of the recording, `N` tokens of a frame, `C` channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.core.checkpoint import weights_hash
+from worldmodel.data.clips import ClipSampler, rows_of
+from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.models.compression import Compression, CompressionConfig
+from worldmodel.models.normaliser import Normaliser
+from worldmodel.models.stages import Stage, TrainingContext
+
+
+def camera_folder(context: TrainingContext, camera: str) -> Path:
+    """Where the stages of one camera keep what they need to go on."""
+    folder = context.folder / "cameras" / camera
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class StatisticsStage(Stage):
+    """Mean and spread of proprioception and actions.
+
+    Args:
+        normaliser: that of a model.
+    """
+
+    name = "statistics"
+
+    def __init__(self, normaliser: Callable[[Any], Normaliser]) -> None:
+        self._normaliser = normaliser
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        self._normaliser(context.model).fit(context.store, context.split.train)
+
+
+class FeatureStage(Stage):
+    """Fits the compression of one camera's features, and encodes all of its frames.
+
+    Args:
+        camera: its name.
+        config: how they are compressed.
+        compression: that of the camera in a model.
+
+    Attributes:
+        tokens: compressed features float16 `[R, N, C]`, once the stage has run.
+    """
+
+    tokens: NDArray[np.float16]
+
+    def __init__(self, camera: str, config: CompressionConfig, compression: Callable[[Any], Compression]) -> None:
+        self.name, self._camera, self._config = f"features of {camera}", camera, config
+        self._compression = compression
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        store, frames, compression = context.store, context.frames[self._camera], self._compression(context.model)
+        together, train = self._config.frames_per_episode, context.split.train
+        available = len(rows_of(store.episode_ends, train))
+        count = max(1, min(self._config.fit_frames, available) // together) * together
+        rows = ClipSampler(store.episode_ends, 1, (1,), context.seed, train).sample(0, count, together).rows.ravel()
+        tokens = encode_frames(context.encoder, frames, rows, context.device).unflatten(0, (-1, together))
+        kept = compression.fit(tokens)
+        context.say(f"{compression.channels} channels per token keep {kept:.1%} of what changes in the features")
+        grid = context.encoder.config.grid_of(store.spec.camera(self._camera))
+        shape = (store.num_rows, grid.tokens, compression.channels)
+        key = FeatureCacheKey(store.identity, context.encoder_hash, weights_hash(compression), *shape)
+        path = camera_folder(context, self._camera) / "features.npy"
+        with context.counting("encode frames") as progress:
+            self.tokens = encode_store(context.encoder, compression, frames, key, path, context.device, progress)

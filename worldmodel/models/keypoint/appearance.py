@@ -1,0 +1,77 @@
+"""The appearance embedding: a few numbers that follow what a thing looks like wherever it is, for example turned.
+
+The features that a decoder needs (`keypoints`) mostly follow how a thing's edges fall on the grid of tokens. They
+change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to predict.
+The appearance is what is left when the place is known. It is learned by telling apart frames in which the keypoints are
+in nearly the same places (contrastive predictive coding, van den Oord et al. 2018, arXiv 1807.03748, with hard
+negatives). A frame has the appearance of its neighbours in time, and another one than frames that merely have their
+things in the same places. Where a thing rests while the robot moves on, its appearance stays.
+
+Shapes: `R` rows, `E` episodes, `K` keypoints, `Z` raw state, `L` numbers of an embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class AppearanceEmbedding(nn.Module):
+    """Raw state → appearance embedding, of unit length.
+
+    Args:
+        raw_size: Z.
+        embedding: L.
+        width: of the hidden layers.
+    """
+
+    raw_mean: Tensor
+    raw_std: Tensor
+
+    def __init__(self, raw_size: int, embedding: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inner in (raw_size, width, width):
+            layers += [nn.Linear(inner, width), nn.GELU(approximate="tanh")]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, embedding))
+        self.register_buffer("raw_mean", torch.zeros(raw_size))
+        self.register_buffer("raw_std", torch.ones(raw_size))
+
+    def calibrate(self, raw: Tensor) -> None:
+        """Note the spread of raw states `[R, Z]`. Before training: what comes in is standardised by it."""
+        self.raw_mean.copy_(raw.mean(0))
+        self.raw_std.copy_(raw.std(0).clamp_min(1e-4))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """`[..., Z]` → `[..., L]`."""
+        return F.normalize(self.layers((raw - self.raw_mean) / self.raw_std).float(), dim=-1)
+
+
+def rests(keypoints: Tensor, episode_ends: NDArray[np.int64], threshold: float) -> Tensor:
+    """Numbers `[R]` that two rows share when nothing moved from one to the other, nor in between.
+
+    Args:
+        keypoints: places `[R, 2 K]` in half widths of the picture.
+        episode_ends: row after the last one of each episode `[E]`; an episode never shares a number with another one.
+        threshold: keypoints that move less than this from row to row, root mean square over keypoints, are at rest:
+            the robot in front of a thing moves its keypoints a little, too.
+    """
+    step = torch.diff(keypoints, dim=0).unflatten(1, (-1, 2)).pow(2).sum(-1).mean(-1).sqrt()
+    moved = F.pad(step > threshold, (1, 0))
+    moved[torch.from_numpy(episode_ends[:-1])] = True
+    return moved.long().cumsum(0)
+
+
+def principal_places(keypoints: Tensor, kept: float = 0.98) -> Tensor:
+    """The principal components `[R, ·]` of `keypoints [R, 2 K]` that hold the share `kept` of their variance.
+
+    Several keypoints sit on one thing. What is left out is small, and may be how they shift when it turns.
+    """
+    centred = keypoints - keypoints.mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    share = variances.flip(0).cumsum(0) / variances.sum().clamp_min(1e-12)
+    count = int((share < kept).sum()) + 1
+    return centred @ directions.flip(1)[:, :count]

@@ -1,0 +1,162 @@
+"""Training the appearance embedding on the raw states of a recording, as a `TrainingTask`.
+
+Shapes as in `worldmodel.models.keypoint.appearance`; `B` frames of a step in groups of `M`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
+from worldmodel.training.trainer import TrainingTask
+
+
+@dataclasses.dataclass(frozen=True)
+class AppearanceTrainingConfig:
+    """What the appearance embedding is trained for.
+
+    Attributes:
+        group: frames that are told apart from each other, M.
+        gap: a frame's neighbour in time is at most this many control steps away.
+        temperature: of the comparison.
+        rest: keypoints that move less than this per control step are at rest [half widths of the picture].
+        rest_weight: weight of the difference between embeddings of a scene at rest.
+        pool: frames among which those with their things in the same places are searched.
+    """
+
+    group: int = 32
+    gap: int = 3
+    temperature: float = 0.07
+    rest: float = 0.035
+    rest_weight: float = 3.0
+    pool: int = 60_000
+
+    def __post_init__(self) -> None:
+        if self.group < 2 or self.gap < 1 or self.pool < self.group:
+            raise ValueError(f"group, gap and pool must be at least 2, 1 and group, got {self}")
+        if not self.temperature > 0 or min(self.rest, self.rest_weight) < 0:
+            raise ValueError(f"temperature must be above 0, rest and rest_weight not negative, got {self}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Frames with their things in nearly the same places, and the partner of each.
+
+    Attributes:
+        anchors: rows `[G, M]`.
+        partners: rows `[G, M]`: a neighbour in time, or a frame between which and the anchor nothing moved.
+        at_rest: bool `[G, M]`: the latter.
+    """
+
+    anchors: NDArray[np.int64]
+    partners: NDArray[np.int64]
+    at_rest: NDArray[np.bool_]
+
+
+class GroupSampler:
+    """Draws groups; those of a step are a function of (seed, step) alone.
+
+    Args:
+        raw: states of all frames `[R, Z]`, the keypoints first.
+        keypoints: K.
+        episode_ends: row after the last one of each episode.
+        rows: to draw anchors from; whole episodes.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        raw: Tensor,
+        keypoints: int,
+        episode_ends: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        config: AppearanceTrainingConfig,
+        seed: int,
+    ) -> None:
+        self._config, self._seed = config, seed
+        places = raw[:, : 2 * keypoints]
+        self._rest = rests(places, episode_ends, config.rest).numpy()
+        episode = np.searchsorted(episode_ends, np.arange(len(raw)), side="right")
+        starts = np.concatenate([[0], episode_ends[:-1]])
+        self._first, self._last = starts[episode], episode_ends[episode] - 1
+        rng = np.random.default_rng(seed)
+        self._pool = np.sort(rng.choice(rows, min(config.pool, len(rows)), replace=False))
+        self._places = principal_places(places)[self._pool]
+
+    def sample(self, step: int, frames: int) -> Groups:
+        """Groups of about `frames` frames together."""
+        rng, config = np.random.default_rng([self._seed, step]), self._config
+        size = min(config.group, len(self._pool))
+        centres = rng.integers(len(self._pool), size=max(1, frames // size))
+        nearest = torch.cdist(self._places[centres], self._places).topk(size, largest=False).indices
+        anchors = self._pool[nearest.numpy()]
+        first, last = self._first[anchors], self._last[anchors]
+        offset = rng.integers(1, config.gap + 1, anchors.shape) * rng.choice([-1, 1], anchors.shape)
+        neighbour = np.clip(anchors + offset, first, last)
+        any_frame = rng.integers(first, last + 1)
+        at_rest = self._rest[any_frame] == self._rest[anchors]
+        return Groups(anchors, np.where(at_rest, any_frame, neighbour), at_rest)
+
+
+class AppearanceTask(TrainingTask):
+    """loss = cross entropy of telling each frame's partner from the others of its group + w |e - e'|^2 at rest.
+
+    `e` and `e'` are the embeddings of a frame and its partner. The others are anchors, which have their things in the
+    same places. A partner may have moved on: among partners, the right one could be found by its place, and the
+    embedding would follow the place.
+
+    Args:
+        raw: states of all frames `[R, Z]`; the embedding standardises them itself.
+        sampler: groups to learn from.
+        held_out: groups to report on.
+        batch_size: frames per step.
+    """
+
+    def __init__(
+        self,
+        module: AppearanceEmbedding,
+        config: AppearanceTrainingConfig,
+        raw: Tensor,
+        sampler: GroupSampler,
+        held_out: Groups,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self.module: AppearanceEmbedding = module
+        self._config, self._raw, self._sampler, self._held_out = config, raw, sampler, held_out
+        self._batch_size, self._device = batch_size, device
+
+    def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|e - e'|^2 [G, M]`, who is at rest."""
+        own, others = (self.module(self._raw[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
+        diagonal = torch.eye(own.shape[1], dtype=torch.bool, device=self._device)
+        partner = (own * others).sum(-1, keepdim=True)
+        cosines = torch.where(diagonal, partner, torch.einsum("gml,gnl->gmn", own, own))
+        return cosines, (own - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        cosines, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size))
+        own = torch.arange(cosines.shape[1], device=self._device).expand(len(cosines), -1)
+        told_apart = F.cross_entropy(cosines.flatten(0, 1) / self._config.temperature, own.flatten())
+        resting = (apart * at_rest).mean()
+        return {"loss": told_apart + self._config.rest_weight * resting, "contrast": told_apart, "resting": resting}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """How often the partner is the most similar one of its group, and how far apart embeddings are at rest.
+
+        `rest_distance` is in units of the distance between frames of one group: 0 is perfect, 1 is useless.
+        """
+        cosines, apart, at_rest = self._measure(self._held_out)
+        own = torch.arange(cosines.shape[1], device=self._device)
+        of_group = (2 - 2 * cosines).mean().sqrt()
+        rest = apart[at_rest].mean().sqrt() if bool(at_rest.any()) else of_group
+        found = (cosines.argmax(-1) == own).float().mean()
+        return {"partner_found": float(found), "rest_distance": float(rest / of_group.clamp_min(1e-6))}

@@ -1,0 +1,54 @@
+"""Checkpoints of format 1, from before there were families and several cameras: what their parts are called now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from worldmodel.core.spec import CAMERA
+
+# Sections of `model` in config.json, and the options in them that have other names now.
+_SECTIONS: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "encoder": ("encoder", {}),
+    "compression": ("compression", {"fit_moments": "frames_per_episode"}),
+    "scene": ("state", {"appearance": "features", "looks": "embedding", "look_width": "embedding_width"}),
+    "predictor": ("predictor", {"block": "prediction_steps"}),
+    "goal": ("distance", {"look_weight": "appearance_weight"}),
+}
+# How names of tensors began; the first that fits. What begins otherwise has kept its name.
+_VIEW: Final = f"views.camera_{CAMERA}."
+_TENSORS: Final = {
+    "compression.scale": f"{_VIEW}compression.std",
+    "compression.": f"{_VIEW}compression.",
+    "scene.encoder.looks.": f"{_VIEW}keypoints.values.",
+    "scene.encoder.": f"{_VIEW}keypoints.",
+    "scene.look.": f"{_VIEW}appearance.",
+    "scene.code_mean": f"{_VIEW}state_mean",
+    "scene.code_std": f"{_VIEW}state_std",
+    "scene.robot_readable": f"{_VIEW}robot_readable",
+}
+
+
+def upgraded(model: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[str], str]]:
+    """What `model` of a config.json of format 1 says, as format 2 says it; and the new names of tensors.
+
+    Raises:
+        KeyError: for a part that is missing.
+        ValueError: for one that there was not.
+    """
+    unknown = sorted(set(model) - set(_SECTIONS))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r:.40} is no part of a keypoint model")
+    values = {
+        now: {options.get(name, name): value for name, value in model[before].items()}
+        for before, (now, options) in _SECTIONS.items()
+    }
+    return values, renamed
+
+
+def renamed(tensor: str) -> str:
+    """What a tensor of format 1 is called now."""
+    for before, now in _TENSORS.items():
+        if tensor.startswith(before):
+            return now + tensor.removeprefix(before)
+    return tensor

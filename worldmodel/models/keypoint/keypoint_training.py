@@ -1,0 +1,158 @@
+"""Training the keypoints on frozen features, as a `TrainingTask`.
+
+Shapes as in `worldmodel.models.keypoint.keypoints`; `R` rows of the recording; `M` frames of one episode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldmodel.core.seeds import seed_of_step
+from worldmodel.models.keypoint.keypoints import KeypointEncoder, TokenDecoder, explained_variance
+from worldmodel.training.trainer import TrainingTask
+
+# `(step) -> rows [B, 2]` of that step's pairs: the frame that is encoded, the neighbouring one that is reconstructed.
+PairRows = Callable[[int], NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StateTrainingConfig:
+    """What the keypoints and their features are trained for.
+
+    Attributes:
+        frames_per_episode: that a batch holds, M. What is reconstructed wrongly in all of them alike does not count,
+            so the state need not know what never changes in an episode. With 1, everything counts.
+        gap: the frame that is reconstructed is at most this many control steps away from the one that is encoded.
+        noise: standard deviation of what is added to the raw state, so that near states mean near scenes.
+        feature_decay: weight of the features' mean square, which keeps them beside that noise.
+        robot_weight: weight of the error in reading proprioception off the picture.
+    """
+
+    frames_per_episode: int = 4
+    gap: int = 3
+    noise: float = 0.03
+    feature_decay: float = 1e-3
+    robot_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.frames_per_episode, self.gap) < 1:
+            raise ValueError(f"frames_per_episode and gap must be at least 1, got {self}")
+        if min(self.noise, self.feature_decay, self.robot_weight) < 0:
+            raise ValueError(f"noise and weights must not be negative, got {self}")
+
+
+class KeypointAutoencoder(nn.Module):
+    """The encoder that stays with the world model, and the decoder that it is trained with."""
+
+    def __init__(self, encoder: KeypointEncoder, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = TokenDecoder(encoder.config, encoder.grid, channels, proprio_size)
+
+
+class KeypointTask(TrainingTask):
+    """Reconstructing the tokens of a neighbouring frame.
+
+    loss = mean |d_ij - mean d|^2 M / (M - 1) + w_f |features|^2 + w_r |robot(z_i) - proprio_i|^2,
+    d_ij = decode(raw_i + noise, proprio_j) - z_j, its mean over M frames of an episode.
+
+    Args:
+        tokens: compressed frozen features float16 `[R, N, C]`.
+        proprio: standardised, float32 `[R, P]`.
+        pairs: rows `[B, 2]` for a step, always M in a row of one episode.
+        held_out: rows `[B, 2]` to report on, likewise.
+    """
+
+    def __init__(
+        self,
+        module: KeypointAutoencoder,
+        config: StateTrainingConfig,
+        tokens: NDArray[np.float16],
+        proprio: Tensor,
+        pairs: PairRows,
+        held_out: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: KeypointAutoencoder = module
+        self._config, self._tokens, self._proprio = config, tokens, proprio
+        self._pairs, self._held_out, self._seed, self._device = pairs, held_out, seed, device
+
+    def _load(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(self._tokens[rows]).to(self._device).float()
+        return tokens, self._proprio[rows].to(self._device)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        rows, config = self._pairs(step), self._config
+        (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
+        encoder = self.module.encoder
+        raw = encoder(tokens)
+        generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
+        noise = torch.randn(raw.shape, generator=generator).to(self._device)
+        error = self.module.decoder(raw + config.noise * noise, there).float() - wanted
+        reconstruction = self._within_episodes(error).mean()
+        features = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
+        # The mean over nothing, where a recording has no proprioception, is not a number.
+        robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else reconstruction.new_zeros(())
+        loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
+        return {"loss": loss, "reconstruction": reconstruction, "robot": robot}
+
+    def _within_episodes(self, tokens: Tensor) -> Tensor:
+        """Mean square `[B]` of `tokens [B, N, C]`, from their mean over M frames of an episode."""
+        count = self._config.frames_per_episode
+        if count > 1:
+            grouped = tokens.unflatten(0, (-1, count))
+            tokens = ((grouped - grouped.mean(1, keepdim=True)) * (count / (count - 1)) ** 0.5).flatten(0, 1)
+        return tokens.pow(2).mean((1, 2))
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Shares of the held-out frames' variance in episodes that are explained: the tokens, and proprioception."""
+        errors, robots = [], []
+        size = 64 * self._config.frames_per_episode
+        for start in range(0, len(self._held_out), size):
+            rows = self._held_out[start : start + size]
+            tokens, here = self._load(rows[:, 0])
+            encoder = self.module.encoder
+            decoded = self.module.decoder(encoder(tokens), here)
+            errors.append(torch.stack([self._within_episodes(x) for x in (decoded - tokens, tokens)], dim=1))
+            robots.append(torch.stack([encoder.robot(tokens), here]))
+        error, power = torch.cat(errors).mean(0)
+        read, true = torch.cat(robots, dim=1)
+        scores = explained_variance(read, true)
+        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(scores) if not torch.isnan(r2)}
+        return {"tokens_r2": float(1 - error / power), **by_part}
+
+
+def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs `[B, 2]` from clips `rows [B, L]`: half of them twice the same frame, half two different ones.
+
+    The same frame is where the state must be exact; in the other half the robot has moved on.
+    """
+    count, length = rows.shape
+    first = rng.integers(0, length, count)
+    second = np.where(rng.random(count) < 0.5, first, rng.integers(0, length, count))
+    picked = np.arange(count)
+    return np.stack([rows[picked, first], rows[picked, second]], axis=1)
+
+
+@torch.no_grad()
+def encode_tokens(
+    encoder: KeypointEncoder, tokens: NDArray[np.float16], device: torch.device, progress: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor]:
+    """Raw states `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
+    raw, robots = [], []
+    for start in range(0, len(tokens), 1024):
+        block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
+        raw.append(encoder(block).cpu())
+        robots.append(encoder.robot(block).cpu())
+        progress(start + len(block), len(tokens))
+    return torch.cat(raw), torch.cat(robots)

@@ -1,0 +1,160 @@
+"""Keypoints on the map of frozen features, and what the features are like there.
+
+A predictor that rolls out token features spends its effort on how a moving thing changes every token that it crosses.
+Where the thing is, and which way it is turned, are few numbers that move smoothly. They are found without labels, by
+an autoencoder whose bottleneck is spatial (deep spatial autoencoders, Finn et al. 2016, arXiv 1509.06113; keypoints as
+in Jakab et al. 2018, arXiv 1806.07823, and Transporter, Kulkarni et al. 2019, arXiv 1906.11883):
+
+    w_k = softmax_n(logits_k(z))     keypoint_k = sum_n w_kn position_n     features_k = head_k(sum_n w_kn h_n)
+
+The decoder reconstructs the tokens of a *neighbouring* frame, and is told where the robot was then. So the bottleneck
+has nothing to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene,
+and a goal can be compared there wherever the robot happens to be in its picture.
+
+What a predictor rolls out is the keypoints and, in place of their features, the appearance embedding that is learned
+from both (`worldmodel.models.keypoint.appearance`).
+
+Shapes: `B` frames, `N` tokens (rows times columns), `C` channels, `K` keypoints, `F` features of each, raw state
+`Z = K (2 + F)`, `P` proprioception, `h` hidden width. Positions run from -1 to 1 from edge to edge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.encoders.base import Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class StateConfig:
+    """Size of the keypoint state of one camera.
+
+    Attributes:
+        keypoints: K.
+        features: per keypoint, F.
+        embedding: numbers of the appearance embedding.
+        hidden: width of encoder and decoder.
+        embedding_width: of the network from keypoints and features to the appearance embedding.
+        robot_keypoints: places that the decoder derives from proprioception.
+    """
+
+    keypoints: int = 8
+    features: int = 4
+    embedding: int = 4
+    hidden: int = 128
+    embedding_width: int = 256
+    robot_keypoints: int = 2
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)) < 1:
+            raise ValueError(f"every size must be at least 1, got {self}")
+
+    @property
+    def raw_size(self) -> int:
+        """Numbers that the decoder is given, Z: keypoints and features."""
+        return self.keypoints * (2 + self.features)
+
+    @property
+    def size(self) -> int:
+        """Numbers that a predictor rolls out: keypoints and appearance embedding."""
+        return 2 * self.keypoints + self.embedding
+
+
+def token_positions(grid: Grid) -> Tensor:
+    """Centres `[N, 2]` (row, column) of the tokens."""
+    rows, columns = ((torch.arange(count) + 0.5) * 2 / count - 1 for count in grid)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def explained_variance(read: Tensor, true: Tensor) -> Tensor:
+    """R² `[P]` of standardised readings `[R, P]`: 1 is perfect, 0 no better than the mean, NaN where nothing varies."""
+    if true.shape[1] == 0:
+        return true.new_zeros(0)
+    variance = true.var(0)
+    r2 = 1 - (read - true).pow(2).mean(0) / variance.clamp_min(1e-12)
+    return torch.where(variance > 1e-8, r2, torch.nan)
+
+
+def _linear(inward: int, outward: int) -> nn.Linear:
+    """A linear layer; torch warns of one without inputs or outputs, as proprioception of no numbers has it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return nn.Linear(inward, outward)
+
+
+class KeypointEncoder(nn.Module):
+    """Tokens → keypoints and features; and tokens → what they show of the robot."""
+
+    positions: Tensor
+
+    def __init__(self, config: StateConfig, grid: Grid, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        hidden, keypoints = config.hidden, config.keypoints
+        self.convolutions = nn.ModuleList(nn.Conv2d(c, hidden, 3, padding=1) for c in (channels, hidden))
+        self.logits, self.values = nn.Linear(hidden, keypoints), nn.Linear(hidden, hidden)
+        self.heads = nn.Parameter(torch.randn(keypoints, hidden, config.features) / hidden**0.5)
+        self.robot_convolution = nn.Conv2d(channels, 16, 3, padding=1)
+        self.robot_head = nn.Sequential(
+            nn.Linear(16 * grid.tokens, 2 * hidden), nn.GELU(), _linear(2 * hidden, proprio_size)
+        )
+        self.register_buffer("positions", token_positions(grid), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, N, C]` → raw state `[B, Z]`: keypoints, then features, in their own units."""
+        x = tokens.transpose(1, 2).unflatten(2, self.grid)
+        for convolution in self.convolutions:
+            x = F.gelu(convolution(x), approximate="tanh")
+        x = x.flatten(2).transpose(1, 2)
+        weights = self.logits(x).float().softmax(1)  # [B, N, K]
+        places = torch.einsum("bnk,nd->bkd", weights, self.positions)
+        pooled = torch.einsum("bnk,bnh->bkh", weights.to(x.dtype), F.gelu(self.values(x), approximate="tanh"))
+        features = torch.einsum("bkh,khf->bkf", pooled, self.heads.to(pooled.dtype)).float()
+        return torch.cat([places.flatten(1), features.flatten(1)], dim=1)
+
+    def robot(self, tokens: Tensor) -> Tensor:
+        """The standardised proprioception `[B, P]` that tokens `[B, N, C]` let one guess.
+
+        What a picture cannot show, such as a velocity, comes out as its mean.
+        """
+        x = F.gelu(self.robot_convolution(tokens.transpose(1, 2).unflatten(2, self.grid)))
+        return self.robot_head(x.flatten(1)).float()
+
+
+class TokenDecoder(nn.Module):
+    """Raw state and proprioception → tokens. Needed for training only.
+
+    Every token sees how far it is from every keypoint, through a bump around it, and the whole raw state: what a thing
+    looks like is learned once for all places.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: StateConfig, grid: Grid, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        self.config = config
+        hidden, places = config.hidden, config.keypoints + config.robot_keypoints
+        self.robot = nn.Sequential(_linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
+        self.log_radius = nn.Parameter(torch.full((places,), -1.2))
+        self.whole, self.near = nn.Linear(config.raw_size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
+        self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, channels)
+        self.register_buffer("positions", token_positions(grid), persistent=False)
+
+    def forward(self, raw: Tensor, proprio: Tensor) -> Tensor:
+        """Raw state `[B, Z]` and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
+        scene = raw[:, : 2 * self.config.keypoints].unflatten(1, (-1, 2))
+        places = torch.cat([scene, self.robot(proprio).float().unflatten(1, (-1, 2))], dim=1)  # [B, K', 2]
+        offset = self.positions[None, :, None] - places[:, None]  # [B, N, K', 2]
+        bump = torch.exp(-offset.pow(2).sum(-1) / (2 * self.log_radius.exp() ** 2))
+        position = self.positions.expand(len(raw), -1, -1)
+        near = torch.cat([3 * (offset * bump[..., None]).flatten(2), bump, position], dim=-1)
+        x = F.gelu(self.near(near) + self.whole(torch.cat([raw, proprio], dim=1))[:, None], approximate="tanh")
+        x = x + F.gelu(self.inner(x), approximate="tanh")
+        x = x + F.gelu(self.outer(self.norm(x)), approximate="tanh")
+        return self.out(x)

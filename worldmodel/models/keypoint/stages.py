@@ -1,0 +1,220 @@
+"""How a keypoint model is trained: for each camera compression, keypoints and appearance; then the predictor.
+
+Shapes: `R` rows of the recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the appearance
+embedding, raw state `Z`, `P` proprioception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.data.clips import ClipSampler, Split, rows_of
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.models.compression import Compression, CompressionConfig
+from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
+from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
+from worldmodel.models.keypoint.keypoint_training import (
+    KeypointAutoencoder,
+    KeypointTask,
+    StateTrainingConfig,
+    encode_tokens,
+    neighbours,
+)
+from worldmodel.models.keypoint.keypoints import StateConfig
+from worldmodel.models.keypoint.model import DistanceConfig, KeypointModel
+from worldmodel.models.keypoint.prediction_training import PredictionConfig, PredictionTask, Recording
+from worldmodel.models.keypoint.predictor import PredictorConfig
+from worldmodel.models.keypoint.view import View
+from worldmodel.models.stages import Stage, TrainingContext
+from worldmodel.training.trainer import TrainerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class KeypointOptions:
+    """The sections of `worldmodel.train family=keypoint`; `configs/family/keypoint.yaml` says what each means."""
+
+    compression: CompressionConfig
+    state: StateConfig
+    predictor: PredictorConfig
+    distance: DistanceConfig
+    state_training: StateTrainingConfig
+    state_trainer: TrainerConfig
+    appearance_training: AppearanceTrainingConfig
+    appearance_trainer: TrainerConfig
+    prediction: PredictionConfig
+    trainer: TrainerConfig
+
+    def __post_init__(self) -> None:
+        together = self.state_training.frames_per_episode
+        if self.state_trainer.batch_size % together:
+            raise ValueError(
+                f"state_trainer.batch_size {self.state_trainer.batch_size} must be a multiple of "
+                f"state_training.frames_per_episode {together}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Samplers:
+    """Where trainings draw from: neighbouring frames, and sequences; to learn from, and to report on."""
+
+    pairs: ClipSampler
+    held_out_pairs: ClipSampler
+    sequences: ClipSampler
+    held_out_sequences: ClipSampler
+
+    @classmethod
+    def of(cls, store: TrajectoryStore, split: Split, options: KeypointOptions) -> Samplers:
+        """Raises UserError when no episode is long enough."""
+
+        def sampler(frames: int, episodes: NDArray[np.int64]) -> ClipSampler:
+            return ClipSampler(store.episode_ends, frames, (1,), options.trainer.seed, episodes)
+
+        pair, sequence = 1 + options.state_training.gap, 2 + options.prediction.rollout_steps
+        return cls(
+            pairs=sampler(pair, split.train),
+            held_out_pairs=sampler(pair, split.held_out),
+            sequences=sampler(sequence, split.train),
+            held_out_sequences=sampler(sequence, split.held_out),
+        )
+
+
+def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
+    """All stages, in their order. Raises UserError when no episode is long enough."""
+    samplers = Samplers.of(store, split, options)
+    stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
+    views = []
+    for camera in store.spec.camera_names:
+        features = FeatureStage(camera, options.compression, functools.partial(_compression, camera))
+        keypoints = KeypointStage(camera, options, samplers, features)
+        views.append(AppearanceStage(camera, options, keypoints))
+        stages += [features, keypoints, views[-1]]
+    return [*stages, PredictionStage(options, samplers, views)]
+
+
+def _model(context: TrainingContext) -> KeypointModel:
+    assert isinstance(context.model, KeypointModel)
+    return context.model
+
+
+def _compression(camera: str, model: Any) -> Compression:
+    assert isinstance(model, KeypointModel)
+    return model.view(camera).compression
+
+
+def standardised_proprio(context: TrainingContext) -> Tensor:
+    """All of the recording's, float32 `[R, P]`, on the CPU."""
+    proprio = context.store.column("proprio")
+    return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
+
+
+class KeypointStage(Stage):
+    """Trains the keypoints of one camera.
+
+    Attributes:
+        raw: states of all frames `[R, Z]`, once the stage has run.
+        robot_read: the standardised proprioception `[R, P]` that the frames let one guess.
+    """
+
+    raw: Tensor
+    robot_read: Tensor
+
+    def __init__(self, camera: str, options: KeypointOptions, samplers: Samplers, features: FeatureStage) -> None:
+        self.name, self._camera = f"keypoints of {camera}", camera
+        self._options, self._samplers, self._features = options, samplers, features
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        config, options = self._options.state_trainer, self._options.state_training
+        view, proprio = _model(context).view(self._camera), standardised_proprio(context)
+        seed, together, samplers = config.seed, options.frames_per_episode, self._samplers
+        torch.manual_seed(seed)
+        encoder = view.keypoints.requires_grad_(True)
+        module = KeypointAutoencoder(encoder, view.compression.channels, proprio.shape[1])
+
+        def pairs(step: int) -> NDArray[np.int64]:
+            rows = samplers.pairs.sample(step, config.batch_size, together).rows
+            return neighbours(rows, np.random.default_rng([seed, step]))
+
+        groups = max(1, context.held_out // together)
+        held_out = samplers.held_out_pairs.sample(0, groups * together, together).rows
+        reported = neighbours(held_out, np.random.default_rng(seed))
+        tokens, device = self._features.tokens, context.device
+        task = KeypointTask(module, options, tokens, proprio, pairs, reported, seed, device)
+        folder = camera_folder(context, self._camera) / "keypoints"
+        context.train(task, config, self.name, "state_trainer", folder)
+        encoder.requires_grad_(False)
+        with context.counting("raw states") as progress:
+            self.raw, self.robot_read = encode_tokens(encoder, tokens, device, progress)
+
+
+class AppearanceStage(Stage):
+    """Trains the appearance embedding of one camera, and notes the spread of its states.
+
+    Attributes:
+        states: standardised, of all frames `[R, 2 K + L]`, once the stage has run.
+    """
+
+    states: Tensor
+
+    def __init__(self, camera: str, options: KeypointOptions, keypoints: KeypointStage) -> None:
+        self.name, self._camera, self._keypoints = f"appearance of {camera}", camera, keypoints
+        self._trainer, self._options = options.appearance_trainer, options.appearance_training
+        self._count = options.state.keypoints
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        ends, raw = context.store.episode_ends, self._keypoints.raw
+        view = _model(context).view(self._camera)
+        embedding = view.appearance.requires_grad_(True)
+
+        def sampler(episodes: NDArray[np.int64]) -> GroupSampler:
+            return GroupSampler(raw, self._count, ends, rows_of(ends, episodes), self._options, self._trainer.seed)
+
+        embedding.calibrate(raw)
+        reported = sampler(context.split.held_out).sample(0, context.held_out)
+        learned_from = sampler(context.split.train)
+        batch_size, device = self._trainer.batch_size, context.device
+        task = AppearanceTask(embedding, self._options, raw, learned_from, reported, batch_size, device)
+        folder = camera_folder(context, self._camera) / "appearance"
+        context.train(task, self._trainer, self.name, "appearance_trainer", folder)
+        embedding.cpu().requires_grad_(False)
+        self.states = self._calibrated(view.cpu(), raw, standardised_proprio(context))
+
+    @torch.no_grad()
+    def _calibrated(self, view: View, raw: Tensor, proprio: Tensor) -> Tensor:
+        states = torch.cat([view.from_raw(part) for part in raw.split(8192)])
+        view.calibrate(states, self._keypoints.robot_read, proprio)
+        return view.standardise(states)
+
+
+class PredictionStage(Stage):
+    """Trains the predictor on the states of all cameras."""
+
+    name = "predictor"
+
+    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[AppearanceStage]) -> None:
+        self._options, self._samplers, self._views = options, samplers, views
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        store, config = context.store, self._options.trainer
+        proprio, actions = (store.column(name) for name in ("proprio", "action"))
+        states = torch.cat([view.states for view in self._views], dim=-1)
+        task = PredictionTask(
+            _model(context),
+            self._options.prediction,
+            Recording(states, proprio, actions),
+            lambda step: self._samplers.sequences.sample(step, config.batch_size).rows,
+            self._samplers.held_out_sequences.sample(0, context.held_out).rows,
+            config.seed,
+            context.device,
+        )
+        context.train(task, config, self.name, "trainer", context.folder)

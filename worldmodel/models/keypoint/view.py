@@ -1,0 +1,67 @@
+"""What one camera contributes to the state: compression, keypoints, and the appearance embedding.
+
+Shapes: `B` frames, `R` frames of a recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the
+appearance embedding, raw state `Z`, state `2 K + L`, `P` proprioception.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.core.spec import CameraSpec
+from worldmodel.encoders.base import PatchGrid
+from worldmodel.models.compression import Compression, CompressionConfig
+from worldmodel.models.keypoint.appearance import AppearanceEmbedding
+from worldmodel.models.keypoint.keypoints import KeypointEncoder, StateConfig, explained_variance
+
+
+class View(nn.Module):
+    """Frozen tokens of one camera → keypoint state, standardised."""
+
+    state_mean: Tensor
+    state_std: Tensor
+    robot_readable: Tensor
+
+    def __init__(
+        self,
+        camera: CameraSpec,
+        encoder: PatchGrid,
+        compression: CompressionConfig,
+        state: StateConfig,
+        proprio_size: int,
+    ) -> None:
+        super().__init__()
+        self.config, grid = state, encoder.grid_of(camera)
+        self.compression = Compression(compression, grid.tokens, encoder.width)
+        self.keypoints = KeypointEncoder(state, grid, self.compression.channels, proprio_size)
+        self.appearance = AppearanceEmbedding(state.raw_size, state.embedding, state.embedding_width)
+        # Set by `calibrate`, when training is over.
+        self.register_buffer("state_mean", torch.zeros(state.size))
+        self.register_buffer("state_std", torch.ones(state.size))
+        self.register_buffer("robot_readable", torch.zeros(proprio_size))
+
+    def from_raw(self, raw: Tensor) -> Tensor:
+        """Raw state `[B, Z]` → keypoints and appearance embedding `[B, 2 K + L]` in their own units."""
+        return torch.cat([raw[:, : 2 * self.config.keypoints], self.appearance(raw)], dim=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Compressed tokens `[B, N, C]` → standardised state `[B, 2 K + L]`."""
+        return self.standardise(self.from_raw(self.keypoints(tokens)))
+
+    def standardise(self, state: Tensor) -> Tensor:
+        """`[..., 2 K + L]`, from its own units."""
+        return (state - self.state_mean) / self.state_std
+
+    def parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints `[..., 2 K]` and appearance embedding `[..., L]` of a standardised state, in their own units."""
+        own = state * self.state_std + self.state_mean
+        keypoints, appearance = own.tensor_split([2 * self.config.keypoints], dim=-1)
+        return keypoints, appearance
+
+    def calibrate(self, states: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
+        """Note the spread of `states [R, 2 K + L]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
+        self.state_mean.copy_(states.mean(0))
+        self.state_std.copy_(states.std(0).clamp_min(1e-4))
+        # What never varied says nothing about where the robot is.
+        self.robot_readable.copy_(explained_variance(robot_read, proprio).nan_to_num(0.0).clamp(0, 1))

@@ -1,0 +1,107 @@
+"""The families of world models, and how one is loaded.
+
+A new family is a folder with a `WorldModel` and one line in `FAMILIES`, or a package of the user's own that calls
+`worldmodel.core.registry.register("family", name, Family(...))`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from worldmodel.core import checkpoint
+from worldmodel.core.errors import UserError
+from worldmodel.core.options import from_config
+from worldmodel.core.registry import Registry
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.clips import Split
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.base import PatchGrid
+from worldmodel.models.contract import WorldModel
+from worldmodel.models.stages import Stage
+
+# Checkpoints from before there were families name none.
+FIRST_FAMILY: Final = "keypoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of world models.
+
+    Attributes:
+        name: what `family=` accepts, and config.json names.
+        config: a frozen dataclass of the options that `worldmodel.train` takes for it: one field for each section,
+            annotated with the frozen dataclass of that section. One is `trainer`, a `TrainerConfig`: that of the last
+            stage, whose seed is the whole training's.
+        shapes: `(options, encoder) → values`: the sizes of a model with those options, as plain values.
+        build: `(spec, values) → model`: one of those sizes with random weights. `values` may be a stranger's: what
+            makes no sense raises UserError, KeyError, TypeError or ValueError. Loading stops it where it makes more or
+            larger tensors than the checkpoint has.
+        stages: `(options, store, split) → stages` of its training, in their order. Raises UserError for what cannot be
+            trained so; nothing has been written by then.
+        from_format_1: `values → (values now, names of tensors before → now)`, for checkpoints of format 1; None where
+            there are none.
+    """
+
+    name: str
+    config: type[Any]
+    shapes: Callable[[Any, PatchGrid], dict[str, Any]]
+    build: Callable[[EnvironmentSpec, Mapping[str, Any]], WorldModel]
+    stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]]
+    from_format_1: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Callable[[str], str]]] | None = None
+
+    def read_options(self, config: Mapping[str, Any]) -> Any:
+        """An instance of `config` from the sections of a command's options. Raises UserError for what does not fit."""
+        hints = typing.get_type_hints(self.config)
+        sections = {
+            field.name: from_config(hints[field.name], config[field.name], field.name)
+            for field in dataclasses.fields(self.config)
+        }
+        try:
+            return self.config(**sections)
+        except ValueError as error:  # sections that do not fit each other
+            raise UserError(str(error)) from error
+
+
+FAMILIES: Final[Registry[Family]] = Registry(
+    "family",
+    "family",
+    {
+        "keypoint": "worldmodel.models.keypoint.family:KEYPOINT",
+        "tokens": "worldmodel.models.tokens.family:TOKENS",
+    },
+)
+
+
+def load_model(name_or_path: str, device: torch.device) -> WorldModel:
+    """A shipped world model by name, or one from a folder, whatever its family; ready to plan with.
+
+    Raises:
+        UserError: when it is not there, damaged, of an unknown family, or made by a newer program.
+    """
+    stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
+    name = stored.config.get("family", FIRST_FAMILY)
+    if not isinstance(name, str) or name not in FAMILIES:
+        choices = ", ".join(FAMILIES.names())
+        raise UserError(f"{stored.folder} holds a model of family {name!r:.40}: choose from {choices}")
+    family = FAMILIES.get(name)
+    renamed: Callable[[str], str] = str
+    try:
+        spec, values = EnvironmentSpec.from_dict(stored.config["environment"]), stored.config["model"]
+        if stored.version == 1:
+            if family.from_format_1 is None:
+                raise UserError(f"there was no family {name} in format 1")
+            values, renamed = family.from_format_1(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise stored.not_described(error) from error
+    model = stored.build(lambda: family.build(spec, values), renamed)
+    assert isinstance(model, WorldModel)
+    try:
+        model.check_weights()
+    except UserError as error:
+        raise UserError(f"{stored.folder}: {error}") from error
+    return model.eval().requires_grad_(False).to(device)

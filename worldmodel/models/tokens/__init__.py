@@ -1,0 +1,1 @@
+"""The tokens family: a block-causal transformer over all tokens of the frames (V-JEPA 2-AC)."""

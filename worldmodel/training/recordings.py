@@ -1,0 +1,47 @@
+"""What the training commands make of a recording before they train.
+
+Shapes: `R` rows of the recording, `H, W` height and width of a camera's pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.core.errors import UserError
+from worldmodel.data.frames import load_camera_frames
+from worldmodel.data.store.reader import TrajectoryStore
+
+# `with counting("decode frames") as progress: progress(done, total)`
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:
+    """The recording at `path`, for the environment that the options `env` describe.
+
+    Raises:
+        UserError: when it is of another environment: a model of it could act in none, and would be filed under a name
+            that it has nothing to do with.
+        StoreError: when it cannot be read.
+    """
+    store, name = TrajectoryStore.open(path), env.get("name")
+    if env.get("simulated", True) and store.spec.env != name:
+        raise UserError(
+            f"{store.name} is a recording of env {store.spec.env!r}, not of env {name!r}: give the env that it was "
+            "made with, or env=robot env.name=NAME for one that nothing here simulates"
+        )
+    return store
+
+
+def load_cameras(store: TrajectoryStore, cache: Path, counting: Counting) -> dict[str, NDArray[np.uint8]]:
+    """All frames by camera, uint8 `[R, H, W, 3]`, from their caches, or decoded into them; `counting` shows progress.
+
+    Raises: as `worldmodel.data.frames.load_frames`.
+    """
+    with counting("decode frames") as progress:
+        return load_camera_frames(store, cache, progress)
