@@ -20,7 +20,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 
 # The stamp is written last: an installation that was cut short starts again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt requirements.lock requirements-torch.lock scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 	@touch $@
 
