@@ -1,6 +1,7 @@
 # make demo        plan toward docs/assets/push_goal.png with the shipped world model
 # make test        the tests
 # make lint        what pre-commit and CI check: ruff and mypy
+# make docs        the documentation, in build/site; warnings are errors
 # make reproduce   record, pretrain, train and evaluate from nothing (ENV=push or reacher)
 # make setup       virtual environment in .venv, pinned dependencies, OpenGL library; the others do this first
 # make clean       remove .venv and caches; runs/ stays
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ENV ?= push
 
-.PHONY: help setup demo test lint reproduce clean
+.PHONY: help setup demo test lint docs reproduce clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -37,6 +38,13 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Every command goes on where it was interrupted, and so does this. The oracle, with the simulator as the model, would
 # take as long as all the rest; it says nothing about what was trained.

@@ -54,7 +54,7 @@ def compare(store: TrajectoryStore, folder: Path, seconds: float) -> None:
     sampler = ClipSampler(store.episode_ends, CLIP_LENGTH, strides=(1,), seed=0)
 
     def from_store(rows: NDArray[np.int64]) -> object:
-        return store.read("images/camera", int(rows[0]), int(rows[-1]) + 1)
+        return store.read(store.layout.columns[0], int(rows[0]), int(rows[-1]) + 1)
 
     rates = {
         "plain memory map": clips_per_second(lambda rows: np.array(plain[rows[0] : rows[-1] + 1]), sampler, seconds),

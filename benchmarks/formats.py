@@ -81,16 +81,18 @@ def memory_map(recording: Recording, folder: Path) -> Read:
 
 
 def our_store(recording: Recording, folder: Path) -> Read:
-    """`pixels` alone counts as its size: the others hold nothing else either."""
-    (folder / "pixels").symlink_to((recording.store.path / "data" / "pixels").absolute())
-    return lambda start, stop: recording.store.read("images/camera", start, stop)
+    """The pictures alone count as its size: the others hold nothing else either."""
+    column = recording.store.layout.columns[0]
+    (folder / "pixels").symlink_to((recording.store.path / recording.store.layout.array(column)).absolute())
+    return lambda start, stop: recording.store.read(column, start, stop)
 
 
 def packed_store(recording: Recording, folder: Path) -> Read:
     """Likewise."""
     store = pack(recording.store, folder.with_name(f"{folder.name}.zarr"), lambda done, of: None)
-    (folder / "pixels").symlink_to((store.path / "data" / "pixels").absolute())
-    return lambda start, stop: store.read("images/camera", start, stop)
+    column = store.layout.columns[0]
+    (folder / "pixels").symlink_to((store.path / store.layout.array(column)).absolute())
+    return lambda start, stop: store.read(column, start, stop)
 
 
 def lance_raw(recording: Recording, folder: Path) -> Read:
@@ -385,7 +387,7 @@ def main(arguments: list[str]) -> None:
             store = TrajectoryStore.open(options["store"])
         else:
             store = record(folder / "data.zarr", numbers["size"], numbers["episodes"])
-        recording = Recording(store, store.read("images/camera", 0, store.num_rows), store.episode_ends)
+        recording = Recording(store, store.column(store.layout.columns[0]), store.episode_ends)
         measured, missing = compare(recording, folder, numbers["repeats"], numbers["clips"])
         console.print(table(recording, measured, missing))
 

@@ -49,6 +49,13 @@ class GoalConfig:
             raise UserError(f"out '{self.out}' is not a PNG file: expected a path that ends in .png")
 
 
+def paths_of(out: Path, cameras: Sequence[str]) -> dict[str, Path]:
+    """The file for each camera's picture: `goal.png`, or of several cameras `goal.front.png` and `goal.wrist.png`."""
+    if len(cameras) == 1:
+        return {cameras[0]: out}
+    return {camera: out.with_name(f"{out.stem}.{camera}{out.suffix}") for camera in cameras}
+
+
 def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Floats]:
     """A start and a state worth going to from it, `[N]` each: where exploration leads from the reset in `num_steps`, or
     later if nothing has moved by then.
@@ -68,13 +75,6 @@ def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Fl
     raise UserError(f"seed {seed}: exploring {env.name} leads nowhere in {step} steps: try another seed")
 
 
-def paths_of(out: Path, cameras: Sequence[str]) -> dict[str, Path]:
-    """The file for each camera's picture: `goal.png`, or of several cameras `goal.front.png` and `goal.wrist.png`."""
-    if len(cameras) == 1:
-        return {cameras[0]: out}
-    return {camera: out.with_name(f"{out.stem}.{camera}{out.suffix}") for camera in cameras}
-
-
 def save_png(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats], environment: str
 ) -> None:
@@ -82,7 +82,7 @@ def save_png(
 
     `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
     the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in
-    which alone they mean anything, is another one.
+    which alone they mean anything, is another chunk.
 
     Raises:
         OSError: when it cannot be written.

@@ -14,6 +14,7 @@ from PIL import Image
 from envs.cameras import CameraConfig
 from envs.gym_mujoco import ActionScale
 from envs.measures import Measure
+from envs.simulation import MAX_FINITE
 from envs.world import Floats, Pixels, World
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec, CameraSpec
@@ -81,7 +82,7 @@ class HookedWorld(World):
         with np.errstate(all="ignore"):  # of its reward, where the simulation diverges
             self._inner.step(self._scale.to_inner(action))
         state = self.get_state()
-        if not np.isfinite(state).all():
+        if not (np.abs(state) < MAX_FINITE).all():
             return True
         self.set_state(state)  # so that the future depends on the state alone
         return False

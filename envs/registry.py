@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 
 from envs.protocol import GoalEnv
-from worldmodel.core.configs import group_choices, read_choice
+from worldmodel.core.configs import CONFIGS, group_choices, read_choice
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
@@ -122,7 +122,7 @@ def env_options(name: str, /, **overrides: Any) -> dict[str, Any]:
     """
     if name not in env_names():
         raise UserError(choices_message("env", name, env_names()))
-    if name in group_choices("env"):
+    if (CONFIGS / "env" / f"{name}.yaml").is_file():
         return {**read_choice("env", name), **overrides}
     options = ENVIRONMENTS.get(name).options
     return {"family": name, **options, "name": options.get("name") or name, **overrides}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import assert_refused, type_in
-from tests.worldmodel.commands import TOY
+from tests.worldmodel.commands import TOY_OPTIONS
 
 ENV = ("env=push", "env.image_size=32")
 PLANNER = (
@@ -26,8 +26,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluation = ("manifest.seed=1", "manifest.n=2", "budget=4", "videos=1", "batch=2", "out=evaluation")
     for module, *options in (
         ("envs.collect", "episodes=6", "episode_steps=16", "workers=1"),
-        ("worldmodel.pretrain", *TOY["worldmodel.pretrain"], "device=cpu"),
-        ("worldmodel.train", *TOY["worldmodel.train"], "device=cpu"),
+        ("worldmodel.pretrain", *TOY_OPTIONS["worldmodel.pretrain"], "device=cpu"),
+        ("worldmodel.train", *TOY_OPTIONS["worldmodel.train"], "device=cpu"),
         ("envs.goal", "seed=3", "out=goal.png"),
         ("planning.run", *PLANNER, "goal=goal.png", "budget=4", "out=plan", "device=cpu"),
         ("planning.evaluate", *PLANNER, *evaluation, "device=cpu"),

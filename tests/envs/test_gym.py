@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -321,40 +320,3 @@ def test_a_mistake_gets_one_clear_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         GymGoalEnv(dataclasses.replace(SLIDE, **changes))
     assert "\n" not in str(caught.value)
-
-
-# --- packages of others, where they are installed ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def real(monkeypatch):
-    monkeypatch.undo()  # they register with Gymnasium's own registry
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["fetch_push", "pusht"])
-def test_the_examples_of_the_documentation(name, real, tmp_path):
-    pytest.importorskip({"fetch_push": "gymnasium_robotics", "pusht": "gym_pusht"}[name])
-    pytest.importorskip("imageio")
-    from envs.registry import make_env
-    from tests.documentation import code_of
-
-    page = Path(__file__).parents[2] / "docs" / "environments.md"
-    found: dict[str, Any] = {"__file__": str(tmp_path / "plugin.py")}
-    for file, text in code_of(page, name).items():
-        (tmp_path / file).write_text(text)
-    exec(compile((tmp_path / f"{name}.py").read_text(), f"{name}.py", "exec"), found)
-    found["add"]()
-    env = make_env({"name": name})
-    try:
-        start = env.reset(seed=0)[1]["state"]
-        explorer = env.explorer(np.random.default_rng(0))
-        actions = np.array([explorer.act(env) for _ in range(8)])
-        states = np.array([env.step(action)[4]["state"] for action in actions])
-        np.testing.assert_array_equal(env.simulate(start, actions[None])[0], states)
-        env.set_state(states[3])
-        again = [env.step(action)[4]["state"] for action in actions[4:]]
-        np.testing.assert_array_equal(again, states[4:])
-    finally:
-        env.close()
-        registry._registered["env"].pop(name)

@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import PredictorConfig

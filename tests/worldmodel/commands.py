@@ -19,9 +19,8 @@ _MODULES = ["worldmodel.pretrain", "worldmodel.train"]
 TOY_ENV = ("env=robot", "env.name=toy")
 TOY_ENCODER = ("encoder.width=32", "encoder.depth=1", "encoder.heads=2")
 TOY_TRAINER = ("trainer.steps=30", "trainer.batch_size=4", "trainer.log_every=5", "trainer.evaluate_every=15")
-TOY = {
+TOY_OPTIONS = {
     "worldmodel.pretrain": (
-        *TOY_ENV,
         *TOY_ENCODER,
         *TOY_TRAINER,
         "clips.frames=4",
@@ -31,7 +30,6 @@ TOY = {
         "pretrain.probe_frames=60",
     ),
     "worldmodel.train": (
-        *TOY_ENV,
         *TOY_ENCODER,
         *TOY_TRAINER,
         "held_out_sequences=16",
@@ -55,6 +53,7 @@ TOY = {
         "prediction.rollout_steps=3",
     ),
 }
+TOY = {module: (*TOY_ENV, *options) for module, options in TOY_OPTIONS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.worldmodel.commands import TOY, TOY_ENV, run
+from tests.worldmodel.commands import TOY, TOY_ENV, TOY_OPTIONS, run
 from tests.worldmodel.toy import SPEC, make_episode
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -222,8 +222,7 @@ def test_a_recording_of_another_environment_is_refused_before_training(
     module: str, toy_store: TrajectoryStore, tmp_path: Path
 ) -> None:
     encoder = ("encoder_from=random",) if module == TRAIN else ()
-    options = TOY[module][len(TOY_ENV) :]
-    result = run(module, ("env=push", *options, f"data={toy_store.path}", *encoder), tmp_path)
+    result = run(module, ("env=push", *TOY_OPTIONS[module], f"data={toy_store.path}", *encoder), tmp_path)
     assert result.exit_code == 2, result
     assert "data.zarr is a recording of env 'toy', not of env 'push'" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -237,6 +236,13 @@ def _cut_rows(store: Path) -> None:
     path.write_text(json.dumps(description))
 
 
+def _exchange_chunks(store: Path) -> None:
+    one, other = (store / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 FIRST_FRAMES = "data/images/camera/c.0.0.0.0"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a chunk is gone": (lambda s: (s / FIRST_FRAMES).unlink(), "chunk 0 of data/images/camera is missing"),
@@ -244,6 +250,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda s: (s / FIRST_FRAMES).write_bytes((s / FIRST_FRAMES).read_bytes()[:-20]),
         "chunk 0 of data/images/camera cannot be decoded",
     ),
+    "chunks were exchanged": (_exchange_chunks, "images/camera of episode 0 is not what was recorded"),
     "rows are gone": (_cut_rows, "is truncated: data/action has 292 rows, meta/episode_ends promises 312"),
     "an array is gone": (lambda s: shutil.rmtree(s / "data" / "proprio"), "data/proprio: zarr.json is missing"),
     "it is no store": (lambda s: (s / "zarr.json").unlink(), "is not a trajectory store"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worldmodel.core.spec import ActionSpec, CameraSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
-from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import PredictorConfig

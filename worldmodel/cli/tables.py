@@ -7,7 +7,7 @@ from rich.table import Table
 
 __all__ = ["Table", "table"]
 
-_OF_TEXT = ("", "becomes", "column", "unit", "what")
+_OF_TEXT = ("", "becomes", "column", "kind", "rest", "unit", "what")
 
 
 def table(title: str, *headings: str, narrow: bool = False) -> Table:

@@ -44,19 +44,23 @@ def resolve(name_or_path: str) -> Path:
     if name_or_path in shipped_names():
         return Path(str(resources.files("worldmodel") / "pretrained" / name_or_path))
     path = Path(name_or_path)
-    try:
-        if (path / "config.json").exists():
-            return path
-        if path.is_dir():
-            raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"no checkpoint can be at '{name_or_path[:80]}': {error}") from error
+    if is_there(path):
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is not a checkpoint: it has no config.json (is the training finished?)")
     folders = "the folder of a world model that `python -m worldmodel.train` made"
     if not shipped_names():
         raise UserError(f"unknown checkpoint '{name_or_path}': give {folders} (none is shipped)")
     raise UserError(choices_message("checkpoint", name_or_path, shipped_names()) + f", or give {folders}")
+
+
+def is_there(folder: Path) -> bool:
+    """Whether there is a `config.json`, of whatever kind. Raises UserError for a name that no folder can have."""
+    try:
+        return (folder / "config.json").exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"no checkpoint can be at {str(folder)!r:.80}: {reason}") from error
 
 
 def weights_hash(module: nn.Module) -> str:

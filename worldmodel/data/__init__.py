@@ -1,7 +1,7 @@
 """Recordings: the trajectory store, clips drawn from it, and their statistics."""
 
 from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.data.clips import ClipBatch, ClipSampler, Split, split_episodes
+from worldmodel.data.clips import ClipBatch, ClipSampler, FrameClips, Split, split_episodes
 from worldmodel.data.frames import load_camera_frames, load_frames
 from worldmodel.data.recorder import Recorder
 from worldmodel.data.statistics import DatasetStatistics, compute_statistics
@@ -16,6 +16,7 @@ __all__ = [
     "EnvironmentSpec",
     "Episode",
     "EpisodeWriter",
+    "FrameClips",
     "Recorder",
     "Split",
     "StoreError",

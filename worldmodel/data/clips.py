@@ -6,6 +6,7 @@ Shapes: `B` clips per batch, `L` frames per clip, `E` episodes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,3 +166,40 @@ class ClipSampler:
         first = self._starts[episodes] + places
         rows = first[:, None] + np.arange(self._clip_length) * strides[:, None]
         return ClipBatch(rows=rows, strides=strides, episodes=episodes)
+
+
+class FrameClips:
+    """Clips from the decoded frames of a store's cameras (`worldmodel.data.load_camera_frames`).
+
+    A batch is of one camera, since cameras may differ in size: they take turns. It is a function of the sampler's seed,
+    the step and the rank.
+
+    Args:
+        frames: by camera, uint8 `[N, H, W, 3]`.
+        sampler: which rows.
+        batch_size: clips, B.
+        rank: of this process among `ranks`, each of which has batches of its own.
+        ranks: how many processes train together.
+    """
+
+    def __init__(
+        self,
+        frames: Mapping[str, NDArray[np.uint8]],
+        sampler: ClipSampler,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        assert frames and 0 <= rank < ranks
+        self._frames, self._sampler, self._batch_size = dict(frames), sampler, batch_size
+        self._rank, self._ranks = rank, ranks
+
+    def __call__(self, step: int) -> NDArray[np.uint8]:
+        """The clips for training step `step`, uint8 `[B, L, H, W, 3]`."""
+        cameras = list(self._frames)
+        return self.of(cameras[step % len(cameras)], step)
+
+    def of(self, camera: str, step: int) -> NDArray[np.uint8]:
+        """Those of one camera."""
+        return self._frames[camera][self._sampler.sample(step * self._ranks + self._rank, self._batch_size).rows]

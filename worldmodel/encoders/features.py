@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,11 +61,12 @@ def encode_store(
 ) -> NDArray[np.float16]:
     """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`: float16, a read-only memory map of the file `path`.
 
-    A run that was killed goes on after the last block it noted; a file made for another `key` is made anew. Raises
-    OSError where it cannot be written.
+    A run that was killed goes on after the last block it noted. A file made for another `key` is made anew, and so is
+    what comes after a block that is not as it was written. Raises OSError where it cannot be written.
     """
     note = path.with_suffix(".json")
-    done = _rows_done(note, path, key)
+    checksums = _intact_blocks(note, path, key)
+    done = min(len(checksums) * _BLOCK, key.rows)
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)  # it would vouch for what is about to be overwritten
@@ -80,18 +82,29 @@ def encode_store(
                 block = compression(tokens).numpy().astype(np.float16)
                 file.seek(begin + start * block[0].nbytes)
                 file.write(block.tobytes())
+                checksums.append(zlib.crc32(block.tobytes()))
                 if (start // _BLOCK) % 16 == 15 or stop == key.rows:
                     file.flush()
                     os.fsync(file.fileno())
-                    write_json({"key": dataclasses.asdict(key), "rows_done": stop}, note)
+                    write_json({"key": dataclasses.asdict(key), "block": _BLOCK, "checksums": checksums}, note)
                 progress(stop, key.rows)
     return np.load(path, mmap_mode="r")
 
 
-def _rows_done(note: Path, path: Path, key: FeatureCacheKey) -> int:
+def _intact_blocks(note: Path, path: Path, key: FeatureCacheKey) -> list[int]:
+    """Checksums of the blocks that were written for `key` and are still as they were, up to the first that is not."""
     try:
         content = json.loads(note.read_text())
-        fits = content["key"] == dataclasses.asdict(key) and np.load(path, mmap_mode="r").shape == key.shape
-        return int(content["rows_done"]) if fits else 0
-    except (OSError, ValueError, KeyError):
-        return 0
+        features = np.load(path, mmap_mode="r")
+        fits = content["key"] == dataclasses.asdict(key) and content["block"] == _BLOCK
+        if not fits or features.shape != key.shape or features.dtype != np.float16:
+            return []
+        intact: list[int] = []
+        for number, checksum in enumerate(content["checksums"]):
+            block = features[number * _BLOCK : (number + 1) * _BLOCK]
+            if not len(block) or zlib.crc32(block.tobytes()) != checksum:
+                break
+            intact.append(checksum)
+        return intact
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return []

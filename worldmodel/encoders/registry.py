@@ -123,7 +123,7 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
     Raises:
         UserError: when the folder holds none, or it was made for pictures of other sizes.
     """
-    if not (folder / "config.json").exists():
+    if not checkpoint.is_there(folder):
         raise UserError(
             f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give "
             + " or ".join(f"encoder_from={name}" for name in ready_names())

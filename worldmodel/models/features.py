@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.data.clips import ClipSampler, rows_of
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
 from worldmodel.models.stages import Stage, TrainingContext
 

@@ -37,8 +37,8 @@ class MPPI(SamplingOptimiser):
         spread = finite.std(1, keepdim=True).clamp(min=1e-9)
         weight = torch.softmax(-cost / (self.config.temperature * spread), dim=1)
         mean = torch.einsum("bs,bska->bka", weight, knots)
-        unchanged = ~cost.isfinite().any(1)  # nothing is known to be better: where it was
-        return Search(torch.where(unchanged[:, None, None], search.mean, mean), search.std)
+        # Where nothing is known to be better, it stays where it was.
+        return Search(torch.where(cost.isfinite().any(1)[:, None, None], mean, search.mean), search.std)
 
 
 ENTRY = OptimiserEntry(MPPI, MPPIConfig)

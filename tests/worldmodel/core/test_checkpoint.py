@@ -199,6 +199,14 @@ def test_a_name_that_is_nothing_names_what_there_is(tmp_path: Path, monkeypatch:
         checkpoint.resolve("push")
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 3000, "a\0b"])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint can be at|unknown checkpoint"):
+        checkpoint.resolve(name)
+    with pytest.raises(UserError, match=r"no checkpoint can be at|no encoder at"):
+        load_encoder(Path(name), SPEC.cameras)
+
+
 def test_config_is_written_last_and_makes_the_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill between the two files must leave a folder that says it is not finished, also over an older checkpoint."""
     encoder = make_encoder()

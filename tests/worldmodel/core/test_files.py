@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from worldmodel.core.files import appearing, replacing, write_json
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import appearing, regular_file, replacing, write_json
 
 
 def names_in(folder: Path) -> list[str]:
@@ -85,3 +88,23 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json({"a": object()}, path)
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: Path(path).symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    make(tmp_path / "odd")
+    with (
+        pytest.raises(UserError, match="odd is a pipe, a device or a folder: expected a file"),
+        regular_file(tmp_path / "odd", 100),
+    ):
+        pass
+
+
+def test_a_file_has_a_size_that_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "some").write_bytes(b"12345")
+    with regular_file(tmp_path / "some", 5) as file:
+        assert file.read() == b"12345"
+    with pytest.raises(UserError, match="some has 5 bytes: expected at most 4"), regular_file(tmp_path / "some", 4):
+        pass
+    with pytest.raises(FileNotFoundError), regular_file(tmp_path / "none", 4):
+        pass

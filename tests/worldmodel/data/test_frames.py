@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import os
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.commands import refuse_to_write
 from worldmodel.core.errors import UserError
-from worldmodel.data import StoreError, TrajectoryStore, frames, load_frames
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, frames, load_frames
 from worldmodel.data.store.lock import WriterLock
 
 
@@ -74,3 +77,69 @@ def test_a_disk_that_fails_leaves_no_cache(tmp_path, store, monkeypatch):
     assert error.value.filename == str(tmp_path / "run" / "frames.npy")
     assert list((tmp_path / "run").iterdir()) == []
     assert len(load_frames(store, tmp_path / "run" / "frames.npy")) == 106
+
+
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is decoded from now on."""
+    decoded: list[str] = []
+    whole = TrajectoryStore.blocks
+    monkeypatch.setattr(TrajectoryStore, "blocks", lambda self, name: (decoded.append(name), whole(self, name))[1])
+    return decoded
+
+
+@pytest.mark.parametrize("place", [128, 5_000, -1, -40])
+def test_a_flipped_bit_in_the_cache_is_noticed(tmp_path, store, monkeypatch, place):
+    """In a picture, in a checksum and in the identity."""
+    cache = tmp_path / "frames.npy"
+    load_frames(store, cache)
+    content = bytearray(cache.read_bytes())
+    content[place] ^= 4
+    cache.write_bytes(content)
+    decoded = decodings(monkeypatch)
+    np.testing.assert_array_equal(load_frames(store, cache), store.read("images/camera", 0, 106))
+    assert decoded == ["images/camera"]
+    load_frames(store, cache)
+    assert decoded == ["images/camera"]
+
+
+def test_blocks_of_the_cache_that_were_exchanged_are_noticed(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(frames, "_BLOCK_BYTES", 1000)
+    cache = tmp_path / "frames.npy"
+    load_frames(store, cache)
+    content = bytearray(cache.read_bytes())
+    content[4128:5128], content[9128:10128] = content[9128:10128], content[4128:5128]
+    cache.write_bytes(content)
+    decoded = decodings(monkeypatch)
+    np.testing.assert_array_equal(load_frames(store, cache), store.read("images/camera", 0, 106))
+    assert decoded == ["images/camera"]
+
+
+def test_chunks_of_the_store_that_were_exchanged_leave_no_cache(tmp_path, store):
+    """Each can be decoded, and neither is what was recorded."""
+    one, other = (store.path / f"data/images/camera/c.{number}.0.0.0" for number in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with pytest.raises(StoreError, match="images/camera of episode 0 is not what was recorded"):
+        load_frames(TrajectoryStore.open(store.path), tmp_path / "frames.npy")
+    assert not (tmp_path / "frames.npy").exists()
+
+
+def test_another_live_recording_in_its_place_is_decoded_again(tmp_path, spec, make_episode):
+    """A robot is not reset with a seed: recordings of equal lengths differ in nothing but what was seen."""
+    cache, identities = tmp_path / "frames.npy", set()
+    for first in (1, 7):
+        path = tmp_path / "data.zarr"
+        shutil.rmtree(path, ignore_errors=True)
+        with EpisodeWriter(path, spec) as writer:
+            for index, steps in enumerate((9, 12), start=first):
+                writer.append(dataclasses.replace(make_episode(index, steps), seed=-1))
+        live = TrajectoryStore.open(path)
+        identities.add(live.identity)
+        np.testing.assert_array_equal(load_frames(live, cache), live.column("images/camera"))
+    assert len(identities) == 2
+
+
+def test_a_pipe_in_place_of_the_cache_is_replaced(tmp_path, store):
+    os.mkfifo(tmp_path / "frames.npy")
+    assert len(load_frames(store, tmp_path / "frames.npy")) == 106

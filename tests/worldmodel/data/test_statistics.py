@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldmodel.core.errors import UserError
-from worldmodel.data import EpisodeWriter, TrajectoryStore, compute_statistics
+from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, compute_statistics
 
 
 def test_statistics_are_those_of_the_chosen_episodes(store, make_episode):
@@ -40,3 +40,11 @@ def test_a_small_spread_around_a_large_value_and_a_constant(tmp_path, spec, make
 def test_no_episodes_no_statistics(store):
     with pytest.raises(UserError, match="no episode"):
         compute_statistics(store, np.array([], np.int64))
+
+
+@pytest.mark.parametrize("name", ["action", "proprio"])
+def test_numbers_that_were_exchanged_are_noticed(tmp_path, store, write_store, name):
+    other = write_store(tmp_path / "other.zarr", first=50)
+    (store.path / f"data/{name}/c.0.0").write_bytes((other.path / f"data/{name}/c.0.0").read_bytes())
+    with pytest.raises(StoreError, match=f"{name} of episode 0 is not what was recorded"):
+        compute_statistics(TrajectoryStore.open(store.path), np.arange(5))

@@ -16,7 +16,7 @@ from tests.commands import refuse_to_write
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
 from worldmodel.encoders import features
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
-from worldmodel.models.keypoint.compression import Compression
+from worldmodel.models.compression import Compression
 from worldmodel.models.normaliser import Normaliser
 
 CPU = torch.device("cpu")
@@ -147,6 +147,18 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, frames: NDArray[np.uint8],
         note.write_text(json.dumps({"key": dataclasses.asdict(KEY)}))
     again, reported = encode(frames, path)
     assert len(reported) == 20
+    np.testing.assert_array_equal(whole, again)
+
+
+@pytest.mark.parametrize(("row", "made"), [(0, 20), (17, 12), (38, 1)])
+def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, frames: NDArray[np.uint8], row: int, made: int) -> None:
+    path = tmp_path / "features.npy"
+    whole = np.array(encode(frames, path)[0])
+    content = bytearray(path.read_bytes())
+    content[len(content) - (ROWS - row) * whole[0].nbytes + 5] ^= 4
+    path.write_bytes(content)
+    again, reported = encode(frames, path)
+    assert len(reported) == made, "what comes before it is still good"
     np.testing.assert_array_equal(whole, again)
 
 

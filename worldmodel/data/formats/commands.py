@@ -9,18 +9,19 @@ from pathlib import Path
 from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
+from worldmodel.data.formats.actions import ActionOptions
 from worldmodel.data.formats.exporting import IMAGES, ExportOptions
 from worldmodel.data.formats.images import FITS
-from worldmodel.data.formats.importing import run_import
+from worldmodel.data.formats.importing import run_import, shortened
 from worldmodel.data.formats.plan import ImportOptions, Plan, plan_import
 from worldmodel.data.formats.registry import EXPORTS, SOURCES, export, open_source
 from worldmodel.data.formats.source import Source
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
-from worldmodel.data.store.layout import Layout
+from worldmodel.data.store.layout import Layout, image_column
 from worldmodel.data.store.reader import TrajectoryStore
 
-_ROLES = ("camera", "action", "proprio", "state")
+_ROLES = ("action", "proprio", "state", "reward")
 
 
 def import_store(format_name: str, path: Path, out: Path, options: ImportOptions, dry: bool, fill_missing: bool) -> int:
@@ -62,16 +63,21 @@ def export_store(format_name: str, path: Path, target: Path, options: ExportOpti
 def _show(source: Source, plan: Plan) -> None:
     facts, spec = source.facts, plan.spec
     found = table(shown(f"{source.path}: {facts.format}"), "column", "numbers", "type", "becomes")
+    becomes: dict[str, list[str]] = {}
+    for name, camera in plan.cameras.items():
+        becomes.setdefault(camera.column, []).append(f"camera {name}")
+    for role in _ROLES:
+        for part in getattr(plan.choice, role):
+            becomes.setdefault(part.name, []).append(role)
     for name, feature in source.features.items():
-        roles = [role for role in _ROLES if any(_names(part) == name for part in _parts(plan, role))]
         shape = " x ".join(map(str, feature.shape)) or "1"
-        found.add_row(shown(name), shape, feature.dtype, ", ".join(roles))
+        found.add_row(shown(name), shape, feature.dtype, ", ".join(becomes.get(name, ())))
     console.print(found)
     written = table("what is written", "column", "numbers", "type", "what")
-    for name, (dtype, row) in Layout(spec).row_types.items():
-        parts = ", ".join(str(part) for part in _parts(plan, "camera" if len(row) == 3 else name))
-        what = f"{parts}: {plan.square.describe(*plan.picture)}" if len(row) == 3 else parts or "nothing"
-        written.add_row(name, " x ".join(map(str, row)), str(dtype), shown(what))
+    pictures = {image_column(n): f"{of.column}: {of.fit.describe(*of.picture)}" for n, of in plan.cameras.items()}
+    for name, (dtype, row) in Layout(spec, bool(plan.choice.reward)).row_types.items():
+        what = pictures.get(name) or ", ".join(map(str, getattr(plan.choice, name))) or "nothing"
+        written.add_row(name, " x ".join(map(str, row)) or "1", str(dtype), shown(what))
     console.print(written)
     console.print(
         f"{len(plan.episodes)} episodes, {plan.num_rows} observations, {plan.num_steps} steps at "
@@ -81,37 +87,45 @@ def _show(source: Source, plan: Plan) -> None:
     console.print(f"rows: {facts.rows}; {plan.unused_actions} actions are left out")
     if plan.skipped:
         console.print(f"{len(plan.skipped)} episodes of less than two observations are left out")
-    limits = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in zip(spec.action.low, spec.action.high, strict=True))
-    console.print(f"bounds of the action ({plan.bounds}): {limits}")
+    _show_action(plan)
+    instruction = shortened(source.instruction(plan.episodes[0][0]))
+    if instruction:
+        console.print(f"instruction of the first episode: {shown(instruction)}")
     for note in plan.notes:
         console.print(f"[yellow]note[/]: {shown(note)}")
 
 
-def _parts(plan: Plan, role: str) -> tuple[object, ...]:
-    chosen = getattr(plan.choice, role)
-    return (chosen,) if isinstance(chosen, str) else tuple(chosen)
-
-
-def _names(part: object) -> str:
-    return part if isinstance(part, str) else str(getattr(part, "name", ""))
+def _show_action(plan: Plan) -> None:
+    spec = plan.spec.action
+    made = table(f"action; bounds: {plan.told.bounds}", "", "from", "to", "rest", "kind", "what", narrow=True)
+    for index, name in enumerate(spec.names):
+        rest, rate, unit = spec.rest[index], spec.max_rate[index], spec.units[index]
+        bounds = (f"{spec.low[index]:.4g}", f"{spec.high[index]:.4g}")
+        kind = spec.kinds[index] if rate is None else f"{spec.kinds[index]}, {rate:g}/s at most"
+        rests = rest if isinstance(rest, str) else f"{rest:g}"
+        made.add_row(shown(f"{name} [{unit}]" if unit else name), *bounds, rests, kind, shown(plan.told.why[index]))
+    console.print(made)
+    console.print("rest: the command under which the robot stays as it is; --rest and --binary say otherwise")
 
 
 def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The command `import`, through `add(name, text, run, store=False)`."""
 
     def run(given: argparse.Namespace) -> int:
+        control = ActionOptions(
+            given.action_low, given.action_high, given.action_units, given.rest, given.binary, given.max_rate
+        )
         options = ImportOptions(
             camera=given.camera,
             action=given.action,
             proprio=given.proprio,
             state=given.state,
+            reward=given.reward,
             rate_hz=given.rate,
             size=given.size,
             fit=given.fit,
             env=given.env,
-            action_low=given.action_low,
-            action_high=given.action_high,
-            action_units=given.action_units,
+            control=control,
             skip_short=given.skip_short,
         )
         return import_store(given.format, given.source, given.store, options, given.dry_run, given.fill_missing)
@@ -121,24 +135,48 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("source", type=Path, metavar="SOURCE")
     command.add_argument("store", type=Path, metavar="STORE")
     command.add_argument("--dry-run", action="store_true", help="read, and say what would be written")
+    command.add_argument("--skip-short", action="store_true", help="leave out episodes of less than two observations")
+    text = "diffusion_policy: read missing chunks as zarr does, rather than refuse them"
+    command.add_argument("--fill-missing", action="store_true", help=text)
+    _add_columns(command)
+    _add_robot(command)
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
     columns = command.add_argument_group("which columns; found out where there is one candidate; KEY[2:5] takes a part")
-    columns.add_argument("--camera", metavar="KEY", help="pictures")
+    text = "pictures of one camera or more; NAME=KEY calls a camera NAME, which is else the last part of KEY"
+    columns.add_argument("--camera", metavar="KEY", nargs="+", help=text)
     columns.add_argument("--action", metavar="KEY", nargs="+")
     columns.add_argument("--proprio", metavar="KEY", nargs="+", help="what the robot feels, or none")
     columns.add_argument("--state", metavar="KEY", nargs="+", help="the simulator's, for evaluation only, or none")
+    columns.add_argument("--reward", metavar="KEY", nargs=1, help="one number, or none")
     pictures = command.add_argument_group("pictures")
-    text = "of a side, a multiple of 4, for training of 8; else the source's, at most 224"
-    pictures.add_argument("--size", type=int, metavar="PIXELS", help=text)
-    pictures.add_argument("--fit", choices=FITS, default="crop", help="cut the middle out, or add black borders")
-    robot = command.add_argument_group("what the source does not say")
+    text = "height and width, or one number for both, multiples of 4, for training of 8; else the source's, at most 224"
+    pictures.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help=text)
+    text = (
+        "crop: cut the middle out; letterbox: add black borders; keep: the camera's own aspect ratio, its shorter side "
+        "--size pixels long, both cut to multiples of 8"
+    )
+    pictures.add_argument("--fit", choices=FITS, default="crop", help=text)
+
+
+def _add_robot(command: argparse.ArgumentParser) -> None:
+    robot = command.add_argument_group(
+        "what the source does not say; one value for each dimension of the action, or one"
+    )
     robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second, where the source does not say")
     robot.add_argument("--env", metavar="NAME")
     robot.add_argument("--action-low", type=float, nargs="+", metavar="X", help="else the smallest that was taken")
     robot.add_argument("--action-high", type=float, nargs="+", metavar="X", help="else the largest")
     robot.add_argument("--action-units", nargs="+", metavar="UNIT", help="for example m/s")
-    command.add_argument("--skip-short", action="store_true", help="leave out episodes of less than two observations")
-    text = "diffusion_policy: read missing chunks as zarr does, rather than refuse them"
-    command.add_argument("--fill-missing", action="store_true", help=text)
+    text = "the command under which the robot stays as it is: zero, hold (the last command) or a number; else found out"
+    robot.add_argument("--rest", nargs="+", metavar="RULE", help=text)
+    text = (
+        "dimensions that know their smallest and largest value only, as a gripper; without a name none; else found out"
+    )
+    robot.add_argument("--binary", nargs="*", metavar="NAME", help=text)
+    text = "largest change from one command to the next, in units per second, or none"
+    robot.add_argument("--max-rate", nargs="+", metavar="X", help=text)
 
 
 def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -155,4 +193,8 @@ def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = "H.264, small; or PNG in the Parquet files, which loses nothing"
     command.add_argument("--images", choices=IMAGES, default="video", help=text)
     command.add_argument("--crf", type=int, default=18, help="of video: 0 is best, 51 smallest (default 18)")
-    command.add_argument("--task", metavar="TEXT", help="what the robot does, in words; else the environment's name")
+    command.add_argument(
+        "--task",
+        metavar="TEXT",
+        help="what the robot does, in words, where the store does not say; else the environment's name",
+    )

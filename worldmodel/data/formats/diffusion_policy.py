@@ -11,6 +11,7 @@ Layout: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-st
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,9 @@ class DiffusionPolicySource(Source):
         if self._times is not None and len(self._times.shape) != 1:
             self._times = None
         name = path.name.removesuffix(".zip").removesuffix(".zarr")
-        super().__init__(path, Facts("Diffusion Policy", name, usual={"action": "action", "state": "state"}), features)
-        self.facts = Facts(self.facts.format, name, self._rate(), usual=self.facts.usual)
+        usual = {role: role for role in ("action", "state", "reward")}
+        super().__init__(path, Facts("Diffusion Policy", name, usual=usual), features)
+        self.facts = dataclasses.replace(self.facts, rate_hz=self._rate())
 
     def lengths(self, choice: Choice) -> list[Length]:
         return [Length(int(rows), int(rows)) for rows in self._ends - self._starts]

@@ -17,7 +17,7 @@ class ExportOptions:
     Attributes:
         images: `video` or `png`.
         crf: of a video, from 0 (largest) to 51.
-        task: what the robot does, in words; LeRobot gives every row one.
+        task: what the robot does, in words, in episodes without an instruction; else the environment's name.
     """
 
     images: str = "video"

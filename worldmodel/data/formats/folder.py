@@ -1,9 +1,10 @@
 """A folder of episodes: the simplest thing that a camera and a robot leave behind.
 
     run/episode_000/0001.png, 0002.png, ...     pictures (PNG or JPEG), in the order of the numbers in their names;
-                                                or in a folder of each camera; or a video, camera.mp4
+                                                or in a folder of each camera; or videos, camera.mp4
     run/episode_000/action.csv                  one row per action: numbers, with or without a line of names above
     run/episode_000/proprio.npy, state.csv      one row per observation; .npy instead of .csv as you like
+    run/episode_000/reward.csv                  one number per action
 
     run/first.mp4, first.csv, first.proprio.npy   or each episode as a video; its actions bear its name
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from worldmodel.core.spec import CAMERA
 from worldmodel.data.formats.images import decode_picture
 from worldmodel.data.formats.limits import (
     MOST_CHUNK_BYTES,
@@ -40,7 +42,6 @@ from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.source import Facts, Feature, FormatError, Length, Source
 from worldmodel.data.formats.video import VideoReader
 
-FRAMES: Final = "frames"  # name of the pictures that lie directly in an episode's folder
 _PICTURES, _NUMBERS, _VIDEO = (".png", ".jpg", ".jpeg"), (".csv", ".npy"), ".mp4"
 # What somebody means by such a name is clear, and leaving it out would take something else for it.
 _USUAL: Final = {"action": "action", "actions": "action", "proprio": "proprio", "state": "state"}
@@ -69,8 +70,8 @@ class FolderSource(Source):
                 video.close()
             else:
                 values = _read_numbers(place)
-                features[name] = Feature(name, values.shape[1:], str(values.dtype), False)
-        usual = {"action": "action", "proprio": "proprio", "state": "state"}
+                features[name] = Feature(name, values.shape[1:], str(values.dtype), False, _heading(place))
+        usual = {role: role for role in ("action", "proprio", "state", "reward")}
         if "actions" in features and "action" not in features:
             usual["action"] = "actions"
         super().__init__(path, Facts("folder", path.resolve().name, rate, usual=usual, rows=_ROWS), features)
@@ -82,8 +83,9 @@ class FolderSource(Source):
             rows = {name: self._count(number, name) for name in choice.observed}
             actions = {part.name: self._count(number, part.name) for part in choice.action}
             require(len({*rows.values()}) == 1 == len({*actions.values()}), f"{where} has {rows | actions} rows")
-            require(rows[choice.camera] <= MOST_ROWS, f"{where} has more than {MOST_ROWS:,} pictures")
-            lengths.append(Length(rows[choice.camera], next(iter(actions.values()))))
+            count = next(iter(rows.values()))
+            require(count <= MOST_ROWS, f"{where} has more than {MOST_ROWS:,} pictures")
+            lengths.append(Length(count, next(iter(actions.values()))))
         return lengths
 
     def column(self, episode: int, name: str, rows: int) -> NDArray[Any]:
@@ -145,7 +147,7 @@ def _episodes(root: Path) -> list[dict[str, Path | list[Path]]]:
         if entry.is_dir():
             found.append(_folder_columns(not_linked_out(root, entry)))
         elif entry.suffix.lower() == _VIDEO:
-            columns: dict[str, Path | list[Path]] = {FRAMES: entry}
+            columns: dict[str, Path | list[Path]] = {CAMERA: entry}
             for other in entries:
                 name = other.stem.removeprefix(entry.stem).lstrip(".") or "action"
                 if other.suffix.lower() in _NUMBERS and other.name.startswith(f"{entry.stem}."):
@@ -160,7 +162,7 @@ def _folder_columns(folder: Path) -> dict[str, Path | list[Path]]:
     columns: dict[str, Path | list[Path]] = {}
     entries = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural)
     if pictures := [entry for entry in entries if entry.suffix.lower() in _PICTURES]:
-        columns[FRAMES] = pictures
+        columns[CAMERA] = pictures
     for entry in entries:
         if entry.is_dir():
             inner = sorted((e for e in entry.iterdir() if e.suffix.lower() in _PICTURES), key=natural)
@@ -241,6 +243,14 @@ def _read_csv(path: Path) -> NDArray[np.float64]:
         except ValueError as error:
             raise FormatError(f"{path}: row {index} is not numbers ({error})") from error
     return values
+
+
+def _heading(path: Path) -> tuple[str, ...]:
+    """The line of names above the numbers of a CSV file; empty where there is none."""
+    if path.suffix.lower() != ".csv":
+        return ()
+    first = next((row for row in csv.reader(io.StringIO(read_text(path, _MOST_CSV_BYTES))) if row), [])
+    return () if _are_numbers(first) else tuple(cell.strip() for cell in first)
 
 
 def _are_numbers(cells: list[str]) -> bool:

@@ -1,6 +1,6 @@
-"""Pictures of any camera as the store keeps them: square, RGB, 8 bits.
+"""Pictures of any camera as the store keeps them: of one size, RGB, 8 bits.
 
-Shapes: `H, W` height and width of a picture, `S` the side of the square.
+Shapes: `H, W` height and width of a picture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from worldmodel.core.errors import UserError, choices_message
 from worldmodel.data.formats.limits import MOST_IMAGE_BYTES, MOST_PIXELS, require
 from worldmodel.data.formats.source import FormatError, refusing
 
-FITS: Final = ("crop", "letterbox")
+KEEP: Final = "keep"
+FITS: Final = ("crop", "letterbox", KEEP)
+KEEP_MULTIPLE: Final = 8  # pixels: the usual patch of an encoder
 _SMALLEST = 8  # pixels: below that, a column of numbers is no picture
 # Pillow's many ways to say that the data is broken.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
@@ -66,57 +68,70 @@ def holds_pictures(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Square:
-    """Makes pictures square.
+class Fit:
+    """Brings pictures to a size. They are never stretched.
 
     Attributes:
-        size: S [pixels].
-        fit: `crop` cuts the longer sides evenly, `letterbox` adds black above and below or left and right. The aspect
-            ratio stays in both.
+        height: in the store [pixels].
+        width: likewise.
+        how: `letterbox` shows all of a picture, with black above and below or left and right. `crop` and `keep` cut the
+            largest part out of its middle that has the right aspect ratio.
         white: what is white in floating-point pictures, 1 or 255.
     """
 
-    size: int
-    fit: str = "crop"
+    height: int
+    width: int
+    how: str = "crop"
     white: float = 255.0
 
     def __post_init__(self) -> None:
-        if self.fit not in FITS:
-            raise UserError(choices_message("fit", self.fit, FITS))
+        if self.how not in FITS:
+            raise UserError(choices_message("fit", self.how, FITS))
 
     def describe(self, height: int, width: int) -> str:
         """What is done to a picture, in words."""
-        if height == width == self.size:
+        if (height, width) == (self.height, self.width):
             return f"{width} x {height} as they are"
-        done = [f"{width} x {height}"]
-        if height != width:
-            side = min(height, width) if self.fit == "crop" else max(height, width)
-            done.append(f"{'cut' if self.fit == 'crop' else 'with black borders'} to {side} x {side}")
-        if self.size != (min(height, width) if self.fit == "crop" else max(height, width)):
-            done.append(f"resized to {self.size} x {self.size}")
+        done, between = [f"{width} x {height}"], self._between(height, width)
+        if between != (height, width):
+            way = "with black borders" if self.how == "letterbox" else "cut"
+            done.append(f"{way} to {between[1]} x {between[0]}")
+        if between != (self.height, self.width):
+            done.append(f"resized to {self.width} x {self.height}")
         return ", ".join(done)
 
     def __call__(self, picture: NDArray[Any], where: str) -> NDArray[np.uint8]:
-        """A picture as it is stored, uint8 or float, → uint8 `[S, S, 3]`.
+        """A picture as it is stored, uint8 or float, → uint8 `[height, width, 3]`.
 
         Raises:
             FormatError: naming `where` the picture is from, when it is none.
         """
         rgb = _to_rgb(picture, self.white, where)
         height, width = rgb.shape[:2]
-        if height == width == self.size:
-            return rgb
-        if self.fit == "crop":
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            rgb = rgb[top : top + side, left : left + side]
-            return _resized(rgb, self.size, self.size)
-        scale = self.size / max(height, width)
+        if self.how != "letterbox":
+            high, wide = self._between(height, width)
+            top, left = (height - high) // 2, (width - wide) // 2
+            return _resized(rgb[top : top + high, left : left + wide], self.height, self.width)
+        scale = min(self.height / height, self.width / width)
         inner = _resized(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
-        square = np.zeros((self.size, self.size, 3), np.uint8)
-        top, left = (self.size - inner.shape[0]) // 2, (self.size - inner.shape[1]) // 2
-        square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-        return square
+        boxed = np.zeros((self.height, self.width, 3), np.uint8)
+        top, left = (self.height - inner.shape[0]) // 2, (self.width - inner.shape[1]) // 2
+        boxed[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+        return boxed
+
+    def _between(self, height: int, width: int) -> tuple[int, int]:
+        """What a picture is cut, or with borders enlarged, to: it has our aspect ratio, and one of its own sides."""
+        high, wide = round(width * self.height / self.width), round(height * self.width / self.height)
+        if (high <= height) == (self.how != "letterbox"):
+            return max(1, high), width
+        return height, max(1, wide)
+
+
+def kept_size(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """Height and width of a picture whose shorter side becomes `shorter`, cut to multiples of 8 [pixels]."""
+    scale = shorter / min(height, width)
+    high, wide = (round(side * scale) // KEEP_MULTIPLE * KEEP_MULTIPLE for side in (height, width))
+    return max(high, KEEP_MULTIPLE), max(wide, KEEP_MULTIPLE)
 
 
 def white_of(picture: NDArray[Any]) -> float:

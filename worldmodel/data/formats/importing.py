@@ -10,15 +10,19 @@ decides the result is written into the store's description: another import into 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.text import printable
 from worldmodel.data.formats.limits import require
-from worldmodel.data.formats.plan import Plan, Progress
+from worldmodel.data.formats.plan import Camera, Plan, Progress
 from worldmodel.data.formats.rows import numbers, single
 from worldmodel.data.formats.source import FormatError, Source
+from worldmodel.data.store.instruction import INSTRUCTION_BYTES
 from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
 from worldmodel.data.store.writer import EpisodeWriter
 
@@ -34,8 +38,9 @@ def run_import(source: Source, plan: Plan, out: Path, progress: Progress) -> Tra
         UserError: when `out` holds something else.
     """
     total = len(plan.episodes)
-    per_episode = max(1, plan.num_rows // total) * plan.spec.only_camera.height**2 * 3
-    with EpisodeWriter(out, plan.spec, plan.recording, max(1, _COMMIT_BYTES // per_episode)) as writer:
+    per_row = sum(math.prod(camera.shape) for camera in plan.spec.cameras)
+    together = max(1, _COMMIT_BYTES // (max(1, plan.num_rows // total) * per_row))
+    with EpisodeWriter(out, plan.spec, plan.recording, together, reward=bool(plan.choice.reward)) as writer:
         if writer.num_episodes > total:
             raise UserError(f"{out} has {writer.num_episodes} episodes already, more than the {total} to import")
         for done in range(writer.num_episodes, total):
@@ -53,24 +58,45 @@ def run_import(source: Source, plan: Plan, out: Path, progress: Progress) -> Tra
 
 
 def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode:
-    where = f"{plan.choice.camera} in episode {number} of {source.path}"
-    pixels = np.empty((rows, plan.spec.only_camera.height, plan.spec.only_camera.height, 3), np.uint8)
-    count = 0
-    for frame in source.frames(number, plan.choice.camera, rows):
-        require(count < rows, f"{where} has more than {rows} pictures")
-        pixels[count] = plan.square(frame, f"row {count} of {where}")
-        count += 1
-    require(count == rows, f"{where} has {count} pictures: {rows} were promised")
+    images = {name: _pictures(source, camera, number, rows) for name, camera in plan.cameras.items()}
     _check_times(source, plan, number, rows)
-    action = np.zeros((rows, len(plan.spec.action.low)), np.float32)
-    action[:-1] = single(numbers(source, number, "action", plan.choice.action, rows - 1))
-    proprio = single(numbers(source, number, "proprio", plan.choice.proprio, rows))
-    state = numbers(source, number, "state", plan.choice.state, rows)
-    for name, values in (("action", action), ("proprio", proprio)):
+    columns = {
+        "action": np.zeros((rows, plan.spec.action.size), np.float32),
+        "proprio": single(numbers(source, number, "proprio", plan.choice.proprio, rows)),
+    }
+    columns["action"][:-1] = single(numbers(source, number, "action", plan.choice.action, rows - 1))
+    if plan.choice.reward:
+        columns["reward"] = np.zeros(rows, np.float32)
+        columns["reward"][:-1] = single(numbers(source, number, "reward", plan.choice.reward, rows - 1))[:, 0]
+    for name, values in columns.items():
         require(
             bool(np.isfinite(values).all()), f"{name} of episode {number} of {source.path} is too large for float32"
         )
-    return Episode({plan.spec.only_camera.name: pixels}, action, proprio, state, source.seed(number))
+    return Episode(
+        images,
+        **columns,
+        state=numbers(source, number, "state", plan.choice.state, rows),
+        seed=source.seed(number),
+        instruction=shortened(source.instruction(number)),
+    )
+
+
+def _pictures(source: Source, camera: Camera, number: int, rows: int) -> NDArray[np.uint8]:
+    """uint8 `[rows, H, W, 3]`."""
+    where = f"{camera.column} in episode {number} of {source.path}"
+    pixels = np.empty((rows, camera.fit.height, camera.fit.width, 3), np.uint8)
+    count = 0
+    for frame in source.frames(number, camera.column, rows):
+        require(count < rows, f"{where} has more than {rows} pictures")
+        pixels[count] = camera.fit(frame, f"row {count} of {where}")
+        count += 1
+    require(count == rows, f"{where} has {count} pictures: {rows} were promised")
+    return pixels
+
+
+def shortened(instruction: str) -> str:
+    """In one line, without control characters, and no longer than a store keeps."""
+    return printable(instruction).encode()[:INSTRUCTION_BYTES].decode(errors="ignore")
 
 
 def _check_times(source: Source, plan: Plan, number: int, rows: int) -> None:

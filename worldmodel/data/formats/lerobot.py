@@ -10,7 +10,8 @@
            videos/chunk-000/<key>/episode_000000.mp4  likewise
 
 Row t holds the action taken at t and what was seen then. Frames are found by their times, to a quarter of a step.
-Pictures may also stand in the Parquet files, as PNG. Task texts are not read: a store has no place for them.
+Pictures may also stand in the Parquet files, as PNG. The task of an episode's first row is its instruction:
+`meta/tasks.parquet`, in version 2 `meta/tasks.jsonl`.
 
 Layout: https://huggingface.co/docs/lerobot/lerobot-dataset-v3 and LeRobot's own `datasets/utils.py`.
 """
@@ -37,6 +38,7 @@ from worldmodel.data.formats.limits import (
     fingerprint,
     inside,
     number,
+    parse_json,
     read_json,
     read_text,
     require,
@@ -52,6 +54,9 @@ INFO: Final = "meta/info.json"
 ACTION: Final = "action"
 PROPRIO: Final = "observation.state"
 STATE: Final = "observation.environment_state"
+REWARD: Final = "next.reward"
+TASKS: Final = "meta/tasks.parquet"
+TASK: Final = "__index_level_0__"  # pandas' name for an index without one
 # What LeRobot adds to every data set, and rewards: never an observation.
 BOOKKEEPING: Final = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _IMAGES = ("image", "video")
@@ -93,12 +98,14 @@ class LeRobotSource(Source):
         )
         features = _features(info, where)
         robot = info.get("robot_type")
+        ours = read_description(path)
+        self._untold = ours.untold
         facts = Facts(
             format=f"LeRobotDataset {version}",
             env=robot if isinstance(robot, str) and robot else path.resolve().name,
             rate_hz=number(info.get("fps"), 1e-3, 1e5, f"{where}: fps"),
-            usual={"action": ACTION, "proprio": PROPRIO, "state": STATE},
-            spec=read_description(path),
+            usual={"action": ACTION, "proprio": PROPRIO, "state": STATE, "reward": REWARD},
+            spec=ours.spec,
         )
         super().__init__(path, facts, features)
         self._video: dict[str, VideoReader] = {}
@@ -114,8 +121,10 @@ class LeRobotSource(Source):
         cameras = [name for name, feature in self.features.items() if feature.dtype == "video"]
         if version == "v3.0":
             self._places = _places_3(self.path, info, cameras, self._parquet)
+            self._tasks = _tasks_3(self.path, self._parquet)
         else:
             self._places = _places_2(self.path, info, cameras)
+            self._tasks = _tasks_2(self.path)
         totals = {"total_episodes": len(self._places), "total_frames": sum(place.rows for place in self._places)}
         for key, found in totals.items():
             require(info.get(key) == found, f"{where} says {key} {info.get(key)!r}, its episodes have {found}")
@@ -144,6 +153,12 @@ class LeRobotSource(Source):
     def seed(self, episode: int) -> int:
         return self._places[episode].seed
 
+    def instruction(self, episode: int) -> str:
+        if not self._tasks:
+            return ""
+        task = self._tasks.get(int(self._rows(episode)["task_index"][0]), "")
+        return "" if task == self._untold else task
+
     def fingerprint(self) -> str:
         files = {place.data for place in self._places}
         files |= {path for place in self._places for path, _ in place.videos.values()}
@@ -164,7 +179,8 @@ class LeRobotSource(Source):
         names = [name for name, feature in self.features.items() if not feature.is_image]
         if self._table is None or self._table[0] != place.data:
             file = self._parquet.open(place.data)
-            self._table = (place.data, file.read([*names, "timestamp", "frame_index", "episode_index"]))
+            index = ["timestamp", "frame_index", "episode_index", *(["task_index"] if self._tasks else [])]
+            self._table = (place.data, file.read([*names, *index]))
             for name in names:
                 self._check_width(name, self._table[1][name], place.data)
         table = self._table[1]
@@ -231,10 +247,45 @@ def _features(info: dict[str, Any], where: str) -> dict[str, Feature]:
         dtype = value.get("dtype")
         image = dtype in _IMAGES
         check_row(shape, image, f"{where}: features.{name}")
-        if name in BOOKKEEPING or name.startswith("next.") or not (image or dtype in _NUMBERS):
+        beside = name in BOOKKEEPING or (name.startswith("next.") and name != REWARD)
+        if beside or not (image or dtype in _NUMBERS):
             continue  # texts too
-        features[name] = Feature(name, shape, "png/jpeg" if dtype == "image" else str(dtype), image)
+        names = () if image else _names(value.get("names"), math.prod(shape))
+        features[name] = Feature(name, shape, "png/jpeg" if dtype == "image" else str(dtype), image, names)
     return features
+
+
+def _names(told: object, size: int) -> tuple[str, ...]:
+    """Names of a column's numbers: a list, or as version 2.0 has it `{"motors": [...]}`; empty for anything else."""
+    while isinstance(told, dict) and len(told) == 1:
+        (told,) = told.values()
+    if isinstance(told, list) and len(told) == size and all(isinstance(name, str) for name in told):
+        return tuple(told)
+    return ()
+
+
+def _tasks_2(path: Path) -> dict[int, str]:
+    file = inside(path, "meta/tasks.jsonl", INFO)
+    if not file.is_file():
+        return {}
+    tasks = {}
+    for index, line in enumerate(read_text(file).splitlines()):
+        told = parse_json(line, f"{file}: line {index + 1}")
+        if isinstance(told, dict) and isinstance(told.get("task"), str) and isinstance(told.get("task_index"), int):
+            tasks[told["task_index"]] = told["task"]
+    return tasks
+
+
+def _tasks_3(path: Path, parquet: ParquetReader) -> dict[int, str]:
+    file = inside(path, TASKS, INFO)
+    if not file.is_file():
+        return {}
+    opened = parquet.open(file)
+    name = next((name for name in (TASK, "task") if name in opened.names), None)
+    if name is None or "task_index" not in opened.names:
+        return {}
+    indices = opened.read(["task_index"])["task_index"].reshape(-1).tolist()
+    return dict(zip(indices, opened.texts(name), strict=True))
 
 
 def _places_2(path: Path, info: dict[str, Any], cameras: list[str]) -> list[_Place]:

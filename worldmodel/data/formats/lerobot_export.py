@@ -1,10 +1,12 @@
 """A store as a LeRobotDataset of version 3.0 (its layout: `lerobot`).
 
-    observation.images.main        pixels, as video (H.264) or as PNG in the Parquet files, which loses nothing
+    observation.images.<camera>    pictures, as video (H.264) or as PNG in the Parquet files, which loses nothing
     observation.state              proprio, float32
     observation.environment_state  state, float64
     action                         float32
+    next.reward                    float32, where the store has rewards
     next.done                      true in the last row of an episode
+    task                           the instruction of the episode
 
 An episode of T actions becomes T + 1 rows, so that its last observation is there too. **The last row's action is zero
 and was never taken**; `next.done` tells it. Numbers come back exactly as they were; so does everything, from PNG.
@@ -28,23 +30,23 @@ from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, write_json
+from worldmodel.data.formats import lerobot_video
 from worldmodel.data.formats.exporting import ExportOptions
 from worldmodel.data.formats.images import encode_png
-from worldmodel.data.formats.lerobot import ACTION, INFO, PROPRIO, STATE
-from worldmodel.data.formats.lerobot_layout import CAMERA, DONE, features_of, schema_of, tasks_table
+from worldmodel.data.formats.lerobot import ACTION, INFO, PROPRIO, REWARD, STATE, TASKS
+from worldmodel.data.formats.lerobot_layout import DONE, camera_key, features_of, schema_of, tasks_table
 from worldmodel.data.formats.lerobot_statistics import Statistics, combine, of_numbers, of_pictures
+from worldmodel.data.formats.lerobot_video import VIDEO, CameraVideos, Files
 from worldmodel.data.formats.ours import DESCRIPTION, SEED, describe
-from worldmodel.data.formats.video import VideoWriter
 from worldmodel.data.store.durable import WritingStopped
 from worldmodel.data.store.lock import WriterLock
 from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
 from worldmodel.data.store.verification import require_whole
 
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 _RATES = (1e-3, 1e5)  # rows per second: what an import accepts
-_PER_CHUNK, _DATA_MB, _VIDEO_MB = 1000, 100, 200  # LeRobot's own
+_DATA_MB = 100  # LeRobot's own
 
 
 def export_lerobot(
@@ -59,10 +61,11 @@ def export_lerobot(
     """
     if not store.num_episodes:
         raise UserError(f"{store.name} holds no episode yet")
-    if options.images == "video" and store.spec.only_camera.height % 2:
-        size = store.spec.only_camera.height
+    odd = [c for c in store.spec.cameras if c.height % 2 or c.width % 2]
+    if options.images == "video" and odd:
         raise UserError(
-            f"{store.name} has pictures of {size} x {size}: video needs even numbers, --images png does not"
+            f"{store.name} has pictures of {odd[0].width} x {odd[0].height} ({odd[0].name}): video needs even numbers, "
+            "--images png does not"
         )
     if not _RATES[0] <= 1 / store.spec.control_step_s <= _RATES[1]:
         raise UserError(
@@ -93,73 +96,67 @@ def export_lerobot(
             raise
 
 
-class _Files:
-    """Counts file after file, `_PER_CHUNK` to a folder."""
-
-    def __init__(self) -> None:
-        self.number = -1
-
-    def next(self) -> dict[str, int]:
-        self.number += 1
-        return self.place
-
-    @property
-    def place(self) -> dict[str, int]:
-        return {"chunk_index": self.number // _PER_CHUNK, "file_index": self.number % _PER_CHUNK}
-
-
 class _Writer:
     def __init__(self, store: TrajectoryStore, root: Path, options: ExportOptions) -> None:
         self._store, self._root, self._options = store, root, options
         rate = 1 / store.spec.control_step_s
         # A whole number where it is one but for rounding: LeRobot's own data sets have no other.
         self._rate: int | float = round(rate) if abs(rate - round(rate)) < 1e-6 * rate else rate
-        self._video_rate = Fraction(self._rate).limit_denominator(100_000)
-        self._features = features_of(store.spec, options.images, self._rate)
+        video_rate = Fraction(self._rate).limit_denominator(100_000)
+        self._features = features_of(store.spec, options.images, self._rate, store.layout.has_reward)
         self._schema = schema_of(self._features)
-        self._data, self._data_path, self._data_files = None, root, _Files()
-        self._video, self._video_files = None, _Files()
-        self._video_frames = self._num_rows = 0
+        self._data, self._data_path, self._data_files = None, root, Files()
+        self._videos = {
+            camera.name: CameraVideos(root, camera, video_rate, options.crf)
+            for camera in store.spec.cameras
+            if options.images == "video"
+        }
+        self._untold = options.task or store.spec.env
+        self._tasks: dict[str, int] = {}
+        self._num_rows = 0
         self._episodes: list[dict[str, Any]] = []
         self._statistics: list[dict[str, Statistics]] = []
 
     _data: pq.ParquetWriter | None
-    _video: VideoWriter | None
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._close_data()
-        self._close_video(kind, error)
+        for videos in self._videos.values():
+            videos.close(kind, error)
 
     def add(self, episode: Episode) -> None:
         """Write one episode."""
         rows, number = len(episode.action), len(self._episodes)
-        pixels = episode.images[self._store.spec.only_camera.name]
         row = np.arange(rows)
-        columns: dict[str, NDArray[Any]] = {
+        task = episode.instruction or self._untold
+        columns: dict[str, Any] = {
             ACTION: episode.action,
             PROPRIO: episode.proprio,
             STATE: episode.state,
+            REWARD: episode.reward,
             "timestamp": (row / self._rate).astype(np.float32),
             "frame_index": row,
             "episode_index": np.full(rows, number),
             "index": self._num_rows + row,
-            "task_index": np.zeros(rows, np.int64),
+            "task_index": np.full(rows, self._tasks.setdefault(task, len(self._tasks))),
             DONE: row == rows - 1,
         }
         columns = {name: values for name, values in columns.items() if name in self._features}
-        place: dict[str, Any] = {f"data/{key}": value for key, value in self._write_rows(columns, episode).items()}
-        if self._options.images == "video":
-            place |= {f"videos/{CAMERA}/{key}": value for key, value in self._write_video(pixels).items()}
+        pictures = {camera_key(name): values for name, values in episode.images.items()}
+        place: dict[str, Any] = {f"data/{key}": value for key, value in self._write_rows(columns | pictures).items()}
+        for name, videos in self._videos.items():
+            found = videos.add(episode.images[name])
+            place |= {f"videos/{camera_key(name)}/{key}": value for key, value in found.items()}
         statistics = {name: of_numbers(values) for name, values in columns.items()}
-        statistics[CAMERA] = of_pictures(pixels)
+        statistics |= {name: of_pictures(values) for name, values in pictures.items()}
         self._statistics.append(statistics)
         self._episodes.append(
             {
                 "episode_index": number,
-                "tasks": [self._task],
+                "tasks": [task],
                 "length": rows,
                 "dataset_from_index": self._num_rows,
                 "dataset_to_index": self._num_rows + rows,
@@ -183,33 +180,29 @@ class _Writer:
         path = self._root / _EPISODES
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(self._episodes), path, compression="snappy")
-        pq.write_table(tasks_table([self._task]), self._root / "meta/tasks.parquet")
+        pq.write_table(tasks_table(list(self._tasks)), self._root / TASKS)
         together = combine(self._statistics)
         plain = {name: {key: value.tolist() for key, value in of.items()} for name, of in together.items()}
         write_json(plain, self._root / "meta/stats.json")
-        write_json(describe(self._store.spec, self._store.recording), self._root / DESCRIPTION)
+        write_json(describe(self._store.spec, self._store.recording, self._untold), self._root / DESCRIPTION)
         info = {
             "codebase_version": "v3.0",
             "robot_type": self._store.spec.env,
             "total_episodes": len(self._episodes),
             "total_frames": self._num_rows,
-            "total_tasks": 1,
-            "chunks_size": _PER_CHUNK,
+            "total_tasks": len(self._tasks),
+            "chunks_size": lerobot_video.PER_CHUNK,
             "data_files_size_in_mb": _DATA_MB,
-            "video_files_size_in_mb": _VIDEO_MB,
+            "video_files_size_in_mb": lerobot_video.VIDEO_MB,
             "fps": self._rate,
             "splits": {"train": f"0:{len(self._episodes)}"},
             "data_path": _DATA,
-            "video_path": _VIDEO if self._options.images == "video" else None,
+            "video_path": VIDEO if self._options.images == "video" else None,
             "features": self._features,
         }
         write_json(info, self._root / INFO)
 
-    @property
-    def _task(self) -> str:
-        return self._options.task or self._store.spec.env
-
-    def _write_rows(self, columns: dict[str, NDArray[Any]], episode: Episode) -> dict[str, int]:
+    def _write_rows(self, columns: dict[str, NDArray[Any]]) -> dict[str, int]:
         if self._data is None or self._data_path.stat().st_size >= _DATA_MB * 1_000_000:
             self._close_data()
             self._data_path = self._root / _DATA.format(**self._data_files.next())
@@ -217,45 +210,21 @@ class _Writer:
             self._data = pq.ParquetWriter(self._data_path, self._schema, compression="snappy")
         arrays = []
         for field in self._schema:
-            if field.name == CAMERA:
-                pixels = episode.images[self._store.spec.only_camera.name]
-                names = [f"frame-{row:06d}.png" for row in range(len(pixels))]
-                coded = [{"bytes": encode_png(p), "path": n} for p, n in zip(pixels, names, strict=True)]
+            values = columns[field.name]
+            if pa.types.is_struct(field.type):
+                coded = [{"bytes": encode_png(p), "path": f"frame-{row:06d}.png"} for row, p in enumerate(values)]
                 arrays.append(pa.array(coded, field.type))
                 continue
-            flat = pa.array(np.ascontiguousarray(columns[field.name]).reshape(-1))
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
             wide = pa.types.is_fixed_size_list(field.type)
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size) if wide else flat)
         self._data.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         return self._data_files.place
 
-    def _write_video(self, pixels: NDArray[np.uint8]) -> dict[str, float]:
-        if self._video is None or self._video.num_bytes >= _VIDEO_MB * 1_000_000:
-            self._close_video(None, None)
-            place = {**self._video_files.next(), "video_key": CAMERA}
-            path = self._root / _VIDEO.format(**place)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = self._store.spec.only_camera.height
-            self._video = VideoWriter(path, self._video_rate, size, size, self._options.crf)
-            self._video_frames = 0
-        for picture in pixels:
-            self._video.add(picture)
-        first, self._video_frames = self._video_frames, self._video_frames + len(pixels)
-        times = {
-            "from_timestamp": float(first / self._video_rate),
-            "to_timestamp": float(self._video_frames / self._video_rate),
-        }
-        return {**self._video_files.place, **times}
-
     def _close_data(self) -> None:
         if self._data is not None:
             self._data.close()
             self._data = None
-
-    def _close_video(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        if self._video is not None:
-            self._video.__exit__(kind, error, None)
-            self._video = None
 
 
 def _sync(root: Path) -> None:

@@ -8,24 +8,45 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from worldmodel.core.spec import EnvironmentSpec
-from worldmodel.data.formats.lerobot import ACTION, BOOKKEEPING, PROPRIO, STATE
+from worldmodel.core.spec import CameraSpec, EnvironmentSpec
+from worldmodel.data.formats.lerobot import ACTION, BOOKKEEPING, PROPRIO, REWARD, STATE, TASK
 
-CAMERA: Final = "observation.images.main"
 DONE: Final = "next.done"
 
 
-def features_of(spec: EnvironmentSpec, images: str, rate: float) -> dict[str, dict[str, Any]]:
+def camera_key(name: str) -> str:
+    """LeRobot's name for the pictures of a camera."""
+    return f"observation.images.{name}"
+
+
+def features_of(spec: EnvironmentSpec, images: str, rate: float, has_reward: bool) -> dict[str, dict[str, Any]]:
     """The `features` of `info.json`, by name; `images` is `video` or `png`, `rate` rows per second."""
-    picture: dict[str, Any] = {
+    features = {camera_key(camera.name): _picture(camera, images, rate) for camera in spec.cameras}
+    for name, dtype, size, names in (
+        (PROPRIO, "float32", spec.proprio_size, [f"proprio_{i}" for i in range(spec.proprio_size)]),
+        (STATE, "float64", spec.state_size, [f"state_{i}" for i in range(spec.state_size)]),
+        (ACTION, "float32", spec.action.size, list(spec.action.names)),
+    ):
+        if size:
+            features[name] = {"dtype": dtype, "shape": [size], "names": names}
+    if has_reward:
+        features[REWARD] = {"dtype": "float32", "shape": [1], "names": None}
+    features[DONE] = {"dtype": "bool", "shape": [1], "names": None}
+    for name in BOOKKEEPING:
+        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+    return features
+
+
+def _picture(camera: CameraSpec, images: str, rate: float) -> dict[str, Any]:
+    told: dict[str, Any] = {
         "dtype": "video" if images == "video" else "image",
-        "shape": [spec.only_camera.height, spec.only_camera.height, 3],
+        "shape": list(camera.shape),
         "names": ["height", "width", "channels"],
     }
     if images == "video":
-        picture["info"] = {
-            "video.height": spec.only_camera.height,
-            "video.width": spec.only_camera.height,
+        told["info"] = {
+            "video.height": camera.height,
+            "video.width": camera.width,
             "video.codec": "h264",
             "video.pix_fmt": "yuv420p",
             "video.is_depth_map": False,
@@ -33,18 +54,7 @@ def features_of(spec: EnvironmentSpec, images: str, rate: float) -> dict[str, di
             "video.channels": 3,
             "has_audio": False,
         }
-    features: dict[str, dict[str, Any]] = {CAMERA: picture}
-    for name, dtype, size, short in (
-        (PROPRIO, "float32", spec.proprio_size, "proprio"),
-        (STATE, "float64", spec.state_size, "state"),
-        (ACTION, "float32", len(spec.action.low), "action"),
-    ):
-        if size:
-            features[name] = {"dtype": dtype, "shape": [size], "names": [f"{short}_{i}" for i in range(size)]}
-    features[DONE] = {"dtype": "bool", "shape": [1], "names": None}
-    for name in BOOKKEEPING:
-        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
-    return features
+    return told
 
 
 def schema_of(features: dict[str, dict[str, Any]]) -> pa.Schema:
@@ -65,7 +75,7 @@ def schema_of(features: dict[str, dict[str, Any]]) -> pa.Schema:
 
 def tasks_table(texts: list[str]) -> pa.Table:
     """A table of pandas' whose index is the text, which is how LeRobot looks a task up."""
-    index = "__index_level_0__"
+    index = TASK
     kinds = {"task_index": ("int64", "int64"), index: ("unicode", "object")}
     described = [
         {

@@ -39,7 +39,8 @@ from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.source import UNKNOWN_SEED, Facts, Feature, FormatError, Length, Source
 
 _OBSERVATIONS, _ACTIONS = "observations", "actions"
-_STEP_COLUMNS = ("rewards", "terminations", "truncations")
+_REWARDS = "rewards"
+_STEP_COLUMNS = ("terminations", "truncations")  # never an observation
 
 
 class MinariSource(Source):
@@ -137,7 +138,7 @@ def _facts(told: dict[str, Any], path: Path, action: dict[str, Any] | None) -> F
         env=name if isinstance(name, str) else path.name,
         action_low=low if known else None,
         action_high=high if known else None,
-        usual={"action": _ACTIONS},
+        usual={"action": _ACTIONS, "reward": _REWARDS},
         rows="one observation more than actions, as in the store",
     )
 

@@ -33,6 +33,7 @@ _LIMITS: Final = {
     "columns": 100 * limits.MOST_COLUMNS,
     "numbers": limits.MOST_NUMBERS,
     "chunk": limits.MOST_CHUNK_BYTES,
+    "texts": 20_000_000,
 }
 _MOST_ANSWER = 200_000_000  # bytes of the line before the plain bytes: names of columns, lengths of pictures
 PATIENCE_S: Final = 60.0  # for an answer, and more for a large file:
@@ -181,6 +182,11 @@ class ParquetFile:
             found[name] = np.frombuffer(content, dtype, count, offset).reshape(shape)
             offset += count * dtype.itemsize
         return found
+
+    def texts(self, name: str) -> list[str]:
+        """A column of texts. Raises FormatError where it is missing, too large or something else."""
+        told, _ = self._reader.ask({"do": "texts", "path": str(self.path), "name": name}, self.path)
+        return [str(text) for text in told["texts"]]
 
     def pictures(self, name: str) -> Generator[tuple[int, bytes], None, None]:
         """For each row its `episode_index` and the coded picture in column `name`, few of them in memory at a time.

@@ -3,12 +3,12 @@
 pyarrow aborts on some damaged files, which no `except` catches. Here it takes a process down that nothing depends on.
 This file imports nothing of ours, so that it starts quickly. It answers requests, one after the other:
 
-    request   one line of JSON on standard input: {"do": "open" | "read" | "stream" | "next", "path": ..., ...}
+    request   one line of JSON on standard input: {"do": "open", "path": ...}, "read", "texts", "stream" or "next"
     answer    one line of JSON on standard output, then as many plain bytes as its "bytes" says
               {"error": text} where a file is not what it should be
 
-Limits come as JSON in the only argument: `memory` of this process, `header`, `rows`, `columns`, `numbers` of a row, and
-`chunk`, bytes of what is read at once.
+Limits come as JSON in the only argument: `memory` of this process, `header`, `rows`, `columns`, `numbers` of a row,
+`chunk`, bytes of what is read at once, and `texts`, bytes of a column of them.
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ class _File:
         with _reading(self._path, "cannot be read"):
             table = self._file.read(columns=list(names), use_threads=False)
             return {name: _numbers(table.column(name), f"{self._path}: {name}") for name in names}
+
+    def texts(self, name: str) -> list[str]:
+        self._check([name], self._limits["texts"])
+        with _reading(self._path, "cannot be read"):
+            column = self._file.read(columns=[name], use_threads=False).column(name)
+            where = f"{self._path}: {name}"
+            is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            _require(is_text and column.null_count == 0, f"{where} holds {column.type}: expected texts")
+            return column.to_pylist()
 
     def pictures(self, name: str) -> Iterator[tuple[list[int], list[bytes]]]:
         """A few rows at a time: their `episode_index`, and their coded pictures."""
@@ -166,6 +175,8 @@ class _Desk:
             self._streams[request["stream"]] = _File(request["path"], self._limits).pictures(request["name"])
             return {}, []
         file = self._open(request["path"])
+        if do == "texts":
+            return {"texts": file.texts(request["name"])}, []
         if do == "open":
             return {"names": file.names, "num_rows": file.num_rows}, []
         columns = file.read(request["names"])

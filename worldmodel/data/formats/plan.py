@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import MOST_PIXELS, ActionSpec, EnvironmentSpec, one_camera
-from worldmodel.data.formats.actions import bounds_of, for_each
-from worldmodel.data.formats.images import Layout, Square, white_of
+from worldmodel.core.spec import MOST_PIXELS, CameraSpec, EnvironmentSpec
+from worldmodel.data.formats.actions import ActionOptions, Told, tell_action
+from worldmodel.data.formats.images import KEEP, Fit, Layout, kept_size, white_of
 from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_ROWS, require
-from worldmodel.data.formats.mapping import Choice, Part, choose
+from worldmodel.data.formats.mapping import Choice, Part, called, choose
 from worldmodel.data.formats.rows import numbers
-from worldmodel.data.formats.source import Length, Source
+from worldmodel.data.formats.source import FormatError, Length, Source
 from worldmodel.data.formats.survey import Survey, survey
 
 Progress = Callable[[int, int], None]
@@ -29,33 +29,46 @@ class ImportOptions:
     """What a user decides; None is found out.
 
     Attributes:
-        camera: column of pictures.
+        camera: columns of pictures, `KEY` or `NAME=KEY`.
         action: columns, one after the other.
         proprio: likewise; `["none"]` for none.
         state: likewise.
+        reward: likewise, of one number.
         rate_hz: rows per second, where the data set does not say. Where it does and says the same, its rows are taken
             as evenly spaced, whatever their times.
-        size: side of the store's pictures [pixels].
-        fit: how pictures become square, `crop` or `letterbox`.
+        size: height and width of the store's pictures, or one number for both [pixels]; with `keep`, of the shorter.
+        fit: how pictures are brought to it, `crop`, `letterbox` or `keep` (their own aspect ratio).
         env: name of the environment.
-        action_low: smallest action, one number for all dimensions or one for each.
-        action_high: likewise.
-        action_units: likewise.
+        control: what can be commanded.
         skip_short: leave out episodes of less than two observations rather than refuse them.
     """
 
-    camera: str | None = None
+    camera: Sequence[str] | None = None
     action: Sequence[str] | None = None
     proprio: Sequence[str] | None = None
     state: Sequence[str] | None = None
+    reward: Sequence[str] | None = None
     rate_hz: float | None = None
-    size: int | None = None
+    size: Sequence[int] | None = None
     fit: str = "crop"
     env: str | None = None
-    action_low: Sequence[float] | None = None
-    action_high: Sequence[float] | None = None
-    action_units: Sequence[str] | None = None
+    control: ActionOptions = dataclasses.field(default_factory=ActionOptions)
     skip_short: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """How one camera's pictures come into the store.
+
+    Attributes:
+        column: of the data set.
+        picture: height and width of the pictures in it [pixels].
+        fit: how they are brought to the store's size.
+    """
+
+    column: str
+    picture: tuple[int, int]
+    fit: Fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +79,11 @@ class Plan:
         choice: which columns become what.
         spec: of the store.
         recording: of the store.
-        square: how pictures are brought to its size.
-        picture: height and width of the source's pictures [pixels].
+        cameras: by name.
         episodes: `(number in the source, rows to write)` of each.
         unused_actions: last actions that lead to no observation.
         skipped: numbers of episodes that are too short.
-        bounds: where the action's bounds are from, in words.
+        told: why the action's specification is as it is.
         check_times: whether rows have to be where the data set's own rate puts them; a rate that the user gave counts.
         notes: what the user should know, a sentence each.
     """
@@ -79,12 +91,11 @@ class Plan:
     choice: Choice
     spec: EnvironmentSpec
     recording: dict[str, Any]
-    square: Square
-    picture: tuple[int, int]
+    cameras: Mapping[str, Camera]
     episodes: tuple[tuple[int, int], ...]
     unused_actions: int
     skipped: tuple[int, ...]
-    bounds: str
+    told: Told
     check_times: bool
     notes: tuple[str, ...] = ()
 
@@ -100,61 +111,89 @@ class Plan:
 
 
 def plan_import(source: Source, options: ImportOptions, progress: Progress) -> Plan:
-    """Read what is needed to know what an import writes: all actions, and one picture.
+    """Read what is needed to know what an import writes: all actions, and one picture of each camera.
 
     Raises:
-        FormatError: when the source is damaged.
-        UserError: when something has to be said that the source does not say.
+        FormatError: when the source is damaged, or contradicts itself.
+        UserError: when something has to be said that the source does not say, or what is said contradicts it.
     """
-    facts = source.facts
-    choice = choose(source.features, facts.usual, options.camera, options.action, options.proprio, options.state)
+    facts, asked = source.facts, options
+    choice = _choice(source, asked)
     lengths = source.lengths(choice)
     require(bool(lengths), f"{source.path} has no episode")
-    episodes, unused, skipped = _rows_to_write(source, lengths, options.skip_short)
-    rate = _rate(source, options)
-    first = next(iter(source.frames(episodes[0][0], choice.camera, 1)))
-    layout = Layout.of(first.shape)
-    require(layout is not None, f"{choice.camera} of {source.path} has shape {list(first.shape)}: expected pictures")
-    assert layout is not None
-    size = _size(options.size, layout) if facts.spec is None or options.size else facts.spec.only_camera.height
-    square = Square(size, options.fit, white_of(first))
-    _check_memory(source, episodes, size)
+    episodes, unused, skipped = _rows_to_write(source, lengths, asked.skip_short)
+    rate = _rate(source, asked)
+    cameras = {name: _camera(source, episodes[0][0], name, column, asked) for name, column in choice.cameras.items()}
+    _check_memory(source, episodes, cameras)
     found = survey(source, choice, episodes, progress)
-    low, high, bounds = bounds_of(facts, found, options.action_low, options.action_high, str(source.path))
+    told = tell_action(facts, source.features, choice, found, asked.control, str(source.path))
     ours = facts.spec
-    units = for_each(options.action_units, len(low), "--action-units")
     spec = EnvironmentSpec(
-        env=options.env or facts.env,
-        cameras=one_camera(size),
-        control_step_s=ours.control_step_s if ours is not None and options.rate_hz is None else 1 / rate,
-        action=ActionSpec(
-            low,
-            high,
-            units
-            or (ours.action.units if ours is not None and len(ours.action.low) == len(low) else ())
-            or ("",) * len(low),
-        ),
+        env=asked.env or facts.env,
+        cameras=tuple(CameraSpec(name, of.fit.height, of.fit.width) for name, of in cameras.items()),
+        control_step_s=ours.control_step_s if ours is not None and asked.rate_hz is None else 1 / rate,
+        action=told.spec,
         proprio_size=_width(source, episodes[0], "proprio", choice.proprio),
         state_size=_width(source, episodes[0], "state", choice.state),
         simulator=ours.simulator if ours is not None else facts.format,
         options=ours.options if ours is not None else {},
     )
-    recording = {
-        "imported": facts.format,
-        "source": source.fingerprint(),
-        **{role: [str(part) for part in getattr(choice, role)] for role in ("action", "proprio", "state")},
-        "camera": choice.camera,
-        "fit": options.fit,
-        "white": square.white,
-        "skip_short": options.skip_short,
-        "source_rate_hz": facts.rate_hz,
-    }
-    picture = (layout.height, layout.width)
-    check_times = options.rate_hz is None
-    notes = tuple(_notes(found, square.size))
+    if choice.reward and (width := _width(source, (episodes[0][0], 1), "reward", choice.reward)) != 1:
+        raise UserError(f"--reward {choice.reward[0]}: it has {width} numbers in a row, expected one")
     return Plan(
-        choice, spec, recording, square, picture, tuple(episodes), unused, tuple(skipped), bounds, check_times, notes
+        choice=choice,
+        spec=spec,
+        recording=_recording(source, choice, cameras, asked),
+        cameras=cameras,
+        episodes=tuple(episodes),
+        unused_actions=unused,
+        skipped=tuple(skipped),
+        told=told,
+        check_times=asked.rate_hz is None,
+        notes=tuple(_notes(found, spec)),
     )
+
+
+def _choice(source: Source, options: ImportOptions) -> Choice:
+    """Of a data set that was exported from a store, all cameras are taken, under the names that they had."""
+    camera, ours = options.camera, source.facts.spec
+    if camera is None and ours is not None:
+        pictures = [name for name, feature in source.features.items() if feature.is_image]
+        names = called(pictures)
+        if len(pictures) == 1 == len(ours.cameras):
+            names = {ours.cameras[0].name: pictures[0]}
+        if set(names) == set(ours.camera_names):
+            camera = [f"{name}={names[name]}" for name in ours.camera_names]
+    return choose(
+        source.features, source.facts.usual, camera, options.action, options.proprio, options.state, options.reward
+    )
+
+
+def _camera(source: Source, episode: int, name: str, column: str, options: ImportOptions) -> Camera:
+    first = next(iter(source.frames(episode, column, 1)))
+    layout = Layout.of(first.shape)
+    if layout is None:
+        raise FormatError(f"{column} of {source.path} has shape {list(first.shape)}: expected pictures")
+    picture, ours = (layout.height, layout.width), source.facts.spec
+    if options.size is None and ours is not None and name in ours.camera_names:
+        size = ours.camera(name).shape[:2]
+    else:
+        size = _size(options.size, picture, options.fit)
+    return Camera(column, picture, Fit(*size, options.fit, white_of(first)))
+
+
+def _recording(source: Source, choice: Choice, cameras: Mapping[str, Camera], options: ImportOptions) -> dict[str, Any]:
+    """What decides the result, beside the specification: another import may not go on with this one."""
+    return {
+        "imported": source.facts.format,
+        "source": source.fingerprint(),
+        **{role: [str(part) for part in getattr(choice, role)] for role in ("action", "proprio", "state", "reward")},
+        "cameras": dict(choice.cameras),
+        "fit": options.fit,
+        "white": {name: camera.fit.white for name, camera in cameras.items()},
+        "skip_short": options.skip_short,
+        "source_rate_hz": source.facts.rate_hz,
+    }
 
 
 def _rate(source: Source, options: ImportOptions) -> float:
@@ -172,32 +211,40 @@ def _rate(source: Source, options: ImportOptions) -> float:
     return rate
 
 
-def _size(given: int | None, layout: Layout) -> int:
-    if given is None:
-        smallest = min(layout.height, layout.width, _LARGEST_DEFAULT)
-        return max(_PATCH, smallest - smallest % _PATCH)
-    if not 1 <= given <= MOST_PIXELS:
-        raise UserError(f"--size {given}: expected 1 to {MOST_PIXELS} pixels")
-    if given % _PATCH:
-        below, above = given - given % _PATCH, given + _PATCH - given % _PATCH
-        near = [n for n in (below, above) if 0 < n <= MOST_PIXELS]
+def _size(given: Sequence[int] | None, picture: tuple[int, int], fit: str) -> tuple[int, int]:
+    """Height and width in the store."""
+    smallest = min(*picture, _LARGEST_DEFAULT)
+    sizes = (max(_PATCH, smallest - smallest % _PATCH),) if given is None else tuple(given)
+    if len(sizes) > 2 or (len(sizes) == 2 and fit == KEEP):
         raise UserError(
-            f"--size {given}: an encoder cuts pictures into patches, expected a multiple of {_PATCH}, for example "
+            f"--size {' '.join(map(str, sizes))}: expected one number, or height and width (not with --fit {KEEP})"
+        )
+    for size in sizes:
+        _check_side(size, sizes)
+    return kept_size(*picture, sizes[0]) if fit == KEEP else (sizes[0], sizes[-1])
+
+
+def _check_side(size: int, sizes: Sequence[int]) -> None:
+    given = f"--size {' '.join(map(str, sizes))}"
+    if not 1 <= size <= MOST_PIXELS:
+        raise UserError(f"{given}: expected 1 to {MOST_PIXELS} pixels")
+    if size % _PATCH:
+        near = [n for n in (size - size % _PATCH, size + _PATCH - size % _PATCH) if 0 < n <= MOST_PIXELS]
+        raise UserError(
+            f"{given}: an encoder cuts pictures into patches, expected multiples of {_PATCH}, for example "
             f"{' or '.join(map(str, near))}"
         )
-    return given
 
 
-def _notes(found: Survey, size: int) -> Iterator[str]:
+def _notes(found: Survey, spec: EnvironmentSpec) -> Iterator[str]:
     """What the user should know before training on it."""
     for index in np.flatnonzero(found.is_still):
-        yield f"action[{index}] never changes: it is {found.low[index]:.6g} in all rows"
-    if size % _USUAL_PATCH:
-        low, high = size - size % _USUAL_PATCH, size + _USUAL_PATCH - size % _USUAL_PATCH
-        near = " or ".join(str(n) for n in (low, high) if n)
+        yield f"action {spec.action.names[index]} never changes: it is {found.low[index]:.6g} in all rows"
+    for side in sorted({side for camera in spec.cameras for side in camera.shape[:2] if side % _USUAL_PATCH}):
+        near = [n for n in (side - side % _USUAL_PATCH, side + _USUAL_PATCH - side % _USUAL_PATCH) if n]
         yield (
-            f"{size} is no multiple of {_USUAL_PATCH}, the usual encoder.patch_size: train with "
-            f"encoder.patch_size={_PATCH}, or import with --size {near}"
+            f"{side} is no multiple of {_USUAL_PATCH}, the usual encoder.patch_size: train with "
+            f"encoder.patch_size={_PATCH}, or import with --size {' or '.join(map(str, near))}"
         )
 
 
@@ -227,11 +274,13 @@ def _rows_to_write(
     return episodes, unused, skipped
 
 
-def _check_memory(source: Source, episodes: Sequence[tuple[int, int]], size: int) -> None:
+def _check_memory(source: Source, episodes: Sequence[tuple[int, int]], cameras: Mapping[str, Camera]) -> None:
     number, rows = max(episodes, key=lambda episode: episode[1])
-    if (needed := rows * size**2 * 3) > MOST_EPISODE_BYTES:
+    row = sum(camera.fit.height * camera.fit.width * 3 for camera in cameras.values())
+    if (needed := rows * row) > MOST_EPISODE_BYTES:
+        sizes = ", ".join(f"{camera.fit.width} x {camera.fit.height}" for camera in cameras.values())
         raise UserError(
-            f"episode {number} of {source.path} takes {needed / 1e9:.1f} GB at {size} pixels: choose a smaller --size"
+            f"episode {number} of {source.path} takes {needed / 1e9:.1f} GB at {sizes} pixels: choose a smaller --size"
         )
 
 

@@ -6,6 +6,7 @@
     data/demo_0/next_obs/<key>  [T, ...]    what was observed one step later; not in every file
     data/demo_0/actions         [T, A]
     data/demo_0/states          [T, S]      the simulator's
+    data/demo_0/rewards         [T]
 
 `next_obs` ends with the observation that the last action led to. It is taken where all chosen columns have it (`states`
 never does); otherwise the last action is left out.
@@ -30,7 +31,7 @@ from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.source import Facts, FormatError, Length, Source
 
 _DEMO = re.compile(r"demo_(\d{1,9})")
-_OBS, _NEXT = "obs/", "next_obs/"
+_OBS, _NEXT, _DONES = "obs/", "next_obs/", "dones"
 
 
 class RobomimicSource(Source):
@@ -45,7 +46,7 @@ class RobomimicSource(Source):
         self._demos = [f"demo_{index}" for index in numbers]
         first = hdf5.subgroup(self._data, self._demos[0], path)
         found = {feature.name: feature for feature in hdf5.features_in(first, "", path)}
-        features = {name: feature for name, feature in found.items() if not name.startswith(_NEXT)}
+        features = {name: f for name, f in found.items() if not name.startswith(_NEXT) and name != _DONES}
         super().__init__(path, _facts(self._data, path), features)
         self._final = False  # whether the last observation is taken from next_obs
 
@@ -123,6 +124,6 @@ def _facts(data: h5py.Group, path: Path) -> Facts:
         format=f"robomimic ({version})" if isinstance(version, str) else "robomimic",
         env=told["env_name"] if isinstance(told.get("env_name"), str) else path.stem,
         rate_hz=None if rate is None else number(rate, 1e-3, 1e5, f"{path}: control_freq in env_args"),
-        usual={"action": "actions", "state": "states"},
+        usual={"action": "actions", "state": "states", "reward": "rewards"},
         rows="one observation more than actions, where next_obs has all columns; else the last action is left out",
     )

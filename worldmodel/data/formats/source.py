@@ -47,12 +47,14 @@ class Feature:
         shape: of one row; of a picture as it is stored, `(H, W, C)` or `(C, H, W)`.
         dtype: of its numbers, or how pictures are coded: `float32`, `uint8`, `video`, `png/jpeg`.
         is_image: whether a row is a picture.
+        names: of its numbers, one each; empty where the data set does not say.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     is_image: bool
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Facts:
         rate_hz: rows per second; None where it does not say.
         action_low: smallest action, one number per dimension; None where it does not say.
         action_high: largest action, likewise.
-        usual: the name that the format itself gives to a role (camera, action, proprio, state), where it has one.
+        usual: the name that the format itself gives to a role (action, proprio, state, reward), where it has one.
         spec: the environment of the store that this was exported from, if it was.
         rows: how rows of actions stand to rows of observations, in words.
     """
@@ -130,6 +132,10 @@ class Source(abc.ABC):
     def seed(self, episode: int) -> int:
         """What the environment was reset with, or `UNKNOWN_SEED`."""
         return UNKNOWN_SEED
+
+    def instruction(self, episode: int) -> str:
+        """What the robot was told to do; empty where the data set does not say."""
+        return ""
 
     def timestamps(self, episode: int, rows: int) -> NDArray[Any] | None:
         """When each of the first `rows` rows was taken [s], `[rows]`; None where the data set does not say."""

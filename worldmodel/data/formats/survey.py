@@ -64,9 +64,14 @@ class Survey:
         return self.low == self.high
 
     @property
-    def is_binary(self) -> NDArray[np.bool_]:
+    def only_two(self) -> NDArray[np.bool_]:
         """Which numbers of an action `[A]` only ever take two values."""
-        return (self.low < self.high) & ~self._others & (self.num_actions >= FEW)
+        return (self.low < self.high) & ~self._others
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough actions to conclude from what they have in common."""
+        return self.num_actions >= FEW
 
     def distances(self) -> NDArray[np.float64] | None:
         """How far actions are from readings `[2, A, P]`, in standard deviations of the action: from those that follow,

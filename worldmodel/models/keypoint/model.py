@@ -22,9 +22,8 @@ from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.core.tensor_record import TensorRecord
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.encoders.registry import build_encoder, describe_encoder, read_encoder_config
-from worldmodel.models import contract
-from worldmodel.models.keypoint.before_planning import PlanningOfBefore
-from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.compression import CompressionConfig
+from worldmodel.models.contract import WorldModel
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.models.keypoint.view import View
@@ -80,7 +79,7 @@ class KeypointConfig:
         return {**dataclasses.asdict(self), "encoder": describe_encoder(self.encoder)}
 
 
-class KeypointModel(PlanningOfBefore, contract.WorldModel):
+class KeypointModel(WorldModel):
     """W(latent, actions) → latents, in keypoints on frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
     family = "keypoint"
@@ -142,11 +141,7 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
         """See `WorldModel.goal`: pictures of all cameras; at rest, with the proprioception that they show."""
-        return self.encode_goal_images(self.read_image_goal(goal))
-
-    @torch.no_grad()
-    def encode_goal_images(self, images: Mapping[str, Tensor]) -> Belief:
-        """Beliefs `[B, ·]` that goal pictures by camera, uint8 `[B, H, W, 3]`, stand for."""
+        images = self.read_image_goal(goal)
         tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
         state = self._state(torch.cat(tokens, dim=1))
         views = map(self.view, images)
@@ -206,6 +201,3 @@ class KeypointModel(PlanningOfBefore, contract.WorldModel):
 def _key(camera: str) -> str:
     """A name for the module of a camera: torch does not take such that its modules have methods of, such as `half`."""
     return f"camera_{camera}"
-
-
-WorldModel = KeypointModel  # see before_planning.py

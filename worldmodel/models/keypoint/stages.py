@@ -18,9 +18,9 @@ from torch import Tensor
 
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
 from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,

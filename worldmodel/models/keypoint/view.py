@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.base import PatchGrid
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, StateConfig, explained_variance
 
 

@@ -20,8 +20,8 @@ from worldmodel.core.options import from_config
 from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.encoders.registry import build_encoder, describe_encoder, read_encoder_config
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.contract import Latent, WorldModel
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
 from worldmodel.models.tokens.frames import channel_scale, join_cameras, token_distance
 from worldmodel.models.tokens.latent import Past, TokenLatent
@@ -127,7 +127,8 @@ class TokenModel(WorldModel):
     @property
     def scales(self) -> list[Tensor]:
         """Of the compressed channels of every camera, `[C]` each."""
-        return [channel_scale(compression.std, self.config.tokens.whiten) for compression in self.compressions]
+        whiten = self.config.tokens.whiten
+        return [channel_scale(c.std, whiten) for c in self.compressions if isinstance(c, Compression)]
 
     # --- what planning calls ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,11 @@ one at its beginning, and is a group of tokens
 that attend to each other and to the groups of the `window - 1` blocks before. What comes out of a token is how it
 changes until each of the k frames that follow, so that no frame in between is missing:
 
-    token_i,n(j) = token_i,n + Δ_i,n,j     proprio_i(j) = proprio_i + Δ_i,j     j = 1 ... k
+    token_i,n(j) = token_i,n + Δ_i,n,j     proprio_i(j) = own_i,j + Δ_i,j     j = 1 ... k
+
+A robot knows where its commands take it: own_i,j = proprio_i + f_j(proprio_i, action_i) is what a small network
+foresees without the picture. The transformer is given it with the actions, and corrects it where something stands in
+the way.
 
 The k-th is the frame of block i + 1: the true one (teacher forcing), or the predicted one (rollout). With `adaln`, the
 actions come as a condition of every block's norms instead of as a token.
@@ -32,6 +36,8 @@ from worldmodel.models.tokens.attention import CausalBlock, FrameOrder, KeyValue
 
 POSITIONS = ("learned", "rotary", "sincos")
 TOKENS, ADALN = "tokens", "adaln"
+_OCTAVES = 4
+_WAVES = 1 + 2 * _OCTAVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,7 @@ class TransformerConfig:
     mlp_ratio: float = 2.0
     window: int = 2
     block: int = 4
-    positions: str = "rotary"
+    positions: str = "learned"
     conditioning: str = ADALN
 
     def __post_init__(self) -> None:
@@ -128,9 +134,10 @@ class TokenPredictor(nn.Module):
         width, adaptive = config.width, config.conditioning == ADALN
         places = camera_coordinates(grids)
         self.register_buffer("coordinates", places, persistent=False)
-        self.tokens_in, self.proprio_in = nn.Linear(token_size, width), _mlp(proprio_size, width)
-        # Where the robot will be follows from both, and is what most tokens ask for.
-        self.actions_in = _mlp(proprio_size + config.block * action_size, width)
+        self.tokens_in, self.proprio_in = nn.Linear(token_size, width), _mlp(_WAVES * proprio_size, width, width)
+        self.foresight = _mlp(proprio_size + config.block * action_size, width, config.block * proprio_size)
+        seen = _WAVES * (config.block + 1) * proprio_size
+        self.actions_in = _mlp(seen + config.block * action_size, width, width)
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # what tells proprioception and actions from tokens
         self.cameras = nn.Parameter(0.02 * torch.randn(len(grids), width))
         self.places = nn.Parameter(0.02 * torch.randn(len(places), width)) if config.positions == "learned" else None
@@ -164,7 +171,8 @@ class TokenPredictor(nn.Module):
         Block i sees the true frames up to its own: teacher forcing. What `cache` holds came before them.
         """
         count, group, done = moments.proprio.shape[1], self.group, cache.steps if cache else 0
-        x, condition = self._embed(moments, actions)
+        robot = self._foresee(moments.proprio, actions)
+        x, condition = self._embed(moments, robot, actions)
         # A single block attends to all that the cache kept; only several need to be told what they must not see.
         bias = None
         kept = min(done, self.config.window - 1)
@@ -180,7 +188,7 @@ class TokenPredictor(nn.Module):
         first = group - len(self.coordinates)
         changes = self.tokens_out(x[:, :, first:]).float().unflatten(-1, (self.config.block, -1)).transpose(2, 3)
         turns = self.proprio_out(x[:, :, first - 1]).float().unflatten(-1, (self.config.block, -1))
-        ahead = Moments(moments.tokens[:, :, None] + changes, moments.proprio[:, :, None] + turns)
+        ahead = Moments(moments.tokens[:, :, None] + changes, robot + turns)
         return ahead, Cache(tuple(layers), done + count)
 
     def rollout(self, start: Moments, actions: Tensor, cache: Cache | None = None) -> Moments:
@@ -200,7 +208,12 @@ class TokenPredictor(nn.Module):
         tokens = torch.cat([frame.tokens for frame in frames], 1)[:, :horizon]
         return Moments(tokens, torch.cat([frame.proprio for frame in frames], 1)[:, :horizon])
 
-    def _embed(self, moments: Moments, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _foresee(self, proprio: Tensor, actions: Tensor) -> Tensor:
+        """Where the robot takes itself `[B, T, k, P]` from `proprio [B, T, P]`, as far as nothing stands in its way."""
+        changes = self.foresight(torch.cat([proprio, actions.flatten(2)], dim=-1)).float()
+        return proprio[:, :, None] + changes.unflatten(-1, (self.config.block, -1))
+
+    def _embed(self, moments: Moments, ahead: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Groups `[B, T group, D]`, and for `adaln` the condition `[B, T, D]`."""
         tokens = self.tokens_in(moments.tokens) + self.cameras[self.coordinates[:, 0]]
         if self.places is not None:
@@ -208,8 +221,9 @@ class TokenPredictor(nn.Module):
         elif self.config.positions == "sincos":
             flat = F.pad(self.coordinates[:, 1:], (1, 0))
             tokens = tokens + sincos_positions(flat, self.config.width).to(tokens.dtype)
-        proprio = self.proprio_in(moments.proprio)
-        action = self.actions_in(torch.cat([moments.proprio, actions.flatten(2)], dim=-1))
+        proprio = self.proprio_in(waves(moments.proprio))
+        way = waves(torch.cat([moments.proprio[:, :, None], ahead], dim=2)).flatten(2)
+        action = self.actions_in(torch.cat([way, actions.flatten(2)], dim=-1))
         robot = (proprio + self.kinds[0])[:, :, None]
         if self.config.conditioning == TOKENS:
             given = (action + self.kinds[1])[:, :, None]
@@ -225,8 +239,18 @@ class TokenPredictor(nn.Module):
         return rotary_angles(coordinates, self.config.width // self.config.heads)[None]
 
 
-def _mlp(inward: int, width: int) -> nn.Sequential:
-    return nn.Sequential(_linear(inward, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width))
+def waves(readings: Tensor) -> Tensor:
+    """`[..., P]` → `[..., 9 P]`: readings, and sines and cosines of 1, 2, 4 and 8 times them.
+
+    What a token looks like changes within a fraction of its patch as the robot moves, and networks learn such functions
+    of plain coordinates very slowly (Fourier features; Tancik et al. 2020, arXiv 2006.10739).
+    """
+    angles = [readings * 2.0**octave for octave in range(_OCTAVES)]
+    return torch.cat([readings, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=-1)
+
+
+def _mlp(inward: int, width: int, outward: int) -> nn.Sequential:
+    return nn.Sequential(_linear(inward, 2 * width), nn.GELU(approximate="tanh"), _linear(2 * width, outward))
 
 
 def _linear(inward: int, outward: int) -> nn.Linear:

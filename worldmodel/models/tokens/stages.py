@@ -17,8 +17,8 @@ from torch import Tensor
 
 from worldmodel.data.clips import ClipSampler, Split
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
 from worldmodel.models.stages import Stage, TrainingContext
 from worldmodel.models.tokens.model import CHANGING, TokenModel, TokensConfig
 from worldmodel.models.tokens.predictor import TransformerConfig

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,17 +33,20 @@ class PredictionConfig:
             `block`, and at least two of them.
         rollout_weight: weight of the rollout loss beside that of teacher forcing.
         proprio_weight: weight of the error in proprioception beside that in the tokens (both standardised).
+        smooth: below this, errors count quadratically (Huber); 0 is V-JEPA 2-AC's absolute error. Most tokens of a
+            small scene stand still, and an absolute error has as large a gradient for their noise as for what moves.
     """
 
     rollout_steps: int = 8
     rollout_weight: float = 1.0
     proprio_weight: float = 0.1
+    smooth: float = 0.1
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
             raise ValueError(f"rollout_steps must be at least 1, got {self.rollout_steps}")
-        if not (self.rollout_weight >= 0 and self.proprio_weight >= 0):
-            raise ValueError(f"weights must not be negative, got {self}")
+        if not (self.rollout_weight >= 0 and self.proprio_weight >= 0 and self.smooth >= 0):
+            raise ValueError(f"weights and smooth must not be negative, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +134,15 @@ class TokenTask(TrainingTask):
     def _forced(self, moments: Moments, actions: Tensor) -> tuple[Tensor, Tensor]:
         block = self.module.config.block
         ahead, _ = self.module(moments.at((slice(None), slice(0, -1, block))), actions)
-        return _errors(ahead, Moments(*(x[:, 1:].unflatten(1, (-1, block)) for x in (moments.tokens, moments.proprio))))
+        return self._errors(
+            ahead, Moments(*(x[:, 1:].unflatten(1, (-1, block)) for x in (moments.tokens, moments.proprio)))
+        )
 
     def _rolled_out(self, moments: Moments, actions: Tensor, context: int) -> tuple[Tensor, Tensor]:
         blocks = self._config.rollout_steps // self.module.config.block
         ahead = self._imagine(moments, actions[:, : context + blocks], context)
         first = context * self.module.config.block
-        return _errors(ahead, moments.at((slice(None), slice(first + 1, first + 1 + self._config.rollout_steps))))
+        return self._errors(ahead, moments.at((slice(None), slice(first + 1, first + 1 + self._config.rollout_steps))))
 
     def _imagine(self, moments: Moments, actions: Tensor, context: int) -> Moments:
         """Rollout `[B, H, ·]` from the frame after `context` blocks on, under the rest of `actions [B, T, k, A]`."""
@@ -145,6 +151,13 @@ class TokenTask(TrainingTask):
             seen = moments.at((slice(None), slice(0, first, self.module.config.block)))
             _, cache = self.module(seen, actions[:, :context])
         return self.module.rollout(moments.at((slice(None), first)), actions[:, context:].flatten(1, 2), cache)
+
+    def _errors(self, ahead: Moments, truth: Moments) -> tuple[Tensor, Tensor]:
+        """Mean error of tokens, and of proprioception; 0 for a recording that has none."""
+        tokens = F.smooth_l1_loss(ahead.tokens, truth.tokens, beta=self._config.smooth)
+        if not truth.proprio.shape[-1]:
+            return tokens, tokens.new_zeros(())
+        return tokens, F.smooth_l1_loss(ahead.proprio, truth.proprio, beta=self._config.smooth)
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -174,14 +187,6 @@ class TokenTask(TrainingTask):
             ahead = self._imagine(moments, torch.cat([actions[:, :context], blocks], 1), context)
             reached.append(token_distance(ahead.tokens[:, -1], moments.tokens[:, -1], self._weight))
         return share_won(torch.stack(reached, dim=1))
-
-
-def _errors(ahead: Moments, truth: Moments) -> tuple[Tensor, Tensor]:
-    """Mean absolute error of tokens, and of proprioception; 0 for a recording that has none."""
-    tokens = (ahead.tokens - truth.tokens).abs().mean()
-    if not truth.proprio.shape[-1]:
-        return tokens, tokens.new_zeros(())
-    return tokens, (ahead.proprio - truth.proprio).abs().mean()
 
 
 def sequence_frames(window: int, block: int, rollout_steps: int) -> int:

@@ -35,11 +35,12 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: pyt
     assert main([*given, "--dry-run"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     for expected in (
-        "frames 12 x 16 x 3 png/jpeg camera",
+        "camera 12 x 16 x 3 png/jpeg camera camera",
         "action 1 float64 action",
         "with black borders to 16 x 16, resized to 8 x 8",
         "2 episodes, 6 observations, 4 steps at 10 per second",
-        "bounds of the action (smallest and largest that was taken): -0.5 to 0.5",
+        "action; bounds: smallest and largest that was taken",
+        "action_0 -0.5 0.5 zero continuous",
         "nothing was written",
     ):
         assert expected in told

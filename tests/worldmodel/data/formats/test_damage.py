@@ -75,8 +75,9 @@ def read_all(format_name: str, path: Path) -> Iterator[Any]:
         plan = plan_import(source, ImportOptions(proprio=["none"], rate_hz=rate), quiet)
         for number, rows in plan.episodes:
             yield source.column(number, plan.choice.action[0].name, rows - 1)
-            for frame in source.frames(number, plan.choice.camera, rows):
-                yield plan.square(frame, "frame")
+            for camera in plan.cameras.values():
+                for frame in source.frames(number, camera.column, rows):
+                    yield camera.fit(frame, "frame")
 
 
 @dataclasses.dataclass(frozen=True)

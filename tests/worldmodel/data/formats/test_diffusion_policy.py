@@ -165,7 +165,7 @@ def test_missing_chunks_are_zeros_when_asked_for(tmp_path: Path, buffer: Path, r
     for name in ("data/img/1.0.0.0", "data/img/1.0.0.1"):
         (buffer / name).unlink()
     store = import_from("diffusion_policy", buffer, tmp_path / "out.zarr", fill_missing=True, **OPTIONS)
-    pixels = store.read("images/camera", 0, store.num_rows)
+    pixels = store.read("images/img", 0, store.num_rows)
     assert not pixels[4:8].any()
     np.testing.assert_array_equal(pixels[:4], recorded[0].pixels[:4, :, 2:14])
 

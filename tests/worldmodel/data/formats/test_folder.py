@@ -61,7 +61,7 @@ def test_a_folder_for_each_camera(tmp_path: Path, recorded, import_from, assert_
             Image.new("RGB", (16, 12)).save(episode / "wrist" / f"{picture.stem}.jpg")
     with pytest.raises(UserError, match="several columns can be --camera: top, wrist"):
         import_from("folder", source, tmp_path / "out.zarr", rate_hz=25.0)
-    assert_holds(import_from("folder", source, tmp_path / "out.zarr", rate_hz=25.0, camera="top"), recorded)
+    assert_holds(import_from("folder", source, tmp_path / "out.zarr", rate_hz=25.0, camera=["top"]), recorded)
 
 
 def film(path: Path, rows: int, number: int, rate: int = 20) -> None:
@@ -81,11 +81,11 @@ def test_videos(tmp_path: Path, recorded, import_from, beside: bool) -> None:
         film(folder / (f"e{number}.mp4" if beside else "top.mp4"), len(episode.pixels), number)
         np.save(folder / (f"e{number}.npy" if beside else "actions.npy"), episode.action)
         np.save(folder / (f"e{number}.proprio.npy" if beside else "proprio.npy"), episode.proprio)
-    store = import_from("folder", root, tmp_path / "out.zarr", size=24)
+    store = import_from("folder", root, tmp_path / "out.zarr", size=[24])
     assert store.spec.control_step_s == pytest.approx(0.05)
     for number, episode in enumerate(recorded):
         found = store.episode(number)
-        brightness = found.images["camera"].mean((1, 2, 3))
+        brightness = next(iter(found.images.values())).mean((1, 2, 3))
         np.testing.assert_allclose(brightness, 20 * np.arange(len(episode.pixels)) + 5 * number, atol=3)
         np.testing.assert_array_equal(found.action[:-1], episode.action)
         np.testing.assert_array_equal(found.proprio, episode.proprio)
@@ -131,7 +131,7 @@ def link_out(path: Path) -> None:
         (lambda e: (e / "action.csv").write_text("1,2\nx,4\n"), r"action\.csv: row 1 is not numbers"),
         (lambda e: (e / "action.csv").write_text('"' * 200_001), r"action\.csv"),
         (lambda e: (e / "action.csv").unlink(), "episode 1 of .* has no action"),
-        (lambda e: (e / "9.png").unlink(), "episode 1 of .* has .*'frames': 3"),
+        (lambda e: (e / "9.png").unlink(), "episode 1 of .* has .*'camera': 3"),
         (lambda e: (e / "9.png").write_bytes(gif()), r"9\.png is not a PNG or JPEG"),
         (lambda e: link_out(e / "9.png"), r"9\.png is a link that leads out of"),
         (lambda e: link_out(e / "state.npy"), r"state\.npy is a link that leads out of"),
@@ -208,9 +208,9 @@ def test_pipes_are_refused_at_once(tmp_path: Path, recorded, import_from, name: 
         (source / f"episode_{number}" / name).unlink(missing_ok=True)
         os.mkfifo(source / f"episode_{number}" / name)
         with pytest.raises(
-            UserError, match=rf"{name} is not there, or not a file|has no action|several columns|'frames'"
+            UserError, match=rf"{name} is not there, or not a file|has no action|several columns|'camera'"
         ):
-            import_from("folder", source, tmp_path / f"out{number}.zarr", rate_hz=25.0, camera="frames")
+            import_from("folder", source, tmp_path / f"out{number}.zarr", rate_hz=25.0, camera=["camera"])
 
 
 def test_nothing_to_read(tmp_path: Path, import_from) -> None:

@@ -19,15 +19,16 @@ from hypothesis.extra import numpy as hnp
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec, one_camera
 from worldmodel.data import EnvironmentSpec, Episode, EpisodeWriter, TrajectoryStore
-from worldmodel.data.formats import lerobot_export
+from worldmodel.data.formats import lerobot_export, lerobot_video
 from worldmodel.data.formats.exporting import ExportOptions
 from worldmodel.data.formats.images import encode_png
 from worldmodel.data.formats.lerobot_export import export_lerobot
-from worldmodel.data.formats.lerobot_layout import CAMERA
+from worldmodel.data.formats.lerobot_layout import camera_key
 from worldmodel.data.formats.source import FormatError
 from worldmodel.data.formats.video import VideoWriter
 from worldmodel.data.store.reader import StoreError
 
+CAMERA = camera_key("camera")
 PNG = ExportOptions(images="png")
 
 
@@ -60,9 +61,9 @@ def test_there_and_back(tmp_path: Path, store: TrajectoryStore, exported: Path, 
 
 
 def test_through_several_files(tmp_path: Path, store, import_from, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_DATA_MB", "_VIDEO_MB"):
-        monkeypatch.setattr(lerobot_export, name, 0)
-    monkeypatch.setattr(lerobot_export, "_PER_CHUNK", 2)
+    monkeypatch.setattr(lerobot_export, "_DATA_MB", 0)
+    monkeypatch.setattr(lerobot_video, "VIDEO_MB", 0)
+    monkeypatch.setattr(lerobot_video, "PER_CHUNK", 2)
     export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
     files = sorted(str(path.relative_to(tmp_path / "exported")) for path in tmp_path.rglob("*-00*/*.mp4"))
     assert files[0] == f"videos/{CAMERA}/chunk-000/file-000.mp4"
@@ -277,7 +278,7 @@ def test_version_2_1_with_videos(tmp_path: Path, recorded, import_from) -> None:
     ]
     store = import_from("lerobot", write_2_1(tmp_path / "old", smooth, "video"), tmp_path / "out.zarr")
     for index, episode in enumerate(smooth):
-        found, wanted = store.episode(index).images["camera"].astype(float), episode.pixels[:-1, :, 2:14]
+        found, wanted = store.episode(index).images["top"].astype(float), episode.pixels[:-1, :, 2:14]
         assert np.abs(found - wanted).mean() < 12  # colours are kept at half the resolution
         np.testing.assert_array_equal(store.episode(index).proprio, episode.proprio[:-1])
 

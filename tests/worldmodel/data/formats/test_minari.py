@@ -66,7 +66,7 @@ def test_pictures_that_minari_keeps_as_jpeg(tmp_path: Path, recorded, import_fro
     source = write(tmp_path / "jpeg-v0", recorded, side=(36, 48))
     with h5py.File(source / "data/main_data.hdf5") as file:
         assert h5py.check_vlen_dtype(file["episode_0/observations/camera"].dtype) == np.uint8
-    store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"], size=36)
+    store = import_from("minari", source, tmp_path / "out.zarr", rate_hz=10.0, proprio=["none"], size=[36])
     wanted = [
         episode["observations"]["camera"] for episode in MinariStorage.read(source / "data").get_episodes(range(3))
     ]

@@ -28,6 +28,7 @@ def write(path: Path, episodes: list, following: bool = True, freq: float | None
             demo.attrs["num_samples"] = len(episode.action)
             demo.create_dataset("actions", data=episode.action)
             demo.create_dataset("states", data=episode.state[:-1])
+            demo.create_dataset("rewards", data=index + np.arange(len(episode.action)))
             demo.create_dataset("dones", data=np.zeros(len(episode.action), np.int64))
             for name, rows in (("obs", slice(0, -1)), ("next_obs", slice(1, None)))[: 2 if following else 1]:
                 group = demo.create_group(name)
@@ -50,6 +51,9 @@ def test_next_obs_gives_the_last_observation(tmp_path: Path, recorded, import_fr
     source = write(tmp_path / "image.hdf5", recorded)
     store = import_from("robomimic", source, tmp_path / "out.zarr", proprio=[JOINTS], state=["none"])
     assert_holds(store, recorded)
+    for index, episode in enumerate(recorded):
+        wanted = [*(index + np.arange(len(episode.action))), 0]
+        np.testing.assert_array_equal(store.episode(index).reward, np.array(wanted, np.float32))
     # States are never there one step later, so with them the last action goes.
     store = import_from("robomimic", source, tmp_path / "states.zarr", proprio=[JOINTS])
     assert_holds(store, recorded, fewer=1)
@@ -59,7 +63,7 @@ def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path: Path, record
     many = [recorded[i % 3] for i in range(12)]  # demo_10 and demo_11 come after demo_9
     store = import_from("robomimic", write(tmp_path / "many.hdf5", many), tmp_path / "out.zarr", proprio=["none"])
     for index, episode in enumerate(many):
-        np.testing.assert_array_equal(store.episode(index).images["camera"][0], episode.pixels[0, :, 2:14])
+        np.testing.assert_array_equal(store.episode(index).images["agentview_image"][0], episode.pixels[0, :, 2:14])
 
 
 def test_bounds_are_those_of_the_actions_that_are_written(tmp_path: Path, recorded, import_from) -> None:
@@ -72,7 +76,10 @@ def test_bounds_are_those_of_the_actions_that_are_written(tmp_path: Path, record
 
 def test_columns_are_listed_when_there_is_a_choice(tmp_path: Path, recorded, import_from) -> None:
     source = write(tmp_path / "image.hdf5", recorded)
-    with pytest.raises(UserError, match=f"several columns can be --proprio: dones, {JOINTS}, none"):
+    with h5py.File(source, "a") as file:
+        for demo in file["data"].values():
+            demo["obs/robot0_eef_pos"] = demo[JOINTS][:]
+    with pytest.raises(UserError, match=f"several columns can be --proprio: obs/robot0_eef_pos, {JOINTS}, none"):
         import_from("robomimic", source, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
 

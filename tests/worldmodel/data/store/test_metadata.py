@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.store_damage import limits
+from benchmarks.store_faults import SPEC
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import one_camera
 from worldmodel.data import StoreError, TrajectoryStore
 from worldmodel.data.store.creating import create_store
-from worldmodel.data.store.integrity import description_checksum
-from worldmodel.data.store.layout import Layout
+from worldmodel.data.store.integrity import (
+    ColumnDigest,
+    chain,
+    column_digest,
+    description_checksum,
+    make_records,
+    to_bytes,
+)
+from worldmodel.data.store.layout import CHAIN, Layout
 from worldmodel.data.store.metadata import MOST_CHUNK_BYTES, MetadataError, RowType, announced_bytes, check_array
+from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.rewriting import pack
 from worldmodel.data.store.verification import verify
 
@@ -277,3 +288,86 @@ def test_what_the_writer_makes_is_accepted_and_each_change_of_it_is_not(store: T
         else:
             with pytest.raises(MetadataError, match="more than"):
                 check_array(content, PIXELS)
+
+
+# --- what is no file, and what claims more than it holds -------------------------------------------------------------
+
+EVERY_KIND = ["zarr.json", "meta/episode_ends/zarr.json", "data/images/camera/zarr.json", "meta/episode_ends/c.0"]
+
+
+@pytest.mark.parametrize("name", [*EVERY_KIND, "meta/episode_instruction/c.0.0", "data/images/camera/c.0.0.0.0"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+def test_what_is_no_file_is_refused_at_once(store: TrajectoryStore, name: str, kind: str, monkeypatch) -> None:
+    file = store.path / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        monkeypatch.chdir(file.parent)  # the path of a socket is short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(file.name)
+    refused(store.path, r"damaged|not a trajectory store|is missing|cannot be decoded")
+    with limits():
+        recover(store.path, lambda *_: None)
+    assert verify(TrajectoryStore.open(store.path), lambda *_: None) == []
+
+
+def hostile_store(path: Path, rows: int, side: int, content: bytes | None = None) -> None:
+    """One episode of black pictures of `side` pixels, in files of very few bytes, or of that `content`."""
+    spec = dataclasses.replace(SPEC, cameras=one_camera(side), proprio_size=0, state_size=0)
+    create_store(path, Layout(spec), {})
+    black = compressed(np.zeros((16, side, side, 3), np.uint8)) if content is None else content
+    with_rows(path / "data/images/camera", rows)
+    for number in range(-(-rows // 16)):
+        (path / f"data/images/camera/c.{number}.0.0.0").write_bytes(black)
+    for number in range(-(-rows // 512)):
+        (path / f"data/action/c.{number}.0").write_bytes(compressed(np.zeros((512, 2), np.float32)))
+    with_rows(path / "data/action", rows)
+    with_rows(path / "data/proprio", rows)
+    with_rows(path / "data/state", rows)
+    pictures = ColumnDigest()
+    for _ in range(rows // 16 if content is None else 0):
+        pictures.update(np.zeros((16, side, side, 3), np.uint8))
+    empty = [column_digest(np.zeros((rows, *shape), t)) for shape, t in (((2,), "f4"), ((0,), "f4"), ((0,), "f8"))]
+    digests = [pictures.digest(), *empty, column_digest(np.zeros(512, np.uint8))]
+    records = make_records([rows], [0], [digests], 5)
+    for name, values in (
+        ("meta/episode_ends", np.array([rows])),
+        ("meta/episode_seed", np.array([0])),
+        ("meta/episode_record", to_bytes(records)),
+        ("meta/episode_instruction", np.zeros((1, 512), np.uint8)),
+    ):
+        length = 64 if name.endswith("instruction") else 4096
+        chunk = np.zeros((length, *values.shape[1:]), values.dtype)
+        chunk[:1] = values
+        (path / name / ("c.0" if values.ndim == 1 else "c.0.0")).write_bytes(compressed(chunk))
+        with_rows(path / name, 1)
+    edit(path / "meta/episode_ends", lambda content: content["attributes"].update({CHAIN: chain(records)}))
+
+
+def with_rows(array: Path, rows: int) -> None:
+    edit(array, lambda content: content["shape"].__setitem__(0, rows))
+
+
+@pytest.mark.parametrize("content", [b"", b"black"])
+def test_a_large_claim_in_small_files_is_refused_before_memory_is_asked_for(tmp_path: Path, content: bytes) -> None:
+    hostile_store(tmp_path / "data.zarr", 16 * 400, 1152, content)
+    small = "chunk 0 of data/images/camera cannot be decoded"
+    with limits():
+        store = TrajectoryStore.open(tmp_path / "data.zarr")
+        for read in (lambda: store.episode(0), lambda: store.column("images/camera")):
+            with pytest.raises(StoreError, match=small):
+                read()
+        assert small in verify(store, lambda *_: None)[0].what
+
+
+def test_verifying_takes_the_memory_of_a_few_chunks(tmp_path: Path) -> None:
+    """1.1 GB of black pictures in some kB, which is honest."""
+    hostile_store(tmp_path / "data.zarr", 16 * 18, 1152)
+    with limits():
+        store = TrajectoryStore.open(tmp_path / "data.zarr")
+        assert verify(store, lambda *_: None) == []

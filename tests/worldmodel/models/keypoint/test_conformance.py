@@ -10,8 +10,8 @@ import torch
 from tests.worldmodel.models.conformance import WorldModelConformance
 from worldmodel.core.spec import ActionSpec, CameraSpec, EnvironmentSpec, one_camera
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.contract import WorldModel
-from worldmodel.models.keypoint.compression import CompressionConfig
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import PredictorConfig

@@ -9,7 +9,7 @@ import torch
 
 from worldmodel.core.spec import ActionSpec, CameraSpec, EnvironmentSpec, one_camera
 from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.models.keypoint.compression import CompressionConfig
+from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.tokens.model import TokenModel, TokenModelConfig, TokensConfig
 from worldmodel.models.tokens.predictor import Moments, TokenPredictor, TransformerConfig
 from worldmodel.training.trainer import TrainerConfig

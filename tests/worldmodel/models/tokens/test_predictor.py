@@ -20,7 +20,7 @@ from tests.worldmodel.models.tokens.small import (
 )
 from worldmodel.encoders.vit import rotate
 from worldmodel.models.tokens.attention import FrameOrder, attend
-from worldmodel.models.tokens.predictor import Cache, Moments, TokenPredictor, camera_coordinates
+from worldmodel.models.tokens.predictor import Cache, Moments, TokenPredictor, camera_coordinates, waves
 
 ROWS, BLOCKS = 2, 6
 VARIANTS = [(positions, conditioning) for positions in ("learned", "rotary", "sincos")
@@ -201,6 +201,12 @@ def test_cameras_come_one_after_the_other_row_by_row() -> None:
     assert camera_coordinates([(2, 2), (1, 2)]).tolist() == [
         [0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1],
     ]  # fmt: skip
+
+
+def test_waves_are_sines_and_cosines_of_four_octaves() -> None:
+    readings = torch.tensor([[0.3, -1.2]])
+    angles = torch.cat([readings, 2 * readings, 4 * readings, 8 * readings], dim=-1)
+    torch.testing.assert_close(waves(readings), torch.cat([readings, angles.sin(), angles.cos()], dim=-1))
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

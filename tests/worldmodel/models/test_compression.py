@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.core.errors import UserError
-from worldmodel.models.keypoint.compression import Compression, CompressionConfig
+from worldmodel.models.compression import Compression, CompressionConfig
 
 TOKENS, WIDTH = 6, 5
 

@@ -1,0 +1,54 @@
+"""One recorded episode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.data.store.layout import REWARD, Layout, image_column
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One recorded episode of `T` actions.
+
+    Attributes:
+        images: by camera, uint8 `[T+1, H, W, 3]`.
+        action: float32 `[T+1, A]`, in physical units; the last row is zero and was never taken.
+        proprio: float32 `[T+1, P]`.
+        state: float64 `[T+1, S]`, the simulator's.
+        seed: what the environment was reset with.
+        reward: float32 `[T+1]`: row t came of the action of row t, the last row is zero; None where there are none.
+        instruction: what the robot was told to do; empty where it was told nothing.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    action: NDArray[np.float32]
+    proprio: NDArray[np.float32]
+    state: NDArray[np.float64]
+    seed: int
+    reward: NDArray[np.float32] | None = None
+    instruction: str = ""
+
+    @property
+    def num_steps(self) -> int:
+        """Number of actions taken, `T`."""
+        return len(self.action) - 1
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """By column, in the order of the store."""
+        columns: dict[str, NDArray[Any]] = {image_column(camera): rows for camera, rows in self.images.items()}
+        columns |= {"action": self.action, "proprio": self.proprio, "state": self.state}
+        return columns if self.reward is None else columns | {REWARD: self.reward}
+
+    @classmethod
+    def of(cls, layout: Layout, columns: Mapping[str, NDArray[Any]], seed: int, instruction: str = "") -> Self:
+        """Inverse of `columns`."""
+        images = {camera: columns[image_column(camera)] for camera in layout.spec.camera_names}
+        vectors = {name: columns[name] for name in ("action", "proprio", "state")}
+        return cls(images, **vectors, seed=seed, reward=columns.get(REWARD), instruction=instruction)
