@@ -171,7 +171,7 @@ def test_lock_files_hold_what_is_pinned_with_hashes() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
     locked, hashes = {}, dict[str, int]()
-    for file in ("requirements.lock", "requirements-torch.lock"):
+    for file in ("requirements.lock", "requirements-torch.lock", "requirements-docs.lock"):
         for line in (ROOT / file).read_text().splitlines():
             found = re.match(r"([\w.-]+)==([^ ;\\]+)", line)
             if found:
@@ -182,7 +182,7 @@ def test_lock_files_hold_what_is_pinned_with_hashes() -> None:
     assert min(hashes.values()) >= 1
     assert {name: version for name, version in locked.items() if pinned.get(name, version) != version} == {}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [text for extra in (*EXTRAS, "dev") for text in project["optional-dependencies"][extra]]
+    extras = [text for extra in (*EXTRAS, "dev", "docs") for text in project["optional-dependencies"][extra]]
     needed = {Requirement(text).name.lower() for text in (*project["dependencies"], *extras)} | {"setuptools", "six"}
     assert needed <= set(locked), "scripts/lock.sh makes them anew"
 
