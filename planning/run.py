@@ -27,6 +27,7 @@ from planning.evaluation.outcome import Outcome, StopRule, attempt, describe
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
+from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -46,6 +47,7 @@ class RunConfig:
     goal: Any
     goal_fit: str
     seed: int | None
+    command: tuple[float, ...] | None
     checkpoint: str | None
     budget: int
     stop_when_reached: bool
@@ -75,7 +77,9 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
-        policy = WorldModelPolicy(model, strategy, device, options.reached_distance)
+        policy = WorldModelPolicy(
+            model, strategy, device, options.reached_distance, read_start(options.command, spec.action)
+        )
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
             for note in task.notes:
