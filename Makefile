@@ -21,7 +21,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 
 # The stamp is written last: an installation that was cut short starts again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt requirements.lock requirements-torch.lock scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 	@touch $@
 
@@ -39,8 +39,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+$(VENV)/.docs: $(INSTALLED) requirements-docs.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-docs.lock
 	@touch $@
 
 docs: $(VENV)/.docs

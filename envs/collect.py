@@ -24,7 +24,7 @@ from worldmodel.cli.command import Config, command, next_command, plain_options,
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import Steps
 from worldmodel.core.files import output_folder
-from worldmodel.core.machine import num_processors
+from worldmodel.core.machine import num_processors, require_memory
 from worldmodel.core.options import from_config
 from worldmodel.core.seeds import FIRST_EVALUATION_SEED
 from worldmodel.data import Episode, EpisodeWriter
@@ -57,6 +57,9 @@ class CollectConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} {value}: expected a whole number of at least {least}")
+        most = 4 * max(num_processors(), 4)
+        if self.workers is not None and self.workers > most:
+            raise ValueError(f"workers {self.workers}: this machine has {num_processors()} processors, at most {most}")
         if not self.out:
             raise ValueError("out is empty: expected a path")
 
@@ -172,6 +175,9 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
         spec = describe(env, env_options)
     finally:
         env.close()
+    pixels = sum(camera.height * camera.width * 3 for camera in spec.cameras)
+    in_memory = (config.episode_steps + 1) * pixels * (config.workers or num_processors())
+    require_memory(f"episode_steps={config.episode_steps}", in_memory)  # every worker holds an episode
     recording = {"seed": config.seed, "episode_steps": config.episode_steps}
     with EpisodeWriter(config.out, spec, recording) as writer:
         present = writer.num_episodes

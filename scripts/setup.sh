@@ -27,21 +27,28 @@ find_python() {
     return 1
 }
 
+# The lock files hold every package that is needed, so pip looks for no others, and refuses what has another hash.
+install_locked() {
+    "${pip[@]}" --require-hashes --no-deps --requirement "$1"
+}
+
 install_torch() {
-    # On Linux, PyPI's torch brings gigabytes of CUDA libraries along: without a GPU the CPU build is wanted.
-    if [ "$(uname -s)" != Linux ] || [ -e /dev/nvidia0 ] || [ -e /dev/dxg ]; then
-        return
-    fi
     local wanted
     wanted=$(grep '^torch==' constraints.txt)
-    if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    if "$venv/bin/python" -c "import torch; raise SystemExit(torch.__version__.split('+')[0] != '${wanted#*==}')" \
+        2>/dev/null; then
         return
     fi
-    echo "looking for the CPU build of $wanted"
-    "${pip[@]}" --no-deps "$wanted+cpu" 2>/dev/null ||
-        "${pip[@]}" --no-deps --retries 1 --timeout 20 "$wanted+cpu" \
-            --index-url https://download.pytorch.org/whl/cpu 2>/dev/null ||
-        echo "no CPU build within reach: taking torch as pip finds it"
+    # On Linux, PyPI's torch brings gigabytes of CUDA libraries along: without a GPU the CPU build is wanted. It is not on
+    # PyPI, and which hash it has depends on where it comes from; only its version is checked.
+    if [ "$(uname -s)" = Linux ] && [ ! -e /dev/nvidia0 ] && [ ! -e /dev/dxg ]; then
+        echo "looking for the CPU build of $wanted"
+        "${pip[@]}" --no-deps "$wanted+cpu" 2>/dev/null ||
+            "${pip[@]}" --no-deps --retries 1 --timeout 20 "$wanted+cpu" \
+                --index-url https://download.pytorch.org/whl/cpu 2>/dev/null && return
+        echo "no CPU build within reach: taking torch from PyPI"
+    fi
+    install_locked requirements-torch.lock
 }
 
 python=$(find_python)
@@ -59,4 +66,6 @@ if [ ! -t 1 ]; then
 fi
 install_torch
 echo "installing the pinned dependencies (a few minutes the first time)"
-"${pip[@]}" --constraint constraints.txt --editable ".[dev,formats,remote,s3,view]"
+install_locked requirements.lock
+# With the setuptools of the lock file; in isolation, pip would fetch one of its own choice.
+"${pip[@]}" --no-deps --no-build-isolation --editable .

@@ -167,6 +167,26 @@ def test_constraints_meet_the_declared_bounds() -> None:
         assert requirement.specifier.contains(pinned[requirement.name]), f"{requirement}: {pinned[requirement.name]}"
 
 
+def test_lock_files_hold_what_is_pinned_with_hashes() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
+    locked, hashes = {}, dict[str, int]()
+    for file in ("requirements.lock", "requirements-torch.lock", "requirements-docs.lock"):
+        for line in (ROOT / file).read_text().splitlines():
+            found = re.match(r"([\w.-]+)==([^ ;\\]+)", line)
+            if found:
+                name = found[1].lower().replace("_", "-")
+                locked[name], hashes[name] = found[2], 0
+            elif line.strip().startswith("--hash=sha256:"):
+                hashes[name] += 1
+    assert min(hashes.values()) >= 1
+    assert {name: version for name, version in locked.items() if pinned.get(name, version) != version} == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for extra in (*EXTRAS, "dev", "docs") for text in project["optional-dependencies"][extra]]
+    needed = {Requirement(text).name.lower() for text in (*project["dependencies"], *extras)} | {"setuptools", "six"}
+    assert needed <= set(locked), "scripts/lock.sh makes them anew"
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
