@@ -8,6 +8,7 @@ Targets:
     chunks         each chunk file of it, then of its packed copy
     goals          PNG and JPEG files for `goal=`
     pictures       PNG and JPEG pictures of recordings to be imported
+    parquet        Parquet files of recordings to be imported, which another process reads: no branches are seen in it
 
 Whatever comes in, the answer is what was recorded or a `UserError`, within 20 s and 2 GB. Options: `runs=10000` inputs
 for each target, `seed=1`. Prints counts; the exit code is 1 if anything else happened. Inputs that did it are kept in
@@ -43,6 +44,7 @@ _IMPORTED = (
     "PIL.JpegImagePlugin",
     "planning.goal_image",
     "worldmodel.data.formats.images",
+    "worldmodel.data.formats.parquet",
     "worldmodel.data.store.verification",
 )
 
@@ -61,7 +63,7 @@ def descriptions(folder: Path, corpus: Path) -> Target:
             values = json.loads(content)
             values["attributes"]["checksum"] = description_checksum(values["attributes"])
             return json.dumps(values).encode()
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
     def one_input(data: bytes) -> None:
@@ -132,6 +134,28 @@ def pictures(folder: Path, corpus: Path) -> Target:
     return one_input
 
 
+def parquet(folder: Path, corpus: Path) -> Target:
+    """An input is the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from worldmodel.data.formats.parquet import ParquetReader
+
+    coded = pa.array([{"bytes": b"x", "path": None}] * 8, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    columns = {"episode_index": np.arange(8) // 4, "action": [[0.5, 1.0]] * 8, "task": ["push"] * 8, "top": coded}
+    for compression in ("snappy", "zstd", "none"):
+        pq.write_table(pa.table(columns), corpus / f"{compression}.parquet", compression=compression)
+    reader = ParquetReader()
+
+    def one_input(data: bytes) -> None:
+        (folder / "file.parquet").write_bytes(data)
+        file = reader.open(folder / "file.parquet")
+        assert {len(values) for values in file.read(["episode_index", "action"]).values()} == {file.num_rows}
+        assert len(file.texts("task")) == len(list(file.pictures("top"))) == file.num_rows
+
+    return one_input
+
+
 def _write_pictures(corpus: Path) -> None:
     from PIL import Image  # here, for it to be instrumented
 
@@ -150,6 +174,7 @@ TARGETS: dict[str, Callable[[Path, Path], Target]] = {
     "chunks": chunks,
     "goals": goals,
     "pictures": pictures,
+    "parquet": parquet,
 }
 
 

@@ -21,7 +21,7 @@ from envs.protocol import Floats, GoalEnv, Metric
 from envs.registry import EnvFamily
 from envs.simulation import MAX_FINITE
 from envs.task import CriteriaTask, Criterion
-from envs.view import Marker, MarkerPaths, hide_goal, lighten
+from envs.view import Marker, MarkerPaths, hide_goal
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.spec import ActionSpec
 
@@ -121,7 +121,6 @@ class SuiteWorld(MujocoWorld):
         self._task, self._physics = task_env.task, task_env.physics
         model = self._physics.model.ptr
         substeps = round(task_env.control_timestep() / model.opt.timestep) * config.action_repeat
-        lighten(model)
         action, step_s = self._action_spec(model, config), float(substeps * model.opt.timestep)
         super().__init__(model, step_s, config.views, action, self._physics.data.ptr)
         self._nominal = copy.copy(model)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from envs.cameras import CameraConfig
 from envs.measures import Measure
 from envs.mujoco_world import MujocoWorld
-from envs.view import hide_goal, lighten
+from envs.view import hide_goal
 from envs.world import Floats, World
 from worldmodel.core.spec import ActionSpec
 
@@ -38,7 +38,6 @@ class GymMujocoWorld(MujocoWorld):
     ) -> None:
         self._inner, self._hidden = inner, hidden
         model, data = inner.model, inner.data  # type: ignore[attr-defined]
-        lighten(model)
         super().__init__(model, float(inner.dt), cameras, action_spec, data)  # type: ignore[attr-defined]
         self._nominal = copy.copy(model)
         self._scale = ActionScale(action_spec, inner)

@@ -14,6 +14,7 @@ from envs.cameras import CameraConfig, View
 from envs.joints import Encoders
 from envs.rendering import LeanRenderer
 from envs.simulation import roll_out
+from envs.view import lighten
 from envs.world import Floats, Pixels, World
 from worldmodel.core.spec import ActionSpec, CameraSpec
 
@@ -44,6 +45,8 @@ class MujocoWorld(World, abc.ABC):
         cameras: how it is seen.
         action_spec: one dimension for each control.
         data: of the model; None makes some.
+        lean: whether to switch off what is slow to draw without a GPU, which makes pictures several times faster; not
+            where the model's file has seen to that.
 
     Raises:
         UserError: for a camera that the model does not have.
@@ -56,7 +59,10 @@ class MujocoWorld(World, abc.ABC):
         cameras: Sequence[CameraConfig],
         action_spec: ActionSpec,
         data: mujoco.MjData | None = None,
+        lean: bool = True,
     ) -> None:
+        if lean:
+            lighten(model)
         self.model, self.data = model, mujoco.MjData(model) if data is None else data
         repeatable(model)
         self.substeps = round(control_step_s / model.opt.timestep)

@@ -68,7 +68,7 @@ class PushWorld(MujocoWorld):
         low, high = model.actuator_ctrlrange.T.astype(np.float32)
         action = ActionSpec(tuple(low.tolist()), tuple(high.tolist()), ("m/s", "m/s"), ("vx", "vy"))
         camera = CameraConfig(height=config.image_size, camera="top")
-        super().__init__(model, CONTROL_STEP_S, (camera,), action)
+        super().__init__(model, CONTROL_STEP_S, (camera,), action, lean=False)
         self.proprio_size = 2
         self._distractors = config.distractors
         self._scenery = Scenery(model)

@@ -6,7 +6,6 @@ A new optimiser is one new file and one line here; one from a package of the use
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ from planning.controller import ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.base import OptimiserEntry
 from planning.types import Optimiser
-from worldmodel.core.configs import group_choices, read_choice
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
@@ -58,24 +56,3 @@ def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
             f"{gib:,.0f} GiB: at most {MOST_MOMENTS:,} are accepted"
         )
     return strategy
-
-
-def planner_defaults(name: str) -> dict[str, Any]:
-    """The configuration group `planner` with the choice `name`, without Hydra.
-
-    Values are those of `configs/planner/<name>.yaml`; of an optimiser that has none, the defaults of its options.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    if name in group_choices("planner"):
-        return read_choice("planner", name)
-    options = OPTIMISERS.get(name).config()
-    controller = ControllerConfig()
-    return {
-        "name": name,
-        "horizon": controller.horizon,
-        "execute": controller.execute,
-        "options": dataclasses.asdict(options),
-        "objective": dataclasses.asdict(ObjectiveConfig()),
-    }

@@ -31,15 +31,16 @@ from worldmodel.core.spec import BINARY, CONTINUOUS, HOLD, ActionSpec
 NUM_JOINTS = 6
 REACH = 1.2  # of every joint, to either side [rad]
 JOINT_RATE = 2.0  # [rad/s]
+OPEN = 0.03  # how far the fingers go apart [m]
 ARM = ActionSpec(
     low=(*[-REACH] * NUM_JOINTS, 0.0),
-    high=(*[REACH] * NUM_JOINTS, 1.0),
-    units=(*["rad"] * NUM_JOINTS, ""),
+    high=(*[REACH] * NUM_JOINTS, OPEN),
+    units=(*["rad"] * NUM_JOINTS, "m"),
     names=(*[f"joint_{i}" for i in range(NUM_JOINTS)], "grip"),
     rest=(HOLD,) * (NUM_JOINTS + 1),
     kinds=(*[CONTINUOUS] * NUM_JOINTS, BINARY),
     max_rate=(*[JOINT_RATE] * NUM_JOINTS, None),
-    hold_from=(*range(NUM_JOINTS), None),  # proprioception begins with the joints; the opening is in metres there
+    hold_from=tuple(range(NUM_JOINTS + 1)),  # proprioception begins with the joints and the opening
 )
 _LINKS = ("0 0 1", "0 1 0", "0 1 0", "1 0 0", "0 1 0", "1 0 0")  # axes of the joints, from the base to the hand
 
@@ -77,7 +78,7 @@ def _xml() -> str:
         <geom type="plane" size="2 2 0.1" material="tiles"/>
         {body}
       </worldbody>
-      <actuator>{motors}<position joint="grip" gear="33.333" kp="0.03" ctrlrange="0 1"/></actuator>
+      <actuator>{motors}<position joint="grip" kp="30" ctrlrange="0 {OPEN}"/></actuator>
     </mujoco>"""
 
 
@@ -109,7 +110,7 @@ class ArmWorld(MujocoWorld):
 
     def begin(self, rng: np.random.Generator) -> None:
         """A random pose, the gripper open."""
-        pose = np.append(rng.uniform(-0.7 * REACH, 0.7 * REACH, NUM_JOINTS), 0.03)
+        pose = np.append(rng.uniform(-0.7 * REACH, 0.7 * REACH, NUM_JOINTS), OPEN)
         self.set_state(np.concatenate([pose, np.zeros(self.model.nv)]))
 
 
@@ -166,7 +167,7 @@ def broken_limits(
     changes = np.abs(np.diff(taken, axis=0, prepend=np.asarray(last, np.float64)[None]))
     most = np.array([np.inf if rate is None else rate * control_step_s for rate in spec.max_rate])
     binary = np.array([kind == BINARY for kind in spec.kinds])
-    between = (taken != low) & (taken != high) & binary
+    between = (commands != spec.bounds[0]) & (commands != spec.bounds[1]) & binary
     found = {
         "not finite": ~np.isfinite(taken),
         "outside the bounds": (taken < low) | (taken > high),

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from planning.optimisers.base import SamplingConfig
-from planning.registry import make_optimiser, planner_defaults
+from planning.registry import make_optimiser
+from planning.settings import read_settings
 from planning.types import Optimiser
 from tests.planning.optimisers.conformance import OptimiserConformance
 from worldmodel.core import registry
@@ -57,6 +58,7 @@ class TestOwnPlanner(OptimiserConformance):
 
 
 def test_an_optimiser_without_a_file_has_the_defaults_of_its_options() -> None:
-    settings = planner_defaults("halving")
+    settings = read_settings({"planner": "halving", "options.block": 2})
     assert settings["name"] == "halving" and settings["options"]["samples"] == SamplingConfig().samples
+    assert settings["options"]["block"] == 2
     assert settings["objective"]["steps"] == "mix"

@@ -265,7 +265,7 @@ from planning.robot import RobotController
 pictures = {"front": np.zeros((32, 48, 3), np.uint8), "wrist": np.zeros((16, 16, 3), np.uint8)}
 controller = RobotController(sys.argv[1], pictures, {"horizon": 3, "options.samples": 8, "options.elites": 2})
 controller.act(pictures, np.zeros(3), command=np.zeros(7))
-banned = ("envs", "gymnasium", "hydra", "omegaconf", "mujoco", "dm_control", "matplotlib")
+banned = ("envs", "gymnasium", "hydra", "omegaconf", "rich", "mujoco", "dm_control", "matplotlib")
 print(sorted(name for name in sys.modules if name.partition(".")[0] in banned))
 """
     line = [sys.executable, "-c", lines, str(arm)]

@@ -66,6 +66,8 @@ def _of_plugin(group: str, name: str) -> dict[str, Any]:
     if group == "encoder":
         values.pop("image_size", None)  # the recording has it
         return {"kind": name, **values}
+    if group == "env":  # whatever data and checkpoints are filed under, it is made by this plug-in
+        return {"family": name, **values, "name": values.get("name") or name}
     return {"name": name, **values}
 
 

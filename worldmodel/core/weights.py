@@ -28,10 +28,11 @@ from worldmodel.core.strict_json import parse_json
 MOST_BYTES: Final = 2**32  # of a file: a billion parameters in single precision
 _MOST_HEADER: Final = 2**22
 _SPARE_NUMBERS: Final = 2**22  # that a module may make beside its weights, such as the places of tokens
-_FACTORIES: Final = {
-    torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace, torch.normal,
-    torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros,
+# What makes tensors out of nothing, by how it is told their size.
+_BY_SIZE: Final = {
+    torch.empty, torch.full, torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros
 }  # fmt: skip
+_BY_STEPS: Final = {torch.linspace, torch.logspace}
 _BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 Shape = tuple[int, ...]
 
@@ -128,13 +129,28 @@ class _Within(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        if function in _FACTORIES:
-            # The same on a device that has no memory: how large it would be.
-            there = {name: value for name, value in given.items() if name != "generator"}
-            self._left -= function(*args, **{**there, "device": "meta"}).numel()
-            if self._left < 0:
-                raise TooLargeError("its parts are larger than its weights can be for")
+        self._left -= _numbers_made(function, args, given)
+        if self._left < 0:
+            raise TooLargeError("its parts are larger than its weights can be for")
         return function(*args, **given)
+
+
+def _numbers_made(function: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    """How many numbers a tensor will have that a call of torch is about to make.
+
+    By arithmetic. Torch could tell by making it on its `meta` device, but it imports a thousand modules for that.
+    """
+    if function in _BY_SIZE:
+        listed = [value for value in (given.get("size"), *args) if isinstance(value, list | tuple)]
+        return max(0, math.prod(listed[0] if listed else args))
+    if function is torch.eye:
+        return max(0, args[0] * args[-1])
+    if function in _BY_STEPS:
+        return int(given.get("steps", args[-1] if len(args) > 2 else 0))
+    if function is torch.arange and args:
+        first, last, step = (0, args[0], 1) if len(args) == 1 else (*args[:2], args[2] if len(args) > 2 else 1)
+        return max(0, math.ceil((last - first) / step))
+    return 0
 
 
 def make_within(make: Callable[[], nn.Module], weights: WeightsFile) -> nn.Module:

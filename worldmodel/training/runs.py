@@ -9,13 +9,18 @@ from typing import Any
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import write_json
+from worldmodel.core.text import without_secrets
 
 _WITHOUT_INFLUENCE = ("device", "out")
 
 
 def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]:
-    """What decides a run's result, as JSON values: its options, and the hashes of what it is `made_from`."""
-    return {**{k: v for k, v in options.items() if k not in _WITHOUT_INFLUENCE}, **made_from}
+    """What decides a run's result, as JSON values: its options, and the hashes of what it is `made_from`.
+
+    It is written into folders that are given away, so addresses come without their passwords.
+    """
+    told = {key: value for key, value in options.items() if key not in _WITHOUT_INFLUENCE}
+    return {**{k: without_secrets(v) if isinstance(v, str) else v for k, v in told.items()}, **made_from}
 
 
 def open_run(folder: Path, description: dict[str, Any]) -> None:

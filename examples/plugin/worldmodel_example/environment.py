@@ -19,7 +19,7 @@ XML = """<mujoco>
   <option timestep="0.01"/>
   <visual><headlight ambient="0.5 0.5 0.5" diffuse="0.5 0.5 0.5"/></visual>
   <worldbody>
-    <camera name="front" pos="0 -1.6 0.1" xyaxes="1 0 0 0 0 1" fovy="40"/>
+    <camera name="front" pos="0 -1.1 0.1" xyaxes="1 0 0 0 0 1" fovy="40"/>
     <geom type="box" size="0.6 0.02 0.01" rgba="0.4 0.4 0.4 1" contype="0" conaffinity="0"/>
     <geom type="box" pos="0 0.5 0" size="2 0.01 2" rgba="0.8 0.8 0.75 1" contype="0" conaffinity="0"/>
     <body name="cart" pos="0 0 0.06">

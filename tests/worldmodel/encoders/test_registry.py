@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.commands import type_in
-from tests.worldmodel.commands import TOY
+from tests.commands import assert_refused, type_in
+from tests.worldmodel.commands import TOY, TOY_ENV
 from tests.worldmodel.toy import ENCODER, SPEC, make_clips
 from worldmodel.core import registry
 from worldmodel.core.checkpoint import weights_hash
@@ -177,3 +177,11 @@ def test_an_encoder_of_format_1_is_read_and_its_hash_compared(tmp_path: Path) ->
     path.write_text(json.dumps({**config, "encoder_hash": "0" * 64}))
     with pytest.raises(UserError, match="its weights are not those that its encoder_hash was made of"):
         load_encoder(tmp_path, SPEC.cameras)
+
+
+def test_only_vision_transformers_are_pretrained(
+    toy_store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._registered["encoder"], "colours", EncoderKind(ColourConfig, Colours, ready_colours))
+    ended = type_in(tmp_path, "worldmodel.pretrain", "encoder=colours", *TOY_ENV, f"data={toy_store.path}")
+    assert_refused(ended, "encoder=colours is no vision transformer")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.core.errors import UserError
-from worldmodel.training.runs import first_difference, is_finished, open_run
+from worldmodel.training.runs import describe_run, first_difference, is_finished, open_run
 
 DESCRIPTION = {"store": "abc", "trainer": {"steps": 10, "seed": 0}, "clips": {"strides": (1, 2)}}
 
@@ -91,3 +91,10 @@ def test_the_first_difference_is_one(old: dict[str, int], new: dict[str, int]) -
     found = first_difference(old, new)
     differing = sorted(key for key in set(old) | set(new) if old.get(key) != new.get(key))
     assert found == ((differing[0], old.get(differing[0]), new.get(differing[0])) if differing else None)
+
+
+def test_a_description_has_no_password() -> None:
+    told = describe_run(
+        {"data": "https://me:secret@host/data.zarr", "out": "run", "trainer": {"steps": 1}}, store="abc"
+    )
+    assert told == {"data": "https://***@host/data.zarr", "trainer": {"steps": 1}, "store": "abc"}

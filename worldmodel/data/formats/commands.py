@@ -14,7 +14,7 @@ from worldmodel.data.formats.exporting import IMAGES, ExportOptions
 from worldmodel.data.formats.images import FITS
 from worldmodel.data.formats.importing import run_import, shortened
 from worldmodel.data.formats.plan import ImportOptions, Plan, plan_import
-from worldmodel.data.formats.registry import EXPORTS, SOURCES, export, open_source
+from worldmodel.data.formats.registry import EXPORTS, OURS, export, open_source
 from worldmodel.data.formats.source import Source
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
@@ -131,7 +131,7 @@ def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
         return import_store(given.format, given.source, given.store, options, given.dry_run, given.fill_missing)
 
     command = add("import", "read recordings of another format into a new store", run, store=False)
-    command.add_argument("format", metavar="FORMAT", choices=list(SOURCES), help=", ".join(SOURCES))
+    command.add_argument("format", metavar="FORMAT", help=f"{', '.join(OURS)}, or one of a plug-in")
     command.add_argument("source", type=Path, metavar="SOURCE")
     command.add_argument("store", type=Path, metavar="STORE")
     command.add_argument("--dry-run", action="store_true", help="read, and say what would be written")

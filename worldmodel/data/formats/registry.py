@@ -1,13 +1,18 @@
-"""Formats by name. Their libraries come with the extra `formats`, and are imported only when a format is asked for."""
+"""Formats by name. Their libraries come with the extra `formats`, and are imported only when a format is asked for.
+
+A package of the user's adds one by `register("format", name, entry)` (`worldmodel.core.registry`). An entry takes the
+path of a data set and returns a `Source`, as the class of one does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from worldmodel.core.errors import UserError, choices_message, how_to_install
+from worldmodel.core.registry import Registry
 from worldmodel.data.formats.source import Source
 
 if TYPE_CHECKING:
@@ -15,6 +20,16 @@ if TYPE_CHECKING:
     from worldmodel.data.store.reader import TrajectoryStore
 
 _LIBRARIES = ("av", "h5py", "numcodecs", "pyarrow")
+_FILLED = "diffusion_policy"  # the only format in which chunks may be missing
+_HERE = "worldmodel.data.formats"
+OURS: Final[dict[str, str | Callable[..., Source]]] = {
+    "lerobot": f"{_HERE}.lerobot:LeRobotSource",
+    "robomimic": f"{_HERE}.robomimic:RobomimicSource",
+    "minari": f"{_HERE}.minari:MinariSource",
+    "diffusion_policy": f"{_HERE}.diffusion_policy:DiffusionPolicySource",
+    "folder": f"{_HERE}.folder:FolderSource",
+}
+FORMATS: Final = Registry[Callable[..., Source]]("format", "format", OURS)
 EXPORTS: Final = ("lerobot",)
 
 
@@ -22,7 +37,7 @@ def open_source(format_name: str, path: Path, fill_missing: bool = False) -> Sou
     """Open a data set for reading.
 
     Args:
-        format_name: one of `SOURCES`.
+        format_name: one of `FORMATS`.
         path: where it is.
         fill_missing: read chunks that are missing as what zarr says, rather than refuse them (diffusion_policy).
 
@@ -30,12 +45,13 @@ def open_source(format_name: str, path: Path, fill_missing: bool = False) -> Sou
         FormatError: when it is damaged, or of another format.
         UserError: when there is nothing, the format is unknown, or its library is not installed.
     """
-    if format_name not in SOURCES:
-        raise UserError(choices_message("format", format_name, SOURCES))
-    if not path.exists():
-        raise UserError(f"nothing is at {path}: expected a data set of the format {format_name}")
+    if fill_missing and format_name != _FILLED:
+        raise UserError(f"--fill-missing: only the format {_FILLED} has it, not {format_name}")
     with _naming_what_is_missing(format_name):
-        return SOURCES[format_name](path, fill_missing)
+        entry = FORMATS.get(format_name)
+        if not path.exists():
+            raise UserError(f"nothing is at {path}: expected a data set of the format {format_name}")
+        return entry(path, fill_missing=True) if fill_missing else entry(path)
 
 
 def export(
@@ -61,42 +77,3 @@ def _naming_what_is_missing(format_name: str) -> Iterator[None]:
         raise UserError(
             f"the format {format_name} needs {library}, which is not installed: {how_to_install('formats')}"
         ) from error
-
-
-def _lerobot(path: Path, _: bool) -> Source:
-    from worldmodel.data.formats.lerobot import LeRobotSource
-
-    return LeRobotSource(path)
-
-
-def _robomimic(path: Path, _: bool) -> Source:
-    from worldmodel.data.formats.robomimic import RobomimicSource
-
-    return RobomimicSource(path)
-
-
-def _minari(path: Path, _: bool) -> Source:
-    from worldmodel.data.formats.minari import MinariSource
-
-    return MinariSource(path)
-
-
-def _diffusion_policy(path: Path, fill_missing: bool) -> Source:
-    from worldmodel.data.formats.diffusion_policy import DiffusionPolicySource
-
-    return DiffusionPolicySource(path, fill_missing)
-
-
-def _folder(path: Path, _: bool) -> Source:
-    from worldmodel.data.formats.folder import FolderSource
-
-    return FolderSource(path)
-
-
-SOURCES: Final[Mapping[str, Callable[[Path, bool], Source]]] = {
-    "lerobot": _lerobot,
-    "robomimic": _robomimic,
-    "minari": _minari,
-    "diffusion_policy": _diffusion_policy,
-    "folder": _folder,
-}

@@ -1,4 +1,4 @@
-"""The appearance embedding: a few numbers that follow what a thing looks like wherever it is, for example turned.
+"""The appearance embedding: a few numbers that say what a thing looks like wherever it is, such as how it is turned.
 
 The features that a decoder needs (`keypoints`) mostly follow how a thing's edges fall on the grid of tokens. They
 change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to predict.

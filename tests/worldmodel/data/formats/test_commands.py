@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from worldmodel.core import registry
 from worldmodel.data import TrajectoryStore
 from worldmodel.data.__main__ import main
 from worldmodel.data.formats import lerobot_export
-from worldmodel.data.formats.registry import SOURCES
+from worldmodel.data.formats.mapping import Choice
+from worldmodel.data.formats.registry import OURS
+from worldmodel.data.formats.source import Facts, Feature, Length, Source
 
 
 @pytest.fixture
@@ -48,6 +52,34 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: pyt
     assert main(given) == 0
     assert "2 episodes, 6 observations and 4 steps" in capsys.readouterr().out
     assert TrajectoryStore.open(out).spec.only_camera.height == 8
+
+
+class Ramp(Source):
+    """A format from elsewhere: two episodes of three pictures that grow brighter."""
+
+    def __init__(self, path: Path) -> None:
+        features = {"view": Feature("view", (8, 8, 3), "uint8", True), "action": Feature("action", (1,), "f4", False)}
+        super().__init__(path, Facts("ramp", "ramp", rate_hz=5.0, usual={"action": "action"}), features)
+
+    def lengths(self, choice: Choice) -> list[Length]:
+        return [Length(3, 2)] * 2
+
+    def column(self, episode: int, name: str, rows: int) -> np.ndarray:
+        return np.linspace(-1, 1, rows)[:, None] + episode
+
+    def frames(self, episode: int, name: str, rows: int) -> Iterator[np.ndarray]:
+        yield from (np.full((8, 8, 3), 9 * row, np.uint8) for row in range(rows))
+
+    def fingerprint(self) -> str:
+        return "ramp"
+
+
+def test_a_format_of_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, "format", {})
+    registry.register("format", "ramp", Ramp)
+    assert main(["import", "ramp", str(tmp_path), str(tmp_path / "out.zarr")]) == 0
+    store = TrajectoryStore.open(tmp_path / "out.zarr")
+    assert (store.num_episodes, store.spec.camera_names, store.spec.control_step_s) == (2, ("view",), 0.2)
 
 
 def test_there_and_back(store: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -97,7 +129,8 @@ def test_an_export_to_no_place_is_refused(store: TrajectoryStore, capsys: pytest
     ("arguments", "message"),
     [
         (["import"], "are required"),
-        (["import", "hdf6", "a", "b"], "choose from 'lerobot', 'robomimic', 'minari', 'diffusion_policy', 'folder'"),
+        (["import", "hdf6", "a", "b"], "unknown format 'hdf6': choose from diffusion_policy, folder, lerobot, minari"),
+        (["import", "folder", ".", "b", "--fill-missing"], "only the format diffusion_policy has it, not folder"),
         (["export", "minari", "a", "b"], "choose from 'lerobot'"),
         (["import", "minari", "nowhere", "b"], "nothing is at nowhere: expected a data set of the format minari"),
         (["import", "lerobot", ".", "b"], "meta/info.json is not there"),
@@ -135,7 +168,7 @@ def test_a_missing_library_is_named_with_its_extra(
     format_name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("worldmodel.data.formats.")]:
-        if name.rpartition(".")[2] in (*SOURCES, "hdf5", "parquet", "video", "zarr2"):
+        if name.rpartition(".")[2] in (*OURS, "hdf5", "parquet", "video", "zarr2"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(SystemExit) as ended:
