@@ -167,6 +167,8 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
     for arguments, message in (
         (("env=pussh",), "did you mean push"),
         (("env=push", "episodes=none_at_all"), "episodes is 'none_at_all': expected a whole number"),
+        (("env=push", "workers=100000"), "workers 100000: this machine has "),
+        (("env=push", "episode_steps=10000000000"), "episode_steps=10000000000 takes about "),
         (("env=push", f"out={tmp_path}"), "not a trajectory store"),
         (("env=push", "out=/proc/no/where.zarr"), "out '/proc/no' cannot be written to"),
     ):
