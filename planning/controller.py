@@ -152,6 +152,7 @@ class Controller:
         goals: for each of B environments a goal, or a sequence of them.
         device: of the model.
         reached_distance: latent distance that counts as being there.
+        start: `[A]`, what is held where an episode begins and no reading shows it.
 
     Raises:
         UserError: for a goal that the model cannot read, and for a distance at which nothing could ever count.
@@ -164,11 +165,12 @@ class Controller:
         goals: Sequence[Goal | Sequence[Goal]],
         device: torch.device,
         reached_distance: float = 0.2,
+        start: NDArray[np.float32] | None = None,
     ) -> None:
         if not (isinstance(reached_distance, int | float) and 0 < reached_distance < math.inf):
             raise UserError(f"reached_distance is {reached_distance}: expected a number above 0")
         self._model, self._strategy, self._device = model, strategy, device
-        self._reached_distance = reached_distance
+        self._reached_distance, self._start = reached_distance, start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(goal) for goal in goals]
 
@@ -198,7 +200,8 @@ class Controller:
         """
         started = time.perf_counter()
         seen = read_observation(observation, self._model.spec, len(self._rows))
-        commands = first_command(command, seen, self._model.spec.action, [row.command is None for row in self._rows])
+        first = [row.command is None for row in self._rows]
+        commands = first_command(command, seen, self._model.spec.action, first, self._start)
         rows = [self._look(row, seen.rows(slice(i, i + 1)), commands[i]) for i, row in enumerate(self._rows)]
         rows, distance = (list(part) for part in zip(*(self._head_on(row) for row in rows), strict=True))
         rows, planned = self._plan(rows)

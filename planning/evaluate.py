@@ -26,6 +26,7 @@ from planning.evaluation.oracle import Oracle
 from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
+from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -39,8 +40,8 @@ from worldmodel.core.spec import EnvironmentSpec
 MODEL, ORACLE = "world model", "oracle"
 # Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
 _PLANNING_VERSION: Final = 3
-_MIB_PER_ENV: Final = 10  # of memory, measured on `push` at 64 x 64
-MOST_ENVS: Final = 512
+_MIB_PER_ENV: Final = 36  # of memory, measured on `push` at 64 x 64
+MOST_ENVS: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EvaluateConfig:
     """What `configs/evaluate.yaml` holds beside its groups; it says what each means."""
 
     checkpoint: str | None
+    command: tuple[float, ...] | None
     budget: int
     batch: int
     baselines: bool
@@ -98,6 +100,8 @@ class Evaluation:
             "budget": self.options.budget,
             "seed": self.options.seed,
         }
+        if self.options.command is not None:
+            common["command"] = self.options.command
         return hashlib.sha256(json.dumps({**common, **decisive}, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self, title: str, policy: Policy, name: str, key: str) -> list[Episode]:
@@ -126,7 +130,8 @@ def evaluate(config: Config) -> None:
             opened.callback(other.close)
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
         _introduce(task, frozen=manifest_config.seed is None)
-        policy = WorldModelPolicy(model, strategy, device)
+        start = read_start(options.command, spec.action)
+        policy = WorldModelPolicy(model, strategy, device, start=start)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics)
@@ -135,11 +140,13 @@ def evaluate(config: Config) -> None:
         batched_ms = list(policy.plan_ms)
         plan_ms = measure_plan_ms(env, manifest.pairs[0], policy)
         if options.oracle:
-            oracle = Oracle(envs, spec, strategy)
+            oracle = Oracle(envs, spec, strategy, start)
             episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
         if options.baselines:
-            episodes["random"] = task.run("random actions", UniformRandom(spec, options.seed), "random", task.key())
-            episodes["no_op"] = task.run("no action", NoAction(spec), "no_op", task.key())
+            episodes["random"] = task.run(
+                "random actions", UniformRandom(spec, options.seed, start), "random", task.key()
+            )
+            episodes["no_op"] = task.run("no action", NoAction(spec, start), "no_op", task.key())
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
         _report(task, episodes, timing, out)

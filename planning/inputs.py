@@ -80,8 +80,17 @@ def read_observation(given: Observation, spec: EnvironmentSpec, rows: int) -> Ob
     return Observation({name: np.stack(each) for name, each in images.items()}, proprio)
 
 
+def read_start(given: tuple[float, ...] | None, action: ActionSpec) -> NDArray[np.float32] | None:
+    """The option `command`: what is in force where an episode begins, `[A]`. Raises UserError for another length."""
+    return None if given is None else read_numbers(given, (action.size,), "command")
+
+
 def first_command(
-    given: NDArray[np.float32] | None, seen: Observation, action: ActionSpec, first: list[bool]
+    given: NDArray[np.float32] | None,
+    seen: Observation,
+    action: ActionSpec,
+    first: list[bool],
+    start: NDArray[np.float32] | None = None,
 ) -> list[NDArray[np.float32] | None]:
     """The commands `[A]` that are in force, per row; None where it is the one that was decided last.
 
@@ -91,6 +100,7 @@ def first_command(
         action: what rest is.
         first: per row, whether nothing was decided yet. Then what holds is what the matching readings show, and all
             else is at rest.
+        start: `[A]`, what is held where an episode begins and no reading shows it.
 
     Raises:
         UserError: where nobody knows what is held.
@@ -102,13 +112,15 @@ def first_command(
         return [None] * len(first)
     command = np.zeros((len(first), action.size), np.float32)
     for dimension, (name, rest, reading) in enumerate(zip(action.names, action.rest, action.hold_from, strict=True)):
-        if rest == HOLD and reading is None:
+        if rest == HOLD and reading is not None:
+            command[:, dimension] = seen.proprio[:, reading]
+        elif rest == HOLD and start is not None:
+            command[:, dimension] = start[dimension]
+        elif rest == HOLD:
             raise UserError(
                 f"action {name} holds its last command, and there is none yet: give the one in force, command=[...] "
                 f"({action.size} numbers), or train with a hold_from that says which reading shows it"
             )
-        if rest == HOLD:
-            command[:, dimension] = seen.proprio[:, reading]
         elif isinstance(rest, float | int):
             command[:, dimension] = rest
     return [command[row] if is_first else None for row, is_first in enumerate(first)]

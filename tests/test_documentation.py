@@ -15,8 +15,7 @@ from tests.source_tree import ROOT
 
 # The front door is short; what it says is told in `docs/`.
 MOST_WORDS_OF_THE_README = 900
-_DRAFT = ROOT / "README.new.md"
-README = _DRAFT if _DRAFT.exists() else ROOT / "README.md"
+README = ROOT / "README.md"
 
 
 def named(page: Path) -> str:
@@ -62,13 +61,10 @@ def test_the_reference_names_modules_that_exist():
             path = ROOT.joinpath(*module.split("."))
             if not path.with_suffix(".py").exists():
                 missing.append(module)
-    # Until the contract of models and planners is there.
-    if not (ROOT / "planning" / "planner.py").exists():
-        pytest.skip(f"not there yet: {', '.join(missing)}")
     assert missing == []
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if p.name not in ("README.md", "recordings.md")], ids=named)
+@pytest.mark.parametrize("page", [p for p in pages() if p.name != "recordings.md"], ids=named)
 def test_prose_has_whole_sentences(page):
     """Reasons are given in sentences of their own, not after colons and semicolons, and nothing is left to guess."""
     text = prose(page)
@@ -79,7 +75,6 @@ def test_prose_has_whole_sentences(page):
 
 
 def test_the_ten_lines_run(capsys):
-    pytest.importorskip("planning.planner")  # until it is there
     first = blocks(DOCS / "python.md", "python")[0]
     assert blocks(README, "python")[0] == first
     exec(compile(first.replace("print(", "shapes.append("), "python.md", "exec"), {"shapes": (shapes := [])})

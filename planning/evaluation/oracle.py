@@ -30,8 +30,14 @@ class Oracle(Policy):
     Looks at the state of `envs`, as no planner may: it tells how much of a failure is the task's and the optimiser's.
     """
 
-    def __init__(self, envs: Sequence[Environment], spec: EnvironmentSpec, strategy: Strategy) -> None:
-        self._envs, self._spec, self._strategy = envs, spec, strategy
+    def __init__(
+        self,
+        envs: Sequence[Environment],
+        spec: EnvironmentSpec,
+        strategy: Strategy,
+        start: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._envs, self._spec, self._strategy, self._start = envs, spec, strategy, start
         self._limits = ActionLimits.of(spec.action, spec.control_step_s)
 
     def reset(self, tasks: Sequence[Task]) -> None:
@@ -43,7 +49,8 @@ class Oracle(Policy):
 
     def act(self, observation: Observation) -> Decision:
         if self._last is None:
-            known = first_command(None, observation, self._spec.action, [True] * len(self._goals))
+            first = [True] * len(self._goals)
+            known = first_command(None, observation, self._spec.action, first, self._start)
             self._last = self._limits.clip(torch.as_tensor(np.array(known, np.float32)))
         ahead = self._step % self._strategy.controller.execute
         if self._plan is None or ahead == 0:

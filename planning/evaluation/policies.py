@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
@@ -26,9 +27,16 @@ class WorldModelPolicy(Policy):
             earlier plan goes on are not counted.
     """
 
-    def __init__(self, model: Model, strategy: Strategy, device: torch.device, reached_distance: float = 0.2) -> None:
+    def __init__(
+        self,
+        model: Model,
+        strategy: Strategy,
+        device: torch.device,
+        reached_distance: float = 0.2,
+        start: NDArray[np.float32] | None = None,
+    ) -> None:
         self._model, self._strategy, self._device = model, strategy, device
-        self._reached_distance = reached_distance
+        self._reached_distance, self._start = reached_distance, start
         self.plan_ms: list[float] = []
 
     @property
@@ -38,7 +46,9 @@ class WorldModelPolicy(Policy):
 
     def reset(self, tasks: Sequence[Task]) -> None:
         goals = [task.goals for task in tasks]
-        self._controller = Controller(self._model, self._strategy, goals, self._device, self._reached_distance)
+        self._controller = Controller(
+            self._model, self._strategy, goals, self._device, self._reached_distance, self._start
+        )
 
     def act(self, observation: Observation) -> Decision:
         decision = self._controller.act(observation)
@@ -48,17 +58,24 @@ class WorldModelPolicy(Policy):
 
 
 class Baseline(Policy):
-    """Acts without a goal. What it wants is made to hold all limits."""
+    """Acts without a goal. What it wants is made to hold all limits.
 
-    def __init__(self, spec: EnvironmentSpec) -> None:
-        self._spec, self._limits = spec, ActionLimits.of(spec.action, spec.control_step_s)
+    Args:
+        spec: of the environment.
+        start: `[A]`, what is held where an episode begins and no reading shows it.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, start: NDArray[np.float32] | None = None) -> None:
+        self._spec, self._start = spec, start
+        self._limits = ActionLimits.of(spec.action, spec.control_step_s)
 
     def reset(self, tasks: Sequence[Task]) -> None:
         self._last: Tensor | None = None
 
     def act(self, observation: Observation) -> Decision:
         if self._last is None:
-            known = first_command(None, observation, self._spec.action, [True] * len(observation.proprio))
+            first = [True] * len(observation.proprio)
+            known = first_command(None, observation, self._spec.action, first, self._start)
             self._last = torch.as_tensor(np.array(known, np.float32))
         self._last = self._limits.project(self.wanted(self._last)[:, None], self._last)[:, 0]
         return Decision.blind(self._last.numpy().copy())
@@ -78,8 +95,8 @@ class NoAction(Baseline):
 class UniformRandom(Baseline):
     """Draws actions uniformly within bounds, from a stream of each episode's own."""
 
-    def __init__(self, spec: EnvironmentSpec, seed: int) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: EnvironmentSpec, seed: int, start: NDArray[np.float32] | None = None) -> None:
+        super().__init__(spec, start)
         self._seed = seed
 
     def reset(self, tasks: Sequence[Task]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.kill_collect import (
+from benchmarks.store.kill_collect import (
     child_processes,
     committed_episodes,
     differences,
@@ -167,6 +167,8 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
     for arguments, message in (
         (("env=pussh",), "did you mean push"),
         (("env=push", "episodes=none_at_all"), "episodes is 'none_at_all': expected a whole number"),
+        (("env=push", "workers=100000"), "workers 100000: this machine has "),
+        (("env=push", "episode_steps=10000000000"), "episode_steps=10000000000 takes about "),
         (("env=push", f"out={tmp_path}"), "not a trajectory store"),
         (("env=push", "out=/proc/no/where.zarr"), "out '/proc/no' cannot be written to"),
     ):
@@ -178,7 +180,7 @@ def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
     collect.collect(config(unbroken, episodes=150, episode_steps=4, workers=1), options)
     before = 0
-    for _ in range(2):  # benchmarks/kill_collect.py does twenty
+    for _ in range(2):  # benchmarks/store/kill_collect.py does twenty
         present, _ = kill_at_random(killed, rng, *TINY)
         assert present >= before
         assert not killed.exists() or differences(killed, unbroken) == []

@@ -15,11 +15,10 @@ import pytest
 
 from envs.protocol import Floats, GoalEnv
 from envs.registry import env_names, make_named
+from tests.commands import assert_refused, type_in
 from tests.envs.conformance import GoalEnvConformance
 from tests.source_tree import ROOT
 from worldmodel.core import registry
-
-pytest.importorskip("planning.optimisers.base")  # until planning's contract is there
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +51,13 @@ class TestCart(GoalEnvConformance):
 
 def test_the_names_are_known():
     assert "cart" in env_names()
+
+
+def test_commands_take_its_options_and_another_name(tmp_path):
+    done = type_in(tmp_path, "envs.goal", "env=cart", "env.name=other", "env.image_size=16", "out=img.png")
+    assert done.code == 0, done
+    assert "goal image: img.png (32 x 16 pixels)" in done.out and "env=cart env.name=other" in done.out
+    assert_refused(type_in(tmp_path, "envs.goal", "env=cart", "env.image_sise=16"), "did you mean env.image_size?")
 
 
 def test_they_are_known_in_another_process_and_folder(installed, tmp_path):

@@ -36,7 +36,9 @@ def make_model(spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = Non
     return model.eval()
 
 
-def save_model(folder: Path, spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None) -> Path:
+def save_model(
+    folder: Path, spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None, patch: int = 16
+) -> Path:
     """A checkpoint of one."""
-    make_model(spec, frames).save(folder, {})
+    make_model(spec, frames, patch).save(folder, {})
     return folder

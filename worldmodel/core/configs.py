@@ -5,6 +5,7 @@ They lie beside this package. They are not looked up by the name `configs`, whic
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import functools
@@ -48,7 +49,7 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
         return _of_plugin(group, name)
     if name not in group_choices(group):
         raise UserError(choices_message(group, name, group_choices(group)))
-    values = _parsed(CONFIGS / group / f"{name}.yaml")
+    values = copy.deepcopy(_parsed(CONFIGS / group / f"{name}.yaml"))  # whoever changes them changes their own
     return {key: value for key, value in values.items() if not (isinstance(value, str) and "${" in value)}
 
 
@@ -66,6 +67,8 @@ def _of_plugin(group: str, name: str) -> dict[str, Any]:
     if group == "encoder":
         values.pop("image_size", None)  # the recording has it
         return {"kind": name, **values}
+    if group == "env":  # whatever data and checkpoints are filed under, it is made by this plug-in
+        return {"family": name, **values, "name": values.get("name") or name}
     return {"name": name, **values}
 
 

@@ -192,12 +192,12 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_options_of_plug_ins_come_from_their_dataclasses() -> None:
     config = as_plain(composed("run", ["planner=uphill", "planner.options.samples=8", "env=mine", "env.gravity=9.8"]))
-    assert config["env"] == {"name": "mine", "gravity": 9.8, "depth": 3}
+    assert config["env"] == {"family": "mine", "name": "mine", "gravity": 9.8, "depth": 3}
     planner = config["planner"]
     assert (planner["name"], planner["options"]) == ("uphill", {"samples": 8, "sizes": [0.5, 0.1]})
     assert set(planner) == {"name", "horizon", "execute", "options", "objective"}
     assert from_config(SearchConfig, planner["options"], "planner") == SearchConfig(8)
-    assert as_plain(composed("goal", ["env=plain"]))["env"] == {"name": "plain"}
+    assert as_plain(composed("goal", ["env=plain"]))["env"] == {"family": "plain", "name": "plain"}
 
 
 @pytest.mark.usefixtures("plugins")

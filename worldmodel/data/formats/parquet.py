@@ -38,6 +38,7 @@ _LIMITS: Final = {
 _MOST_ANSWER = 200_000_000  # bytes of the line before the plain bytes: names of columns, lengths of pictures
 PATIENCE_S: Final = 60.0  # for an answer, and more for a large file:
 _LEAST_BYTES_PER_S = 2_000_000  # what the slowest disk and processor manage
+_PIPE_BYTES = 2**20  # the most that Linux gives anybody: the fewer times two processes take turns, the faster
 _NUMBERS = "biuf"
 
 
@@ -140,6 +141,7 @@ class ParquetReader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                pipesize=_PIPE_BYTES,
             )
         return self._worker
 

@@ -16,7 +16,8 @@ from worldmodel.data.formats.rows import numbers, single
 from worldmodel.data.formats.source import FormatError, Source
 
 FEW: Final = 20  # actions: from fewer nothing is concluded
-_MOST_EPISODES, _MOST_ROWS, _MOST_READINGS = 64, 256, 256  # that are compared with actions
+_MOST_EPISODES, _MOST_ROWS = 64, 256  # whose actions are compared with readings
+_MOST_PAIRS = 4096  # of a number of the action and a reading: no arm has more
 
 
 class Survey:
@@ -47,7 +48,7 @@ class Survey:
         first = action[np.argmax(differs, axis=0), np.arange(action.shape[1])]
         self._pair[1] = np.where(np.isnan(self._pair[1]) & differs.any(0), first, self._pair[1])
         self._others |= (differs & (action != self._pair[1])).any(0)
-        if proprio is not None and 0 < proprio.shape[1] <= _MOST_READINGS:
+        if proprio is not None and 0 < proprio.shape[1] * action.shape[1] <= _MOST_PAIRS:
             self._compare(action, proprio)
 
     def _compare(self, action: NDArray[np.float64], proprio: NDArray[np.float64]) -> None:

@@ -14,6 +14,7 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from worldmodel.core.errors import UserError
+from worldmodel.data.formats.actions import ActionOptions
 from worldmodel.data.formats.source import FormatError
 
 BOX = gym.spaces.Box
@@ -39,7 +40,7 @@ def write(folder: Path, episodes: list, side: tuple[int, int] = (12, 16), action
                 seed=40 + index,
                 observations={"camera": pixels, "arm": {"joints": episode.proprio}},
                 actions=episode.action.astype(np.float32),
-                rewards=[0.0] * steps,
+                rewards=[0.5 * step for step in range(steps)],
                 terminations=[False] * steps,
                 truncations=[False] * steps,
                 infos={"qpos": episode.state},
@@ -56,9 +57,21 @@ def test_everything_is_taken(tmp_path: Path, recorded, import_from, assert_holds
     store = import_from("minari", source, tmp_path / "out.zarr", **options)
     assert_holds(store, recorded)
     assert store.episode_seeds.tolist() == [40, 41, 42]
+    np.testing.assert_array_equal(store.episode(1).reward, np.array([0, 0.5, 1, 0], np.float32))
     assert (store.spec.env, store.spec.action.low, store.spec.action.high) == ("arm/push-v0", (-1, -2), (1, 2))
     inner = import_from("minari", source / "data", tmp_path / "inner.zarr", **options)
     assert_holds(inner, recorded)
+
+
+def test_actions_outside_the_action_space_are_refused(tmp_path: Path, recorded, import_from) -> None:
+    source = write(tmp_path / "push-v0", recorded, action=BOX(-0.01, 0.01, (2,), np.float32))
+    options = {"rate_hz": 10.0, "proprio": ["none"]}
+    with pytest.raises(
+        FormatError, match=r"action\[0\] of .* goes from .*, outside the bounds -0\.01 to 0\.01 of the data"
+    ):
+        import_from("minari", source, tmp_path / "out.zarr", **options)
+    store = import_from("minari", source, tmp_path / "out.zarr", control=ActionOptions([-1.0], [1.0]), **options)
+    assert store.spec.action.low == (-1.0, -1.0)
 
 
 def test_pictures_that_minari_keeps_as_jpeg(tmp_path: Path, recorded, import_from) -> None:
