@@ -40,8 +40,8 @@ from worldmodel.core.spec import EnvironmentSpec
 MODEL, ORACLE = "world model", "oracle"
 # Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
 _PLANNING_VERSION: Final = 3
-_MIB_PER_ENV: Final = 10  # of memory, measured on `push` at 64 x 64
-MOST_ENVS: Final = 512
+_MIB_PER_ENV: Final = 36  # of memory, measured on `push` at 64 x 64
+MOST_ENVS: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)

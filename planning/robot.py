@@ -32,6 +32,7 @@ from planning.loading import Checkpoint, read_model
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
+from planning.threads import settle_threads
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
@@ -74,6 +75,7 @@ class RobotController:
         reached_distance: latent distance that counts as being there.
         seed: of the planner's noise.
         goal_fit: `crop` or `letterbox`: how a picture file of other proportions is brought to the camera's.
+        threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.
 
     Attributes:
         spec: what the model was trained on: cameras, limits and units of the actions, control step [s].
@@ -92,6 +94,7 @@ class RobotController:
         reached_distance: float = 0.2,
         seed: int = 0,
         goal_fit: str = CROP,
+        threads: int | str = "auto",
     ) -> None:
         require_fit(goal_fit)
         strategy = make_strategy(read_settings(options), seed)
@@ -101,6 +104,7 @@ class RobotController:
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
         self._controller = Controller(model, strategy, [goals], place, reached_distance)
+        settle_threads(threads, model, strategy, goals, place)
 
     def toward(self, goal: GoalLike | Sequence[GoalLike]) -> None:
         """Begin anew, toward another goal or the same one. Raises UserError for one that cannot be used."""

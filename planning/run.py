@@ -31,6 +31,7 @@ from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
+from planning.threads import settle_threads
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.progress import live_line
@@ -38,6 +39,7 @@ from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.threads import threads_kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class RunConfig:
     device: str
     precision: str
     compile: str | bool
+    threads: int | str
     out: str | None
 
     def __post_init__(self) -> None:
@@ -85,7 +88,9 @@ def run(config: Config) -> None:
             for note in task.notes:
                 console.print(f"[yellow]note[/]: {escape(note)}")
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
-            outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
+            with threads_kept():
+                settle_threads(options.threads, model, strategy, task.goals, device)
+                outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
             verdict = describe(env, outcome, options.reached_distance)
             _save(env, task, outcome, verdict, checkpoint, out)
     finally:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def read_settings(options: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """
     given = dict(options) if isinstance(options, Mapping) else dict(_read_text(option) for option in _texts(options))
     changes = {str(key).removeprefix(_PREFIX): value for key, value in given.items()}
-    settings = copy.deepcopy(read_choice(_NAME, str(changes.pop(_NAME, "cem"))))
+    settings = read_choice(_NAME, str(changes.pop(_NAME, "cem")))
     for key, value in _flat(changes).items():
         _change(settings, key, value)
     return settings

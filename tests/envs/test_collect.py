@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.kill_collect import (
+from benchmarks.store.kill_collect import (
     child_processes,
     committed_episodes,
     differences,
@@ -180,7 +180,7 @@ def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"
     collect.collect(config(unbroken, episodes=150, episode_steps=4, workers=1), options)
     before = 0
-    for _ in range(2):  # benchmarks/kill_collect.py does twenty
+    for _ in range(2):  # benchmarks/store/kill_collect.py does twenty
         present, _ = kill_at_random(killed, rng, *TINY)
         assert present >= before
         assert not killed.exists() or differences(killed, unbroken) == []

@@ -20,8 +20,6 @@ from tests.planning.toy_model import save_model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.spec import EnvironmentSpec
 
-# No reading shows whether the gripper was told to open or to close.
-OPEN = "command=[0,0,0,0,0,0,1]"
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
 
 
@@ -55,20 +53,20 @@ def test_it_is_run_toward_pictures_of_both_cameras(
         Image.fromarray(photo).save(f"{camera.name}.png")
     first, second = spec.camera_names
     pictures = f"{{{first}: {first}.png, {second}: {second}.png}}"
-    given = ["env=arm", "checkpoint=model", "budget=3", "out=here", "reached_distance=1e-6", *SMALL, OPEN]
+    given = ["env=arm", "checkpoint=model", "budget=3", "out=here", "reached_distance=1e-6", *SMALL]
     for goal in (f"goal={pictures}", f"goal=[{pictures},{pictures}]"):
         ended = call("planning.run", goal, "goal_fit=letterbox", *given)
         assert ended.code == 0, ended
         assert json.loads(Path("here/result.json").read_text())["steps"] == 3
+    assert_refused(
+        call("planning.run", goal, *given, "command=[1]"), "command is int64 [1]: expected finite numbers [7]"
+    )
     assert_refused(call("planning.run", f"goal={first}.png", *given), "has several cameras: expected goal='{")
     assert_refused(call("planning.run", f"goal={{{first}: {first}.png}}", *given), f"goal has no picture of {second}")
 
 
 def test_it_is_evaluated_with_baselines_that_hold(call: Callable[..., Ended], checkpoint: Path) -> None:
     given = ["env=arm", "checkpoint=model", "manifest.seed=0", "manifest.n=2", "manifest.steps_ahead=10", "budget=2"]
-    refused = call("planning.evaluate", *given, "out=here", *SMALL)
-    assert_refused(refused._replace(out=""), "action grip holds its last command, and there is none yet")
-    given.append(OPEN)
     ended = call("planning.evaluate", *given, "batch=2", "videos=1", "out=here", *SMALL)
     assert ended.code == 0, ended
     results = json.loads(Path("here/results.json").read_text())
@@ -86,7 +84,7 @@ def test_what_is_commanded_holds_all_limits(
         return whole(self, action)
 
     monkeypatch.setattr(arm.ArmEnv, "step", step)
-    arguments = ["env=arm", "checkpoint=model", "seed=1", "budget=6", "out=here", *SMALL, OPEN]
+    arguments = ["env=arm", "checkpoint=model", "seed=1", "budget=6", "out=here", *SMALL]
     monkeypatch.setattr("planning.run._choose_task", _photo_task(spec))
     assert call("planning.run", *arguments, "reached_distance=1e-6").code == 0
     actions = torch.from_numpy(np.array(commanded, np.float32))[None]

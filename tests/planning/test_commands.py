@@ -190,7 +190,7 @@ def test_evaluate_says_where_there_was_no_usable_plan(
         ("oracle=maybe", "evaluate option oracle is 'maybe': expected true or false"),
         ("manifest.n=x", "manifest option n is 'x': expected a whole number"),
         ("manifest.n=1000000000", "n 1000000000 and steps_ahead 25: at most"),
-        ("batch=100000000", "batch=100000000 environments take some 976,562 GiB: at most 512 are accepted"),
+        ("batch=100000000", "batch=100000000 environments take some 3,515,625 GiB: at most 256 are accepted"),
         ("budget=100000000", "budget=100000000: at most 100,000 control steps are accepted"),
         ("planner.horizon=1000000", "horizon 1000000 must be at least 1 and at most 10,000"),
         ("planner.options.samples=1000000", "samples 1000000, iterations 4: at most 100,000"),

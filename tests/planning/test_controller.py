@@ -232,6 +232,19 @@ def test_who_holds_has_to_know_what() -> None:
     controller.act(show([0.0, 0.0]))  # and from now on it knows
 
 
+def test_where_no_reading_shows_what_is_held_it_can_be_told() -> None:
+    """Every episode begins with it, and what a reading shows comes first."""
+    start, goal = np.array([0.6, 0.9], np.float32), [picture_of([0.5, -0.5])]
+    model = PointModel(spec=HOLDING, broken_beyond=-1)
+    controller = Controller(model, make_strategy(), goal, CPU, start=start)
+    for _ in range(2):
+        np.testing.assert_array_equal(controller.act(show([0.1, 0.7])).actions, np.float32([[0.6, 0.0]]))
+        controller.reset(0, goal[0])
+    spec = dataclasses.replace(HOLDING, action=dataclasses.replace(HOLDING.action, hold_from=(1, None)))
+    controller = Controller(PointModel(spec=spec, broken_beyond=-1), make_strategy(), goal, CPU, start=start)
+    np.testing.assert_array_equal(controller.act(show([0.1, 0.7])).actions, np.float32([[0.7, 0.0]]))
+
+
 def test_the_first_command_is_what_the_reading_shows() -> None:
     spec = dataclasses.replace(HOLDING, action=dataclasses.replace(HOLDING.action, hold_from=(1, None)))
     controller = make_controller(PointModel(spec=spec, broken_beyond=-1), [[0.5, -0.5]])

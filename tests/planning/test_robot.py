@@ -78,7 +78,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(checkpoint: Path, goal: Any = GOAL, **options: Any) -> RobotController:
-    return RobotController(checkpoint, goal, FAST, device="cpu", precision="fp32", **options)
+    return RobotController(checkpoint, goal, FAST, device="cpu", precision="fp32", threads=1, **options)
 
 
 def test_actions_are_within_the_bounds_of_the_recording(checkpoint: Path) -> None:

@@ -5,6 +5,7 @@ The files lie beside this package. They are not imported by the name `configs`, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import functools
@@ -48,7 +49,7 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
         return _of_plugin(group, name)
     if name not in group_choices(group):
         raise UserError(choices_message(group, name, group_choices(group)))
-    values = _parsed(CONFIGS / group / f"{name}.yaml")
+    values = copy.deepcopy(_parsed(CONFIGS / group / f"{name}.yaml"))  # whoever changes them changes their own
     return {key: value for key, value in values.items() if not (isinstance(value, str) and "${" in value)}
 
 

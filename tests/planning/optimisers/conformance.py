@@ -172,7 +172,7 @@ def assert_allowed(actions: Tensor, last: Tensor, spec: ActionSpec, control_step
     change = torch.diff(commands, dim=1, prepend=before[:, None]).abs()
     for dimension, (kind, rate) in enumerate(zip(spec.kinds, spec.max_rate, strict=True)):
         if kind == "binary":
-            values = commands[..., dimension]
-            assert ((values == low[dimension]) | (values == high[dimension])).all()
+            values, ends = actions[..., dimension], [float(bound[dimension]) for bound in spec.bounds]
+            assert ((values == ends[0]) | (values == ends[1])).all()
         if rate is not None:
             assert (change[..., dimension] <= rate * control_step_s).all()

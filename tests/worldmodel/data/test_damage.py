@@ -1,12 +1,12 @@
-"""Damage and made-up files are refused or do no harm; `python -m benchmarks.store_durability` tries many more."""
+"""Damage and made-up files are refused or do no harm; `python -m benchmarks.store.durability` tries many more."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks import store_damage
-from benchmarks.store_damage import check_damage, check_recovered, cut_and_lost_files, flipped_bytes, fuzz, toy_store
-from benchmarks.store_faults import Tally, make_store
+from benchmarks.store import damage as store_damage
+from benchmarks.store.damage import check_damage, check_recovered, cut_and_lost_files, flipped_bytes, fuzz, toy_store
+from benchmarks.store.faults import Tally, make_store
 from worldmodel.data import TrajectoryStore
 
 

@@ -1,4 +1,4 @@
-"""Faults at some of the calls that a recording makes; `python -m benchmarks.store_durability` tries every one."""
+"""Faults at some of the calls that a recording makes; `python -m benchmarks.store.durability` tries every one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import store_faults, store_power, store_sweeps
-from benchmarks.store_faults import Fault, Tally, check_readable, check_recovery, make_store
+from benchmarks.store import faults as store_faults
+from benchmarks.store import power as store_power
+from benchmarks.store import sweeps as store_sweeps
+from benchmarks.store.faults import Fault, Tally, check_readable, check_recovery, make_store
 from worldmodel.core.errors import UserError
 from worldmodel.data.store.durable import DurableLocalStore
 

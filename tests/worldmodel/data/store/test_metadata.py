@@ -18,8 +18,8 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.store_damage import limits
-from benchmarks.store_faults import SPEC
+from benchmarks.store.damage import limits
+from benchmarks.store.faults import SPEC
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import one_camera
 from worldmodel.data import StoreError, TrajectoryStore

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from benchmarks.store_faults import Call, Interception
+from benchmarks.store.faults import Call, Interception
 from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore
 from worldmodel.data.store.integrity import description_checksum

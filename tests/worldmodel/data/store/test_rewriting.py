@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.store_faults import snapshot
+from benchmarks.store.faults import snapshot
 from worldmodel.core.errors import UserError
 from worldmodel.data import EpisodeWriter, Recorder, StoreError, TrajectoryStore
 from worldmodel.data.store import creating

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from benchmarks.store_damage import limits
+from benchmarks.store.damage import limits
 from worldmodel.data import StoreError, TrajectoryStore
 from worldmodel.data.store.rewriting import pack
 

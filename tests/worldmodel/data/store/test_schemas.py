@@ -14,7 +14,7 @@ import numcodecs
 import numpy as np
 import pytest
 
-from benchmarks.store_faults import snapshot
+from benchmarks.store.faults import snapshot
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec, EnvironmentSpec, one_camera
 from worldmodel.data import EpisodeWriter, StoreError, TrajectoryStore, compute_statistics, load_frames

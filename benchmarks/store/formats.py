@@ -1,4 +1,4 @@
-"""Random clips from our store and from other formats, in one run: `python -m benchmarks.formats [option=value ...]`.
+"""Random clips from our store and from other formats, in one run: `python -m benchmarks.store.formats [option=...]`.
 
 Options: `size` (of the pictures, in pixels; 64), `episodes` (of pushing, recorded for this; 40), `repeats` (of the
 whole comparison; 7), `clips` (in each repeat; 64), `store` (a recording to take instead of making one).

@@ -1,4 +1,4 @@
-"""Everything that may happen to a trajectory store: `python -m benchmarks.store_durability [name ...]`.
+"""Everything that may happen to a trajectory store: `python -m benchmarks.store.durability [name ...]`.
 
 Kills, Ctrl-C, full and failing disks, power cuts at every moment of a recording; every byte of a store changed, every
 file cut or lost; metadata and chunks made up by hypothesis; several writers. Prints a table of counts. Rows that end
@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.store_damage import cut_and_lost_files, flipped_bytes, fuzz
-from benchmarks.store_faults import Tally
-from benchmarks.store_power import power_cuts
-from benchmarks.store_sweeps import (
+from benchmarks.store.damage import cut_and_lost_files, flipped_bytes, fuzz
+from benchmarks.store.faults import Tally
+from benchmarks.store.power import power_cuts
+from benchmarks.store.sweeps import (
     PRESENT,
     command_errors,
     competing_writers,

@@ -1,7 +1,7 @@
 """Does pretraining earn its place? V-JEPA against a random frozen encoder and against downsampled pixels.
 
-python -m benchmarks.encoders                       # three seeds of each; hours; go on with the same command
-python -m benchmarks.encoders seeds=1 pairs=20      # a quick look
+python -m benchmarks.learning.encoders                       # three seeds of each; hours; go on with the same command
+python -m benchmarks.learning.encoders seeds=1 pairs=20      # a quick look
 
 The setting: plenty of video in which floor, light, colours and background differ from episode to episode, and robot
 trajectories from one plain room. V-JEPA learns from the video; scene code, look and predictor are then trained on the

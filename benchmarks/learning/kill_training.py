@@ -1,6 +1,6 @@
 """Kill both trainings with SIGKILL at random moments; each must end bit for bit like the run that was not killed.
 
-    python benchmarks/kill_training.py                  # 20 kills of each training, in a temporary folder
+    python benchmarks/learning/kill_training.py                  # 20 kills of each training, in a temporary folder
 
 Every kill hits the real command at a random moment: one in four anywhere in the time that the unbroken run took (most
 of which goes into importing), the others within a second of the attempt's first checkpoint. Prints, per training, in
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENCODER = ["encoder.width=32", "encoder.depth=1", "encoder.heads=2"]
 COMMON = ["env=push", "env.image_size=32", "device=cpu", "trainer.batch_size=8", "trainer.checkpoint_every_s=0.2"]
 SMALL = {

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 
 import envs.collect
-from benchmarks.store_faults import (
+from benchmarks.store.faults import (
     SPEC,
     Fault,
     Injector,

@@ -1,4 +1,4 @@
-"""How fast random clips are read: `python -m benchmarks.data [store] [seconds]`.
+"""How fast random clips are read: `python -m benchmarks.store.clips [store] [seconds]`.
 
 Compares, in one run, the compressed store, the decoded frame cache, and a plain memory map of the same bytes as the
 yardstick. Without a store it records 100 episodes of pushing for itself, and says how fast.

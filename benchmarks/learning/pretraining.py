@@ -1,7 +1,7 @@
-"""Clips per second of pretraining, beside the machine's own matrix product: `python -m benchmarks.pretraining`.
+"""Clips per second of pretraining, beside the machine's own matrix product.
 
-    python -m benchmarks.pretraining                                  # the options of configs/pretrain.yaml, 20 steps
-    python -m benchmarks.pretraining steps=5 trainer.batch_size=16 encoder.depth=2
+    python -m benchmarks.learning.pretraining          # the options of configs/pretrain.yaml, 20 steps
+    python -m benchmarks.learning.pretraining steps=5 trainer.batch_size=16 encoder.depth=2
 
 The clips are noise, which costs as much as pictures do, in a memory map as `worldmodel.data.load_frames` makes one.
 Operations are counted by torch while one step runs. Clips are read between steps by the process that trains, so the

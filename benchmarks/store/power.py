@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.store_faults import (
+from benchmarks.store.faults import (
     SPEC,
     Call,
     Interception,

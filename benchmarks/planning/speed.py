@@ -1,7 +1,7 @@
 """Where the time of a planned action goes, and how busy the machine is meanwhile.
 
-python -m benchmarks.planning                           # the shipped push checkpoint, configs/planner/cem.yaml
-python -m benchmarks.planning env=reacher checkpoint=reacher planner.options.samples=512
+python -m benchmarks.planning.speed                           # the shipped push checkpoint, configs/planner/cem.yaml
+python -m benchmarks.planning.speed env=reacher checkpoint=reacher planner.options.samples=512
 
 Options are those of planning.evaluate; pictures are noise, which costs as much as a scene does.
 """

@@ -1,4 +1,4 @@
-"""Kill a recording at random moments and resume it: `python -m benchmarks.kill_collect [kills] [seed]`.
+"""Kill a recording at random moments and resume it: `python -m benchmarks.store.kill_collect [kills] [seed]`.
 
 Prints the number of committed episodes after each kill, and fails unless none is ever lost and the finished recording
 equals, bit for bit, one that nobody interrupted.
@@ -18,7 +18,7 @@ import numpy as np
 
 from worldmodel.data import TrajectoryStore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("images/camera", "action", "proprio", "state")
 
 

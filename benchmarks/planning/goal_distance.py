@@ -1,6 +1,6 @@
 """Success against how far away the goal is: runs evaluations, goes on with finished ones, and draws the curve.
 
-python -m benchmarks.goal_distance env=push checkpoint=push batch=20      # → docs/assets/push_distance.png
+python -m benchmarks.planning.goal_distance env=push checkpoint=push batch=20      # → docs/assets/push_distance.png
 
 Options are those of planning.evaluate. Goals are 10, 25, 50 and 100 control steps ahead in exploratory episodes, the
 budget is twice that; 100 pairs each from seed 404, which nothing was chosen on. The curve is drawn anew from the

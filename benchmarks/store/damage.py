@@ -23,7 +23,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.store_faults import SPEC, Tally, make_store, same, snapshot, toy_episode
+from benchmarks.store.faults import SPEC, Tally, make_store, same, snapshot, toy_episode
 from worldmodel.core.errors import UserError
 from worldmodel.data import TrajectoryStore
 from worldmodel.data.store.integrity import description_checksum

@@ -1,6 +1,6 @@
-"""What decodes files of strangers, fuzzed along the branches it takes: `python -m benchmarks.fuzzing [target ...]`.
+"""What decodes files of strangers, fuzzed along its branches: `python -m benchmarks.store.fuzzing [target ...]`.
 
-Needs the extra `benchmarks`: atheris is libFuzzer for Python. `benchmarks.store_durability` fuzzes with hypothesis,
+Needs the extra `benchmarks`: atheris is libFuzzer for Python. `benchmarks.store.durability` fuzzes with hypothesis,
 which knows what a description or a chunk is made of; atheris knows nothing, but sees which inputs reach new code.
 Targets:
 
@@ -88,8 +88,8 @@ def _reading(folder: Path, corpus: Path, wanted: Callable[[Path], bool]) -> Call
 
     The function takes which file (one byte), its content, and whether any description that is accepted counts.
     """
-    from benchmarks.store_damage import files_of, instead, quiet, read_everything
-    from benchmarks.store_faults import make_store
+    from benchmarks.store.damage import files_of, instead, quiet, read_everything
+    from benchmarks.store.faults import make_store
     from worldmodel.data import TrajectoryStore
     from worldmodel.data.store.rewriting import pack
 
@@ -218,7 +218,14 @@ def report(names: list[str], runs: int, seed: int) -> int:
     for name in names:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "benchmarks.fuzzing", f"runs={runs}", f"seed={seed}", f"--here={name}"]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.store.fuzzing",
+                f"runs={runs}",
+                f"seed={seed}",
+                f"--here={name}",
+            ]
             environment = {**os.environ, "FUZZING_FOLDER": folder}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
             counted = Path(folder) / "answers.json"

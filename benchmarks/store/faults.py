@@ -1,6 +1,6 @@
 """Faults for the trajectory store: a toy robot, calls to the operating system that can be made to fail, and checks.
 
-`benchmarks/store_sweeps.py` puts them together; the tests run short versions of the same.
+`benchmarks/store/sweeps.py` puts them together; the tests run short versions of the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worldmodel.data import EnvironmentSpec, Episode, Recorder, StoreError, Traj
 from worldmodel.data.store.recovery import recover
 from worldmodel.data.store.verification import verify
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("images/camera", "action", "proprio", "state")
 SPEC = EnvironmentSpec(
     env="toy",
@@ -252,7 +252,7 @@ class Injector:
 def start(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
     """Run `function(connection, *arguments)` in a process of its own; what it sends there arrives here."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.store_sweeps"])
+    context.set_forkserver_preload(["benchmarks.store.sweeps"])
     receiver, sender = context.Pipe(duplex=False)
     before = os.environ.get("PYTHONPATH")  # the server imports the modules before it knows our sys.path
     with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT) if before is None else f"{ROOT}{os.pathsep}{before}"):

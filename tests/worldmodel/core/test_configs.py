@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from worldmodel.core.configs import group_choices, read_choice
+from worldmodel.core.errors import UserError
+
+
+def test_values_are_those_of_the_file() -> None:
+    assert read_choice("planner", "cem")["options"]["samples"] == 192
+    assert "cem" in group_choices("planner")
+
+
+def test_who_changes_them_changes_their_own() -> None:
+    """What one controller changed was once seen by the next one."""
+    read_choice("planner", "cem")["options"]["samples"] = 3
+    assert read_choice("planner", "cem")["options"]["samples"] == 192
+
+
+def test_what_refers_to_others_is_left_out() -> None:
+    assert "name" not in read_choice("env", "dm_control") and read_choice("env", "dm_control")["domain"] == "cartpole"
+
+
+def test_an_unknown_choice_lists_the_others() -> None:
+    with pytest.raises(UserError, match=r"unknown planner 'cim': choose from cem, .*did you mean cem"):
+        read_choice("planner", "cim")
