@@ -19,20 +19,20 @@ def shift(actions: Tensor, steps: int, limits: ActionLimits) -> Tensor:
     return torch.cat([actions[:, steps:], idle], dim=1)
 
 
-def knot_lengths(block: int, horizon: int, elapsed: int) -> list[int]:
-    """Control steps of each knot in the next `horizon` ones, where a knot begins at every multiple of `block` steps."""
-    first = min(block - elapsed % block, horizon)
-    whole, rest = divmod(horizon - first, block)
-    return [first] + [block] * whole + ([rest] if rest else [])
+def knot_lengths(action_repeat: int, horizon: int, elapsed: int) -> list[int]:
+    """Control steps of each knot in the next `horizon` ones. A knot begins at every multiple of `action_repeat`."""
+    first = min(action_repeat - elapsed % action_repeat, horizon)
+    whole, rest = divmod(horizon - first, action_repeat)
+    return [first] + [action_repeat] * whole + ([rest] if rest else [])
 
 
-def to_knots(actions: Tensor, block: int, elapsed: int = 0) -> Tensor:
+def to_knots(actions: Tensor, action_repeat: int, elapsed: int = 0) -> Tensor:
     """Mean over each knot's control steps: `[..., H, A] -> [..., K, A]`."""
-    lengths = knot_lengths(block, actions.shape[-2], elapsed)
+    lengths = knot_lengths(action_repeat, actions.shape[-2], elapsed)
     return torch.stack([chunk.mean(-2) for chunk in torch.split(actions, lengths, dim=-2)], dim=-2)
 
 
-def from_knots(knots: Tensor, block: int, horizon: int, elapsed: int = 0) -> Tensor:
+def from_knots(knots: Tensor, action_repeat: int, horizon: int, elapsed: int = 0) -> Tensor:
     """Every knot held for its control steps: `[..., K, A] -> [..., H, A]`."""
-    lengths = torch.tensor(knot_lengths(block, horizon, elapsed), device=knots.device)
+    lengths = torch.tensor(knot_lengths(action_repeat, horizon, elapsed), device=knots.device)
     return knots.repeat_interleave(lengths, dim=-2, output_size=horizon)

@@ -43,18 +43,18 @@ class SamplingConfig:
         samples: action sequences drawn per iteration, S.
         iterations: rounds of sampling and refitting.
         result: `mean` returns the refitted mean, `best` the best sample seen. The best sample overfits the model.
-        block: control steps that share one action in the plan (action repeat).
+        action_repeat: control steps that share one action in the plan.
     """
 
     samples: int = 192
     iterations: int = 4
     result: str = "mean"
-    block: int = 4
+    action_repeat: int = 4
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.iterations < 1 or self.block < 1:
+        if self.samples < 2 or self.iterations < 1 or self.action_repeat < 1:
             raise ValueError(
-                f"samples {self.samples}, iterations {self.iterations}, block {self.block}: "
+                f"samples {self.samples}, iterations {self.iterations}, action_repeat {self.action_repeat}: "
                 "at least 2, 1 and 1 are accepted"
             )
         if self.samples > MOST_SAMPLES or self.iterations > MOST_ITERATIONS:
@@ -129,8 +129,9 @@ class SamplingOptimiser(Optimiser):
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
         """See `Optimiser.plan`. The noise is drawn on the generator's device, everything else on the limits'."""
         config, limits = self.config, problem.limits
-        held = functools.partial(from_knots, block=config.block, horizon=problem.horizon, elapsed=problem.step)
-        search = self.begin(to_knots(first_mean(problem, memory), config.block, problem.step), limits)
+        repeat, step = config.action_repeat, problem.step
+        held = functools.partial(from_knots, action_repeat=repeat, horizon=problem.horizon, elapsed=step)
+        search = self.begin(to_knots(first_mean(problem, memory), repeat, step), limits)
         best, best_cost = search.mean, torch.full_like(search.mean[:, 0, 0], torch.inf)
         trace = []
 
@@ -140,7 +141,7 @@ class SamplingOptimiser(Optimiser):
         for iteration in range(config.iterations):
             drawn = limits.clip(self.draw(search, limits, generator))
             if iteration == 0 and problem.propose is not None:
-                drawn = _with_proposals(drawn, problem, config.block, generator)
+                drawn = _with_proposals(drawn, problem, repeat, generator)
             knots = torch.cat([search.mean[:, None], drawn], dim=1)
             cost = judge(knots)
             lowest, index = cost.min(1)
@@ -171,11 +172,11 @@ def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:
     return problem.limits.clip(left)
 
 
-def _with_proposals(drawn: Tensor, problem: Problem, block: int, generator: torch.Generator) -> Tensor:
+def _with_proposals(drawn: Tensor, problem: Problem, action_repeat: int, generator: torch.Generator) -> Tensor:
     """The candidates `[B, S-1, K, A]`, the last of them replaced by what is proposed."""
     assert problem.propose is not None
     most = drawn.shape[1]
-    proposed = to_knots(problem.propose(most, generator).to(drawn), block, problem.step)[:, :most]
+    proposed = to_knots(problem.propose(most, generator).to(drawn), action_repeat, problem.step)[:, :most]
     return torch.cat([drawn[:, : most - proposed.shape[1]], problem.limits.clip(proposed)], dim=1)
 
 

@@ -17,18 +17,18 @@ class RandomShootingConfig:
 
     Attributes:
         samples: action sequences drawn per plan, S.
-        block: control steps that share one action in the plan (action repeat).
+        action_repeat: control steps that share one action in the plan.
     """
 
     samples: int = 512
-    block: int = 1
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
         self.sampling()
 
     def sampling(self) -> SamplingConfig:
         """A single round, of which the best sample is taken."""
-        return SamplingConfig(self.samples, iterations=1, result="best", block=self.block)
+        return SamplingConfig(self.samples, iterations=1, result="best", action_repeat=self.action_repeat)
 
 
 class RandomShooting(SamplingOptimiser):

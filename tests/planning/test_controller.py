@@ -28,7 +28,7 @@ HOLDING = dataclasses.replace(
 
 
 def make_strategy(**options: int) -> Strategy:
-    cem = CEM(CEMConfig(samples=48, iterations=3, elites=6, temperature=math.inf, initial_std=0.5, block=1))
+    cem = CEM(CEMConfig(samples=48, iterations=3, elites=6, temperature=math.inf, initial_std=0.5, action_repeat=1))
     return Strategy(cem, ObjectiveConfig(), ControllerConfig(**{"horizon": 4, **options}))
 
 

@@ -53,12 +53,12 @@ class TestOwnPlanner(OptimiserConformance):
     tolerance = 0.1
 
     def make(self) -> Optimiser:
-        options = {"samples": 1024, "iterations": 12, "block": 5, "result": "best"}
+        options = {"samples": 1024, "iterations": 12, "action_repeat": 5, "result": "best"}
         return make_optimiser("halving", options)
 
 
 def test_an_optimiser_without_a_file_has_the_defaults_of_its_options() -> None:
-    settings = read_settings({"planner": "halving", "options.block": 2})
+    settings = read_settings({"planner": "halving", "options.action_repeat": 2})
     assert settings["name"] == "halving" and settings["options"]["samples"] == SamplingConfig().samples
-    assert settings["options"]["block"] == 2
+    assert settings["options"]["action_repeat"] == 2
     assert settings["objective"]["steps"] == "mix"

@@ -70,7 +70,11 @@ def strange(rng: np.random.Generator) -> Observation:
 @pytest.mark.parametrize("execute", [1, 3])
 def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
     """40,000 commands over the four of these."""
-    options: dict[str, Any] = {"samples": 8, "block": 2, **({"elites": 3, "iterations": 2} if name == "cem" else {})}
+    options: dict[str, Any] = {
+        "samples": 8,
+        "action_repeat": 2,
+        **({"elites": 3, "iterations": 2} if name == "cem" else {}),
+    }
     strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5, execute))
     controller = Controller(Hostile(SPEC, execute), strategy, [PlaceGoal((0.1, 0.2))] * ROWS, torch.device("cpu"))
     rng, limits, last, replaced = np.random.default_rng(0), controller.limits, None, 0
@@ -93,7 +97,11 @@ def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
 def test_no_plan_leaves_the_limits(name: str) -> None:
     """60,000 commands over the two of these, as an optimiser and the last gate give them, many rows at a time."""
     rows, noise = 1_000, torch.Generator().manual_seed(2)
-    options: dict[str, Any] = {"samples": 8, "block": 2, **({"elites": 3, "iterations": 2} if name == "cem" else {})}
+    options: dict[str, Any] = {
+        "samples": 8,
+        "action_repeat": 2,
+        **({"elites": 3, "iterations": 2} if name == "cem" else {}),
+    }
     strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5))
     limits, memory = ActionLimits.of(ARM, SPEC.control_step_s), None
 

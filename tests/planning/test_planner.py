@@ -20,7 +20,13 @@ HOLDING = dataclasses.replace(POINT, action=ActionSpec((-1.0, -1.0), (1.0, 1.0),
 
 @pytest.fixture
 def planner() -> Planner:
-    options = {"horizon": 4, "options.samples": 64, "options.elites": 8, "options.block": 1, "options.iterations": 8}
+    options = {
+        "horizon": 4,
+        "options.samples": 64,
+        "options.elites": 8,
+        "options.action_repeat": 1,
+        "options.iterations": 8,
+    }
     return Planner(PointModel(), options)
 
 

@@ -24,7 +24,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cem_quadratic.json"
-PLAIN = {"temperature": math.inf, "initial_std": 0.5, "block": 1}
+PLAIN = {"temperature": math.inf, "initial_std": 0.5, "action_repeat": 1}
 THOROUGH = {"samples": 512, "iterations": 20, "elites": 32, "min_std": 0.01, **PLAIN}
 
 
@@ -44,10 +44,12 @@ class TestRandomShooting(OptimiserConformance):
     tolerance = 0.35  # it is the planner that any other has to beat
 
     def make(self) -> Optimiser:
-        return RandomShooting(RandomShootingConfig(samples=4096, block=5))
+        return RandomShooting(RandomShootingConfig(samples=4096, action_repeat=5))
 
 
-@pytest.mark.parametrize("options", [{}, {"result": "best"}, {"block": 2}, {"colour": 2.0}, {"temperature": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"result": "best"}, {"action_repeat": 2}, {"colour": 2.0}, {"temperature": 0.1}]
+)
 def test_cem_finds_the_bounded_optimum_of_a_quadratic(options: dict) -> None:
     targets = torch.tensor([[0.3, 1.1], [-5.0, 9.0], [0.0, 0.0]])
     result = plan(CEM(CEMConfig(**{**THOROUGH, **options})), targets)
@@ -63,7 +65,7 @@ def test_cem_beats_random_shooting_with_the_same_number_of_samples() -> None:
 
 def test_golden_plan() -> None:
     golden = json.loads(GOLDEN.read_text())
-    config = CEMConfig(samples=32, iterations=3, elites=4, temperature=math.inf, initial_std=0.5, block=1)
+    config = CEMConfig(samples=32, iterations=3, elites=4, temperature=math.inf, initial_std=0.5, action_repeat=1)
     result = plan(CEM(config), torch.tensor(golden["targets"]), seed=7)
     torch.testing.assert_close(result.actions, torch.tensor(golden["actions"]), atol=1e-5, rtol=0)
 
@@ -104,7 +106,9 @@ def test_a_low_temperature_follows_the_one_sample_that_found_the_way() -> None:
         return torch.where((actions[..., 0] > 0.8).all(-1), 0.0, 1.0)
 
     def share(temperature: float) -> float:
-        config = CEMConfig(samples=64, iterations=3, elites=16, temperature=temperature, initial_std=0.5, block=1)
+        config = CEMConfig(
+            samples=64, iterations=3, elites=16, temperature=temperature, initial_std=0.5, action_repeat=1
+        )
         noise = torch.Generator().manual_seed(0)
         problem = Problem(rare, LIMITS, torch.zeros(1, 2), 2)
         costs = [CEM(config).plan(problem, None, noise).cost for _ in range(64)]
@@ -129,7 +133,7 @@ def test_the_first_mean_and_the_tail_rest(options: dict) -> None:
         return torch.full(actions.shape[:2], torch.nan)
 
     last = torch.tensor([[20.0, 0.2, 1.0]])
-    optimiser, problem = CEM(CEMConfig(**options, block=1)), Problem(cost, ARM_LIMITS, last, 4)
+    optimiser, problem = CEM(CEMConfig(**options, action_repeat=1)), Problem(cost, ARM_LIMITS, last, 4)
     solve(optimiser, problem)
     assert torch.equal(first[0], torch.tensor([[[20.0, 0.0, 1.0]] * 4]))
     made = torch.tensor([[[21.0, 0.1, 1.0], [22.0, 0.2, 1.0], [23.0, 0.3, 0.0], [24.0, 0.3, 0.0]]])
@@ -162,7 +166,7 @@ def test_the_next_plan_starts_from_this_one_as_it_is() -> None:
     """A plan that cannot be improved is followed to its end, however often it is made anew."""
     torch.manual_seed(0)
     followed = from_knots(torch.rand(1, 3, 2) - 0.5, 4, 12)
-    optimiser = CEM(CEMConfig(samples=8, elites=2, block=4, initial_std=1e-9, min_std=0.0))
+    optimiser = CEM(CEMConfig(samples=8, elites=2, action_repeat=4, initial_std=1e-9, min_std=0.0))
     memory = WarmStart(followed, torch.tensor([0]))
     for step in range(12):
         problem = Problem(lambda a: a.sum((-1, -2)), LIMITS, torch.zeros(1, 2), 12, step)

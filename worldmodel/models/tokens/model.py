@@ -122,7 +122,7 @@ class TokenModel(WorldModel):
     @property
     def memory(self) -> int:
         """Control steps of the past that it makes use of, M."""
-        return (self.config.transformer.window - 1) * self.config.transformer.block
+        return (self.config.transformer.window - 1) * self.config.transformer.prediction_steps
 
     @property
     def scales(self) -> list[Tensor]:
@@ -196,7 +196,7 @@ class TokenModel(WorldModel):
 
     def _context(self, past: Past | None) -> Cache | None:
         """The blocks of the past that are whole; the last one ends at the present frame."""
-        block = self.config.transformer.block
+        block = self.config.transformer.prediction_steps
         blocks = 0 if past is None else min(int(past.seen), self.memory) // block
         if past is None or not blocks:
             return None

@@ -50,7 +50,7 @@ class TransformerConfig:
         heads: attention heads; `width / heads` must be even.
         mlp_ratio: hidden size of a block's MLP over `width`.
         window: frames that a token attends to, its own among them.
-        block: control steps from one frame to the next, k.
+        prediction_steps: control steps from one frame to the next, k.
         positions: how a token knows where it is: `rotary` in (t, y, x), `sincos` or `learned` in (y, x) with a learned
             weight of a frame's age.
         conditioning: how actions come in: as `tokens` between those of the frames, or by `adaln`.
@@ -61,12 +61,12 @@ class TransformerConfig:
     heads: int = 4
     mlp_ratio: float = 2.0
     window: int = 2
-    block: int = 4
+    prediction_steps: int = 4
     positions: str = "learned"
     conditioning: str = ADALN
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "window", "block"):
+        for name in ("width", "depth", "heads", "window", "prediction_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.heads):
@@ -135,9 +135,11 @@ class TokenPredictor(nn.Module):
         places = camera_coordinates(grids)
         self.register_buffer("coordinates", places, persistent=False)
         self.tokens_in, self.proprio_in = nn.Linear(token_size, width), _mlp(_WAVES * proprio_size, width, width)
-        self.foresight = _mlp(proprio_size + config.block * action_size, width, config.block * proprio_size)
-        seen = _WAVES * (config.block + 1) * proprio_size
-        self.actions_in = _mlp(seen + config.block * action_size, width, width)
+        self.foresight = _mlp(
+            proprio_size + config.prediction_steps * action_size, width, config.prediction_steps * proprio_size
+        )
+        seen = _WAVES * (config.prediction_steps + 1) * proprio_size
+        self.actions_in = _mlp(seen + config.prediction_steps * action_size, width, width)
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # what tells proprioception and actions from tokens
         self.cameras = nn.Parameter(0.02 * torch.randn(len(grids), width))
         self.places = nn.Parameter(0.02 * torch.randn(len(places), width)) if config.positions == "learned" else None
@@ -146,8 +148,8 @@ class TokenPredictor(nn.Module):
             CausalBlock(width, config.heads, config.mlp_ratio, adaptive) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.tokens_out = nn.Linear(width, config.block * token_size)
-        self.proprio_out = _linear(width, config.block * proprio_size)
+        self.tokens_out = nn.Linear(width, config.prediction_steps * token_size)
+        self.proprio_out = _linear(width, config.prediction_steps * proprio_size)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -186,8 +188,10 @@ class TokenPredictor(nn.Module):
             layers.append(known.last((self.config.window - 1) * group))
         x = self.norm(x).unflatten(1, (count, group))
         first = group - len(self.coordinates)
-        changes = self.tokens_out(x[:, :, first:]).float().unflatten(-1, (self.config.block, -1)).transpose(2, 3)
-        turns = self.proprio_out(x[:, :, first - 1]).float().unflatten(-1, (self.config.block, -1))
+        changes = (
+            self.tokens_out(x[:, :, first:]).float().unflatten(-1, (self.config.prediction_steps, -1)).transpose(2, 3)
+        )
+        turns = self.proprio_out(x[:, :, first - 1]).float().unflatten(-1, (self.config.prediction_steps, -1))
         ahead = Moments(moments.tokens[:, :, None] + changes, robot + turns)
         return ahead, Cache(tuple(layers), done + count)
 
@@ -196,7 +200,7 @@ class TokenPredictor(nn.Module):
 
         H need not be a multiple of k. What `cache` holds came before; with a single row, all share it.
         """
-        horizon, size = actions.shape[1], self.config.block
+        horizon, size = actions.shape[1], self.config.prediction_steps
         # What the last block is padded with lies beyond the horizon, and what comes of it is cut off again.
         padded = F.pad(actions, (0, 0, 0, -horizon % size))
         frames = []
@@ -211,7 +215,7 @@ class TokenPredictor(nn.Module):
     def _foresee(self, proprio: Tensor, actions: Tensor) -> Tensor:
         """Where the robot takes itself `[B, T, k, P]` from `proprio [B, T, P]`, as far as nothing stands in its way."""
         changes = self.foresight(torch.cat([proprio, actions.flatten(2)], dim=-1)).float()
-        return proprio[:, :, None] + changes.unflatten(-1, (self.config.block, -1))
+        return proprio[:, :, None] + changes.unflatten(-1, (self.config.prediction_steps, -1))
 
     def _embed(self, moments: Moments, ahead: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Groups `[B, T group, D]`, and for `adaln` the condition `[B, T, D]`."""

@@ -39,17 +39,19 @@ class TokensOptions:
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
-        block, ahead = self.transformer.block, self.prediction.rollout_steps
+        block, ahead = self.transformer.prediction_steps, self.prediction.rollout_steps
         if ahead % block or ahead < 2 * block:
             raise ValueError(
-                f"prediction.rollout_steps {ahead} must be a multiple of transformer.block {block}, and at least twice "
-                "as much"
+                f"prediction.rollout_steps {ahead} must be a multiple of transformer.prediction_steps {block}, and at "
+                "least twice as much"
             )
 
 
 def make_stages(options: TokensOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
     """All stages, in their order. Raises UserError when no episode is long enough."""
-    frames = sequence_frames(options.transformer.window, options.transformer.block, options.prediction.rollout_steps)
+    frames = sequence_frames(
+        options.transformer.window, options.transformer.prediction_steps, options.prediction.rollout_steps
+    )
 
     def sampler(episodes: NDArray[np.int64]) -> ClipSampler:
         return ClipSampler(store.episode_ends, frames, (1,), options.trainer.seed, episodes)

@@ -111,7 +111,9 @@ class TokenTask(TrainingTask):
     def batch(self, rows: NDArray[np.int64]) -> tuple[Moments, Tensor]:
         """Frames `[B, L, ·]` at `rows [B, L]`, and the actions between them by block `[B, T, k, A]`."""
         actions = self._recording.actions[rows[:, :-1]].to(self._device)
-        return self._recording.moments(rows, self._device), actions.unflatten(1, (-1, self.module.config.block))
+        return self._recording.moments(rows, self._device), actions.unflatten(
+            1, (-1, self.module.config.prediction_steps)
+        )
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
@@ -132,23 +134,23 @@ class TokenTask(TrainingTask):
         return int(np.random.default_rng([self._seed, step]).integers(self.module.config.window))
 
     def _forced(self, moments: Moments, actions: Tensor) -> tuple[Tensor, Tensor]:
-        block = self.module.config.block
+        block = self.module.config.prediction_steps
         ahead, _ = self.module(moments.at((slice(None), slice(0, -1, block))), actions)
         return self._errors(
             ahead, Moments(*(x[:, 1:].unflatten(1, (-1, block)) for x in (moments.tokens, moments.proprio)))
         )
 
     def _rolled_out(self, moments: Moments, actions: Tensor, context: int) -> tuple[Tensor, Tensor]:
-        blocks = self._config.rollout_steps // self.module.config.block
+        blocks = self._config.rollout_steps // self.module.config.prediction_steps
         ahead = self._imagine(moments, actions[:, : context + blocks], context)
-        first = context * self.module.config.block
+        first = context * self.module.config.prediction_steps
         return self._errors(ahead, moments.at((slice(None), slice(first + 1, first + 1 + self._config.rollout_steps))))
 
     def _imagine(self, moments: Moments, actions: Tensor, context: int) -> Moments:
         """Rollout `[B, H, ·]` from the frame after `context` blocks on, under the rest of `actions [B, T, k, A]`."""
-        first, cache = context * self.module.config.block, None
+        first, cache = context * self.module.config.prediction_steps, None
         if context:
-            seen = moments.at((slice(None), slice(0, first, self.module.config.block)))
+            seen = moments.at((slice(None), slice(0, first, self.module.config.prediction_steps)))
             _, cache = self.module(seen, actions[:, :context])
         return self.module.rollout(moments.at((slice(None), first)), actions[:, context:].flatten(1, 2), cache)
 
@@ -166,7 +168,7 @@ class TokenTask(TrainingTask):
         Errors are distances as a planner measures them, between the imagined moment and the real one.
         """
         context = self.module.config.window - 1
-        first = context * self.module.config.block
+        first = context * self.module.config.prediction_steps
         errors, copies, ranks = [], [], []
         generator = torch.Generator().manual_seed(self._seed)
         for rows in np.array_split(self._held_out_rows, max(1, len(self._held_out_rows) // _REPORTED_AT_ONCE)):
@@ -183,7 +185,7 @@ class TokenTask(TrainingTask):
         candidates = with_rivals(actions[:, context:].flatten(1, 2), generator)
         reached = []
         for chosen in candidates.unbind(1):
-            blocks = chosen.unflatten(1, (-1, self.module.config.block))
+            blocks = chosen.unflatten(1, (-1, self.module.config.prediction_steps))
             ahead = self._imagine(moments, torch.cat([actions[:, :context], blocks], 1), context)
             reached.append(token_distance(ahead.tokens[:, -1], moments.tokens[:, -1], self._weight))
         return share_won(torch.stack(reached, dim=1))

@@ -25,7 +25,9 @@ SPEC = EnvironmentSpec(
 )
 TWO_CAMERAS = dataclasses.replace(SPEC, cameras=(CameraSpec("front", 32, 32), CameraSpec("wrist-1", 16, 32)))
 ENCODER = EncoderConfig(patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
-TRANSFORMER = TransformerConfig(width=32, depth=2, heads=2, mlp_ratio=2.0, window=2, block=2, conditioning="tokens")
+TRANSFORMER = TransformerConfig(
+    width=32, depth=2, heads=2, mlp_ratio=2.0, window=2, prediction_steps=2, conditioning="tokens"
+)
 GRIDS = ((2, 2), (1, 2))
 TOKEN_SIZE, PROPRIO, ACTION = 6, 3, 2
 

@@ -132,7 +132,7 @@ def test_a_rollout_is_teacher_forcing_on_its_own_frames(positions: str, conditio
 
 
 def test_a_horizon_need_not_be_whole_blocks() -> None:
-    predictor = make_predictor(block=4)
+    predictor = make_predictor(prediction_steps=4)
     start, actions = draw_moments(ROWS, 1).at((slice(None), 0)), draw_blocks(ROWS, 1, 10)[:, 0]
     long = predictor.rollout(start, actions)
     assert long.tokens.shape == (ROWS, 10, 6, TOKEN_SIZE)
@@ -239,7 +239,7 @@ def test_the_order_of_frames_is_a_window() -> None:
 def test_an_adaptive_block_begins_as_the_identity() -> None:
     torch.manual_seed(0)
     config = {"width": 32, "heads": 2, "depth": 2}
-    changed = TRANSFORMER.__class__(**config, block=2, conditioning="adaln")  # type: ignore[arg-type]
+    changed = TRANSFORMER.__class__(**config, prediction_steps=2, conditioning="adaln")  # type: ignore[arg-type]
     predictor = TokenPredictor(changed, GRIDS, TOKEN_SIZE, PROPRIO, ACTION)
     tokens = torch.randn(2, 7, 32)
     for block in predictor.blocks:

@@ -31,7 +31,7 @@ TOY = (
     "transformer.width=16",
     "transformer.depth=1",
     "transformer.heads=2",
-    "transformer.block=2",
+    "transformer.prediction_steps=2",
     "prediction.rollout_steps=4",
     *TOY_ENV,
     *TOY_ENCODER,
@@ -99,7 +99,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("prediction.rollout_steps=5", r"rollout_steps 5 must be a multiple of transformer.block 2"),
+        ("prediction.rollout_steps=5", r"rollout_steps 5 must be a multiple of transformer.prediction_steps 2"),
         ("prediction.rollout_steps=2", r"at least twice"),
         ("prediction.rollout_steps=40", r"no episode is long enough for clips of 43 frames"),
         ("transformer.positions=polar", r"positions 'polar' is unknown: choose from learned, rotary, sincos"),

@@ -19,7 +19,7 @@ from worldmodel.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONFIG = PredictionConfig(rollout_steps=6, rollout_weight=0.7, proprio_weight=0.3)
-FRAMES = sequence_frames(TRANSFORMER.window, TRANSFORMER.block, CONFIG.rollout_steps)
+FRAMES = sequence_frames(TRANSFORMER.window, TRANSFORMER.prediction_steps, CONFIG.rollout_steps)
 EPISODES, LENGTH, TOKENS, TOKEN_SIZE = 60, 16, 6, 8
 PATCHES = [(2 * rows, 2 * columns) for rows, columns in GRIDS]
 
