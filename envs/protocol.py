@@ -28,13 +28,13 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
     units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;
     `info` holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged
-    simulation ends the episode (`terminated`) and shows the observation before it; success does not end it, since
-    holding the goal counts too. There is no time limit inside; whoever runs an episode brings the budget.
+    simulation ends the episode (`terminated`) and returns the previous observation. Success does not end the episode,
+    since staying at the goal counts too. The environment has no time limit. The caller sets the budget.
 
     Args:
-        name: what data and checkpoints are filed under.
+        name: name of the folder of data and checkpoints.
         world: the simulation.
-        task: what is wanted of it.
+        task: success rule and exploration.
     """
 
     action_space: gymnasium.spaces.Box  # type: ignore[assignment]
@@ -58,7 +58,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin as the world does at random; or start from `options["state"]`, toward `options["goal"]`."""
+        """Start at random, or from `options["state"]`, toward `options["goal"]` if it is given."""
         super().reset(seed=seed)
         state, goal = read_reset_options(options)
         if state is None:
@@ -96,11 +96,11 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     # --- simulator state -------------------------------------------------------------------------------------------
 
     def get_state(self) -> Floats:
-        """Everything that is needed to come back to this instant, `[N]`."""
+        """The full state of the simulation, `[N]`."""
         return self.world.get_state()
 
     def set_state(self, state: Floats) -> None:
-        """Return to a stored instant `[N]`. Raises UserError for a wrong shape or a non-finite number."""
+        """Restore a stored state `[N]`. Raises UserError for a wrong shape or a non-finite number."""
         state, size = np.asarray(state, np.float64), len(self.get_state())
         if state.shape != (size,) or not np.isfinite(state).all():
             raise UserError(f"state of shape {state.shape} cannot be set: expected {size} finite numbers")
@@ -112,12 +112,12 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return {"images": images, "proprio": self.world.proprio()}
 
     def render_state(self, state: Floats, camera: str | None = None, size: int | None = None) -> Pixels:
-        """Picture `[H, W, 3]` of a stored state, leaving the present one untouched.
+        """Image `[H, W, 3]` of a stored state. The present state is unchanged.
 
         Args:
             state: `[N]`.
-            camera: whose picture; None: of the first camera.
-            size: height of the picture in place of the camera's own [pixels]; the width keeps its proportion.
+            camera: name of the camera; None for the first one.
+            size: height of the image [pixels] in place of the camera's own. The width scales with it.
 
         Raises:
             UserError: for an unknown camera.

@@ -1,4 +1,4 @@
-"""Load a world model, look, imagine what actions would lead to, and plan: python examples/load_and_imagine.py"""
+"""Load a world model, observe, imagine the outcome of actions, and plan: python examples/load_and_imagine.py"""
 
 import numpy as np
 import torch

@@ -34,9 +34,9 @@ class ControllerConfig:
     """Options of `Controller`.
 
     Attributes:
-        horizon: control steps that a plan looks ahead, H.
-        execute: actions of a plan that are taken before the next one is made.
-        seed: of the optimiser's noise.
+        horizon: planning horizon H [control steps].
+        execute: actions of a plan that are executed before the next one is made.
+        seed: seed of the optimiser's noise.
     """
 
     horizon: int = 12
@@ -52,7 +52,7 @@ class ControllerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """All that makes a controller but the model: how actions are sought, judged and executed."""
+    """The parts of a controller beside the model: optimiser, objective, and options of the control loop."""
 
     optimiser: Optimiser
     objective: ObjectiveConfig
@@ -68,14 +68,14 @@ class Strategy:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What was decided at one control step, for B environments.
+    """The decision at one control step, for B environments.
 
     Attributes:
-        actions: float32 `[B, A]`, finite, and allowed after the commands before.
-        distance: `[B]`, the latent distance of what is seen now to the goal.
-        reached: `[B]`, whether that is as near as was asked for. A distance that is not finite never is.
-        sub_goal: `[B]`, which of its goals each is heading for, from 0 on.
-        predicted_cost: `[B]`, the cost that the plan in execution was predicted to have.
+        actions: float32 `[B, A]`, finite and within all limits.
+        distance: `[B]`, the latent distance of the current observation to the goal.
+        reached: `[B]`, whether this is at most `reached_distance`. It is false for a distance that is not finite.
+        sub_goal: `[B]`, index of each row's current sub-goal, from 0 on.
+        predicted_cost: `[B]`, the predicted cost of the plan in execution.
         replaced: `[B]`, rows where no plan could be used and the action is rest.
         trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution; NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
@@ -95,15 +95,15 @@ class Decision:
 
     @functools.cached_property
     def imagined(self) -> tuple[Any, ...]:
-        """What the model expects of the rest of each row's plan: latents `[1, 1, H', ...]`; None without a plan.
+        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan; None without a plan.
 
-        They are imagined when they are first asked for, which takes about as long as one evaluation of one sample.
+        They are computed on first access, which takes about as long as the evaluation of one sample.
         """
         return self.imagine()
 
     @classmethod
     def blind(cls, actions: NDArray[np.float32]) -> Decision:
-        """By somebody who looks at nothing: actions `[B, A]`, and no distance to any goal."""
+        """Decision of a policy without observations: actions `[B, A]`, and no distance to a goal."""
         rows = len(actions)
         unknown, never = np.full(rows, np.nan, np.float32), np.zeros(rows, bool)
         return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, unknown[:, None])
@@ -137,25 +137,25 @@ class _Row:
 
 
 class Controller:
-    """Plans for B environments at once, executes the beginning of the plan, looks again and replans.
+    """Plans for B environments at once, executes the beginning of each plan, observes and replans.
 
-    Every environment has its own latent, plan and step counter. Frames are encoded one environment at a time, futures
-    are imagined so (`LatentGoalCost`), and the optimiser's noise depends on the seed and on the step counter only: what
-    happens to one environment does not depend on who shares the batch with it.
+    Every environment has its own latent, plan and step counter. Frames are encoded and futures are imagined for one
+    environment at a time (`LatentGoalCost`). The optimiser's noise depends only on the seed and the step counter. So
+    the result for one environment does not depend on the others in the batch.
 
-    Several goals of a row are visited in turn: it heads for the next one as soon as the present one is within
-    `reached_distance`.
+    A row visits its sub-goals in order. The next sub-goal becomes current as soon as the distance to the present one is
+    at most `reached_distance`.
 
     Args:
-        model: imagines.
-        strategy: how actions are sought, judged and executed.
+        model: world model.
+        strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
-        device: of the model.
-        reached_distance: latent distance that counts as being there.
-        start: `[A]`, what is held where an episode begins and no reading shows it.
+        device: device of the model.
+        reached_distance: largest latent distance at which a goal counts as reached.
+        start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
 
     Raises:
-        UserError: for a goal that the model cannot read, and for a distance at which nothing could ever count.
+        UserError: for a goal that the model cannot read, and for a `reached_distance` that is not above 0.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Controller:
         self._rows = [self._begin(goal) for goal in goals]
 
     def reset(self, row: int, goal: Goal | Sequence[Goal]) -> None:
-        """Begin a new episode in environment `row` toward `goal`, forgetting the one before."""
+        """Begin a new episode in environment `row` toward `goal`."""
         self._rows[row] = self._begin(goal)
 
     @torch.no_grad()

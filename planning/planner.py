@@ -39,11 +39,11 @@ GoalLike = str | Path | NDArray[np.uint8] | Mapping[str, Any] | Goal
 
 @dataclasses.dataclass(frozen=True)
 class PlannedActions:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         actions: float32 `[H, A]`, within all limits.
-        cost: that the model predicts for them; infinite where no finite cost was found.
+        cost: the predicted cost of the actions. It is infinite if no finite cost was found.
         trace: `[I]`, the lowest cost in every iteration of the search.
     """
 
@@ -53,13 +53,13 @@ class PlannedActions:
 
 
 class Planner:
-    """A world model and a way to plan with it, for one robot.
+    """Plans with a world model, for one robot.
 
     Args:
         model: any world model, as `worldmodel.models.registry.load_model` gives it.
-        options: of the planner, as of `RobotController`: `{"horizon": 8, "options.samples": 64}`.
-        device: of the model.
-        seed: of the planner's noise.
+        options: options of the planner, as for `RobotController`: `{"horizon": 8, "options.samples": 64}`.
+        device: device of the model.
+        seed: seed of the planner's noise.
 
     Raises:
         UserError: for options that cannot be used.
@@ -78,16 +78,16 @@ class Planner:
 
     @torch.no_grad()
     def observe(self, images: Any, proprio: ArrayLike, previous: Any = None, action: ArrayLike | None = None) -> Any:
-        """What is known after looking: a latent, opaque but for the model.
+        """The latent state after an observation. Only the model reads its content.
 
         Args:
-            images: uint8 `[H, W, 3]` of the only camera, or such a picture for each camera by its name.
+            images: uint8 `[H, W, 3]` of the only camera, or a mapping from cameras to such images.
             proprio: `[P]`.
-            previous: what was known one control step ago; None where an episode begins.
-            action: `[A]`, what was done in between.
+            previous: the latent state one control step ago. It is None at the start of an episode.
+            action: `[A]`, the action between the two observations.
 
         Raises:
-            UserError: for what does not fit the model, naming what was received and what is expected.
+            UserError: for an argument that does not fit the model. It names what was received and what is expected.
         """
         if (previous is None) != (action is None):
             raise UserError("previous and action belong together: expected both, or neither at the start of an episode")
@@ -98,7 +98,7 @@ class Planner:
 
     @torch.no_grad()
     def imagine(self, latent: Any, actions: ArrayLike) -> Any:
-        """The futures `[1, S, H, ...]` after `actions [S, H, A]` (physical units) from `latent`. Raises UserError."""
+        """Latent states `[1, S, H, ...]` after each of `actions [S, H, A]` (physical units). Raises UserError."""
         wanted = np.shape(actions)
         if len(wanted) != 3 or 0 in wanted:
             raise UserError(f"actions have shape {list(wanted)}: expected [S, H, {self.spec.action.size}]")
@@ -107,20 +107,20 @@ class Planner:
 
     @torch.no_grad()
     def distance(self, latents: Any, goal: GoalLike) -> NDArray[np.float32]:
-        """How far futures are from `goal`, `[S, H]`; or how far what is known now is, `[]`. Raises UserError."""
+        """Distance to `goal`: `[S, H]` of imagined latents, or `[]` of an observed one. Raises UserError."""
         distance = self.model.distance(latents, self.model.goal(read_one(goal, self.spec)))
         return distance[0].cpu().numpy()
 
     def plan(self, latent: Any, goal: GoalLike, command: ArrayLike | None = None) -> PlannedActions:
-        """What to do from `latent` toward `goal`.
+        """Plan actions from `latent` toward `goal`.
 
         Args:
-            latent: what is known.
-            goal: a picture as a file or an array, one for each camera, or a `Goal` that the model reads.
-            command: `[A]`, the one in force; needed where actions hold.
+            latent: the current latent state.
+            goal: an image as a file or an array, a mapping from cameras to images, or a `Goal` that the model reads.
+            command: `[A]`, the last command. It is needed if an action rests at `hold`.
 
         Raises:
-            UserError: for a goal that cannot be used, and where nobody knows what is held.
+            UserError: for a goal that cannot be used, and if the last command is needed and not given.
         """
         if command is None:
             nothing_seen = Observation({}, np.full((1, self.spec.proprio_size), np.nan, np.float32))

@@ -45,12 +45,12 @@ class RobotDecision:
 
     Attributes:
         action: float32 `[A]` in `spec.action.units`, finite and within the limits of the recording.
-        distance: latent distance of what is seen now to the goal.
-        reached: whether that is within `reached_distance` of the last goal.
-        sub_goal: which of several goals it is heading for, from 0 on.
-        replaced: whether no plan could be used; the action is then rest.
+        distance: latent distance of the current observation to the goal.
+        reached: whether this distance to the last goal is at most `reached_distance`.
+        sub_goal: index of the current sub-goal, from 0 on.
+        replaced: whether no plan could be used. The action is then rest.
         plan_ms: time from the observation to the action [ms].
-        details: all that the controller knows, with a batch of one: imagined latents, the trace of the search.
+        details: the controller's `Decision`, with a batch of one. It has imagined latents and the trace of the search.
     """
 
     action: NDArray[np.float32]
@@ -63,22 +63,22 @@ class RobotDecision:
 
 
 class RobotController:
-    """Plans toward a goal in a world model, anew at every control step, for one robot and one thread.
+    """Plans toward a goal with a world model, and replans at every control step, for one robot and one thread.
 
     Args:
         checkpoint: a folder that `python -m worldmodel.train` has written, or a shipped checkpoint's name.
-        goal: a picture (a PNG or JPEG, or uint8 `[H, W, 3]` of the camera's size), one for each camera by its name, any
-            `Goal` that the model reads, or a list of them, which are visited in turn.
-        options: of the planner: `{"horizon": 8, "options.samples": 64}`, or the texts of the command line.
+        goal: an image (a PNG or JPEG, or uint8 `[H, W, 3]` of the camera's size), a mapping from cameras to images, or
+            any `Goal` that the model reads. A list of these is a sequence of sub-goals.
+        options: options of the planner, as `{"horizon": 8, "options.samples": 64}` or as strings of the command line.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
         precision: of imagined futures, `bf16` or `fp32`.
-        reached_distance: latent distance that counts as being there.
-        seed: of the planner's noise.
-        goal_fit: `crop` or `letterbox`: how a picture file of other proportions is brought to the camera's.
+        reached_distance: largest latent distance at which the goal counts as reached.
+        seed: seed of the planner's noise.
+        goal_fit: `crop` or `letterbox`, for an image file of another aspect ratio than the camera's.
         threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.
 
     Attributes:
-        spec: what the model was trained on: cameras, limits and units of the actions, control step [s].
+        spec: specification of the training data: cameras, limits and units of the actions, control step [s].
 
     Raises:
         UserError: for a checkpoint, a goal or an option that cannot be used.
@@ -107,23 +107,23 @@ class RobotController:
         settle_threads(threads, model, strategy, goals, place)
 
     def toward(self, goal: GoalLike | Sequence[GoalLike]) -> None:
-        """Begin anew, toward another goal or the same one. Raises UserError for one that cannot be used."""
+        """Start over toward `goal`, which may be the same as before. Raises UserError for one that cannot be used."""
         with self._alone():
             self._controller.reset(0, read_goals(goal, self.spec, self._fit))
 
     def act(self, images: Any, proprio: ArrayLike, command: ArrayLike | None = None) -> RobotDecision:
-        """The action to take now, and to hold for one control step.
+        """The action to execute now, for one control step.
 
         Args:
-            images: uint8 `[H, W, 3]`, RGB, of the only camera, or such a picture for each camera by its name; from the
-                same cameras as the recording and prepared in the same way. The memory may be used again at once.
+            images: uint8 `[H, W, 3]`, RGB, of the only camera, or a mapping from cameras to such images. They come from
+                the same cameras as the recording, with the same preprocessing. They are copied.
             proprio: finite numbers `[P]`, as recorded.
-            command: finite numbers `[A]`, the command in force, where it is not the one that was decided last. The
-                first call needs it where actions are held and no reading shows what is held.
+            command: finite numbers `[A]`, the last command, if it differs from the action that was returned last. The
+                first call needs it if an action rests at `hold` and no reading shows the last command.
 
         Raises:
-            UserError: when one of them is something else, and when two threads act at once. Nothing has happened then,
-                and nothing has after any other exception; the next call may be right.
+            UserError: for an argument that does not fit, and when two threads act at once. After this or any other
+                exception the controller is unchanged, and the next call may succeed.
         """
         with self._alone():
             pictures = {name: image[None] for name, image in read_images(images, self.spec).items()}

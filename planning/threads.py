@@ -1,4 +1,4 @@
-"""How many threads planning uses on a processor: as many as make one plan fastest, measured before the first step."""
+"""Chooses the number of CPU threads for planning by measuring which number makes one plan fastest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def settle_threads(
     """Set torch to `wanted` threads, `auto` or a number. On a GPU nothing is changed.
 
     A plan of a shipped model takes 32 ms with two threads on two idle cores, and 49 ms with one. Beside a process that
-    wants both cores it is the other way round, 87 to 129 ms and 75 to 78 ms.
+    uses both cores, it takes 87 to 129 ms with two threads, and 75 to 78 ms with one.
 
     Raises:
         UserError: for another value of `wanted`.

@@ -28,16 +28,16 @@ Propose = Callable[[int, torch.Generator], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What an optimiser is asked.
+    """The problem that an optimiser solves.
 
     Attributes:
-        cost: of action sequences. It is differentiable where the model is.
-        limits: what may be commanded.
-        last: `[B, A]`, the command in force.
-        horizon: control steps that a plan looks ahead, H.
-        step: control steps since the episode began, the same for all rows. Where a plan is made of knots, it keeps
-            them in their places in time: the next plan then starts from this one as it is, and not from a blurred copy.
-        propose: candidates that an optimiser that samples judges beside its own; None where nobody proposes any.
+        cost: cost of action sequences. It is differentiable if the model is.
+        limits: limits of actions.
+        last: `[B, A]`, the last command.
+        horizon: planning horizon H [control steps].
+        step: control steps since the episode began, the same for all rows. Knots lie at
+            fixed times of the episode, so that the next plan can start from this one without interpolation.
+        propose: candidates that a sampling optimiser evaluates beside its own, or None.
     """
 
     cost: CostFn
@@ -54,12 +54,12 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Plan(TensorRecord):
-    """What an optimiser decided.
+    """The result of an optimiser.
 
     Attributes:
         actions: `[B, H, A]`, within all limits.
-        cost: `[B]`, the cost that the model predicts for `actions`; infinite where no finite cost was found.
-        memory: what the optimiser wants to be given back when the next plan is due. Opaque to everybody else.
+        cost: `[B]`, the cost that the model predicts for `actions`; infinite if no finite cost was found.
+        memory: passed to the optimiser with the next problem. Only the optimiser reads it.
         trace: `[B, I]`, the lowest cost among the candidates of every iteration.
     """
 
@@ -75,42 +75,42 @@ class Optimiser(abc.ABC):
     @property
     @abc.abstractmethod
     def samples(self) -> int:
-        """Action sequences per row that are judged at once, at most, S."""
+        """S, the largest number of action sequences per row that are evaluated at once."""
 
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """Action sequences per row that one plan takes to be judged."""
+        """Number of action sequences per row that are evaluated for one plan."""
 
     @abc.abstractmethod
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
         """One plan per row of `problem.last [B, A]`.
 
-        A row's plan depends neither on the other rows nor on how many there are. A cost that is not finite is the worst
-        there is.
+        A row's plan depends neither on the other rows nor on their number. A cost that is not finite counts as the
+        highest cost.
 
         Args:
-            problem: what is asked.
-            memory: of the plans made before for the same rows, in the same episode; None where there are none.
-            generator: of all randomness.
+            problem: the problem to solve.
+            memory: memory of the previous plan for the same rows in the same episode, or None.
+            generator: source of all randomness.
         """
 
 
 class Model(Protocol):
-    """The part of a world model that planning uses; `worldmodel.models.contract` says it in full.
+    """The part of a world model that planning uses. `worldmodel.models.contract` has the full interface.
 
-    A latent is opaque here: only the model that made it looks inside.
+    A latent is opaque here. Only the model that made it reads its content.
     """
 
     spec: EnvironmentSpec
 
     def observe(self, previous: Any, observation: Observation, action: Tensor | None) -> Any:
-        """Latent `[B, ...]` of what is seen now.
+        """Latent `[B, ...]` after an observation.
 
         Args:
-            previous: latent of the step before; None where an episode begins.
+            previous: latent of the previous step; None at the start of an episode.
             observation: `[B, ...]`, as numpy arrays.
-            action: `[B, A]`, the one taken in between; None where an episode begins.
+            action: `[B, A]`, the action between the two steps; None at the start of an episode.
         """
 
     def goal(self, goal: Goal) -> Any:

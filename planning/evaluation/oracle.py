@@ -27,7 +27,7 @@ from worldmodel.core.spec import EnvironmentSpec
 class Oracle(Policy):
     """The same search with the simulator as its model and the true distance as its cost.
 
-    Looks at the state of `envs`, as no planner may: it tells how much of a failure is the task's and the optimiser's.
+    It reads the state of `envs`, which planners never see. Its failures are due to the task and the optimiser.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Search(TensorRecord):
-    """Where an optimiser looks: a mean `[B, K, A]` and a standard deviation `[B, K, A]` of every knot's action."""
+    """The sampling distribution: mean `[B, K, A]` and standard deviation `[B, K, A]` of every knot's action."""
 
     mean: Tensor
     std: Tensor
@@ -89,10 +89,10 @@ class WarmStart(TensorRecord):
 
 
 class SamplingOptimiser(Optimiser):
-    """Draws action sequences, has them judged, and looks again where the good ones were.
+    """Draws action sequences, evaluates their costs, and refits the distribution to the best ones.
 
-    A new one of its kind says how to `draw` and how to `refit`. Everything else is here: knots, limits, warm starts,
-    candidates that somebody proposes, costs that are not finite, the best of all candidates, the result.
+    A subclass implements `draw` and `refit`. This class handles knots, limits, warm starts, proposed candidates, costs
+    that are not finite, the best of all candidates, and the result.
 
     All rows of a batch share the noise, so a row's plan depends neither on the other rows nor on how many there are.
     The mean so far is the first candidate of every iteration. A row without a finite cost keeps its mean and reports
@@ -108,13 +108,13 @@ class SamplingOptimiser(Optimiser):
 
     @abc.abstractmethod
     def refit(self, search: Search, knots: Tensor, cost: Tensor, limits: ActionLimits) -> Search:
-        """Where to look next, given the candidates' `knots [B, S, K, A]` and what each costs, `[B, S]`.
+        """The next distribution, from the candidates' `knots [B, S, K, A]` and their costs `[B, S]`.
 
         The cost of a bad candidate may be infinite; it is never NaN. A row whose costs are all infinite keeps its mean.
         """
 
     def begin(self, mean: Tensor, limits: ActionLimits) -> Search:
-        """Where to look first, around `mean [B, K, A]`."""
+        """The first distribution, around `mean [B, K, A]`."""
         return Search(mean, (limits.span / 2).expand_as(mean))
 
     @property

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """Something that a model knows how to read. A package of the user's derives kinds of its own from it."""
+    """A goal that a model can read. A package of the user may derive its own kinds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageGoal(Goal):
-    """The world should look like this.
+    """A goal that is given by images.
 
     Attributes:
         images: by camera, uint8 `[H, W, 3]`, RGB.
@@ -30,6 +30,6 @@ class ImageGoal(Goal):
 
 @dataclasses.dataclass(frozen=True)
 class TextGoal(Goal):
-    """The world should be as a sentence says."""
+    """A goal that is given by a sentence."""
 
     text: str

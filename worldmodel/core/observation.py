@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """One moment of one robot, or of several.
+    """The observation of one robot, or of several, at one time step.
 
     Attributes:
         images: by camera, uint8 `[..., H, W, 3]`, RGB.
@@ -28,20 +28,20 @@ class Observation:
 
     @classmethod
     def of(cls, observation: Mapping[str, Any]) -> Self:
-        """From what a Gymnasium environment of ours returns."""
+        """From the observation that an environment of `envs` returns."""
         return cls(observation["images"], observation["proprio"])
 
     @classmethod
     def stack(cls, observations: Sequence[Observation]) -> Self:
-        """Those of B robots as one, `[B, ...]`."""
+        """Joins the observations of B robots to one, `[B, ...]`."""
         cameras = observations[0].images
         images = {camera: np.stack([o.images[camera] for o in observations]) for camera in cameras}
         return cls(images, np.stack([o.proprio for o in observations]))
 
     def rows(self, index: Any) -> Self:
-        """Those of some robots: everything indexed by `index` in the first dimension."""
+        """The rows of some robots, selected by `index` in the first dimension."""
         return type(self)({name: image[index] for name, image in self.images.items()}, self.proprio[index])
 
     def copy(self) -> Self:
-        """With memory of its own: drivers of cameras write the next picture into the same buffer."""
+        """A copy in new memory, since camera drivers write the next image into the same buffer."""
         return type(self)({name: np.array(image) for name, image in self.images.items()}, np.array(self.proprio))

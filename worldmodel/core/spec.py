@@ -34,8 +34,8 @@ class CameraSpec:
 
     Attributes:
         name: letters, digits, `_` and `-`; a part of file names.
-        height: of its pictures [pixels].
-        width: likewise.
+        height: height of its images [pixels].
+        width: width of its images [pixels].
     """
 
     name: str
@@ -50,25 +50,25 @@ class CameraSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one picture: `(H, W, 3)`."""
+        """Shape of one image, `(H, W, 3)`."""
         return self.height, self.width, 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionSpec:
-    """What a robot can be told to do, one entry per dimension.
+    """The action of a robot, with one entry per dimension.
 
     Attributes:
         low: smallest action, in `units`.
-        high: largest action, likewise.
+        high: largest action, in `units`.
         units: for example `("m/s", "m/s", "")`.
-        names: for example `("vx", "vy", "grip")`; `action_0 ...` where none are given.
-        rest: the command under which the robot stays as it is: `zero` (velocities, relative moves; where the bounds
-            leave zero out, the nearest to it), `hold` (absolute positions: the last command), or a number.
-        kinds: `continuous`, or `binary`: only `low` and `high` themselves can be commanded, as of a gripper.
-        max_rate: largest change from one command to the next [unit/s]; None where there is no limit.
-        hold_from: of a dimension with `hold`, the number of the proprioceptive reading that shows what it commands, for
-            the first command of all; None where no reading does.
+        names: for example `("vx", "vy", "grip")`; the default is `action_0 ...`.
+        rest: the command under which the robot stays as it is: `zero` (velocities, relative moves; the nearest
+            value within the bounds, if they exclude zero), `hold` (absolute positions: the last command), or a number.
+        kinds: `continuous`, or `binary` with only the two values `low` and `high`, such as a gripper.
+        max_rate: largest change from one command to the next [unit/s]; None for no limit.
+        hold_from: for a dimension with `hold`, the index of the proprioceptive reading that shows its command. It is
+            used before the first command. None if no reading shows it.
     """
 
     low: tuple[float, ...]

@@ -28,21 +28,21 @@ from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.core.tensor_record import TensorRecord
 from worldmodel.encoders.base import Encoder
 
-# Opaque to planning, which only takes rows and puts rows together. Its tensors have one row per robot, `[B, ...]`.
+# Opaque to planning, which only selects and joins rows. Its tensors have one row per robot, `[B, ...]`.
 Latent = TensorRecord
 
 
 class WorldModel(nn.Module, abc.ABC):
     """W(latent, actions) → latents, on a frozen encoder (V-JEPA 2-AC, arXiv 2506.09985).
 
-    Of its parameters and buffers, all are floating point and finite. A buffer called `std`, or `..._std`, divides: it
-    is above 0. Loading a checkpoint holds it to both.
+    All parameters and buffers are finite floating-point numbers. A buffer called `std` or `..._std` is a divisor and is
+    above 0. Loading a checkpoint checks both rules.
 
     Attributes:
-        family: what `worldmodel.models.registry` lists it as.
-        spec: the robot that it was trained on.
-        encoder: frozen; turns pictures into tokens.
-        precision: of imagined futures, float32 or bfloat16.
+        family: its name in `worldmodel.models.registry`.
+        spec: specification of the robot that it was trained on.
+        encoder: the frozen encoder from images to tokens.
+        precision: precision of imagined futures, float32 or bfloat16.
     """
 
     family: ClassVar[str]
@@ -55,12 +55,12 @@ class WorldModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def observe(self, previous: Latent | None, observation: Observation, action: Tensor | None) -> Latent:
-        """What is known `[B, ...]` after looking. Every frame is encoded once: of the past, `previous` knows all.
+        """Latent state `[B, ...]` after an observation. Every frame is encoded once, since `previous` holds the past.
 
         Args:
-            previous: what was known one control step ago, `[B, ...]`; None where an episode begins.
-            observation: of B robots, numpy arrays or tensors on any device.
-            action: what was done in between, `[B, A]` in physical units; None where an episode begins.
+            previous: latent state `[B, ...]` one control step ago; None at the start of an episode.
+            observation: observation of B robots, as numpy arrays or tensors on any device.
+            action: the action between the two, `[B, A]` in physical units; None at the start of an episode.
 
         Raises:
             UserError: for an observation of other cameras or shapes than those of `spec`.
@@ -72,30 +72,30 @@ class WorldModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def imagine(self, latent: Latent, actions: Tensor) -> Latent:
-        """The future `[B, S, H, ...]` after each of `actions [B, S, H, A]`, in physical units, from `latent [B, ...]`.
+        """Latents `[B, S, H, ...]` after each of `actions [B, S, H, A]`, in physical units, from `latent [B, ...]`.
 
-        Gradients flow to the actions unless the caller forbids it.
+        Gradients flow to the actions unless the caller disables them.
         """
 
     @abc.abstractmethod
     def distance(self, latents: Latent, goal: Latent) -> Tensor:
-        """How far latents `[B, ...]` or `[B, S, H, ...]` are from goals `[B, ...]`: `[B]` or `[B, S, H]`, at least 0.
+        """Distance of latents `[B, ...]` or `[B, S, H, ...]` to goals `[B, ...]`: `[B]` or `[B, S, H]`, at least 0.
 
-        What is seen and what is imagined are measured on one scale.
+        Observed and imagined latents are measured on the same scale.
         """
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The sizes of all parts as plain values, from which the family's `build` makes it again."""
+        """The sizes of all parts as plain values, from which the family's `build` rebuilds the model."""
 
     def compile_imagination(self) -> None:
-        """From now on imagine by fused kernels (torch.compile), where a family can."""
+        """Compile `imagine` with torch.compile, if the family supports it."""
 
     def check_weights(self) -> None:
-        """Raises UserError for weights that make no sense, beyond those that are not finite or divide by 0."""
+        """Raises UserError for weights that break a further rule of the family."""
 
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write what inference needs. `provenance` says how it came about, in plain values."""
+        """Write what inference needs. `provenance` describes the training, in plain values."""
         content = {
             "family": self.family,
             "environment": self.spec.to_dict(),
@@ -108,7 +108,7 @@ class WorldModel(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
         return next(self.buffers()).device
 
     def read_images(self, images: Mapping[str, Any]) -> dict[str, Tensor]:

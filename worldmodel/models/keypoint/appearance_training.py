@@ -19,15 +19,15 @@ from worldmodel.training.trainer import TrainingTask
 
 @dataclasses.dataclass(frozen=True)
 class AppearanceTrainingConfig:
-    """What the appearance embedding is trained for.
+    """Options of the training of the appearance embedding.
 
     Attributes:
         group: frames that are told apart from each other, M.
         gap: a frame's neighbour in time is at most this many control steps away.
-        temperature: of the comparison.
-        rest: keypoints that move less than this per control step are at rest [half widths of the picture].
+        temperature: temperature of the contrastive loss.
+        rest: keypoints that move less than this per control step are at rest [half widths of the image].
         rest_weight: weight of the difference between embeddings of a scene at rest.
-        pool: frames among which those with their things in the same places are searched.
+        pool: frames among which frames with the same keypoint positions are searched.
     """
 
     group: int = 32

@@ -24,15 +24,15 @@ PairRows = Callable[[int], NDArray[np.int64]]
 
 @dataclasses.dataclass(frozen=True)
 class StateTrainingConfig:
-    """What the keypoints and their features are trained for.
+    """Options of the training of keypoints and features.
 
     Attributes:
-        frames_per_episode: that a batch holds, M. What is reconstructed wrongly in all of them alike does not count,
-            so the state need not know what never changes in an episode. With 1, everything counts.
+        frames_per_episode: frames M of each episode in a batch. A reconstruction error that all of them share does not
+            count, so the state need not describe what is constant in an episode. With 1, every error counts.
         gap: the frame that is reconstructed is at most this many control steps away from the one that is encoded.
-        noise: standard deviation of what is added to the raw state, so that near states mean near scenes.
-        feature_decay: weight of the features' mean square, which keeps them beside that noise.
-        robot_weight: weight of the error in reading proprioception off the picture.
+        noise: standard deviation of noise on the raw state, so that similar states mean similar scenes.
+        feature_decay: weight of the features' mean square, which keeps them from outgrowing the noise.
+        robot_weight: weight of the error in reading proprioception from the image.
     """
 
     frames_per_episode: int = 4

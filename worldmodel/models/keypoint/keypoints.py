@@ -35,12 +35,12 @@ class StateConfig:
     """Size of the keypoint state of one camera.
 
     Attributes:
-        keypoints: K.
-        features: per keypoint, F.
-        embedding: numbers of the appearance embedding.
+        keypoints: number of keypoints, K.
+        features: features per keypoint, F.
+        embedding: size of the appearance embedding.
         hidden: width of encoder and decoder.
-        embedding_width: of the network from keypoints and features to the appearance embedding.
-        robot_keypoints: places that the decoder derives from proprioception.
+        embedding_width: width of the network from keypoints and features to the appearance embedding.
+        robot_keypoints: keypoints that the decoder derives from proprioception.
     """
 
     keypoints: int = 8

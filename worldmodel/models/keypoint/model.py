@@ -169,8 +169,8 @@ class KeypointModel(WorldModel):
     def between(self, latents: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.
 
-        How far the scene's keypoints are off, in half widths of the picture, how different it looks there, and a
-        little of how far the robot is off:
+        It combines the distance of the keypoints, in half widths of the image, the difference of the appearance
+        embeddings, and the difference in proprioception:
         `sqrt(sum_c (|keypoints_c - keypoints_c'|² + w_a² |appearance_c - appearance_c'|²) + w_r² |r (p - p')|²)`
         over all cameras c, with proprioception p, where `r²` is the share of each of its parts that is shown by the
         camera that shows it best. It grows linearly with the way to go.

@@ -31,10 +31,10 @@ _NO_HISTORY = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class PredictionConfig:
-    """What the predictor is trained for.
+    """Options of the training of the predictor.
 
     Attributes:
-        rollout_steps: control steps that the rollout loss looks ahead, open loop.
+        rollout_steps: control steps of the open-loop rollout in the loss.
         proprio_weight: weight of the error in proprioception beside that in the state (both standardised).
     """
 
