@@ -1,4 +1,4 @@
-"""The world: environments behind one protocol (`envs.protocol`), their rendering, and recording from them."""
+"""Environments behind one protocol (`envs.protocol`), their rendering, and the recording of episodes."""
 
 from worldmodel.core.interrupt import until_main
 

@@ -1,4 +1,4 @@
-"""Cameras of a MuJoCo model: those it has, and free ones, each with a name and a size of its own."""
+"""Cameras of a MuJoCo model: its own cameras and free cameras, each with a name and a size."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Any task of the DeepMind Control Suite behind the protocol (Tassa et al. 2018, arXiv:1801.00690).
 
-The suite's reward is not used: the task is to bring the robot's joints to where they are in a goal picture.
+The suite's reward is not used. The task is to bring the robot's joints to their positions in a goal image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Policies that record what actions do. They have no goal and are no experts."""
+"""Exploration policies. They record the effects of actions, and have no goal."""
 
 from __future__ import annotations
 

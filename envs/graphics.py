@@ -1,4 +1,4 @@
-"""Which OpenGL library MuJoCo renders with. Import nothing of MuJoCo here: it reads these variables when imported."""
+"""Chooses MuJoCo's OpenGL library. MuJoCo reads these variables on import, so this module must not import it."""
 
 from __future__ import annotations
 

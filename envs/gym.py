@@ -1,7 +1,7 @@
-"""Any environment of Gymnasium as a task: "make the world look like this picture".
+"""Any environment of Gymnasium as a task with goal images.
 
-One in MuJoCo needs nothing but a configuration. Another one needs two functions more, which read and set its state.
-Its own reward, termination and time limit are not used.
+An environment in MuJoCo needs only a configuration. Any other environment also needs two functions, which read and set
+its state. The environment's reward, termination and time limit are not used.
 
 Example:
     FETCH = GymConfig(

@@ -1,4 +1,4 @@
-"""Gymnasium's environments of other simulators as worlds, through two functions that read and set their state."""
+"""Gymnasium's environments of other simulators as worlds. Two functions read and set their state."""
 
 from __future__ import annotations
 

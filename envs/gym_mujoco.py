@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo environments as worlds: their own `step`, our state and pictures."""
+"""Gymnasium's MuJoCo environments as worlds. They keep their own `step`, and get this project's state and rendering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a MuJoCo model says of its motors: which joints they move, and what the robot's own encoders read."""
+"""Actuators of a MuJoCo model: the joints that they move, and the readings of the joint encoders."""
 
 from __future__ import annotations
 

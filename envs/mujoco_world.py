@@ -1,4 +1,4 @@
-"""What worlds in MuJoCo share. A world of your own from an MJCF file is this class and its two abstract methods."""
+"""The base class of worlds in MuJoCo. A world from an MJCF file implements its two abstract methods."""
 
 from __future__ import annotations
 

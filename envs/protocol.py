@@ -1,4 +1,4 @@
-"""What an environment promises, so that no other code needs to know which one it talks to.
+"""The protocol of environments. Other code depends only on it.
 
 Shapes: `H, W` image height and width in pixels, `P` proprioception, `A` action, `N` simulator state (all 1-D sizes),
 `S` action sequences, `T` control steps.
@@ -23,7 +23,7 @@ __all__ = ["Explorer", "Floats", "GoalEnv", "Metric", "Pixels", "Task", "World"]
 
 
 class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
-    """A world and a task in it: "make the world look like this picture".
+    """A world with a task, whose goals are images.
 
     Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
     units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;

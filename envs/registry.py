@@ -1,7 +1,7 @@
 """Environments by name.
 
-A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of a
-family that exists is only the latter. A package of the user's own registers an `EnvFamily`:
+A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of an
+existing family needs only the last one. A package of the user registers an `EnvFamily`:
 
     register("env", "my_env", EnvFamily(MyConfig, MyEnv))
 """

@@ -1,7 +1,7 @@
-"""Offscreen rendering that costs a fraction of a millisecond in software.
+"""Offscreen rendering in software, in a fraction of a millisecond.
 
-Shadows and reflections are what is slow without a GPU: they are off. Anti-aliasing stays on, because without it more
-than a third of 64-pixel frames do not change when an object moves by a millimetre.
+Shadows and reflections are off, because they are slow without a GPU. Anti-aliasing is on. Without it, more than a third
+of all 64-pixel frames do not change when an object moves by a millimetre.
 """
 
 from __future__ import annotations

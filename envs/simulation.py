@@ -1,4 +1,4 @@
-"""Many action sequences at once through MuJoCo, without pictures."""
+"""Simulates many action sequences at once in MuJoCo, without rendering."""
 
 from __future__ import annotations
 

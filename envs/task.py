@@ -1,4 +1,4 @@
-"""What is wanted of a world: when it is as in the goal, which goals are worth going to, and how to explore on the way.
+"""The task in a world: its success rule, which goals are used, and how to explore.
 
 Shapes: `N` simulator state, `A` action, `...` any leading dimensions.
 """

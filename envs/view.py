@@ -1,4 +1,4 @@
-"""How a MuJoCo model is seen: cheap to draw, without its goal markers, and where a point of it lies in the picture."""
+"""The view of a MuJoCo model: fast rendering without goal markers, and the projection of points into the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A simulation, apart from what anybody wants of it: where things are, what moves them, and how they look.
+"""A simulation without a task: its state, its actions and its rendering.
 
 Shapes: `H, W` image height and width in pixels, `P` proprioception, `A` action, `N` simulator state (all 1-D sizes),
 `S` action sequences, `T` control steps.

@@ -1,4 +1,4 @@
-"""Acting: plans toward goals in a world model that is given, for simulators and robots."""
+"""Planning toward goals with a given world model, for simulators and robots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receding-horizon control toward a goal, or toward several of them in turn."""
+"""Receding-horizon control toward a goal, or toward a sequence of sub-goals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What planning's commands show: progress and tables. Only commands use it."""
+"""Progress and tables that planning's commands print. Only commands use this module."""
 
 from __future__ import annotations
 

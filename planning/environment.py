@@ -1,4 +1,4 @@
-"""What planning needs of an environment, so that its modules can be used and tested without any of ours.
+"""What planning needs from an environment. With this protocol it can be used and tested without the package `envs`.
 
 Every `envs.protocol.GoalEnv` fits. Shapes: `A` action, `P` proprioception, `N` simulator state.
 """

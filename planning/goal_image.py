@@ -1,4 +1,4 @@
-"""Goal pictures from anybody: read with care, brought to the size that a camera of the model has."""
+"""Goal images from untrusted files. They are validated and brought to the size of a camera of the model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What users give as a goal, as goals that a model reads.
+"""Converts what users give as a goal into goals that a model reads.
 
-A goal is a picture (`goal=img.png`), one picture for each camera (`goal='{front: a.png, side: b.png}'`), or a list of
-either, which are sub-goals and visited in turn (`goal='[a.png,b.png]'`). In Python pictures may be arrays too, and a
-`Goal` of any kind that the model reads may stand for either.
+A goal is an image (`goal=img.png`) or one image for each camera (`goal='{front: a.png, side: b.png}'`). A list of these
+is a sequence of sub-goals (`goal='[a.png,b.png]'`). In Python, images may also be arrays, and any `Goal` that the model
+reads is accepted in place of images.
 """
 
 from __future__ import annotations

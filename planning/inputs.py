@@ -1,4 +1,4 @@
-"""What users and environments show: checked against a model's specification, and copied."""
+"""Checks observations of users and environments against a model's specification, and copies them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A join: the one place where planning meets world models. It needs no environment."""
+"""Loads world models for planning. This is the only module of `planning` that imports them. It needs no environment."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def freeze(config: Config) -> None:
 def _other_pairs(path: Path, frozen: Manifest) -> UserError:
     return UserError(
         f"{path} holds other pairs (seed={frozen.seed} n={len(frozen.pairs)} steps_ahead={frozen.steps_ahead}, "
-        f"{frozen.simulator}), which evaluations are made on: out=FILE writes elsewhere, or replaces FILE"
+        f"{frozen.simulator}), on which evaluations depend: out=FILE writes to another file, or replaces FILE"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a plan is judged by: distances to the goal along an imagined future, reduced to one cost."""
+"""The objective of a plan: distances to the goal along an imagined future, reduced to one cost."""
 
 from __future__ import annotations
 

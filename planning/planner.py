@@ -1,4 +1,4 @@
-"""Planning in a few lines: look, imagine, judge, plan.
+"""Planning in a few lines: observe, imagine, measure distances, plan.
 
     model = load_model("push", torch.device("cpu"))
     planner = Planner(model, {"horizon": 8})
@@ -7,7 +7,7 @@
     distances = planner.distance(futures, "goal.png")         # [S, H]
     plan = planner.plan(latent, "goal.png")                   # plan.actions [H, A]
 
-For control in a loop, see `planning.robot.RobotController`, which does this anew at every step.
+For control in a loop, see `planning.robot.RobotController`. It observes and replans at every step.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Planner:
             UserError: for what does not fit the model, naming what was received and what is expected.
         """
         if (previous is None) != (action is None):
-            raise UserError("previous and action belong together: expected both, or none where an episode begins")
+            raise UserError("previous and action belong together: expected both, or neither at the start of an episode")
         pictures = {name: image[None] for name, image in read_images(images, self.spec).items()}
         felt = read_numbers(proprio, (self.spec.proprio_size,), "proprio")[None]
         done = None if action is None else self._tensor(action, (self.spec.action.size,), "action")[None]

@@ -1,6 +1,6 @@
 """Optimisers by name, and strategies from a configuration.
 
-A new optimiser is one new file and one line here; one from a package of the user's is registered by
+A new optimiser is one new file and one line here. A package of the user registers its own by
 `worldmodel.core.registry.register("optimiser", name, OptimiserEntry(make, config))`.
 """
 
@@ -52,7 +52,7 @@ def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
     moments, gib = samples * horizon, samples * horizon * _BYTES_PER_MOMENT / 2**30
     if moments > MOST_MOMENTS:
         raise UserError(
-            f"planner: {samples} samples over a horizon of {horizon} are {moments:,} moments imagined at once, some "
+            f"planner: {samples} samples over a horizon of {horizon} are {moments:,} states imagined at once, some "
             f"{gib:,.0f} GiB: at most {MOST_MOMENTS:,} are accepted"
         )
     return strategy

@@ -1,4 +1,4 @@
-"""A real robot, or anything else without a simulator of ours: observations in, actions out.
+"""Control of a real robot, or of any system outside `envs`. It takes observations and returns actions.
 
     controller = RobotController("runs/arm/model", goal="goal.jpg")
     while True:
@@ -6,10 +6,10 @@
         decision = controller.act(pixels, proprio)
         if decision.reached:
             break
-        robot.act(decision.action)                       # within the limits of the recording, always
+        robot.act(decision.action)                       # always within the limits of the recording
 
-Call `act` once per control step, `controller.spec.control_step_s` apart: the model was trained at that rate. A process
-that does this needs neither the simulator's packages nor those of the command line.
+Call `act` once per control step, every `controller.spec.control_step_s` seconds. The model was trained at this rate.
+The process needs neither the simulator's packages nor those of the command line.
 """
 
 from __future__ import annotations

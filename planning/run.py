@@ -1,8 +1,8 @@
-"""Make the world look like a picture.
+"""Act until a goal image is reached.
 
 python -m planning.run env=push goal=img.png
 python -m planning.run env=push seed=7                           # a pair of the manifest
-python -m planning.run env=push 'goal=[first.png,second.png]'    # in turn; quotes keep the shell away from brackets
+python -m planning.run env=push 'goal=[first.png,second.png]'    # sub-goals; quotes hide the brackets from the shell
 python -m planning.run env=arm 'goal={front: a.png, side: b.png}'   # several cameras
 """
 

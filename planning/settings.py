@@ -1,4 +1,4 @@
-"""Options of the planner without Hydra, for a robot's process: a mapping, or the texts of the command line.
+"""Options of the planner without Hydra, for a robot's process. They are a mapping, or strings as on the command line.
 
 {"horizon": 8, "options.samples": 64}        the same as        ["planner.horizon=8", "planner.options.samples=64"]
 """
@@ -43,7 +43,7 @@ def _texts(options: Sequence[str]) -> Sequence[str]:
 
 def _read_text(option: Any) -> tuple[str, Any]:
     if not isinstance(option, str) or "=" not in option:
-        raise UserError(f"option {option!r}: expected one of the planner's, for example 'planner.horizon=8'")
+        raise UserError(f"option {option!r}: expected an option of the planner, for example 'planner.horizon=8'")
     key, _, text = option.partition("=")
     try:
         return key, yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""A join: the one place where planning's commands meet the environments."""
+"""Opens environments for planning's commands. This is the only module of `planning` that imports them."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def main(config: Config) -> None:
     store = open_recording(given.data, config["env"])
     if "kind" in config["encoder"]:
         kind = config["encoder"]["kind"]
-        raise UserError(f"encoder={kind} is no vision transformer: it is used as it is, by encoder_from={kind}")
+        raise UserError(f"encoder={kind} is no vision transformer: encoder_from={kind} uses it without pretraining")
     encoder = from_config(EncoderConfig, config["encoder"], "encoder")
     encoder.require_fit(store.spec.cameras)
     jepa = from_config(JepaConfig, config["jepa"], "jepa")

@@ -1,4 +1,4 @@
-"""`python -m worldmodel.probe env=push`: what can be read from an encoder's features, and whether they vary."""
+"""`python -m worldmodel.probe env=push`: linear probes of an encoder's features, and how much the features vary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m worldmodel.train env=push`: a world model on the frozen encoder, by the stages of its family."""
+"""`python -m worldmodel.train env=push`: trains a world model on the frozen encoder, in the stages of its family."""
 
 from __future__ import annotations
 

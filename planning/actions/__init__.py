@@ -1,1 +1,1 @@
-"""Action sequences: knots, noise and the last gate before a robot."""
+"""Action sequences: knots, noise, limits, and the final safety check."""

@@ -1,4 +1,4 @@
-"""What may be commanded: bounds, the largest change from one command to the next, and what rest is.
+"""Limits of actions: bounds, the largest change from one command to the next, and rest.
 
 Shapes: `B` robots, `S` sampled sequences, `H` control steps, `A` action dimensions. Physical units.
 """

@@ -1,4 +1,4 @@
-"""The last gate before an environment or a robot."""
+"""The final check of actions before an environment or a robot executes them."""
 
 from __future__ import annotations
 

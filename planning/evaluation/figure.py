@@ -1,4 +1,4 @@
-"""`plan.png`: what a run did, on one page."""
+"""`plan.png`: one figure that summarises a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one environment waits for its next action."""
+"""Measures how long one environment waits for its next action."""
 
 from __future__ import annotations
 

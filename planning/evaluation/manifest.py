@@ -111,7 +111,9 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a manifest: {error!r}") from error
     if manifest.sha256 != claimed:
-        raise UserError(f"{path} was changed: its content hashes to {manifest.sha256[:12]}, it claims {claimed[:12]}")
+        raise UserError(
+            f"{path} was changed: the hash of its content is {manifest.sha256[:12]}, and the file states {claimed[:12]}"
+        )
     return manifest
 
 
@@ -160,7 +162,7 @@ def draw(
             pairs.append(pair)
             if len(pairs) == n:
                 return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
-    raise UserError(f"{len(pairs)} of {100 * n} episodes gave a task {steps_ahead} steps ahead: {n} are wanted")
+    raise UserError(f"{len(pairs)} of {100 * n} episodes gave a goal {steps_ahead} steps ahead: expected {n}")
 
 
 def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:

@@ -1,4 +1,4 @@
-"""The planner that an evaluation is measured against: it plans in the simulator itself."""
+"""The oracle: the same optimiser with the simulator as its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A single run: acting until it is there, and what became of it."""
+"""A single run toward a goal, and its outcome."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def describe(env: Environment, outcome: Outcome, reached_distance: float) -> str
         word = "reached" if outcome.reached else "not reached"
         return (
             f"{word} after {steps} steps, as the model judges: {distance}, and reached_distance={reached_distance:g} "
-            "counts as reached (the picture does not say where things are)"
+            "counts as reached (the goal image holds no simulator state)"
         )
     errors = ", ".join(f"{m.name} {short(outcome.errors[m.name][-1])} {m.unit}" for m in env.metrics)
     model = ""
     if bool(outcome.near[-1]) != outcome.held:
-        says = "there" if outcome.near[-1] else "not there"
-        model = f"; the model, which does not decide, takes itself to be {says}: {distance}"
+        says = "reached" if outcome.near[-1] else "not reached"
+        model = f"; the model, which does not decide, takes the goal to be {says}: {distance}"
     if outcome.reached and not outcome.held:
-        return f"reached on the way, but not held to step {steps}: {errors} off at the end{model}"
+        return f"reached on the way, but not held until step {steps}: {errors} off at the end{model}"
     word = "reached" if outcome.reached else "not reached"
     return f"{word} after {steps} steps, as the simulator judges: {errors} off{model}"

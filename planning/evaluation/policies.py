@@ -1,4 +1,4 @@
-"""Who can be evaluated: the planner with a world model, and the baselines that it has to beat."""
+"""The policies of an evaluation: the planner with a world model, and the baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation as numbers, and as `results.json`."""
+"""The summary of an evaluation, and `results.json`."""
 
 from __future__ import annotations
 

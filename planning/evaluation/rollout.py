@@ -1,4 +1,4 @@
-"""The one loop in which somebody acts, for runs, evaluations and recordings of what happened."""
+"""The rollout loop that runs, evaluations and recordings of episodes share."""
 
 from __future__ import annotations
 

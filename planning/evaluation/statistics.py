@@ -1,4 +1,4 @@
-"""How sure a success rate is, and a difference of two."""
+"""Uncertainty of a success rate, and of the difference between two."""
 
 from __future__ import annotations
 

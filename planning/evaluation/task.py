@@ -1,4 +1,4 @@
-"""What an episode is asked to do: where it starts, and what it should make the world look like."""
+"""The task of an episode: where it starts, and which goal it has."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _checked_states(
     if first is None or first.goal_state is None:
         return next(iter(pictures.values())).start_state, None, ""
     if not _shows(env, first.goal_state, {camera: image.pixels for camera, image in pictures.items()}):
-        return None, None, f"{name} does not show the state that it claims to show: only the picture counts"
+        return None, None, f"{name} does not show the simulator state that it holds: only the image is used"
     return first.start_state, first.goal_state, ""
 
 

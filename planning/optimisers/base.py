@@ -1,4 +1,4 @@
-"""What optimisers that sample have in common, and how an optimiser gets its name."""
+"""The base class of sampling optimisers, and the registry entry of an optimiser."""
 
 from __future__ import annotations
 

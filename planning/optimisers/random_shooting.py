@@ -1,4 +1,4 @@
-"""Random shooting: the planner that any other has to beat."""
+"""Random shooting, the baseline of all optimisers."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_seed_overrules_the_pictures_start_and_foreign_pictures_are_refused(tm
     save_goal(path, env, [1.5, 0.5], **states)  # a picture of something else
     task = from_images(env, POINT, str(path), None)
     assert task.start_state is None and task.goal_state is None
-    assert "does not show the state that it claims to show: only the picture counts" in task.notes[0]
+    assert "does not show the simulator state that it holds: only the image is used" in task.notes[0]
     save_goal(path, env, [0.0, 0.5], **states, environment="push")
     with pytest.raises(UserError, match="shows push, not point: expected a picture of point"):
         from_images(env, POINT, str(path), None)

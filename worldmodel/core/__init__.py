@@ -1,1 +1,1 @@
-"""What every room shares: errors, specifications, seeds, files. Imports nothing else of this project."""
+"""What all packages share: errors, specifications, seeds, files. It imports nothing else of this project."""

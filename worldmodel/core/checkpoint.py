@@ -1,11 +1,11 @@
-"""Checkpoints: a folder with `config.json` and safetensors, nothing that can run code.
+"""Checkpoints: folders with `config.json` and safetensors. They contain nothing that can run code.
 
 A folder holds either a frozen encoder (`kind: encoder`) or a world model (`kind: world_model`, which contains one).
-What to build is decided by `kind`, the names of registered entries, and numbers; a checkpoint never names a class.
+`kind`, the names of registered entries, and numbers decide what is built. A checkpoint never names a class.
 
-`config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Whoever
-loads a checkpoint compares, so that a damaged one is refused. The digest is no signature: whoever wrote the files has
-written the digest, too. So sizes are bounded before anything is allocated, and values are checked.
+`config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Loading
+compares the digest, so that a damaged checkpoint is refused. The digest is not a signature, because the author of the
+files also wrote the digest. Therefore sizes are bounded before memory is allocated, and values are checked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The files of `configs/`, and what plug-ins add to them: where they are, and their values without Hydra.
+"""Finds the files of `configs/` and the options of plug-ins, and reads their values without Hydra.
 
-They lie beside this package. They are not looked up by the name `configs`, which a folder of the user's may bear.
+The files lie beside this package. They are not imported by the name `configs`, which a folder of the user may have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where networks run, and how precisely."""
+"""The device and the precision of networks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Errors that tell the user, in one line, what was received and what is accepted.
 
-A mistake of the user's ends in one line and exit code 2, a run that cannot go on in one line and exit code 1; a
-traceback means a bug of ours.
+A mistake of the user prints one line and gives exit code 2. A run that cannot continue prints one line and gives exit
+code 1. A traceback means a bug in this project.
 """
 
 from __future__ import annotations

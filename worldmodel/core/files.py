@@ -1,4 +1,4 @@
-"""Files that appear whole: whatever happens, there is the old content or the new."""
+"""Atomic writing of files. A file has either its old or its new content, whatever happens."""
 
 from __future__ import annotations
 

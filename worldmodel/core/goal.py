@@ -1,6 +1,6 @@
-"""What a planner is to bring about. A model reads a goal; a controller only hands it on.
+"""Goals of a planner. The model reads a goal, and the controller only passes it on.
 
-Several goals in a row are sub-goals, visited in turn.
+A sequence of goals is a list of sub-goals, which are visited in order.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Ctrl-C ends a command in one line, from its first import on.
 
-`python -m envs.collect` first imports the packages around the module, then everything that the module needs: seconds in
-which no `main` can catch anything. So the packages call `until_main` before they import anything else. It is the one
-thing that importing them does, and it does nothing unless a command of ours was typed. `main` then takes over with
-`interruptions`. What Python does before it imports the first package (some hundredths of a second) stays as it is.
+`python -m envs.collect` first imports the packages around the module, then everything that the module needs. This takes
+seconds, in which no `main` can catch anything. So the packages call `until_main` before they import anything else.
+Importing them has no other effect, and the call does nothing unless a command of this project was typed. `main` then
+takes over with `interruptions`. What Python does before it imports the first package (some hundredths of a second)
+stays as it is.
 
-Nothing but Python's own modules is imported here.
+This module imports only the standard library.
 """
 
 from __future__ import annotations

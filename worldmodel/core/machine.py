@@ -1,4 +1,4 @@
-"""What the machine grants this process."""
+"""The resources that this process may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What robots show: pictures by camera, and proprioception.
+"""Observations: one image for each camera, and proprioception.
 
 Shapes: `H, W` height and width of a camera's pictures, `P` proprioceptive readings, `...` leading dimensions, such as
 `B` robots.

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain values, as a configuration file or a caller gives them."""
+"""Builds frozen dataclasses from the plain values of a configuration file or a caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How what takes long tells how far it is, without knowing who shows it."""
+"""Progress reports of long operations, independent of how they are displayed."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Everything that has a name which users type: environments, optimisers, encoders, model families, formats.
+"""Registries of everything that users select by name: environments, optimisers, encoders, model families, formats.
 
-What comes with this project is listed where its kind lives. A package of the user's adds to it in either of two ways:
+Each kind lists this project's own entries in its own package. A package of the user adds entries in either of two ways:
 
     register("optimiser", "my_search", entry)                # in a program of the user's own
 
     [project.entry-points."worldmodel.plugins"]              # in its pyproject.toml, for all commands
     my_package = "my_package.plugin:add"                     # a function that calls `register`
 
-What an `entry` is, the registry of its kind says.
+The registry of each kind documents what an `entry` is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which seeds are for what: evaluations meet no episode that was trained on, and no two steps share their noise."""
+"""Ranges of seeds. No evaluation repeats an episode of the training data, and no two steps share their noise."""
 
 # Recordings reset their environments with smaller seeds, manifests with these and larger ones.
 FIRST_EVALUATION_SEED = 2**31

@@ -1,4 +1,4 @@
-"""What a recording says of the robot it came from; it travels from the store into every checkpoint.
+"""The specification of a robot. It is stored in the recording and copied into every checkpoint.
 
 Shapes: `A` action dimensions, `P` proprioceptive readings.
 """

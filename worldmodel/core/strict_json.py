@@ -1,4 +1,4 @@
-"""JSON from strangers: whatever stands there, the answer is plain values or one line."""
+"""Untrusted JSON. Reading it gives plain values or a one-line error."""
 
 from __future__ import annotations
 

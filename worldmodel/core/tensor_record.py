@@ -1,6 +1,6 @@
 """Frozen dataclasses of tensors whose rows belong together: a model's latents, an optimiser's memory.
 
-Planning looks into neither. All that it does with them is to take rows, and to put rows together again.
+Planning does not read their content. It only selects rows and joins them.
 """
 
 from __future__ import annotations

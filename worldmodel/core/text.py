@@ -1,4 +1,4 @@
-"""Text that others wrote, before it is shown or kept: names, units, instructions, addresses, messages of servers."""
+"""Untrusted text, before it is printed or stored: names, units, instructions, addresses, messages of servers."""
 
 from __future__ import annotations
 

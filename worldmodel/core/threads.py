@@ -1,7 +1,8 @@
-"""How many threads small networks should use: measured, since it depends on what else runs on the machine.
+"""Measures how many threads small networks should use, since this depends on the load of the machine.
 
-On two idle cores a plan takes 32 ms with two threads and 49 with one; beside a process that wants both cores, two
-threads wait for each other (87 to 129 ms, or 436 to 894 where they spin) and one takes 75 to 78.
+On two idle cores a plan takes 32 ms with two threads and 49 ms with one. Beside a process that uses both cores, two
+threads wait for each other. A plan then takes 87 to 129 ms, or 436 to 894 ms if the threads spin. One thread takes 75
+to 78 ms.
 """
 
 from __future__ import annotations

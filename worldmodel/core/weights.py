@@ -1,7 +1,7 @@
-"""Weights from strangers, in the safetensors format (https://github.com/huggingface/safetensors).
+"""Untrusted weights in the safetensors format (https://github.com/huggingface/safetensors).
 
-A file begins with eight bytes that say how long its header is, and with the header: JSON that gives type, shape and
-place of every tensor. A module is made only as long as it asks for no more than the header has.
+A file begins with eight bytes that give the length of its header. The header follows, as JSON with type, shape and
+offset of every tensor. Building a module stops when it needs more memory than the header declares.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""From frozen tokens to a few channels: principal components of what changes within an episode.
+"""Compresses frozen tokens to a few channels, the principal components of changes within an episode.
 
     z_n = (B^T (f_n - mean_n)) / std
 
-The mean is taken for every position by itself; the basis `B` and the spread `std` of its channels are shared by all
-positions. Both are those of the differences from the mean of each episode: what differs between episodes but never
-within one, such as the light and the colour of the floor, would otherwise take most of the channels. Every channel
-counts the same afterwards: fine detail, such as which way a block is turned, sits in directions of small variance and
-would hardly count in a squared error.
+Every position has its own mean. All positions share the basis `B` and the standard deviation `std` of its channels.
+Both are computed from differences to the mean of each episode. Otherwise most channels would describe what differs only
+between episodes, such as light and colour of the floor. Channels are scaled to equal variance. Fine detail, such as the
+orientation of a block, lies in directions of small variance and would hardly count in a squared error without this
+scaling.
 
 Shapes: `E` episodes, `M` frames of each, `N` tokens of a frame, `D` their width, `C` channels kept.
 """

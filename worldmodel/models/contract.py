@@ -1,4 +1,4 @@
-"""What every world model is to those who plan with it, whatever family it is of.
+"""The interface of every world model, whatever its family.
 
     latent = model.observe(None, observation, None)              # where an episode begins
     latent = model.observe(latent, observation, action)          # one control step later

@@ -1,4 +1,4 @@
-"""Dataset statistics beside a model's weights.
+"""Normalisation by dataset statistics, which are stored with a model's weights.
 
 Shapes: `P` proprioception, `A` action.
 """

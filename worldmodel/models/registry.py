@@ -1,6 +1,6 @@
 """The families of world models, and how one is loaded.
 
-A new family is a folder with a `WorldModel` and one line in `FAMILIES`, or a package of the user's own that calls
+A new family is a folder with a `WorldModel` and one line in `FAMILIES`, or a package of the user that calls
 `worldmodel.core.registry.register("family", name, Family(...))`.
 """
 

@@ -1,4 +1,4 @@
-"""What the trainings of all families report on held-out sequences, so that their figures can be compared.
+"""Figures on held-out sequences that all families report, so that families can be compared.
 
 Shapes: `B` sequences, `R` rivals of each, `H` control steps ahead, `A` action dimensions.
 """

@@ -1,4 +1,4 @@
-"""How a world model is trained: stages, one after the other, each on what the ones before left.
+"""The training stages of a world model. They run in order, and each uses the results of the previous ones.
 
 Shapes: `R` rows of the recording, `H, W` height and width of a camera's pictures.
 """

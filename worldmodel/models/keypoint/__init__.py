@@ -1,1 +1,1 @@
-"""The keypoint family: a state of keypoints and their appearance on frozen features."""
+"""The keypoint family: its state has keypoints of frozen features and an appearance embedding."""

@@ -1,11 +1,11 @@
-"""The appearance embedding: a few numbers that say what a thing looks like wherever it is, such as how it is turned.
+"""The appearance embedding: a few numbers for what does not depend on position, such as the orientation of an object.
 
-The features that a decoder needs (`keypoints`) mostly follow how a thing's edges fall on the grid of tokens. They
-change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to predict.
-The appearance is what is left when the place is known. It is learned by telling apart frames in which the keypoints are
-in nearly the same places (contrastive predictive coding, van den Oord et al. 2018, arXiv 1807.03748, with hard
-negatives). A frame has the appearance of its neighbours in time, and another one than frames that merely have their
-things in the same places. Where a thing rests while the robot moves on, its appearance stays.
+The features that the decoder needs (`keypoints`) mostly depend on how an object's edges fall on the grid of tokens.
+They change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to
+predict. The appearance embedding holds what remains once the position is known. It is learned by contrastive predictive
+coding with hard negatives (van den Oord et al. 2018, arXiv 1807.03748). Positives are neighbours in time. Negatives are
+other frames whose keypoints have nearly the same positions. If the scene rests while the robot moves, the embedding
+must not change.
 
 Shapes: `R` rows, `E` episodes, `K` keypoints, `Z` raw state, `L` numbers of an embedding.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of format 1, from before there were families and several cameras: what their parts are called now."""
+"""Converts the names in checkpoints of format 1, which had neither families nor several cameras."""
 
 from __future__ import annotations
 

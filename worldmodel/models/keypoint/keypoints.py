@@ -1,18 +1,18 @@
-"""Keypoints on the map of frozen features, and what the features are like there.
+"""Keypoints on the map of frozen features, and a feature vector for each keypoint.
 
-A predictor that rolls out token features spends its effort on how a moving thing changes every token that it crosses.
-Where the thing is, and which way it is turned, are few numbers that move smoothly. They are found without labels, by
-an autoencoder whose bottleneck is spatial (deep spatial autoencoders, Finn et al. 2016, arXiv 1509.06113; keypoints as
+A predictor that rolls out token features has to model how a moving object changes every token that it crosses. The
+object's position and orientation are a few numbers that change smoothly. An autoencoder with a spatial bottleneck finds
+them without labels (deep spatial autoencoders, Finn et al. 2016, arXiv 1509.06113; keypoints as
 in Jakab et al. 2018, arXiv 1806.07823, and Transporter, Kulkarni et al. 2019, arXiv 1906.11883):
 
     w_k = softmax_n(logits_k(z))     keypoint_k = sum_n w_kn position_n     features_k = head_k(sum_n w_kn h_n)
 
-The decoder reconstructs the tokens of a *neighbouring* frame, and is told where the robot was then. So the bottleneck
-has nothing to gain from following the robot, whose proprioception is known anyway: it describes the rest of the scene,
-and a goal can be compared there wherever the robot happens to be in its picture.
+The decoder reconstructs the tokens of a *neighbouring* frame, and receives the robot's proprioception at that frame.
+The bottleneck therefore gains nothing from following the robot, and describes the rest of the scene. A state can then
+be compared to a goal wherever the robot is in the goal image.
 
-What a predictor rolls out is the keypoints and, in place of their features, the appearance embedding that is learned
-from both (`worldmodel.models.keypoint.appearance`).
+The predictor rolls out the keypoints and the appearance embedding. The embedding is learned from keypoints and
+features, and replaces the features (`worldmodel.models.keypoint.appearance`).
 
 Shapes: `B` frames, `N` tokens (rows times columns), `C` channels, `K` keypoints, `F` features of each, raw state
 `Z = K (2 + F)`, `P` proprioception, `h` hidden width. Positions run from -1 to 1 from edge to edge.

@@ -1,7 +1,7 @@
-"""Frozen encoder + keypoint state + action-conditioned predictor: all that planning sees of learning.
+"""The world model of the keypoint family: frozen encoder, keypoint state and action-conditioned predictor.
 
 Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame, `C` channels of each;
-`Z` state: that of all cameras, one after the other; `P` proprioception.
+`Z` state, concatenated over all cameras; `P` proprioception.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from worldmodel.models.normaliser import Normaliser
 
 @dataclasses.dataclass(frozen=True)
 class DistanceConfig:
-    """What counts as near to a goal picture.
+    """Weights of the distance to a goal image.
 
     Attributes:
         robot_weight: weight of the robot's place (in standard deviations of its proprioception, as far as the goal
             picture shows it) beside that of the scene's keypoints (in half widths of the picture). Small: where the
-            robot is in the goal picture should decide only when nothing else does.
+            robot is in the goal image should decide only when nothing else does.
         appearance_weight: weight of the appearance embedding, which is of unit length.
     """
 

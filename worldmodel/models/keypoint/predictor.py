@@ -1,17 +1,17 @@
-"""The action-conditioned predictor: it carries keypoint state and proprioception along, and says how they change.
+"""The action-conditioned predictor of keypoint state and proprioception.
 
-A planner evaluates thousands of imagined steps per decision, so what is rolled out is a short vector, not a grid of
-tokens, and one evaluation of the network looks several control steps ahead (as DINO-WM does, arXiv 2411.04983;
-but every step in between is predicted too):
+A planner evaluates thousands of imagined steps per decision. So the predictor rolls out a short vector instead of a
+grid of tokens, and one evaluation of the network predicts several control steps. DINO-WM (arXiv 2411.04983) does the
+latter too, but here every step in between is also predicted:
 
     state_t+i, proprio_t+i = state_t + Δstate_i, proprio_t + Δproprio_i      i = 1 ... n, the prediction steps
     Δstate, Δproprio = f(state_t, motion_t, proprio_t, a_t ... a_t+n-1)      motion_t = state_t - state_t-1
 
-What nothing touches stays where it is by construction, and errors pile up per evaluation instead of per step. `motion`
-is what one picture cannot show; it is zero where an episode begins.
+The network predicts changes, so an object that nothing touches stays in place if the output is zero. Errors accumulate
+per evaluation instead of per step. `motion` holds what one image cannot show. It is zero at the start of an episode.
 
-Targets are states of real frames under the frozen encoder, as in V-JEPA 2-AC (arXiv 2506.09985), and so is the rollout
-loss.
+Targets are states of real frames under the frozen encoder. The targets and the rollout loss follow V-JEPA 2-AC
+(arXiv 2506.09985).
 
 Shapes: `B` sequences (any leading dimensions), `H` control steps, `n` prediction steps, `Z` state, `P` proprioception,
 `A` action. States, proprioception and actions are standardised.

@@ -1,4 +1,4 @@
-"""How a keypoint model is trained: for each camera compression, keypoints and appearance; then the predictor.
+"""The training stages of the keypoint family: compression, keypoints and appearance of each camera, then the predictor.
 
 Shapes: `R` rows of the recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the appearance
 embedding, raw state `Z`, `P` proprioception.

@@ -1,4 +1,4 @@
-"""What one camera contributes to the state: compression, keypoints, and the appearance embedding.
+"""The part of the keypoint state that one camera contributes: compression, keypoints and appearance embedding.
 
 Shapes: `B` frames, `R` frames of a recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the
 appearance embedding, raw state `Z`, state `2 K + L`, `P` proprioception.

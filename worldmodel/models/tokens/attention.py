@@ -1,6 +1,6 @@
-"""Attention among the tokens of several frames: which frames a token sees, and how it knows where and when they are.
+"""Attention among the tokens of several frames, with its mask over frames and its position embeddings.
 
-Shapes: `B` sequences, `Q` tokens that ask, `K` tokens that are asked, the earlier ones of a cache first; `D` width;
+Shapes: `B` sequences, `Q` query tokens, `K` key tokens (cached ones first); `D` width;
 `E = D / heads` width of a head.
 """
 

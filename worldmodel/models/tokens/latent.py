@@ -1,4 +1,4 @@
-"""What a model of the tokens family knows of robots, and what it remembers of them.
+"""The latent state of the tokens family, and its memory of past control steps.
 
 Shapes: `...` leading dimensions, `B` robots; `N` tokens of a frame over all cameras, `C` numbers in each; `P`
 proprioception, `A` action; `M` control steps that are remembered.

@@ -1,4 +1,4 @@
-"""Frozen encoder + transformer over its tokens: a world model that loses nothing of the picture (V-JEPA 2-AC).
+"""The world model of the tokens family: frozen encoder and a transformer over its tokens (V-JEPA 2-AC).
 
 Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame over all cameras, `C`
 numbers in each; `P` proprioception, `A` action; `k` control steps of a block of the transformer.

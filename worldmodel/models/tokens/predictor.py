@@ -1,21 +1,21 @@
 """The action-conditioned predictor of the tokens family: a block-causal transformer (V-JEPA 2-AC, arXiv 2506.09985).
 
-Time goes in blocks of `k` control steps (action blocks, as in DINO-WM, arXiv 2411.04983). Block i has one frame, the
-one at its beginning, and is a group of tokens
+Time is divided into blocks of `k` control steps (action blocks, as in DINO-WM, arXiv 2411.04983). Block i has one
+frame, at its beginning, and is a group of tokens
 
     [action_i, proprio_i, token_i,1 ... token_i,N]     action_i: the k actions that are taken from there on
 
-that attend to each other and to the groups of the `window - 1` blocks before. What comes out of a token is how it
-changes until each of the k frames that follow, so that no frame in between is missing:
+that attend to each other and to the groups of the `window - 1` previous blocks. The output of a token is its change
+until each of the next k frames, so that every frame is predicted:
 
     token_i,n(j) = token_i,n + Δ_i,n,j     proprio_i(j) = own_i,j + Δ_i,j     j = 1 ... k
 
-A robot knows where its commands take it: own_i,j = proprio_i + f_j(proprio_i, action_i) is what a small network
-foresees without the picture. The transformer is given it with the actions, and corrects it where something stands in
-the way.
+Proprioception can mostly be predicted from commands alone. A small network gives this prediction without the image,
+own_i,j = proprio_i + f_j(proprio_i, action_i). The transformer receives it with the actions, and corrects it, for
+example at a contact.
 
-The k-th is the frame of block i + 1: the true one (teacher forcing), or the predicted one (rollout). With `adaln`, the
-actions come as a condition of every block's norms instead of as a token.
+The k-th frame is the input of block i + 1. In teacher forcing it is the true frame, and in a rollout the predicted one.
+With `adaln`, actions condition the norms of every transformer layer, instead of being a token.
 
 Shapes: `B` sequences, `T` blocks, `k` control steps of a block, `H` control steps, `N` tokens of a frame over all
 cameras, `C` numbers in each, `P` proprioception, `A` action, `D` width. Everything is standardised.

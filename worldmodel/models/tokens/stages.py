@@ -1,4 +1,4 @@
-"""How a model of the tokens family is trained: compression and features of every camera, then the transformer.
+"""The training stages of the tokens family: compression and features of every camera, then the transformer.
 
 Shapes: `R` rows of the recording, `N'` tokens of a frame over all cameras.
 """
