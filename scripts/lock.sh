@@ -21,6 +21,11 @@ names() {
     sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' "$work/$1"
 }
 
+# unconditional FILE: of those that every system needs.
+unconditional() {
+    sed -n '/;/!s/^\([A-Za-z0-9._-]*\)==.*/\1/p' "$work/$1"
+}
+
 # select FILE NAMES: those of its packages whose names stand in NAMES, one on a line, with their hashes.
 select_packages() {
     awk 'NR == FNR { wanted[$1]; next } /^[A-Za-z0-9]/ { split($0, name, "=="); chosen = name[1] in wanted } chosen' \
@@ -32,7 +37,8 @@ compile all 3.11.5 dev formats remote s3 view docs # what formats the documentat
 # PyPI's torch, and what it brings along on Linux, are apart: without a GPU the CPU build takes their place.
 names base | grep -E '^(torch|triton|cuda-.*|nvidia-.*)$' >"$work/torch.names"
 names base | grep -vxF -f "$work/torch.names" >"$work/base.names"
-names all | grep -vxF -f <(names base) >"$work/docs.names"
+# What the others need on some systems only (colorama, on Windows), the documentation may need on all.
+names all | grep -vxF -f <(unconditional base) | grep -vxF -f "$work/torch.names" >"$work/docs.names"
 head="# Made by scripts/lock.sh; pip install --require-hashes --no-deps --requirement this file."
 { echo "$head" && echo "# All but torch." && select_packages base "$work/base.names"; } >requirements.lock
 { echo "$head" && echo "# torch as PyPI has it, on Linux with the CUDA libraries that it needs there." &&
