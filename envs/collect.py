@@ -154,9 +154,9 @@ def record_in_parallel(
         for pipe in pipes:
             pipe.close()
         for worker in workers:
-            worker.join(timeout=10)
-            if worker.is_alive():
-                worker.terminate()
+            worker.terminate()  # it writes nothing, and one that still imports would not notice the closed pipe
+        for worker in workers:
+            worker.join()
 
 
 def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:

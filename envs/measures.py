@@ -195,6 +195,12 @@ class CriterionConfig:
                 raise UserError(f"{key} of {self.of} is {getattr(self, key)}: expected a number above 0")
 
 
+def _short(of: str) -> str:
+    """`body:block` is the block; numbers of a state have no other name."""
+    kind, _, name = of.partition(":")
+    return of if kind.startswith("state") else name
+
+
 def make_criterion(values: Mapping[str, Any], model: mujoco.MjModel | None) -> Criterion:
     """A criterion from plain values. Raises UserError for values that make none."""
     config = from_config(CriterionConfig, values, "success")
@@ -203,7 +209,7 @@ def make_criterion(values: Mapping[str, Any], model: mujoco.MjModel | None) -> C
         raise UserError(choices_message(f"unit of {config.of}", config.unit, measure.units))
     scale = measure.units.get(config.unit, 1.0)
     return Criterion(
-        Metric(config.name or config.of.partition(":")[2], config.unit, config.tolerance),
+        Metric(config.name or _short(config.of), config.unit, config.tolerance),
         lambda states, goal: scale * measure.error(measure.values(states), measure.values(goal)),
         config.min_change,
     )

@@ -104,6 +104,7 @@ ENVIRONMENTS: Registry[EnvFamily] = Registry(
         "dm_control": "envs.dm_control:FAMILY",
         "gym": "envs.gym:FAMILY",
     },
+    EnvFamily,
 )
 
 

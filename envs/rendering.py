@@ -6,6 +6,9 @@ of all 64-pixel frames do not change when an object moves by a millimetre.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import weakref
 from typing import Any
 
 import mujoco
@@ -14,6 +17,23 @@ import numpy as np
 from envs import graphics
 from envs.world import Pixels
 from worldmodel.core.errors import UserError
+
+_open: weakref.WeakSet[LeanRenderer] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for renderer in list(_open):
+        renderer.close()
+
+
+@functools.cache
+def _close_all_at_exit() -> None:
+    """Otherwise MuJoCo frees what nobody closed while Python takes itself apart, and EGL prints tracebacks.
+
+    To be called when MuJoCo has made a context. It has asked by then to end EGL at exit, and what was asked last is done
+    first.
+    """
+    atexit.register(_close_all)
 
 
 class LeanRenderer:
@@ -26,6 +46,7 @@ class LeanRenderer:
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
         self._renderers: dict[tuple[int, int], Any] = {}
+        _open.add(self)
 
     def render(self, data: mujoco.MjData, camera: str | int | mujoco.MjvCamera, height: int, width: int) -> Pixels:
         """A fresh frame `[height, width, 3]` of `data` as `camera` sees it. Raises UserError without graphics."""
@@ -41,12 +62,13 @@ class LeanRenderer:
         buffer = self._model.vis.global_
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, width), max(buffer.offheight, height)
         renderer = mujoco.Renderer(self._model, height, width)
+        _close_all_at_exit()
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         self._renderers[height, width] = renderer
         return renderer
 
     def close(self) -> None:
-        """Free the GL contexts. Safe to call twice; EGL prints tracebacks at exit for contexts left open."""
+        """Free the GL contexts. Safe to call twice. When the process ends, it is called for every renderer."""
         while self._renderers:
             self._renderers.popitem()[1].close()

@@ -149,7 +149,7 @@ def evaluate(config: Config) -> None:
             episodes["no_op"] = task.run("no action", NoAction(spec, start), "no_op", task.key())
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
-        _report(task, episodes, timing, out)
+        _report(task, episodes, timing, out, frozen=manifest_config.seed is None)
 
 
 def _introduce(task: Evaluation, frozen: bool) -> None:
@@ -166,7 +166,7 @@ def _introduce(task: Evaluation, frozen: bool) -> None:
             console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
 
 
-def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing, out: Path) -> None:
+def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing, out: Path, frozen: bool) -> None:
     metrics, pairs = task.envs[0].metrics, task.manifest.pairs
     summaries = {name: Summary.of(run, metrics) for name, run in episodes.items()}
     videos = _write_videos(task, episodes[MODEL], out)
@@ -201,8 +201,9 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
     console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
-    watch = f"seed={_worth_watching(episodes[MODEL])}"
-    console.print(next_command("planning.run", watch, checkpoint="checkpoint"))
+    if frozen:  # planning.run takes its pairs from the frozen list
+        watch = f"seed={_worth_watching(episodes[MODEL])}"
+        console.print(next_command("planning.run", watch, checkpoint="checkpoint"))
 
 
 def _worth_watching(episodes: Sequence[Episode]) -> int:

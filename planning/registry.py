@@ -24,6 +24,7 @@ OPTIMISERS: Final = Registry[OptimiserEntry](
         "cem": "planning.optimisers.cem:ENTRY",
         "random_shooting": "planning.optimisers.random_shooting:ENTRY",
     },
+    OptimiserEntry,
 )
 # An imagined moment takes about this much while it is made: activations of some 256 numbers. [bytes]
 _BYTES_PER_MOMENT = 1024

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,6 +82,16 @@ def test_the_ten_lines_run(capsys):
     exec(compile(first.replace("print(", "shapes.append("), "python.md", "exec"), {"shapes": (shapes := [])})
     assert [shape.shape for shape in shapes] == [(5, 12), (12, 2)]
     assert len([line for line in first.splitlines() if line]) <= 14
+
+
+def test_the_ten_lines_end_without_a_word(tmp_path):
+    """Nobody closes the environment in them, and EGL printed two tracebacks when Python ended."""
+    (tmp_path / "ten.py").write_text(blocks(README, "python")[0])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "ten.py"], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_examples_of_environments_are_whole_files():

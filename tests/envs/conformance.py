@@ -38,9 +38,9 @@ class GoalEnvConformance(abc.ABC):
     def make(self) -> GoalEnv:
         """A fresh environment."""
 
-    @abc.abstractmethod
     def diverging_state(self, env: GoalEnv) -> Floats:
-        """A finite state `[N]` from which the next step diverges."""
+        """A finite state `[N]` from which the next step diverges. Without one, divergence is not tested."""
+        pytest.skip("this environment names no state from which it diverges")
 
     @pytest.fixture
     def env(self) -> Iterator[GoalEnv]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -160,6 +162,17 @@ def test_a_worker_that_fails_is_an_error_that_keeps_what_is_committed(recording,
     with pytest.raises(RuntimeError, match=r"worker 0 stopped while recording episode 5 \(exit code 1\)"):
         list(collect.record_in_parallel(options | {"image_size": -5}, 0, 4, range(5, 7), 1))
     assert "Error" in capfd.readouterr().err
+
+
+def test_workers_in_the_middle_of_an_episode_are_not_waited_for(options):
+    """After Ctrl-C the command once waited for up to ten seconds for each of them."""
+    episodes = collect.record_in_parallel(options, 0, 20_000, range(8), 2)
+    threading.Timer(1.0, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(episodes)
+    began = time.monotonic()
+    episodes.close()
+    assert time.monotonic() - began < 5
 
 
 def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):

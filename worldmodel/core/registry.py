@@ -13,15 +13,18 @@ The registry of each kind documents what an `entry` is.
 from __future__ import annotations
 
 import importlib
+import re
 from importlib import metadata
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from worldmodel.core.errors import UserError, choices_message
 
 ENTRY_POINTS: Final = "worldmodel.plugins"
 KINDS: Final = ("env", "optimiser", "encoder", "family", "format")
 T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _registered: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
+_ours: dict[str, set[str]] = {kind: set() for kind in KINDS}
 _loaded: list[str] = []
 
 
@@ -33,11 +36,13 @@ def register(kind: str, name: str, entry: object) -> None:
     """Make `entry` known as `name`.
 
     Raises:
-        UserError: for an unknown kind, or a name that another entry has already.
+        UserError: for an unknown kind, a name that cannot be a file's, or one that another entry has already.
     """
     if kind not in KINDS:
         raise UserError(choices_message("kind of plug-in", kind, KINDS))
-    if _registered[kind].get(name, entry) is not entry:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(f"name of the {kind} is {name!r}: expected at most 64 letters, digits, _ and -")
+    if name in _ours[kind] or _registered[kind].get(name, entry) is not entry:
         raise UserError(f"{kind} '{name}' is registered already: choose another name")
     _registered[kind][name] = entry
 
@@ -70,15 +75,19 @@ class Registry(Generic[T]):
         kind: one of `KINDS`.
         what: the word for one of them in messages.
         ours: what comes with this project: `module:attribute`, imported when it is asked for, or the entry itself.
+        entry: what an entry is, an instance or (`Source`) a subclass of it; None: anything.
     """
 
-    def __init__(self, kind: str, what: str, ours: dict[str, str | T]) -> None:
+    def __init__(self, kind: str, what: str, ours: dict[str, str | T], entry: type[Any] | None = None) -> None:
         assert kind in KINDS
-        self._kind, self._what, self._ours = kind, what, ours
+        self._kind, self._what, self._ours, self._entry = kind, what, ours, entry
+        _ours[kind] |= set(ours)
 
     def names(self) -> list[str]:
-        """All of them, sorted."""
+        """All of them, sorted. Raises PluginError where a plug-in took one of ours before ours were known."""
         load_plugins()
+        for name in sorted(set(self._ours) & set(_registered[self._kind])):
+            raise PluginError(f"{self._kind} '{name}' is registered already: choose another name")
         return sorted({*self._ours, *_registered[self._kind]})
 
     def __contains__(self, name: object) -> bool:
@@ -91,7 +100,16 @@ class Registry(Generic[T]):
             return _imported(entry) if isinstance(entry, str) else entry
         if name not in self.names():
             raise UserError(choices_message(self._what, name, self.names()))
-        return _registered[self._kind][name]  # type: ignore[return-value]
+        found = _registered[self._kind][name]
+        if self._entry is not None and not isinstance(found, self._entry) and not _is_kind_of(found, self._entry):
+            raise PluginError(
+                f"{self._kind} '{name}' is registered as {type(found).__name__}: expected {self._entry.__name__}"
+            )
+        return found  # type: ignore[return-value]
+
+
+def _is_kind_of(entry: object, wanted: type[Any]) -> bool:
+    return isinstance(entry, type) and issubclass(entry, wanted)
 
 
 def _imported(address: str) -> T:  # type: ignore[type-var]

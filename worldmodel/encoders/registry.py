@@ -51,6 +51,7 @@ ENCODERS: Final[Registry[EncoderKind]] = Registry(
         "vit": EncoderKind(EncoderConfig, VisionTransformer),
         "pixels": EncoderKind(PixelConfig, PixelPatches, pixel_patches),
     },
+    EncoderKind,
 )
 
 

@@ -74,6 +74,7 @@ FAMILIES: Final[Registry[Family]] = Registry(
         "keypoint": "worldmodel.models.keypoint.family:KEYPOINT",
         "tokens": "worldmodel.models.tokens.family:TOKENS",
     },
+    Family,
 )
 
 

@@ -13,6 +13,7 @@ from worldmodel.core.registry import PluginError, Registry, register
 def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {kind: {} for kind in registry.KINDS})
     monkeypatch.setattr(registry, "_loaded", [])
+    monkeypatch.setattr(registry, "_ours", {kind: set() for kind in registry.KINDS})
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
@@ -66,6 +67,35 @@ def test_a_name_is_taken_once() -> None:
     register("optimiser", "mine", add)
     with pytest.raises(UserError, match="optimiser 'mine' is registered already"):
         register("optimiser", "mine", broken)
+
+
+def test_a_name_of_ours_is_taken() -> None:
+    """A changed planner that was registered as `cem` was passed over without a word, and ours took its place."""
+    Registry("optimiser", "planner", {"cem": 1})
+    with pytest.raises(UserError, match="optimiser 'cem' is registered already: choose another name"):
+        register("optimiser", "cem", 7)
+
+
+def test_a_name_of_ours_is_taken_before_ours_are_known_too() -> None:
+    register("optimiser", "cem", 7)
+    with pytest.raises(PluginError, match="optimiser 'cem' is registered already"):
+        Registry("optimiser", "planner", {"cem": 1}).names()
+
+
+@pytest.mark.parametrize("name", ["../zz", "", "a b", 3, "x" * 65])
+def test_a_name_can_be_typed_and_filed(name: object) -> None:
+    with pytest.raises(UserError, match=r"name of the env is .*: expected at most 64 letters"):
+        register("env", name, 1)  # type: ignore[arg-type]
+
+
+def test_an_entry_is_of_its_kind() -> None:
+    found: Registry[int] = Registry("env", "env", {}, int)
+    register("env", "one", 1)
+    register("env", "kind", bool)  # where a class is wanted, a class derived from it
+    assert found.get("one") == 1 and found.get("kind") is bool
+    register("env", "two", "2")
+    with pytest.raises(PluginError, match="env 'two' is registered as str: expected int"):
+        found.get("two")
 
 
 def test_an_unknown_kind_is_refused() -> None:
