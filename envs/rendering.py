@@ -30,8 +30,8 @@ def _close_all() -> None:
 def _close_all_at_exit() -> None:
     """Otherwise MuJoCo frees what nobody closed while Python takes itself apart, and EGL prints tracebacks.
 
-    To be called when MuJoCo has made a context. It has asked by then to end EGL at exit, and what was asked last is done
-    first.
+    To be called when MuJoCo has made a context. By then it has asked to end EGL at exit, and what was asked last is
+    done first.
     """
     atexit.register(_close_all)
 
