@@ -201,9 +201,9 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
     console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
-    if frozen:  # planning.run takes its pairs from the frozen list
-        watch = f"seed={_worth_watching(episodes[MODEL])}"
-        console.print(next_command("planning.run", watch, checkpoint="checkpoint"))
+    # planning.run takes its pairs from the frozen list: it knows none of those that were drawn for this evaluation.
+    watch = [f"seed={_worth_watching(episodes[MODEL])}"] if frozen else []
+    console.print(next_command("planning.run", *watch, checkpoint="checkpoint"))
 
 
 def _worth_watching(episodes: Sequence[Episode]) -> int:
