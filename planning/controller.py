@@ -136,6 +136,15 @@ class _Row:
         return self.goals[self.sub_goal]
 
 
+def choose_reached_distance(wanted: float | None, model: Model) -> float:
+    """What the user wants, or the model's own. Raises UserError for a number that is not above 0."""
+    if wanted is None:
+        return model.reached_distance
+    if not (isinstance(wanted, int | float) and 0 < wanted < math.inf):
+        raise UserError(f"reached_distance is {wanted}: expected a number above 0")
+    return float(wanted)
+
+
 class Controller:
     """Plans for B environments at once, executes the beginning of each plan, observes and replans.
 
@@ -151,7 +160,7 @@ class Controller:
         strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
         device: device of the model.
-        reached_distance: largest latent distance at which a goal counts as reached.
+        reached_distance: largest latent distance at which a goal counts as reached; None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
 
     Raises:
@@ -164,13 +173,11 @@ class Controller:
         strategy: Strategy,
         goals: Sequence[Goal | Sequence[Goal]],
         device: torch.device,
-        reached_distance: float = 0.2,
+        reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
     ) -> None:
-        if not (isinstance(reached_distance, int | float) and 0 < reached_distance < math.inf):
-            raise UserError(f"reached_distance is {reached_distance}: expected a number above 0")
         self._model, self._strategy, self._device = model, strategy, device
-        self._reached_distance, self._start = reached_distance, start
+        self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(goal) for goal in goals]
 
@@ -235,7 +242,7 @@ class Controller:
 
     def _is_near(self, distance: float) -> bool:
         """A distance that is not finite is a broken model, not an arrival."""
-        return math.isfinite(distance) and distance <= self._reached_distance
+        return math.isfinite(distance) and distance <= self.reached_distance
 
     def _plan(self, rows: list[_Row]) -> tuple[list[_Row], bool]:
         """The rows with plans that are made anew where it is time to, and whether any is.

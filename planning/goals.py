@@ -39,7 +39,7 @@ def read_pictures(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> dict[st
         UserError: for a camera that is missing or unknown, and for a picture that cannot be used.
     """
     if not isinstance(given, Mapping):
-        if not isinstance(given, str | Path):
+        if not isinstance(given, str | Path) or given == "":
             raise UserError(f"goal is {given!r}: expected the path of a picture")
         if len(spec.cameras) > 1:
             each = ", ".join(f"{name}: {name}.png" for name in spec.camera_names)

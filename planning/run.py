@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from planning.controller import Decision
+from planning.controller import Decision, choose_reached_distance
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
 from planning.evaluation.manifest import MOST_BUDGET, ManifestConfig, frozen_path, load_or_draw
@@ -53,7 +53,7 @@ class RunConfig:
     checkpoint: str | None
     budget: int
     stop_when_reached: bool
-    reached_distance: float
+    reached_distance: float | None
     planner_seed: int
     device: str
     precision: str
@@ -62,7 +62,8 @@ class RunConfig:
     out: str | None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.budget <= MOST_BUDGET or not 0 < self.reached_distance < math.inf:
+        reached = self.reached_distance
+        if not 1 <= self.budget <= MOST_BUDGET or not (reached is None or 0 < reached < math.inf):
             received = f"budget={self.budget} reached_distance={self.reached_distance}"
             raise ValueError(f"{received}: 1 to {MOST_BUDGET:,}, and a number above 0 are accepted")
         if min(self.seed or 0, self.planner_seed) < 0:
@@ -91,7 +92,7 @@ def run(config: Config) -> None:
             with threads_kept():
                 settle_threads(options.threads, model, strategy, task.goals, device)
                 outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
-            verdict = describe(env, outcome, options.reached_distance)
+            verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
             _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()

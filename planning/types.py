@@ -104,6 +104,10 @@ class Model(Protocol):
 
     spec: EnvironmentSpec
 
+    @property
+    def reached_distance(self) -> float:
+        """Largest latent distance at which a goal counts as reached, unless the user gives another."""
+
     def observe(self, previous: Any, observation: Observation, action: Tensor | None) -> Any:
         """Latent `[B, ...]` after an observation.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Final
 
 import torch
 
@@ -12,6 +13,7 @@ from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_file, output_folder
+from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
 from worldmodel.data.clips import split_episodes
 from worldmodel.encoders.registry import choose_encoder
@@ -19,6 +21,10 @@ from worldmodel.models.registry import FAMILIES, Family
 from worldmodel.models.stages import TrainingContext
 from worldmodel.training.recordings import load_cameras, open_recording
 from worldmodel.training.runs import describe_run, is_finished, open_run
+from worldmodel.training.trainer import TrainerConfig
+
+# Of a batch: some frames of some hundred numbers each. The families here take from 10 to 500 times as much.
+_LEAST_BYTES_PER_ITEM: Final = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,15 @@ def choose_family(config: Config) -> tuple[Family, Config]:
     return FAMILIES.get(chosen), config
 
 
+def _require_memory(sections: Any) -> None:
+    """Raises UserError for batches that no family could hold."""
+    for field in dataclasses.fields(sections):
+        section = getattr(sections, field.name)
+        if isinstance(section, TrainerConfig):
+            size = section.batch_size
+            require_memory(f"{field.name}.batch_size={size}", size * _LEAST_BYTES_PER_ITEM)
+
+
 @command("train")
 def main(config: Config) -> None:
     """Encode the recording once, train or go on training, write the world model."""
@@ -55,6 +70,7 @@ def main(config: Config) -> None:
     store = open_recording(options.data, config["env"])
     # All that can be refused is built before the folder: a corrected command must not find a run that never began.
     sections = family.read_options(given)
+    _require_memory(sections)
     seed = sections.trainer.seed
     encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed).to(device)
     split = split_episodes(store.num_episodes, options.held_out_fraction, seed)

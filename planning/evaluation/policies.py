@@ -32,7 +32,7 @@ class WorldModelPolicy(Policy):
         model: Model,
         strategy: Strategy,
         device: torch.device,
-        reached_distance: float = 0.2,
+        reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
     ) -> None:
         self._model, self._strategy, self._device = model, strategy, device

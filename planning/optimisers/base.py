@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -15,6 +15,7 @@ from planning.actions.knots import from_knots, shift, to_knots
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import finite_or_worst
 from planning.types import Optimiser, Plan, Problem
+from worldmodel.core.errors import UserError
 from worldmodel.core.tensor_record import TensorRecord
 
 # Far above what any published planner uses; what a horizon and a model make of it in memory, `planning.registry` says.
@@ -139,7 +140,9 @@ class SamplingOptimiser(Optimiser):
             return finite_or_worst(problem.cost(limits.project(held(knots), problem.last)))
 
         for iteration in range(config.iterations):
-            drawn = limits.clip(self.draw(search, limits, generator))
+            drawn = self.draw(search, limits, generator)
+            self._require_shape("draw", drawn, (len(search.mean), config.samples - 1, *search.mean.shape[1:]))
+            drawn = limits.clip(drawn)
             if iteration == 0 and problem.propose is not None:
                 drawn = _with_proposals(drawn, problem, repeat, generator)
             knots = torch.cat([search.mean[:, None], drawn], dim=1)
@@ -150,12 +153,21 @@ class SamplingOptimiser(Optimiser):
             best_cost = torch.minimum(lowest, best_cost)
             trace.append(lowest)
             search = self.refit(search, knots, cost, limits)
+            self._require_shape("refit", search.mean, best.shape)
         if config.result == "mean":
             best, best_cost = _mean_unless_worthless(judge(search.mean[:, None]), search.mean, best, best_cost)
         wanted = held(best)
         made_at = torch.full((len(wanted),), problem.step, device=wanted.device)
         actions = limits.project(wanted, problem.last)
         return Plan(actions, best_cost, WarmStart(wanted, made_at), torch.stack(trace, dim=1))
+
+    def _require_shape(self, method: str, values: Tensor, shape: Sequence[int]) -> None:
+        """Raises UserError where a subclass, which may be a user's, gives something else."""
+        if tuple(values.shape) != tuple(shape):
+            raise UserError(
+                f"{method} of {type(self).__name__} gives {list(values.shape)}: expected {list(shape)}, as its "
+                "docstring in planning/optimisers/base.py says"
+            )
 
 
 def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:

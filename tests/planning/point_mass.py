@@ -110,6 +110,7 @@ class PointModel:
 
     broken_beyond: float = np.inf
     spec: EnvironmentSpec = POINT
+    reached_distance: float = 0.2
     looked: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
 
     @staticmethod

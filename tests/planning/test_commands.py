@@ -246,6 +246,7 @@ def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
         (["reached_distance=inf"], "reached_distance=inf"),
         (["goal=[]"], "goal has 0 entries"),
         (["goal={front: a.png}"], "unknown camera of the goal 'front': choose from camera"),
+        (["goal="], "goal is '': expected the path of a picture"),
         (["goal=3"], "goal is 3: expected the path of a picture"),
         (["goal_fit=stretch"], "unknown goal_fit 'stretch': choose from crop, letterbox"),
         (["budget=many"], "run option budget is 'many': expected a whole number"),

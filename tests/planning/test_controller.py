@@ -32,7 +32,7 @@ def make_strategy(**options: int) -> Strategy:
     return Strategy(cem, ObjectiveConfig(), ControllerConfig(**{"horizon": 4, **options}))
 
 
-def make_controller(model: PointModel, goals: list[Any], reached: float = 1e-3, **options: int) -> Controller:
+def make_controller(model: PointModel, goals: list[Any], reached: float | None = 1e-3, **options: int) -> Controller:
     pictures = [picture_of(goal) if isinstance(goal, list) else goal for goal in goals]
     return Controller(model, make_strategy(**options), pictures, CPU, reached)
 
@@ -206,6 +206,17 @@ def test_a_distance_that_is_not_finite_is_no_arrival(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(PointModel, "distance", lambda self, latents, goal: torch.full(latents.frames.shape, distance))
     decision = controller.act(show([0.0, 0.0]))
     assert not decision.reached[0] and decision.sub_goal[0] == 0 and decision.replaced[0]
+
+
+def test_the_model_says_what_counts_as_reached_unless_the_user_does() -> None:
+    near = [[0.5, 0.0]]
+    for model, reached, expected in (
+        (PointModel(reached_distance=1e-3), None, False),
+        (PointModel(reached_distance=1.0), None, True),
+        (PointModel(reached_distance=1e-3), 1.0, True),
+    ):
+        decision = make_controller(model, near, reached=reached).act(show([0.0, 0.0]))
+        assert bool(decision.reached[0]) is expected
 
 
 @pytest.mark.parametrize("reached", [0, -1, math.inf, math.nan, "near"])

@@ -151,6 +151,30 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
     assert "trainer.seed=0, this command asks for 5" in result.stderr
 
 
+@pytest.mark.parametrize("module", [PRETRAIN, TRAIN])
+def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
+    trained: Path, tmp_path: Path, module: str
+) -> None:
+    """As many episodes, as long, with the same seeds, as live recordings have them: the content tells them apart."""
+    shutil.copytree(trained, tmp_path / "runs" / "toy")
+    with EpisodeWriter(tmp_path / "data.zarr", SPEC, {"seed": 0}, episodes_per_commit=8) as writer:
+        for seed in range(24):
+            writer.append(dataclasses.replace(make_episode(100 + seed), seed=seed))
+    given = (CPU, f"data={tmp_path / 'data.zarr'}", *TOY[module])
+    result = run(module, given, tmp_path)
+    assert result.exit_code == 2 and "holds a run on another recording" in result.stderr, result
+
+    finished = tmp_path / "runs" / "toy" / ("encoder" if module == PRETRAIN else "model")
+    shutil.rmtree(finished)
+    result = run(module, given, tmp_path)
+    assert result.exit_code == 0, result
+    name = "model.safetensors"
+    mine, first = (load_file(folder / name) for folder in (finished, trained / finished.name))
+    assert any(not torch.equal(mine[key], first[key]) for key in first)
+    frames = np.load(tmp_path / "runs" / "toy" / "frames.npy")
+    np.testing.assert_array_equal(frames[:13], make_episode(100).images[CAMERA])
+
+
 @pytest.mark.parametrize(
     ("module", "overrides", "expected"),
     [
@@ -201,6 +225,11 @@ def test_another_command_does_not_take_over_a_run(trained: Path, toy_store: Traj
             "distance option appearance_weight is nan: expected a number",
         ),
         (TRAIN, ("encoder_from=random", "predictor.depth=0"), "predictor: every size must be at least 1"),
+        (
+            TRAIN,
+            ("encoder_from=random", "state_trainer.batch_size=1000000000"),
+            "state_trainer.batch_size=1000000000 takes about 3,815 GiB of memory, and this machine has",
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(

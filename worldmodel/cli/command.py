@@ -207,4 +207,5 @@ def next_command(module: str, *options: str, **renamed: str) -> str:
     """
     given = dict(override.split("=", 1) for override in HydraConfig.get().overrides.task if "=" in override)
     passed_on = [f"{there}={given[here]}" for here, there in renamed.items() if here in given]
-    return as_typed(" ".join([f"next: python -m {module}", env_selection(), *passed_on, *options]))
+    line = " ".join([f"next: python -m {module}", env_selection(), *passed_on, *options])
+    return as_typed(without_secrets(line))

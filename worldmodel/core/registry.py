@@ -23,6 +23,8 @@ ENTRY_POINTS: Final = "worldmodel.plugins"
 KINDS: Final = ("env", "optimiser", "encoder", "family", "format")
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# What YAML and the command line read as a value of another kind: nobody could type such a name.
+_NO_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|nan|inf|[0-9_]+(e[0-9_]+)?")
 _registered: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
 _ours: dict[str, set[str]] = {kind: set() for kind in KINDS}
 _loaded: list[str] = []
@@ -42,6 +44,8 @@ def register(kind: str, name: str, entry: object) -> None:
         raise UserError(choices_message("kind of plug-in", kind, KINDS))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(f"name of the {kind} is {name!r}: expected at most 64 letters, digits, _ and -")
+    if _NO_TEXT.fullmatch(name):
+        raise UserError(f"name of the {kind} is {name!r}: a command would not read it as text; choose another name")
     if name in _ours[kind] or _registered[kind].get(name, entry) is not entry:
         raise UserError(f"{kind} '{name}' is registered already: choose another name")
     _registered[kind][name] = entry

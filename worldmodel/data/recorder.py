@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.core.spec import BINARY, EnvironmentSpec
 from worldmodel.data.store.durable import uninterrupted
 from worldmodel.data.store.instruction import encode_instruction
 from worldmodel.data.store.layout import REWARD, Layout, image_column
@@ -71,6 +71,8 @@ class Recorder:
         low, high = spec.action.bounds
         # A policy's double precision may round to the next number outside.
         self._lowest, self._highest = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
+        self._above, self._below = np.nextafter(high, np.float32(-np.inf)), np.nextafter(low, np.float32(np.inf))
+        self._binary = np.array(spec.action.kinds) == BINARY
         self._writer = EpisodeWriter(path, spec, recording, episodes_per_commit=1, reward=reward)
         self._rows: list[_Row] = []
         self._is_open = False
@@ -128,8 +130,8 @@ class Recorder:
         Args:
             images: by camera, uint8 `[H, W, 3]`, RGB; of a single camera also the picture itself.
             proprio: finite numbers `[P]`; kept as float32.
-            action: finite numbers `[A]` in `spec.action.units` and within its bounds, taken at this observation; kept
-                as float32.
+            action: finite numbers `[A]` in `spec.action.units` and within its bounds, taken at this observation; a binary
+                one is at either bound. Kept as float32.
             state: finite numbers `[S]`; kept as float64. Only where `spec.state_size` is not 0.
             reward: a finite number, what came of the action; kept as float32. Only where the recorder has `reward`.
 
@@ -235,6 +237,13 @@ class Recorder:
             raise UserError(
                 f"step {self.num_steps}: action[{at}] ({spec.names[at]}) is {value[at]:g}{unit}: expected "
                 f"{spec.low[at]:g} to {spec.high[at]:g}, as the spec of the recording says"
+            )
+        between = np.flatnonzero(self._binary & (value > self._below) & (value < self._above))
+        if len(between):
+            at = int(between[0])
+            raise UserError(
+                f"step {self.num_steps}: action[{at}] ({spec.names[at]}) is {value[at]:g}, and binary: expected "
+                f"{spec.low[at]:g} or {spec.high[at]:g}"
             )
         return value
 

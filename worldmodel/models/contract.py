@@ -84,6 +84,14 @@ class WorldModel(nn.Module, abc.ABC):
         Observed and imagined latents are measured on the same scale.
         """
 
+    @property
+    @abc.abstractmethod
+    def reached_distance(self) -> float:
+        """Largest distance at which a goal counts as reached, unless the user gives another. Scales differ by family.
+
+        A distance that is not finite never counts as reached.
+        """
+
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """The sizes of all parts as plain values, from which the family's `build` rebuilds the model."""

@@ -25,7 +25,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import naming, replacing
-from worldmodel.core.machine import require_memory
 from worldmodel.core.progress import Progress, Silent
 
 
@@ -89,7 +88,6 @@ class TrainingTask(abc.ABC):
     """What is trained. `module` holds all that a checkpoint must hold."""
 
     module: nn.Module
-    bytes_per_item: float = 0.0  # memory that one item of a batch takes at least, where that is known
 
     @abc.abstractmethod
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -187,15 +185,13 @@ class Trainer:
         section: of the command's options, which `config` was read from.
 
     Raises:
-        UserError: when a checkpoint in the folder cannot be gone on from, or a batch cannot fit into memory.
+        UserError: when a checkpoint in the folder cannot be gone on from.
     """
 
     def __init__(
         self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
     ) -> None:
         self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
-        if device.type == "cpu":
-            require_memory(f"{section}.batch_size={config.batch_size}", config.batch_size * task.bytes_per_item)
         task.module.to(device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         self._groups = [

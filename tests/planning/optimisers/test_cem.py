@@ -14,7 +14,7 @@ from torch import Tensor
 from planning.actions.knots import from_knots, knot_lengths, shift, to_knots
 from planning.actions.limits import ActionLimits
 from planning.actions.noise import coloured_noise
-from planning.optimisers.base import WarmStart
+from planning.optimisers.base import Search, WarmStart
 from planning.optimisers.cem import CEM, CEMConfig, elite_weights
 from planning.optimisers.random_shooting import RandomShooting, RandomShootingConfig
 from planning.registry import make_optimiser
@@ -45,6 +45,18 @@ class TestRandomShooting(OptimiserConformance):
 
     def make(self) -> Optimiser:
         return RandomShooting(RandomShootingConfig(samples=4096, action_repeat=5))
+
+
+class WrongShape(CEM):
+    """A user's, whose candidates lack a dimension."""
+
+    def draw(self, search: Search, limits: ActionLimits, generator: torch.Generator) -> Tensor:
+        return super().draw(search, limits, generator)[..., 0]
+
+
+def test_candidates_of_another_shape_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"draw of WrongShape gives \[1, 511, 5\]: expected \[1, 511, 5, 2\]"):
+        plan(WrongShape(CEMConfig(**THOROUGH)), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worldmodel.cli.command import Config, command
+from worldmodel.cli.command import Config, command, composed, next_command
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.options import from_config
@@ -285,3 +286,10 @@ def test_the_shell_sees_the_exit_code(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert_one_line(done.stderr)
     assert "did you mean push?" in done.stderr
+
+
+def test_what_to_type_next_has_no_password() -> None:
+    typed = ["env=robot", "env.name=arm", "data=https://me:secret@host/data.zarr?key=1"]
+    HydraConfig.instance().set_config(composed("pretrain", typed, with_hydra=True))
+    line = next_command("worldmodel.train", data="data")
+    assert "secret" not in line and "key" not in line and "data=https://***@host/data.zarr?***" in line

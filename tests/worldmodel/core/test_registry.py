@@ -51,6 +51,12 @@ def test_a_program_adds_an_entry() -> None:
     assert "mine" not in Registry("encoder", "encoder", {})
 
 
+@pytest.mark.parametrize("name", ["nan", "true", "Null", "inf", "12", "1e3", "off"])
+def test_a_name_that_nobody_could_type_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"name of the env is '{name}': a command would not read it as text"):
+        register("env", name, 7)
+
+
 def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, f"{__name__}:add")
     assert Registry("optimiser", "planner", {}).names() == ["hill"]

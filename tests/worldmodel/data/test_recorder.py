@@ -103,6 +103,20 @@ def test_memory_that_the_camera_writes_again_is_copied(tmp_path: Path, spec, mak
     assert_holds(tmp_path / "data.zarr", episode)
 
 
+@pytest.mark.parametrize(("grip", "is_one"), [(0.0, True), (0.2, True), (0.1, False), (0.199, False)])
+def test_a_binary_action_has_one_of_its_two_values(tmp_path: Path, spec, make_episode, grip, is_one) -> None:
+    action = dataclasses.replace(spec.action, low=(-1.0, 0.0), high=(1.0, 0.2), kinds=("continuous", "binary"))
+    first = make_episode(0, 3)
+    seen = (first.images["camera"][0], first.proprio[0], np.array([0.5, grip]), first.state[0])
+    with Recorder(tmp_path / "data.zarr", dataclasses.replace(spec, action=action)) as recorder:
+        if is_one:
+            recorder.step(*seen)
+            return
+        with pytest.raises(UserError, match=rf"step 0: action\[1\] \(.*\) is {grip:g}, and binary: expected 0 or 0.2"):
+            recorder.step(*seen)
+        assert recorder.num_steps == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

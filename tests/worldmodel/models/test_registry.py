@@ -75,6 +75,10 @@ class MeanModel(WorldModel):
         between = latents.mean.ndim - goal.mean.ndim
         return (latents.mean - goal.mean[(slice(None), *[None] * between)]).norm(dim=-1)
 
+    @property
+    def reached_distance(self) -> float:
+        return 0.5
+
     def describe(self) -> dict[str, Any]:
         return {"encoder": describe_encoder(self.encoder.config)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -250,6 +250,12 @@ class EpisodeWriter:
 
 def require_same_recording(store: TrajectoryStore, layout: Layout, recording: Mapping[str, Any]) -> None:
     """Raises UserError where `store` is a recording of something else, or made otherwise: it is not gone on with."""
+    made, wanted = store.recording.keys(), _as_json(recording).keys()
+    if made != wanted:
+        raise UserError(
+            f"{store.path} holds a recording that came about otherwise (its description has {_listed(made)}, that of "
+            f"this run {_listed(wanted)}): write to another place"
+        )
     for stored, given in (
         (store.recording, _as_json(recording)),
         (store.spec.to_dict(), _as_json(layout.spec.to_dict())),
@@ -261,6 +267,10 @@ def require_same_recording(store: TrajectoryStore, layout: Layout, recording: Ma
                     f"{store.path} was recorded with {name} {stored.get(name)}, this run has {given.get(name)}: "
                     "use the same, or write to another place"
                 )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:

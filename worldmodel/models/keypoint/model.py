@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.models.keypoint.view import View
 from worldmodel.models.normaliser import Normaliser
+
+# A keypoint is then at most a tenth of the picture away: keypoints count in half widths.
+_REACHED_DISTANCE: Final = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +168,11 @@ class KeypointModel(WorldModel):
         assert isinstance(latents, Belief) and isinstance(goal, Belief)
         between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
+
+    @property
+    def reached_distance(self) -> float:
+        """See `WorldModel.reached_distance`."""
+        return _REACHED_DISTANCE
 
     def between(self, latents: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.

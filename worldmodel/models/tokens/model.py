@@ -92,6 +92,7 @@ class TokenModel(WorldModel):
 
     family: ClassVar[str] = "tokens"
     token_weight: Tensor
+    step_distance: Tensor
 
     def __init__(self, spec: EnvironmentSpec, config: TokenModelConfig) -> None:
         super().__init__(spec)
@@ -108,6 +109,7 @@ class TokenModel(WorldModel):
         self.predictor = TokenPredictor(
             config.transformer, folded, pool**2 * channels, spec.proprio_size, spec.action.size
         )
+        self.register_buffer("step_distance", torch.zeros(()))
         self.register_buffer("token_weight", torch.ones(sum(rows * columns for rows, columns in folded)))
 
     def describe(self) -> dict[str, Any]:
@@ -116,6 +118,8 @@ class TokenModel(WorldModel):
 
     def check_weights(self) -> None:
         """See `WorldModel.check_weights`."""
+        if bool(self.step_distance < 0):
+            raise UserError("tensor 'step_distance' is below 0")
         if bool((self.token_weight < 0).any()):
             raise UserError("tensor 'token_weight' has numbers below 0")
 
@@ -176,6 +180,11 @@ class TokenModel(WorldModel):
         tokens, wanted = _require_latent(latents).tokens, _require_latent(goal).tokens
         between = (1,) * (tokens.ndim - wanted.ndim)
         return token_distance(tokens.float(), wanted.view(len(wanted), *between, *wanted.shape[1:]), self.token_weight)
+
+    @property
+    def reached_distance(self) -> float:
+        """See `WorldModel.reached_distance`. It is the mean distance between frames one control step apart."""
+        return float(self.step_distance)
 
     # --- in between --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage
 from worldmodel.models.stages import Stage, TrainingContext
+from worldmodel.models.tokens.frames import token_distance
 from worldmodel.models.tokens.model import CHANGING, TokenModel, TokensConfig
 from worldmodel.models.tokens.predictor import TransformerConfig
 from worldmodel.models.tokens.training import PredictionConfig, Recording, TokenTask, sequence_frames
@@ -95,6 +96,7 @@ class TransformerStage(Stage):
         recording = self._recording(context, model)
         if self._options.tokens.weight == CHANGING:
             model.token_weight.copy_(change_by_token(recording, self._sequences))
+        model.step_distance.copy_(distance_of_a_step(recording, self._held_out, model.token_weight))
         task = TokenTask(
             model.predictor,
             self._options.prediction,
@@ -119,6 +121,13 @@ class TransformerStage(Stage):
             normaliser.proprio(proprio),
             normaliser.actions(actions),
         )
+
+
+def distance_of_a_step(recording: Recording, sequences: ClipSampler, weight: Tensor) -> Tensor:
+    """The mean distance `[]` between frames one control step apart, with `weight [N']` of the tokens."""
+    rows = sequences.sample(0, _CHANGE_SAMPLES).rows[:, :2]
+    tokens = recording.moments(rows, torch.device("cpu")).tokens
+    return token_distance(tokens[:, 0], tokens[:, 1], weight).mean()
 
 
 def change_by_token(recording: Recording, sequences: ClipSampler) -> Tensor:

@@ -127,7 +127,7 @@ def test_another_source_is_refused(tmp_path: Path, source: MadeUp, monkeypatch: 
 
 
 def test_a_recording_of_something_else_is_refused(store: TrajectoryStore, source: MadeUp) -> None:
-    with pytest.raises(UserError, match=r"data\.zarr was recorded with"):
+    with pytest.raises(UserError, match=r"data\.zarr holds a recording that came about otherwise"):
         bring(source, store.path)
     assert TrajectoryStore.open(store.path).num_episodes == 5
 

@@ -7,24 +7,14 @@ import dataclasses
 import numpy as np
 import torch
 
-from worldmodel.core.spec import ActionSpec, CameraSpec, EnvironmentSpec, one_camera
-from worldmodel.encoders.vit import EncoderConfig
+from tests.worldmodel.toy import ENCODER, SPEC
+from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.tokens.model import TokenModel, TokenModelConfig, TokensConfig
 from worldmodel.models.tokens.predictor import Moments, TokenPredictor, TransformerConfig
 from worldmodel.training.trainer import TrainerConfig
 
-SPEC = EnvironmentSpec(
-    env="toy",
-    cameras=one_camera(32),
-    control_step_s=0.1,
-    action=ActionSpec((-4.0, -4.0), (4.0, 4.0), ("pixels", "pixels")),
-    proprio_size=2,
-    state_size=3,
-    simulator="none 1.0",
-)
 TWO_CAMERAS = dataclasses.replace(SPEC, cameras=(CameraSpec("front", 32, 32), CameraSpec("wrist-1", 16, 32)))
-ENCODER = EncoderConfig(patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 TRANSFORMER = TransformerConfig(
     width=32, depth=2, heads=2, mlp_ratio=2.0, window=2, prediction_steps=2, conditioning="tokens"
 )

@@ -66,6 +66,8 @@ def test_training_leaves_a_world_model_that_imagines(trained: Path, toy_store: T
     assert float(model.normaliser.action_std.min()) > 1  # pixels: the statistics are the recording's
     torch.testing.assert_close(model.token_weight.mean(), torch.tensor(1.0), rtol=1e-3, atol=1e-3)
     assert float(model.token_weight.std()) > 0
+    still = model.distance(latent, latent)
+    assert float(still.max()) < model.reached_distance < float(model.distance(latent, latent.rows([1, 0])).min())
 
 
 def test_its_log_has_the_loss_and_the_report(trained: Path) -> None:
