@@ -130,8 +130,8 @@ class Recorder:
         Args:
             images: by camera, uint8 `[H, W, 3]`, RGB; of a single camera also the picture itself.
             proprio: finite numbers `[P]`; kept as float32.
-            action: finite numbers `[A]` in `spec.action.units` and within its bounds, taken at this observation; a binary
-                one is at either bound. Kept as float32.
+            action: finite numbers `[A]` in `spec.action.units` and within its bounds, a binary one at either. It
+                was taken at this observation, and is kept as float32.
             state: finite numbers `[S]`; kept as float64. Only where `spec.state_size` is not 0.
             reward: a finite number, what came of the action; kept as float32. Only where the recorder has `reward`.
 
