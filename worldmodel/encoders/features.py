@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,13 @@ from worldmodel.encoders.base import Encoder
 _BLOCK = 512
 
 
+class Frames(Protocol):
+    """Frames that are read, or made, when they are asked for."""
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """The frames at `rows [B]`, uint8 `[B, H, W, 3]`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureCacheKey:
     """What the cached features depend on."""
@@ -33,6 +41,7 @@ class FeatureCacheKey:
     rows: int
     tokens: int
     channels: int
+    variation: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -40,7 +49,7 @@ class FeatureCacheKey:
         return self.rows, self.tokens, self.channels
 
 
-def encode_frames(encoder: Encoder, frames: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.device) -> Tensor:
+def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
     parts = []
     for block in np.array_split(rows, -(-len(rows) // _BLOCK)):
@@ -53,7 +62,7 @@ def encode_frames(encoder: Encoder, frames: NDArray[np.uint8], rows: NDArray[np.
 def encode_store(
     encoder: Encoder,
     compression: Callable[[Tensor], Tensor],
-    frames: NDArray[np.uint8],
+    frames: Frames,
     key: FeatureCacheKey,
     path: Path,
     device: torch.device,

@@ -5,9 +5,11 @@ Shapes: `R` rows of the recording, `N` tokens of a frame, `C` channels.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.data.clips import ClipSampler, rows_of
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.encoders.variation import VariationConfig, VariedFrames
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
 from worldmodel.models.stages import Stage, TrainingContext
@@ -25,6 +28,35 @@ def camera_folder(context: TrainingContext, camera: str) -> Path:
     folder = context.folder / "cameras" / camera
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+_NO_VARIATION: Final = VariationConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class VariedTokens:
+    """Compressed features of varied images of some frames of a recording.
+
+    Attributes:
+        tokens: float16 `[V, N, C]`.
+        every: row `v` of them is of row `v * every` of the recording; 0 where there are none.
+    """
+
+    tokens: NDArray[np.float16]
+    every: int
+
+    @classmethod
+    def none(cls, shape: tuple[int, int, int]) -> VariedTokens:
+        """None of those `shape`, (R, N, C), speaks of."""
+        return cls(np.zeros((0, *shape[1:]), np.float16), 0)
+
+    def are_there(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of `rows [...]` of the recording have a varied image, `[...]`."""
+        return rows % self.every == 0 if self.every else np.zeros(rows.shape, bool)
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the varied images are of `rows [...]`; only for rows that have one."""
+        return rows // self.every
 
 
 class StatisticsStage(Stage):
@@ -54,13 +86,21 @@ class FeatureStage(Stage):
 
     Attributes:
         tokens: compressed features float16 `[R, N, C]`, once the stage has run.
+        varied: those of varied images of some of the frames, likewise.
     """
 
     tokens: NDArray[np.float16]
+    varied: VariedTokens
 
-    def __init__(self, camera: str, config: CompressionConfig, compression: Callable[[Any], Compression]) -> None:
+    def __init__(
+        self,
+        camera: str,
+        config: CompressionConfig,
+        compression: Callable[[Any], Compression],
+        variation: VariationConfig = _NO_VARIATION,
+    ) -> None:
         self.name, self._camera, self._config = f"features of {camera}", camera, config
-        self._compression = compression
+        self._compression, self._variation = compression, variation
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
@@ -78,3 +118,17 @@ class FeatureStage(Stage):
         path = camera_folder(context, self._camera) / "features.npy"
         with context.counting("encode frames") as progress:
             self.tokens = encode_store(context.encoder, compression, frames, key, path, context.device, progress)
+        self.varied = self._vary(context, key, compression)
+
+    def _vary(self, context: TrainingContext, key: FeatureCacheKey, compression: Compression) -> VariedTokens:
+        """Encode varied images of every so many frames."""
+        if not self._variation.every:
+            return VariedTokens.none(key.shape)
+        rows = np.arange(0, key.rows, self._variation.every)
+        varied = VariedFrames(context.frames[self._camera], rows, self._variation, context.seed)
+        described = json.dumps([dataclasses.asdict(self._variation), context.seed])
+        key = dataclasses.replace(key, rows=len(rows), variation=described)
+        path = camera_folder(context, self._camera) / "varied.npy"
+        with context.counting("encode varied frames") as progress:
+            tokens = encode_store(context.encoder, compression, varied, key, path, context.device, progress)
+        return VariedTokens(tokens, self._variation.every)

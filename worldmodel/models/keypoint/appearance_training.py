@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
 from worldmodel.training.trainer import TrainingTask
 
@@ -104,6 +105,25 @@ class GroupSampler:
         return Groups(anchors, np.where(at_rest, any_frame, neighbour), at_rest)
 
 
+@dataclasses.dataclass(frozen=True)
+class VariedStates:
+    """Raw states of varied images of some frames.
+
+    Attributes:
+        raw: `[V, Z]`.
+        tokens: what they were read from.
+    """
+
+    raw: Tensor
+    tokens: VariedTokens
+
+    def in_place_of(self, raw: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """`raw [..., Z]` of `rows [...]`, from varied images where there are some."""
+        there = self.tokens.are_there(rows)
+        varied = self.raw[self.tokens.at(rows[there])]
+        return raw.masked_scatter(torch.from_numpy(there)[..., None], varied)
+
+
 class AppearanceTask(TrainingTask):
     """loss = cross entropy of telling each frame's partner from the others of its group + w |e - e'|^2 at rest.
 
@@ -113,6 +133,7 @@ class AppearanceTask(TrainingTask):
 
     Args:
         raw: states of all frames `[R, Z]`; the embedding standardises them itself.
+        varied: states of varied images, which stand for the partners that have one.
         sampler: groups to learn from.
         held_out: groups to report on.
         batch_size: frames per step.
@@ -123,6 +144,7 @@ class AppearanceTask(TrainingTask):
         module: AppearanceEmbedding,
         config: AppearanceTrainingConfig,
         raw: Tensor,
+        varied: VariedStates,
         sampler: GroupSampler,
         held_out: Groups,
         batch_size: int,
@@ -130,11 +152,15 @@ class AppearanceTask(TrainingTask):
     ) -> None:
         self.module: AppearanceEmbedding = module
         self._config, self._raw, self._sampler, self._held_out = config, raw, sampler, held_out
+        self._varied = varied
         self._batch_size, self._device = batch_size, device
 
-    def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+    def _measure(self, groups: Groups, varied: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|e - e'|^2 [G, M]`, who is at rest."""
-        own, others = (self.module(self._raw[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
+        partners = self._raw[groups.partners]
+        if varied:
+            partners = self._varied.in_place_of(partners, groups.partners)
+        own, others = (self.module(raw.to(self._device)) for raw in (self._raw[groups.anchors], partners))
         diagonal = torch.eye(own.shape[1], dtype=torch.bool, device=self._device)
         partner = (own * others).sum(-1, keepdim=True)
         cosines = torch.where(diagonal, partner, torch.einsum("gml,gnl->gmn", own, own))
@@ -142,7 +168,7 @@ class AppearanceTask(TrainingTask):
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
-        cosines, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size))
+        cosines, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size), varied=True)
         own = torch.arange(cosines.shape[1], device=self._device).expand(len(cosines), -1)
         told_apart = F.cross_entropy(cosines.flatten(0, 1) / self._config.temperature, own.flatten())
         resting = (apart * at_rest).mean()
@@ -154,7 +180,7 @@ class AppearanceTask(TrainingTask):
 
         `rest_distance` is in units of the distance between frames of one group: 0 is perfect, 1 is useless.
         """
-        cosines, apart, at_rest = self._measure(self._held_out)
+        cosines, apart, at_rest = self._measure(self._held_out, varied=False)
         own = torch.arange(cosines.shape[1], device=self._device)
         of_group = (2 - 2 * cosines).mean().sqrt()
         rest = apart[at_rest].mean().sqrt() if bool(at_rest.any()) else of_group

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.core.seeds import seed_of_step
+from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, TokenDecoder, explained_variance
 from worldmodel.training.trainer import TrainingTask
 
@@ -33,6 +34,7 @@ class StateTrainingConfig:
         noise: standard deviation of noise on the raw state, so that similar states mean similar scenes.
         feature_decay: weight of the features' mean square, which keeps them from outgrowing the noise.
         robot_weight: weight of the error in reading proprioception from the image.
+        align_weight: weight of the difference between the states of a varied image and of the original one.
     """
 
     frames_per_episode: int = 4
@@ -40,11 +42,12 @@ class StateTrainingConfig:
     noise: float = 0.03
     feature_decay: float = 1e-3
     robot_weight: float = 0.1
+    align_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.frames_per_episode, self.gap) < 1:
             raise ValueError(f"frames_per_episode and gap must be at least 1, got {self}")
-        if min(self.noise, self.feature_decay, self.robot_weight) < 0:
+        if min(self.noise, self.feature_decay, self.robot_weight, self.align_weight) < 0:
             raise ValueError(f"noise and weights must not be negative, got {self}")
 
 
@@ -63,8 +66,12 @@ class KeypointTask(TrainingTask):
     loss = mean |d_ij - mean d|^2 M / (M - 1) + w_f |features|^2 + w_r |robot(z_i) - proprio_i|^2,
     d_ij = decode(raw_i + noise, proprio_j) - z_j, its mean over M frames of an episode.
 
+    Where frame i has a varied image, the state is read from that one, and the target stays as it was. Then there is
+    also `w_a |raw_i - raw(original)_i|^2`, with a target that is not learned from.
+
     Args:
         tokens: compressed frozen features float16 `[R, N, C]`.
+        varied: those of varied images of some frames.
         proprio: standardised, float32 `[R, P]`.
         pairs: rows `[B, 2]` for a step, always M in a row of one episode.
         held_out: rows `[B, 2]` to report on, likewise.
@@ -75,6 +82,7 @@ class KeypointTask(TrainingTask):
         module: KeypointAutoencoder,
         config: StateTrainingConfig,
         tokens: NDArray[np.float16],
+        varied: VariedTokens,
         proprio: Tensor,
         pairs: PairRows,
         held_out: NDArray[np.int64],
@@ -82,7 +90,7 @@ class KeypointTask(TrainingTask):
         device: torch.device,
     ) -> None:
         self.module: KeypointAutoencoder = module
-        self._config, self._tokens, self._proprio = config, tokens, proprio
+        self._config, self._tokens, self._varied, self._proprio = config, tokens, varied, proprio
         self._pairs, self._held_out, self._seed, self._device = pairs, held_out, seed, device
 
     def _load(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -94,6 +102,10 @@ class KeypointTask(TrainingTask):
         rows, config = self._pairs(step), self._config
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
+        original = tokens
+        changed = torch.from_numpy(self._varied.are_there(rows[:, 0])).to(self._device)
+        if bool(changed.any()):
+            tokens = self._with_varied(tokens, rows[:, 0])
         raw = encoder(tokens)
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
@@ -103,7 +115,19 @@ class KeypointTask(TrainingTask):
         # The mean over nothing, where a recording has no proprioception, is not a number.
         robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else reconstruction.new_zeros(())
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
-        return {"loss": loss, "reconstruction": reconstruction, "robot": robot}
+        values = {"reconstruction": reconstruction, "robot": robot}
+        if bool(changed.any()):
+            with torch.no_grad():
+                wanted_raw = encoder(original[changed])
+            values["align"] = (raw[changed] - wanted_raw).pow(2).mean()
+            loss = loss + config.align_weight * values["align"]
+        return {"loss": loss, **values}
+
+    def _with_varied(self, tokens: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """`tokens [B, N, C]` of `rows [B]`, from varied images where there are some."""
+        there = self._varied.are_there(rows)
+        varied = torch.from_numpy(self._varied.tokens[self._varied.at(rows[there])]).to(self._device).float()
+        return tokens.masked_scatter(torch.from_numpy(there).to(self._device)[:, None, None], varied)
 
     def _within_episodes(self, tokens: Tensor) -> Tensor:
         """Mean square `[B]` of `tokens [B, N, C]`, from their mean over M frames of an episode."""
@@ -150,7 +174,7 @@ def encode_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Raw states `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
     raw, robots = [], []
-    for start in range(0, len(tokens), 1024):
+    for start in range(0, max(1, len(tokens)), 1024):  # also of none, for the shapes
         block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
         raw.append(encoder(block).cpu())
         robots.append(encoder.robot(block).cpu())

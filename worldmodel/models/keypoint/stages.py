@@ -18,9 +18,15 @@ from torch import Tensor
 
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.variation import VariationConfig
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
-from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
+from worldmodel.models.keypoint.appearance_training import (
+    AppearanceTask,
+    AppearanceTrainingConfig,
+    GroupSampler,
+    VariedStates,
+)
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
@@ -42,6 +48,7 @@ class KeypointOptions:
     """The sections of `worldmodel.train family=keypoint`; `configs/family/keypoint.yaml` says what each means."""
 
     compression: CompressionConfig
+    variation: VariationConfig
     state: StateConfig
     predictor: PredictorConfig
     distance: DistanceConfig
@@ -92,7 +99,8 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
     views = []
     for camera in store.spec.camera_names:
-        features = FeatureStage(camera, options.compression, functools.partial(_compression, camera))
+        of_camera = functools.partial(_compression, camera)
+        features = FeatureStage(camera, options.compression, of_camera, options.variation)
         keypoints = KeypointStage(camera, options, samplers, features)
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features, keypoints, views[-1]]
@@ -121,10 +129,12 @@ class KeypointStage(Stage):
     Attributes:
         raw: states of all frames `[R, Z]`, once the stage has run.
         robot_read: the standardised proprioception `[R, P]` that the frames let one guess.
+        varied_raw: states of the varied images `[V, Z]`.
     """
 
     raw: Tensor
     robot_read: Tensor
+    varied_raw: Tensor
 
     def __init__(self, camera: str, options: KeypointOptions, samplers: Samplers, features: FeatureStage) -> None:
         self.name, self._camera = f"keypoints of {camera}", camera
@@ -147,12 +157,15 @@ class KeypointStage(Stage):
         held_out = samplers.held_out_pairs.sample(0, groups * together, together).rows
         reported = neighbours(held_out, np.random.default_rng(seed))
         tokens, device = self._features.tokens, context.device
-        task = KeypointTask(module, options, tokens, proprio, pairs, reported, seed, device)
+        varied = self._features.varied
+        task = KeypointTask(module, options, tokens, varied, proprio, pairs, reported, seed, device)
         folder = camera_folder(context, self._camera) / "keypoints"
         context.train(task, config, self.name, "state_trainer", folder)
         encoder.requires_grad_(False)
         with context.counting("raw states") as progress:
             self.raw, self.robot_read = encode_tokens(encoder, tokens, device, progress)
+            self.varied_raw, _ = encode_tokens(encoder, varied.tokens, device, progress)
+        self.varied = varied
 
 
 class AppearanceStage(Stage):
@@ -182,7 +195,8 @@ class AppearanceStage(Stage):
         reported = sampler(context.split.held_out).sample(0, context.held_out)
         learned_from = sampler(context.split.train)
         batch_size, device = self._trainer.batch_size, context.device
-        task = AppearanceTask(embedding, self._options, raw, learned_from, reported, batch_size, device)
+        varied = VariedStates(self._keypoints.varied_raw, self._keypoints.varied)
+        task = AppearanceTask(embedding, self._options, raw, varied, learned_from, reported, batch_size, device)
         folder = camera_folder(context, self._camera) / "appearance"
         context.train(task, self._trainer, self.name, "appearance_trainer", folder)
         embedding.cpu().requires_grad_(False)

@@ -1,0 +1,154 @@
+"""Random variations of camera and light, as a photo differs from a recording.
+
+A model that has only seen one camera in one light takes any difference of camera or light for a difference of the
+scene. These variations are made in the image: a warp for a camera that was moved, turned or has another lens, an object
+that is not part of the task, gains for the light and its colour, blur and noise. What is trained on varied images
+toward the *original* ones learns to read the scene and to ignore the rest (domain randomisation, arXiv 1703.06907, with
+clean targets as in randomised-to-canonical adaptation, arXiv 1812.07252).
+
+Shapes: `B` images, `H, W` their height and width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Across an edge of the pasted object, so many pixels are a mixture of both sides, as anti-aliasing leaves them.
+_SOFT_EDGE: Final = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class VariationConfig:
+    """How far images are varied. Every image draws each of its values anew, uniformly up to these.
+
+    Attributes:
+        every: one of so many frames of a recording is varied; 0 for none.
+        move: how far the camera is moved, as a fraction of the image.
+        turn: how far it is turned about its axis [degrees].
+        zoom: by which fraction things look larger or smaller.
+        light: by which fraction all colours become brighter or darker.
+        tint: by which fraction each colour channel does.
+        offset: what is added to all colours, as a fraction of white.
+        blur: how much of the image is replaced by its blurred copy, from 0 to 1.
+        noise: standard deviation of each pixel's noise, as a fraction of white.
+        bystander: probability that there is an object that does not belong to the task.
+        bystander_size: its largest radius, as a fraction of the image.
+    """
+
+    every: int = 0
+    move: float = 0.05
+    turn: float = 5.0
+    zoom: float = 0.05
+    light: float = 0.2
+    tint: float = 0.12
+    offset: float = 0.04
+    blur: float = 1.0
+    noise: float = 0.03
+    bystander: float = 0.3
+    bystander_size: float = 0.08
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"every {self.every}: expected a whole number of at least 0")
+        for name, most in (("move", 0.5), ("turn", 180), ("blur", 1), ("bystander", 1), ("bystander_size", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to {most}")
+        for name in ("zoom", "light", "tint", "offset", "noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0 and below 1")
+
+
+def vary(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Varied copies of `images [B, H, W, 3]`, likewise."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = _seen_by_another_camera(pixels, config, rng)
+    pixels = _with_bystander(pixels, config, rng)
+    pixels = _in_another_light(pixels, config, rng)
+    return pixels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def _draw(rng: np.random.Generator, low: float, high: float, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
+
+
+def _seen_by_another_camera(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
+    """Warp of `pixels [B, 3, H, W]`; what the camera did not see continues the edge."""
+    batch, (height, width) = len(pixels), pixels.shape[2:]
+    angle = torch.deg2rad(_draw(rng, -config.turn, config.turn, batch))
+    scale = torch.exp(_draw(rng, -1, 1, batch) * math.log1p(config.zoom))
+    # In torch's coordinates both sides of an image reach from -1 to 1, whatever its proportions.
+    cos, sin, ratio = scale * angle.cos(), scale * angle.sin(), height / width
+    move = 2 * _draw(rng, -config.move, config.move, batch, 2)
+    rows = (torch.stack([cos, -sin * ratio, move[:, 0]], 1), torch.stack([sin / ratio, cos, move[:, 1]], 1))
+    grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+def _with_bystander(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
+    """An ellipse or a rectangle of one colour, at a random place, in some of `pixels [B, 3, H, W]`."""
+    batch, (height, width) = len(pixels), pixels.shape[2:]
+    present = torch.from_numpy(rng.random(batch) < config.bystander)
+    largest = config.bystander_size * min(height, width)
+    radius = _draw(rng, 0.3, 1, batch, 2) * largest
+    place = _draw(rng, 0, 1, batch, 2) * torch.tensor([height, width])
+    angle = _draw(rng, 0, torch.pi, batch)
+    # The exponent of a superellipse: 2 for an ellipse, large for a rectangle.
+    power = torch.where(torch.from_numpy(rng.random(batch) < 0.5), 2.0, 8.0)
+    colour = 255 * _draw(rng, 0, 1, batch, 3, 1, 1)
+    y = torch.arange(height)[None, :, None] + 0.5 - place[:, 0, None, None]
+    x = torch.arange(width)[None, None, :] + 0.5 - place[:, 1, None, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    across, along = (cos * x + sin * y).abs(), (cos * y - sin * x).abs()
+    size = radius.clamp_min(1e-3)[:, :, None, None]
+    p = power[:, None, None]
+    # About the distance beyond the edge, in pixels.
+    outside = (((across / size[:, 0]) ** p + (along / size[:, 1]) ** p) ** (1 / p) - 1) * size.amin(1)
+    cover = (0.5 - outside / _SOFT_EDGE).clamp(0, 1) * present[:, None, None]
+    return pixels + cover[:, None] * (colour - pixels)
+
+
+def _in_another_light(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
+    """Gain, tint, offset, blur and noise, as a camera has them, of `pixels [B, 3, H, W]`."""
+    batch = len(pixels)
+    gain = torch.exp(_draw(rng, -1, 1, batch, 1, 1, 1) * math.log1p(config.light))
+    tint = torch.exp(_draw(rng, -1, 1, batch, 3, 1, 1) * math.log1p(config.tint))
+    offset = 255 * _draw(rng, -config.offset, config.offset, batch, 1, 1, 1)
+    pixels = pixels * (gain * tint) + offset
+    weights = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = torch.outer(weights, weights).expand(3, 1, 3, 3)
+    blurred = F.conv2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    pixels = torch.lerp(pixels, blurred, _draw(rng, 0, config.blur, batch, 1, 1, 1))
+    strength = 255 * _draw(rng, 0, config.noise, batch, 1, 1, 1)
+    return pixels + strength * torch.from_numpy(rng.standard_normal(pixels.shape, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class VariedFrames:
+    """Frames `[V, H, W, 3]` of a recording, varied when they are asked for.
+
+    Attributes:
+        frames: of the recording, uint8 `[R, H, W, 3]`.
+        rows: which of them, `[V]`.
+        config: how they are varied.
+        seed: of the variations. The same indices give the same images.
+    """
+
+    frames: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    config: VariationConfig
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        rng = np.random.default_rng([self.seed, len(indices), *map(int, indices[:1])])
+        return vary(self.frames[self.rows[indices]], self.config, rng)
