@@ -93,26 +93,26 @@ def _seen_by_another_camera(pixels: Tensor, config: VariationConfig, rng: np.ran
 
 
 def _with_bystander(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
-    """An ellipse or a rectangle of one colour, at a random place, in some of `pixels [B, 3, H, W]`."""
-    batch, (height, width) = len(pixels), pixels.shape[2:]
-    present = torch.from_numpy(rng.random(batch) < config.bystander)
-    largest = config.bystander_size * min(height, width)
-    radius = _draw(rng, 0.3, 1, batch, 2) * largest
-    place = _draw(rng, 0, 1, batch, 2) * torch.tensor([height, width])
-    angle = _draw(rng, 0, torch.pi, batch)
+    """Some of `pixels [B, 3, H, W]` get an ellipse or a rectangle of one colour, at a random place."""
+    chosen = torch.from_numpy(rng.random(len(pixels)) < config.bystander)
+    count, (height, width) = int(chosen.sum()), pixels.shape[2:]
+    if not count:
+        return pixels
+    radius = _draw(rng, 0.3, 1, count, 2, 1, 1) * config.bystander_size * min(height, width)
+    place = _draw(rng, 0, 1, count, 2, 1, 1) * torch.tensor([height, width])[:, None, None]
+    angle = _draw(rng, 0, torch.pi, count, 1, 1)
     # The exponent of a superellipse: 2 for an ellipse, large for a rectangle.
-    power = torch.where(torch.from_numpy(rng.random(batch) < 0.5), 2.0, 8.0)
-    colour = 255 * _draw(rng, 0, 1, batch, 3, 1, 1)
-    y = torch.arange(height)[None, :, None] + 0.5 - place[:, 0, None, None]
-    x = torch.arange(width)[None, None, :] + 0.5 - place[:, 1, None, None]
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    across, along = (cos * x + sin * y).abs(), (cos * y - sin * x).abs()
-    size = radius.clamp_min(1e-3)[:, :, None, None]
-    p = power[:, None, None]
-    # About the distance beyond the edge, in pixels.
-    outside = (((across / size[:, 0]) ** p + (along / size[:, 1]) ** p) ** (1 / p) - 1) * size.amin(1)
-    cover = (0.5 - outside / _SOFT_EDGE).clamp(0, 1) * present[:, None, None]
-    return pixels + cover[:, None] * (colour - pixels)
+    power = torch.where(torch.from_numpy(rng.random((count, 1, 1)) < 0.5), 2.0, 8.0)
+    y = torch.arange(height)[:, None] + 0.5 - place[:, 0]
+    x = torch.arange(width) + 0.5 - place[:, 1]
+    across, along = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
+    size = radius.clamp_min(1e-3)
+    reach = ((across / size[:, 0]).abs() ** power + (along / size[:, 1]).abs() ** power) ** (1 / power)
+    cover = (0.5 - (reach - 1) * size.amin(1) / _SOFT_EDGE).clamp(0, 1)
+    colour = 255 * _draw(rng, 0, 1, count, 3, 1, 1)
+    pixels = pixels.clone()
+    pixels[chosen] = torch.lerp(pixels[chosen], colour, cover[:, None])
+    return pixels
 
 
 def _in_another_light(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
@@ -127,7 +127,8 @@ def _in_another_light(pixels: Tensor, config: VariationConfig, rng: np.random.Ge
     blurred = F.conv2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
     pixels = torch.lerp(pixels, blurred, _draw(rng, 0, config.blur, batch, 1, 1, 1))
     strength = 255 * _draw(rng, 0, config.noise, batch, 1, 1, 1)
-    return pixels + strength * torch.from_numpy(rng.standard_normal(pixels.shape, np.float32))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))  # several times as fast as numpy's
+    return pixels + strength * torch.randn(pixels.shape, generator=generator)
 
 
 @dataclasses.dataclass(frozen=True)
