@@ -53,8 +53,9 @@ def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], dev
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
     parts = []
     for block in np.array_split(rows, -(-len(rows) // _BLOCK)):
+        images = torch.from_numpy(frames[block]).to(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            tokens = encoder.encode_frames(torch.from_numpy(frames[block]).to(device))
+            tokens = encoder.encode_frames(images)
         parts.append(tokens.float().cpu())
     return torch.cat(parts)
 

@@ -43,6 +43,7 @@ class WorldModel(nn.Module, abc.ABC):
         spec: specification of the robot that it was trained on.
         encoder: the frozen encoder from images to tokens.
         precision: precision of imagined futures, float32 or bfloat16.
+        with_confidence: whether imagined latents carry what `SupportsConfidence` needs. It costs some time.
     """
 
     family: ClassVar[str]
@@ -51,7 +52,7 @@ class WorldModel(nn.Module, abc.ABC):
 
     def __init__(self, spec: EnvironmentSpec) -> None:
         super().__init__()
-        self.spec, self.precision = spec, torch.float32
+        self.spec, self.precision, self.with_confidence = spec, torch.float32, False
 
     @abc.abstractmethod
     def observe(self, previous: Latent | None, observation: Observation, action: Tensor | None) -> Latent:
@@ -95,6 +96,11 @@ class WorldModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """The sizes of all parts as plain values, from which the family's `build` rebuilds the model."""
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether this very model has what `SupportsConfidence` asks for, and not only its family."""
+        return False
 
     def compile_imagination(self) -> None:
         """Compile `imagine` with torch.compile, if the family supports it."""
@@ -169,10 +175,13 @@ def _described(values: Tensor) -> str:
 
 @runtime_checkable
 class SupportsConfidence(Protocol):
-    """Says how far it is to be trusted."""
+    """Says how far it is to be trusted. Its latents must have been imagined with `with_confidence` set."""
 
     def confidence(self, latents: Any) -> Tensor:
-        """From 0 to 1, of the latents' leading shape."""
+        """The probability that what comes is within `reached_distance` of the imagined latents `[..., H]`: `[..., H]`."""
+
+    def error_bound(self, latents: Any, level: float = 0.9) -> Tensor:
+        """The distance between imagined and real latents, `[..., H]`, that `level` of them do not exceed."""
 
 
 @runtime_checkable

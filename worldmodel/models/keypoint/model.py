@@ -24,6 +24,7 @@ from worldmodel.encoders.base import PatchGrid
 from worldmodel.encoders.registry import build_encoder, describe_encoder, read_encoder_config
 from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.contract import WorldModel
+from worldmodel.models.keypoint.confidence import Confidence
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.models.keypoint.view import View
@@ -100,6 +101,7 @@ class KeypointModel(WorldModel):
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(config.predictor, len(spec.cameras) * config.state.size, *sizes)
         self._rollout: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
+        self.calibration = Confidence(config.predictor.calibrated_steps) if config.predictor.heads > 1 else None
 
     def view(self, camera: str) -> View:
         """What is learned of a camera's pictures."""
@@ -157,7 +159,10 @@ class KeypointModel(WorldModel):
         """See `WorldModel.imagine`."""
         assert isinstance(latent, Belief)
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self._rollout(latent.imagined().repeat(actions.shape[1]), self.normaliser.actions(actions))
+            start, standardised = latent.imagined().repeat(actions.shape[1]), self.normaliser.actions(actions)
+            if self.with_confidence:
+                return self.predictor.rollout(start, standardised, doubting=True)
+            return self._rollout(start, standardised)
 
     def compile_imagination(self) -> None:
         """See `WorldModel.compile_imagination`. The first rollout of every shape takes a while."""
@@ -168,6 +173,45 @@ class KeypointModel(WorldModel):
         assert isinstance(latents, Belief) and isinstance(goal, Belief)
         between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
+
+    @property
+    def has_confidence(self) -> bool:
+        """See `WorldModel.has_confidence`."""
+        return self.calibration is not None
+
+    def confidence(self, latents: TensorRecord) -> Tensor:
+        """See `SupportsConfidence.confidence`."""
+        return self._calibration().probability(*self.doubts(latents), self.reached_distance)
+
+    def error_bound(self, latents: TensorRecord, level: float = 0.9) -> Tensor:
+        """See `SupportsConfidence.error_bound`."""
+        return self._calibration().bound(*self.doubts(latents), level)
+
+    def doubts(self, latents: TensorRecord) -> tuple[Tensor, Tensor]:
+        """Disagreement of the heads in the unit of the distance, and strangeness, of latents `[..., H, ·]`: `[..., H]`.
+
+        Raises:
+            UserError: for latents that were imagined without `with_confidence`, or were not imagined.
+        """
+        assert isinstance(latents, Belief)
+        if latents.variance is None or latents.strangeness is None:
+            raise UserError("these latents know nothing of confidence: expected some imagined with with_confidence set")
+        squared = torch.zeros_like(latents.strangeness)
+        for camera, part in zip(
+            self.spec.camera_names, latents.variance.float().split(self.config.state.size, -1), strict=True
+        ):
+            own = part * self.view(camera).state_std.pow(2)
+            places, appearance = own.tensor_split([2 * self.config.state.keypoints], dim=-1)
+            weight = self.config.distance.appearance_weight**2
+            squared = squared + places.sum(-1) + weight * appearance.sum(-1)
+        return squared.sqrt(), latents.strangeness
+
+    def _calibration(self) -> Confidence:
+        if self.calibration is None:
+            raise UserError(
+                "this model has one head and no confidence: expected one trained with predictor.heads above 1"
+            )
+        return self.calibration
 
     @property
     def reached_distance(self) -> float:

@@ -27,6 +27,10 @@ SequenceRows = Callable[[int], NDArray[np.int64]]
 _HUBER_BETA = 0.1
 # Share of the batches without a past. Every episode begins so; but most of a rollout has one, and it helps.
 _NO_HISTORY = 0.25
+# Rows that are drawn together for a head to learn from: about an episode, whose frames tell the same story.
+_BLOCK = 64
+# Share of the blocks that a head learns from: a bootstrap sample has 63 % of what it is drawn from.
+_LEARNED_SHARE = 0.63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +82,18 @@ class Batch:
         return Belief(self.states[:, 2:], torch.diff(self.states[:, 1:], dim=1), self.proprio[:, 2:])
 
 
+def load_batch(model: KeypointModel, data: Recording, rows: NDArray[np.int64], device: torch.device) -> Batch:
+    """Load and standardise the sequences at `rows [B, T]`."""
+    norm = model.normaliser
+    proprio, actions = (torch.from_numpy(x[rows]).to(device) for x in (data.proprio, data.actions))
+    return Batch(data.states[rows].to(device), norm.proprio(proprio), norm.actions(actions[:, :-1]))
+
+
 class PredictionTask(TrainingTask):
     """An open-loop rollout from the second frame on, compared with what was recorded.
 
     loss = huber(ŝ_t - s_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
+    It is the mean over the heads, each of which learns from a part of the recording alone.
     In one of four batches the first frame is not seen, as when an episode begins.
     """
 
@@ -98,26 +110,35 @@ class PredictionTask(TrainingTask):
         self.module: KeypointModel = model
         self._config, self._recording, self._train_rows = config, recording, train_rows
         self._held_out_rows, self._seed, self._device = held_out_rows, seed, device
+        heads, blocks = model.config.predictor.heads, len(recording.states) // _BLOCK + 1
+        drawn = np.random.default_rng(seed).random((blocks, heads)) < _LEARNED_SHARE
+        self._learns = (drawn if heads > 1 else np.ones_like(drawn)).astype(np.float32)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Load and standardise the sequences at `rows [B, T]`."""
-        norm, data, device = self.module.normaliser, self._recording, self._device
-        proprio, actions = (torch.from_numpy(x[rows]).to(device) for x in (data.proprio, data.actions))
-        return Batch(data.states[rows].to(device), norm.proprio(proprio), norm.actions(actions[:, :-1]))
+        return load_batch(self.module, self._recording, rows, self._device)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch."""
         with torch.autocast(self._device.type, enabled=False):
-            batch = self.batch(self._train_rows(step))
+            rows = self._train_rows(step)
+            batch = self.batch(rows)
             start = batch.start()
             if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
                 start = Belief(start.state, torch.zeros_like(start.motion), start.proprio)
-        ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
-        state = F.smooth_l1_loss(ahead.state, batch.states[:, 2:], beta=_HUBER_BETA)
+        ahead = self.module.predictor.rollout_heads(start, batch.actions[:, 1:])
+        learns = torch.from_numpy(self._learns[rows[:, 0] // _BLOCK]).to(self._device)
+        state = self._error(ahead.state, batch.states[:, 2:], learns)
         proprio = state.new_zeros(())  # what a recording without proprioception costs
         if ahead.proprio.shape[-1]:
-            proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
+            proprio = self._error(ahead.proprio, batch.proprio[:, 2:], learns)
         return {"loss": state + self._config.proprio_weight * proprio, "state": state, "proprio": proprio}
+
+    @staticmethod
+    def _error(ahead: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
+        """Mean error of `ahead [B, K, H, ·]`, of the heads that learn from a sequence, `learns [B, K]`."""
+        error = F.smooth_l1_loss(ahead, wanted[:, None].expand_as(ahead), beta=_HUBER_BETA, reduction="none")
+        return (error.mean((2, 3)) * learns).sum() / learns.sum().clamp_min(1)
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

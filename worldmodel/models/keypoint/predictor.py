@@ -37,12 +37,17 @@ class PredictorConfig:
         hidden_width: hidden size of the residual blocks.
         depth: residual blocks per evaluation.
         prediction_steps: control steps that one evaluation predicts, n.
+        heads: output layers, whose mean is the prediction. Each is trained on other episodes (bootstrap), so that they
+            agree only where the recording leaves no choice. With one, the model knows nothing of its doubts.
+        calibrated_steps: control steps ahead for which confidence is calibrated.
     """
 
     width: int = 256
     hidden_width: int = 512
     depth: int = 3
     prediction_steps: int = 4
+    heads: int = 1
+    calibrated_steps: int = 12
 
     def __post_init__(self) -> None:
         if min(dataclasses.astuple(self)) < 1:
@@ -58,16 +63,33 @@ class Belief(TensorRecord):
         motion: the state's last change `[..., Z]`.
         proprio: proprioception `[..., P]`.
         tokens: of all cameras, compressed `[..., N, C]`, where something was seen; None where it is imagined.
+        variance: of the state among the heads `[..., Z]`, summed over the evaluations of a rollout; None where it was
+            not asked for.
+        strangeness: how unlike the training the inputs of the evaluations were so far `[...]`, 1 on average; likewise.
     """
 
     state: Tensor
     motion: Tensor
     proprio: Tensor
     tokens: Tensor | None = None
+    variance: Tensor | None = None
+    strangeness: Tensor | None = None
 
     def imagined(self) -> Belief:
         """The same without what was seen, as a rollout begins from it."""
         return Belief(self.state, self.motion, self.proprio)
+
+    def step(self, index: int | slice) -> Belief:
+        """Of beliefs `[..., H, ·]`, that of one control step `[..., ·]`, or those of several."""
+        which = (..., index, slice(None))
+        known = self.strangeness
+        return Belief(
+            self.state[which],
+            self.motion[which],
+            self.proprio[which],
+            variance=None if self.variance is None else self.variance[which],
+            strangeness=None if known is None else known[..., index],
+        )
 
     def repeat(self, samples: int) -> Belief:
         """Beliefs `[B, ·]`, each `samples` times: `[B, samples, ·]`."""
@@ -92,34 +114,88 @@ class ResidualBlock(nn.Module):
 class Predictor(nn.Module):
     """See the module's docstring."""
 
+    feature_mean: Tensor
+    feature_whitening: Tensor
+
     def __init__(self, config: PredictorConfig, state_size: int, proprio_size: int, action_size: int) -> None:
         super().__init__()
         self.config = config
         self._sizes, steps = [state_size, proprio_size], config.prediction_steps
         self.inward = nn.Linear(2 * state_size + proprio_size + steps * action_size, config.width)
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.hidden_width) for _ in range(config.depth))
-        self.change = nn.Linear(config.width, steps * sum(self._sizes))
+        self.change = nn.Linear(config.width, config.heads * steps * sum(self._sizes))
         with torch.no_grad():
             self.change.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
+        if config.heads > 1:  # models without heads know nothing of their doubts, and older files have no such buffers
+            self.register_buffer("feature_mean", torch.zeros(config.width))
+            self.register_buffer("feature_whitening", torch.eye(config.width))
 
-    def advance(self, belief: Belief, actions: Tensor) -> Belief:
-        """The n beliefs `[..., n, ·]` that follow under `actions [..., n, A]`."""
+    def features(self, belief: Belief, actions: Tensor) -> Tensor:
+        """What the heads see `[..., W]` of beliefs and `actions [..., n, A]`."""
         x = self.inward(torch.cat([belief.state, belief.motion, belief.proprio, actions.flatten(-2)], dim=-1))
         for block in self.blocks:
             x = block(x)
-        change = self.change(x).unflatten(-1, (self.config.prediction_steps, -1)).float()
-        state_change, proprio_change = change.split(self._sizes, dim=-1)
-        states = belief.state[..., None, :] + state_change
-        motions = torch.diff(states, dim=-2, prepend=belief.state[..., None, :])
-        return Belief(states, motions, belief.proprio[..., None, :] + proprio_change)
+        return x
 
-    def rollout(self, belief: Belief, actions: Tensor) -> Belief:
-        """Beliefs `[..., H, ·]` after each of `actions [..., H, A]`, open loop. H need not be a multiple of n."""
+    def advance(self, belief: Belief, actions: Tensor) -> Belief:
+        """The n beliefs `[..., n, ·]` that follow under `actions [..., n, A]`."""
+        return self._moved(belief, self._mean_change(self.features(belief, actions)))
+
+    def advance_heads(self, belief: Belief, actions: Tensor) -> Belief:
+        """The same by every head on its own: `[..., K, n, ·]`."""
+        shape = (self.config.heads, self.config.prediction_steps, -1)
+        changes = self.change(self.features(belief, actions)).unflatten(-1, shape).float()
+        return self._moved(belief.imagined().map(lambda part: part[..., None, :]), changes)
+
+    def advance_doubting(self, belief: Belief, actions: Tensor) -> Belief:
+        """As `advance`, with `variance` and `strangeness`."""
+        features = self.features(belief, actions)
+        shape = (self.config.heads, self.config.prediction_steps, -1)
+        changes = self.change(features).unflatten(-1, shape).float()
+        ahead = self._moved(belief, changes.mean(-3))
+        variance = changes[..., : self._sizes[0]].var(-3)
+        whitened = (features.float() - self.feature_mean) @ self.feature_whitening
+        strangeness = whitened.pow(2).mean(-1)[..., None].expand(variance.shape[:-1])
+        if belief.variance is not None and belief.strangeness is not None:
+            variance = variance + belief.variance[..., None, :]
+            strangeness = torch.maximum(strangeness, belief.strangeness[..., None])
+        return dataclasses.replace(ahead, variance=variance, strangeness=strangeness)
+
+    def rollout(self, belief: Belief, actions: Tensor, doubting: bool = False) -> Belief:
+        """Beliefs `[..., H, ·]` after each of `actions [..., H, A]`, open loop. H need not be a multiple of n.
+
+        With `doubting`, they have `variance` and `strangeness`.
+        """
         horizon, steps = actions.shape[-2], self.config.prediction_steps
+        advance = self.advance_doubting if doubting else self.advance
         # What the last actions are padded with lies beyond the horizon, and what comes of it is cut off again.
         padded = F.pad(actions, (0, 0, 0, -horizon % steps))
         ahead = []
         for chunk in padded.split(steps, dim=-2):
-            ahead.append(self.advance(belief, chunk))
-            belief = ahead[-1].map(lambda part: part[..., -1, :])
-        return Belief.cat(ahead, dim=-2).map(lambda part: part[..., :horizon, :])
+            ahead.append(advance(belief, chunk))
+            belief = ahead[-1].step(-1)
+        whole = Belief.cat(ahead, dim=actions.ndim - 2)
+        return whole.step(slice(horizon)) if padded.shape[-2] > horizon else whole
+
+    def rollout_heads(self, belief: Belief, actions: Tensor) -> Belief:
+        """What every head says `[..., K, H, ·]` along the rollout of their mean, to be trained."""
+        horizon, steps = actions.shape[-2], self.config.prediction_steps
+        ahead = []
+        for chunk in F.pad(actions, (0, 0, 0, -horizon % steps)).split(steps, dim=-2):
+            ahead.append(self.advance_heads(belief, chunk))
+            belief = ahead[-1].step(-1).map(lambda part: part.mean(-2))
+        return Belief.cat(ahead, dim=actions.ndim - 1).step(slice(horizon))
+
+    def _mean_change(self, features: Tensor) -> Tensor:
+        """`[..., n, Z + P]`: heads are linear, so their mean is one layer with their mean weights."""
+        weight, bias, heads = self.change.weight, self.change.bias, self.config.heads
+        if heads > 1:
+            weight, bias = weight.unflatten(0, (heads, -1)).mean(0), bias.unflatten(0, (heads, -1)).mean(0)
+        return F.linear(features, weight, bias).unflatten(-1, (self.config.prediction_steps, -1)).float()
+
+    def _moved(self, belief: Belief, change: Tensor) -> Belief:
+        """The beliefs `[..., n, ·]` after the changes `[..., n, Z + P]` since `belief [..., ·]`."""
+        state_change, proprio_change = change.split(self._sizes, dim=-1)
+        states = belief.state[..., None, :] + state_change
+        motions = torch.diff(states, dim=-2, prepend=belief.state[..., None, :].expand_as(states[..., :1, :]))
+        return Belief(states, motions, belief.proprio[..., None, :] + proprio_change)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.files import write_json
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.variation import VariationConfig
@@ -27,6 +28,7 @@ from worldmodel.models.keypoint.appearance_training import (
     GroupSampler,
     VariedStates,
 )
+from worldmodel.models.keypoint.confidence_training import coverage, measure_rollouts, whiten_features
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
@@ -41,6 +43,8 @@ from worldmodel.models.keypoint.predictor import PredictorConfig
 from worldmodel.models.keypoint.view import View
 from worldmodel.models.stages import Stage, TrainingContext
 from worldmodel.training.trainer import TrainerConfig
+
+_CALIBRATION_SEQUENCES = 6144  # a third of them is reported on: 2,048 give a coverage of 90 % to within 1.3 points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,8 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
         keypoints = KeypointStage(camera, options, samplers, features)
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features, keypoints, views[-1]]
-    return [*stages, PredictionStage(options, samplers, views)]
+    stages.append(PredictionStage(options, samplers, views))
+    return [*stages, ConfidenceStage(options, samplers, views)] if options.predictor.heads > 1 else stages
 
 
 def _model(context: TrainingContext) -> KeypointModel:
@@ -232,3 +237,35 @@ class PredictionStage(Stage):
             context.device,
         )
         context.train(task, config, self.name, "trainer", context.folder)
+
+
+class ConfidenceStage(Stage):
+    """Calibrates how far the predictor is to be trusted, on rollouts of held-out episodes, and reports coverage.
+
+    The report is on episodes of which neither the predictor nor the calibration has seen any.
+    """
+
+    name = "confidence"
+
+    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[AppearanceStage]) -> None:
+        self._options, self._samplers, self._views = options, samplers, views
+
+    def run(self, context: TrainingContext) -> None:
+        """See `Stage.run`."""
+        model, store = _model(context), context.store
+        model.to(context.device)
+        states = torch.cat([view.states for view in self._views], dim=-1)
+        data = Recording(states, store.column("proprio"), store.column("action"))
+        rows = np.sort(self._samplers.held_out_sequences.sample(1, _CALIBRATION_SEQUENCES).rows, axis=0)
+        known = np.sort(self._samplers.sequences.sample(0, _CALIBRATION_SEQUENCES).rows, axis=0)
+        device = context.device
+        whiten_features(model, data, known, device)
+        rollouts = measure_rollouts(model, data, rows, device)
+        calibrated = 2 * len(rows) // 3
+        assert model.calibration is not None
+        model.calibration.fit(*(part[:calibrated] for part in rollouts))
+        report = coverage(model.calibration, *(part[calibrated:] for part in rollouts))
+        write_json(report, context.folder / "confidence.json", indent=1)
+        shown = ", ".join(f"{value:.1%}" for value in report["coverage"]["0.9"])
+        context.say(f"confidence: errors within the 90 % bound, by step: {shown}")
+        model.cpu()

@@ -1,0 +1,83 @@
+"""What the calibration of confidence is made from: features that the predictor knows, and rollouts with their errors.
+
+Shapes: `B` sequences of `T` frames (two of context and the rollout of `H = T - 2` control steps), `W` features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.models.keypoint.confidence import LEVELS, Confidence
+from worldmodel.models.keypoint.model import KeypointModel
+from worldmodel.models.keypoint.prediction_training import Batch, Recording, load_batch
+
+_AT_ONCE: Final = 512
+# Added to the variance of every direction of the features, as a share of the mean: those of hardly any would dominate.
+_SHRINKAGE: Final = 0.01
+_REPORTED: Final = (0.5, 0.8, 0.9, 0.95)
+
+
+@torch.no_grad()
+def whiten_features(model: KeypointModel, recording: Recording, rows: NDArray[np.int64], device: torch.device) -> None:
+    """Note mean and spread of the predictor's features on sequences `rows [B, T]`, for `strangeness`."""
+    predictor, found = model.predictor, []
+    steps = predictor.config.prediction_steps
+    for part in _parts(rows):
+        batch = load_batch(model, recording, part, device)
+        actions = torch.nn.functional.pad(batch.actions[:, 1:], (0, 0, 0, max(0, steps - batch.actions.shape[1] + 1)))
+        found.append(predictor.features(batch.start(), actions[:, :steps]))
+    features = torch.cat(found).double()
+    predictor.feature_mean.copy_(features.mean(0))
+    covariance = torch.cov(features.T)
+    variances, directions = torch.linalg.eigh(covariance)
+    variances = variances + _SHRINKAGE * variances.mean()
+    predictor.feature_whitening.copy_(directions * variances.rsqrt())
+
+
+@torch.no_grad()
+def measure_rollouts(
+    model: KeypointModel, recording: Recording, rows: NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors, disagreement and strangeness `[B, H]` of imagining what was recorded at `rows [B, T]`, on the CPU."""
+    errors, doubts = [], []
+    for part in _parts(rows):
+        batch: Batch = load_batch(model, recording, part, device)
+        ahead = model.predictor.rollout(batch.start(), batch.actions[:, 1:], doubting=True)
+        errors.append(model.between(ahead, batch.future()).cpu())
+        doubts.append(torch.stack(model.doubts(ahead)).cpu())
+    disagreement, strangeness = torch.cat(doubts, dim=1)
+    return torch.cat(errors), disagreement, strangeness
+
+
+def coverage(calibration: Confidence, errors: Tensor, disagreement: Tensor, strangeness: Tensor) -> dict[str, Any]:
+    """How many of the errors `[B, H]` are within their bounds, by level and step; and how well doubt tells them apart.
+
+    `auroc`: the probability that the bound of one of the tenth of rollouts with the largest errors is above that of
+    another one, by step. 0.5 is chance.
+    """
+    assert LEVELS > 1
+    covered = {
+        str(level): (errors <= calibration.bound(disagreement, strangeness, level)).float().mean(0).tolist()
+        for level in _REPORTED
+    }
+    expected = calibration.expected(disagreement, strangeness)
+    return {
+        "rollouts": len(errors),
+        "coverage": covered,
+        "auroc": [_auroc(expected[:, step], errors[:, step]) for step in range(errors.shape[1])],
+    }
+
+
+def _auroc(score: Tensor, error: Tensor) -> float:
+    is_large = error >= error.quantile(0.9)
+    large, small = score[is_large], score[~is_large]
+    return float((large[:, None] > small).float().mean() + 0.5 * (large[:, None] == small).float().mean())
+
+
+def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(rows, max(1, -(-len(rows) // _AT_ONCE)))
