@@ -1,1 +1,1 @@
-"""What all packages share: errors, specifications, seeds, files. It imports nothing else of this project."""
+"""Errors, specifications, seeds and files, which all packages share. It imports nothing else of this project."""
