@@ -113,7 +113,7 @@ def _checked(config: Config) -> Config:
 
 # Errors of the operating system for refused writes: no room, no quota, read-only, a failing disk, no permission.
 _REFUSALS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-# Errors of the operating system for paths that cannot be used, which the user must have mistyped.
+# Errors of the operating system for paths that cannot be used, which are mistakes of the user.
 _NO_PATHS: Final = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 

@@ -1,1 +1,1 @@
-"""Errors, specifications, seeds and files, which all packages share. It imports nothing else of this project."""
+"""Errors, specifications, seeds and files for all packages. This package imports nothing else of this project."""

@@ -262,7 +262,8 @@ class Trainer:
         Raises:
             KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint.
             OSError: when the folder cannot be written to. The last good checkpoint stays.
-            TrainingStopped: when the task ends the training or a loss is not finite. The last good checkpoint stays.
+            TrainingStopped: when the task ends the training, or a loss or gradient is not finite. The last good
+                checkpoint stays.
         """
         shown = Silent() if progress is None else progress
         log = JsonlLog(self.folder, self.step)

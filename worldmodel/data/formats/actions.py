@@ -5,8 +5,8 @@ If the user gives no rest rule, a dimension gets
     hold   (a position) if its bounds exclude zero, or it is binary, or a proprioceptive reading follows it
     zero   (a velocity or a relative move) otherwise
 
-A reading follows a dimension if it is near the action and has the same name, or if it is very near the action. A
-dimension whose name means a velocity has no such reading, whatever the numbers say.
+A reading follows a dimension if it is near the action and has the same name, or if it is very near the action.
+Dimensions and readings whose names mean a velocity are excluded, whatever the numbers say.
 """
 
 from __future__ import annotations

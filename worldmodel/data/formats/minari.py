@@ -177,7 +177,7 @@ def _bounds(box: dict[str, Any] | None, side: str) -> tuple[float, ...] | None:
 
 
 def _as_coded(feature: Feature, box: dict[str, Any] | None) -> Feature:
-    """The column with the shape of its space, since images stored as JPEG have fewer dimensions in the file."""
+    """A column of JPEG images with the shape of its space, which the file does not have. Others are unchanged."""
     shape = box.get("shape") if box is not None else None
     picture = tuple(shape) if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else ()
     if feature.dtype != "png/jpeg" and not (feature.dtype == "uint8" and len(feature.shape) == 1 < len(picture)):

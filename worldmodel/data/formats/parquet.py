@@ -165,7 +165,7 @@ class ParquetFile:
     """One file, opened and checked.
 
     Attributes:
-        path: where it is.
+        path: path of the file.
         names: names of its columns.
         num_rows: number of its rows.
     """

@@ -85,7 +85,7 @@ def finish_other_tasks() -> None:
     """Wait for zarr's other reads and writes after one of its concurrent tasks has failed.
 
     Otherwise a write could continue after its writer has given up and released the lock. Python would also complain
-    about each unfinished task at the end of the program, below the one line that says what is wrong.
+    about each unfinished task at the end of the program, below the one line that explains the error.
     """
     sync(_finish_other_tasks())
 

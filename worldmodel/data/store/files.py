@@ -21,7 +21,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}([^/].*)")
 
 
 class StoreError(UserError):
-    """The store is absent, damaged, or from a newer program. The message says which, and names the place."""
+    """The store is absent, damaged, or from a newer program. The message has the reason and the place."""
 
 
 class UnreachableError(StoreError):
