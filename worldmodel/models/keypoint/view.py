@@ -1,4 +1,4 @@
-"""The part of the keypoint state that one camera contributes: compression, keypoints and appearance embedding.
+"""The part of the keypoint model that belongs to one camera: compression, keypoints and appearance embedding.
 
 Shapes: `B` frames, `R` frames of a recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the
 appearance embedding, raw state `Z`, state `2 K + L`, `P` proprioception.
@@ -36,7 +36,7 @@ class View(nn.Module):
         self.compression = Compression(compression, grid.tokens, encoder.width)
         self.keypoints = KeypointEncoder(state, grid, self.compression.channels, proprio_size)
         self.appearance = AppearanceEmbedding(state.raw_size, state.embedding, state.embedding_width)
-        # Set by `calibrate`, when training is over.
+        # `calibrate` sets these after training.
         self.register_buffer("state_mean", torch.zeros(state.size))
         self.register_buffer("state_std", torch.ones(state.size))
         self.register_buffer("robot_readable", torch.zeros(proprio_size))
@@ -50,7 +50,7 @@ class View(nn.Module):
         return self.standardise(self.from_raw(self.keypoints(tokens)))
 
     def standardise(self, state: Tensor) -> Tensor:
-        """`[..., 2 K + L]`, from its own units."""
+        """Standardise a state `[..., 2 K + L]` in its own units."""
         return (state - self.state_mean) / self.state_std
 
     def parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
