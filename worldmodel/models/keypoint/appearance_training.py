@@ -50,7 +50,7 @@ class Groups:
 
     Attributes:
         anchors: rows `[G, M]` of the frames.
-        partners: rows `[G, M]` of the partners. A partner is a neighbour in time, or a frame of the same period of rest.
+        partners: rows `[G, M]` of the partners, each a neighbour in time or a frame of the same period of rest.
         at_rest: bool `[G, M]`, whether the partner is of the same period of rest.
     """
 

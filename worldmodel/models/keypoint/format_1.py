@@ -47,7 +47,7 @@ def upgraded(model: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[str], 
 
 
 def renamed(tensor: str) -> str:
-    """What a tensor of format 1 is called now."""
+    """The present name of a tensor of format 1."""
     for before, now in _TENSORS.items():
         if tensor.startswith(before):
             return now + tensor.removeprefix(before)

@@ -72,7 +72,7 @@ def token_positions(grid: Grid) -> Tensor:
 
 
 def explained_variance(read: Tensor, true: Tensor) -> Tensor:
-    """R² `[P]` of estimates `read [R, P]`. 1 is perfect, 0 is as good as the mean. It is NaN where `true` is constant."""
+    """R² `[P]` of estimates `read [R, P]`. 1 is perfect, 0 is as good as the mean, NaN is for constant readings."""
     if true.shape[1] == 0:
         return true.new_zeros(0)
     variance = true.var(0)

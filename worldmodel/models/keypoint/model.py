@@ -164,9 +164,9 @@ class KeypointModel(WorldModel):
         self._rollout = torch.compile(self.predictor.rollout)
 
     def distance(self, latents: TensorRecord, goal: TensorRecord) -> Tensor:
-        """See `WorldModel.distance`; `between` has the equation."""
+        """See `WorldModel.distance`. `between` has the equation."""
         assert isinstance(latents, Belief) and isinstance(goal, Belief)
-        between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
+        between = latents.state.ndim - goal.state.ndim  # dimensions of samples and steps, which a goal lacks
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
     @property

@@ -60,8 +60,8 @@ class View(nn.Module):
         return keypoints, appearance
 
     def calibrate(self, states: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
-        """Note the spread of `states [R, 2 K + L]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
+        """Store mean and spread of `states [R, 2 K + L]`, and the R² of `robot_read [R, P]` for `proprio [R, P]`."""
         self.state_mean.copy_(states.mean(0))
         self.state_std.copy_(states.std(0).clamp_min(1e-4))
-        # What never varied says nothing about where the robot is.
+        # A constant reading says nothing about where the robot is.
         self.robot_readable.copy_(explained_variance(robot_read, proprio).nan_to_num(0.0).clamp(0, 1))
