@@ -34,7 +34,7 @@ class Hooks:
 
     Attributes:
         get_state: returns the full state `[N]` of the environment without its wrappers.
-        set_state: restores such a state. It runs after every control step, so that the future depends on the state alone.
+        set_state: restores such a state. It runs after every control step, so that the state alone decides the future.
         render: returns an image, uint8 `[H, W, 3]` of any size, of a camera by name. By default, it is the
             environment's own.
         paths: name → `[..., 2]` (column, row) in fractions of the image, for `states [..., N]`. None by default.
