@@ -20,9 +20,9 @@ from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.core.tensor_record import TensorRecord
 
-# `actions [B, S, H, A] -> cost [B, S]`, lower is better. All that an optimiser ever sees of a model.
+# `actions [B, S, H, A] -> cost [B, S]`, lower is better. An optimiser sees nothing else of a model.
 CostFn = Callable[[Tensor], Tensor]
-# `propose(most, generator)`: at most `most` action sequences `[B, N, H, A]` that a policy finds worth a try.
+# `propose(most, generator)`: at most `most` action sequences `[B, N, H, A]` that a policy proposes.
 Propose = Callable[[int, torch.Generator], Tensor]
 
 
@@ -48,7 +48,7 @@ class Problem:
     propose: Propose | None = None
 
     def rest(self) -> Tensor:
-        """Staying as it is for the whole horizon, `[B, H, A]`."""
+        """Actions `[B, H, A]` of rest for the whole horizon."""
         return self.limits.rest(self.last)[:, None].expand(-1, self.horizon, -1)
 
 
