@@ -70,7 +70,7 @@ def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImag
     on makes them, and a silent conversion could give a goal that the user did not mean.
 
     If the aspect ratio is not the camera's, `crop` keeps the largest centred part with the camera's aspect ratio, and
-    `letterbox` keeps the whole image between two black bars of equal size. It is resized by averaging.
+    `letterbox` keeps the whole image between two black bars of equal size. The result is averaged to the camera's size.
 
     Raises:
         UserError: one line that names the file, what it is, and what is accepted.
