@@ -116,7 +116,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
         Args:
             state: `[N]`.
-            camera: name of the camera; None for the first one.
+            camera: name of the camera, None for the first one.
             size: height of the image [pixels] in place of the camera's own. The width scales with it.
 
         Raises:

@@ -20,7 +20,7 @@ from worldmodel.core.options import from_config
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What `configs/compare.yaml` holds beside `a` and `b`; it says what each means."""
+    """The options in `configs/compare.yaml` beside `a` and `b`. The file explains each."""
 
     resamples: int
     seed: int

@@ -95,7 +95,7 @@ class Decision:
 
     @functools.cached_property
     def imagined(self) -> tuple[Any, ...]:
-        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan; None without a plan.
+        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan. None without a plan.
 
         They are computed on first access, which takes about as long as the evaluation of one sample.
         """
@@ -160,7 +160,7 @@ class Controller:
         strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
         device: device of the model.
-        reached_distance: largest latent distance at which a goal counts as reached; None for the model's own.
+        reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
 
     Raises:

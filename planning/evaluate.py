@@ -46,7 +46,7 @@ MOST_ENVS: Final = 256
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What `configs/evaluate.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/evaluate.yaml` beside its groups. The file explains each."""
 
     checkpoint: str | None
     command: tuple[float, ...] | None

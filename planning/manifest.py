@@ -20,7 +20,7 @@ from worldmodel.core.options import from_config
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """What `configs/manifest.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/manifest.yaml` beside its groups. The file explains each."""
 
     seed: int
     n: int

@@ -44,7 +44,7 @@ from worldmodel.core.threads import threads_kept
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What `configs/run.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/run.yaml` beside its groups. The file explains each."""
 
     goal: Any
     goal_fit: str

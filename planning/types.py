@@ -58,7 +58,7 @@ class Plan(TensorRecord):
 
     Attributes:
         actions: `[B, H, A]`, within all limits.
-        cost: `[B]`, the cost that the model predicts for `actions`; infinite if no finite cost was found.
+        cost: `[B]`, the cost that the model predicts for `actions`. Infinite if no finite cost was found.
         memory: passed to the optimiser with the next problem. Only the optimiser reads it.
         trace: `[B, I]`, the lowest cost among the candidates of every iteration.
     """
@@ -112,9 +112,9 @@ class Model(Protocol):
         """Latent `[B, ...]` after an observation.
 
         Args:
-            previous: latent of the previous step; None at the start of an episode.
+            previous: latent of the previous step, None at the start of an episode.
             observation: `[B, ...]`, as numpy arrays.
-            action: `[B, A]`, the action between the two steps; None at the start of an episode.
+            action: `[B, A]`, the action between the two steps. None at the start of an episode.
         """
 
     def goal(self, goal: Goal) -> Any:

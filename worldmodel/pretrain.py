@@ -33,7 +33,7 @@ Frames = Mapping[str, NDArray[np.uint8]]
 
 @dataclasses.dataclass(frozen=True)
 class PretrainOptions:
-    """What `configs/pretrain.yaml` holds beside its sections; it says what each means."""
+    """The options in `configs/pretrain.yaml` beside its sections. The file explains each."""
 
     data: str
     cache: str

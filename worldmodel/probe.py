@@ -25,7 +25,7 @@ from worldmodel.training.recordings import load_cameras, open_recording
 
 @dataclasses.dataclass(frozen=True)
 class ProbeOptions:
-    """What `configs/probe.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/probe.yaml` beside its groups. The file explains each."""
 
     data: str
     cache: str

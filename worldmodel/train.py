@@ -29,7 +29,7 @@ _LEAST_BYTES_PER_ITEM: Final = 4096
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """What `configs/train.yaml` holds beside its sections; it says what each means."""
+    """The options in `configs/train.yaml` beside its sections. The file explains each."""
 
     data: str
     cache: str

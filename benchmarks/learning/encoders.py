@@ -1,6 +1,6 @@
 """Measures the benefit of pretraining. V-JEPA is compared with a random frozen encoder and with downsampled pixels.
 
-python -m benchmarks.learning.encoders                       # three seeds of each; hours; go on with the same command
+python -m benchmarks.learning.encoders                       # three seeds of each, takes hours, resumes when repeated
 python -m benchmarks.learning.encoders seeds=1 pairs=20      # a quick look
 
 The data are much video in which floor, light, colours and background differ from episode to episode, and robot

@@ -8,7 +8,7 @@ Targets:
     descriptions   each zarr.json of a small store, with any checksum recomputed
     chunks         each chunk file of this store and of its packed copy
     goals          PNG and JPEG files for `goal=`
-    pictures       PNG and JPEG pictures of recordings to be imported
+    pictures       PNG and JPEG images of recordings to be imported
     parquet        Parquet files of recordings to be imported, read in another process without coverage
 
 For every input, the result must be the recorded data or a `UserError`, within 20 s and 2 GB. Options: `runs=10000`

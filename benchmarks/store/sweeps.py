@@ -138,7 +138,7 @@ def failed_recovery(what: str, step: int = 1) -> Tally:
     tally = Tally(f"{what} at every call of a recovery")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_store(folder / "before" / "data.zarr", 3)  # 27 rows; the second chunk of pixels has the last two episodes
+        make_store(folder / "before" / "data.zarr", 3)  # 27 rows. The second chunk of pixels has the last two episodes.
         (folder / "before" / "data.zarr/data/images/camera/c.1.0.0.0").write_bytes(b"damaged")
         for number in range(1, 10_000, step):
             shutil.copytree(folder / "before", folder / "now")

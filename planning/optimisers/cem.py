@@ -57,7 +57,7 @@ class CEM(SamplingOptimiser):
 
     Each iteration draws `a_s = clip(mean + std * noise_s)`, sorts by cost, and moves toward the elites' moments:
     `mean <- m mean + (1 - m) mean_elites`, `std <- max(m std + (1 - m) std_elites, min_std)`. The present mean is one
-    of the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985). With a finite temperature the
+    of the candidates (Rubinstein 1999, as used by V-JEPA 2-AC, arXiv 2506.09985). With a finite temperature the
     elites' mean is weighted by cost, as in MPPI (Williams et al. 2015, arXiv 1509.01149) and TD-MPC (arXiv 2203.04955).
     Their standard deviation about that mean is not: one elite with most of the weight would end the search.
 

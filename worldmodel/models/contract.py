@@ -58,9 +58,9 @@ class WorldModel(nn.Module, abc.ABC):
         """Latent state `[B, ...]` after an observation. Every frame is encoded once, since `previous` holds the past.
 
         Args:
-            previous: latent state `[B, ...]` one control step ago; None at the start of an episode.
+            previous: latent state `[B, ...]` one control step ago, None at the start of an episode.
             observation: observation of B robots, as numpy arrays or tensors on any device.
-            action: the action between the two, `[B, A]` in physical units; None at the start of an episode.
+            action: the action between the two, `[B, A]` in physical units. None at the start of an episode.
 
         Raises:
             UserError: for an observation of other cameras or shapes than those of `spec`.

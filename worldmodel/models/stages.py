@@ -1,6 +1,6 @@
 """The training stages of a world model. They run in order, and each uses the results of the previous ones.
 
-Shapes: `R` rows of the recording, `H, W` height and width of a camera's pictures.
+Shapes: `R` rows of the recording, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worldmodel.training.trainer import Trainer, TrainerConfig, TrainingTask
 
 @dataclasses.dataclass(frozen=True)
 class TrainingContext:
-    """What all stages of a training share.
+    """Everything that all stages of a training share.
 
     Attributes:
         model: the model that is trained. Its encoder has its weights, and the rest is as `Family.build` made it.

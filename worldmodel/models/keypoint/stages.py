@@ -41,7 +41,7 @@ from worldmodel.training.trainer import TrainerConfig
 
 @dataclasses.dataclass(frozen=True)
 class KeypointOptions:
-    """The sections of `worldmodel.train family=keypoint`; `configs/family/keypoint.yaml` says what each means."""
+    """The sections of `worldmodel.train family=keypoint`. `configs/family/keypoint.yaml` explains each option."""
 
     compression: CompressionConfig
     state: StateConfig

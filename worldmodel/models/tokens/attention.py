@@ -1,6 +1,6 @@
 """Attention among the tokens of several frames, with its mask over frames and its position embeddings.
 
-Shapes: `B` sequences, `Q` query tokens, `K` key tokens (cached ones first); `D` width;
+Shapes: `B` sequences, `Q` query tokens, `K` key tokens (cached ones first), `D` width,
 `E = D / heads` width of a head.
 """
 
@@ -36,7 +36,7 @@ class KeyValue:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """`softmax(Q K^T / sqrt(E) + bias) V`, `[B, heads, Q, E]`; `bias [heads or 1, Q, K]`.
+    """`softmax(Q K^T / sqrt(E) + bias) V`, `[B, heads, Q, E]`, with `bias [heads or 1, Q, K]`.
 
     In bf16 on a CPU, two batched products are several times as fast as torch's fused attention (`encoders.vit.attend`).
     """

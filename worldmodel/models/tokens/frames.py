@@ -1,6 +1,6 @@
 """Converts the patches of all cameras to the tokens of a frame, and measures the distance between two frames.
 
-Shapes: `N` patches of one camera, `C` channels of each, `p` the side of a pool; `N'` tokens of a frame over all
+Shapes: `N` patches of one camera, `C` channels of each, `p` the side of a pool, `N'` tokens of a frame over all
 cameras, `C' = p² C`.
 """
 

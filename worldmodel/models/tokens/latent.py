@@ -1,7 +1,7 @@
 """The latent state of the tokens family, and its memory of past control steps.
 
-Shapes: `...` leading dimensions, `B` robots; `N` tokens of a frame over all cameras, `C` numbers in each; `P`
-proprioception, `A` action; `M` control steps that are remembered.
+Shapes: `...` leading dimensions, `B` robots, `N` tokens of a frame over all cameras, `C` numbers in each, `P`
+proprioception, `A` action, `M` control steps that are remembered.
 """
 
 from __future__ import annotations

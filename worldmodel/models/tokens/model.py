@@ -1,7 +1,7 @@
 """The world model of the tokens family, a transformer over the tokens of a frozen encoder (V-JEPA 2-AC).
 
-Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame over all cameras, `C`
-numbers in each; `P` proprioception, `A` action; `k` control steps of a block of the transformer.
+Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead, `N` tokens of a frame over all cameras, `C`
+numbers in each, `P` proprioception, `A` action, `k` control steps of a block of the transformer.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class TransformerConfig:
     Attributes:
         width: size of a token in it, D.
         depth: transformer blocks.
-        heads: attention heads; `width / heads` must be even.
+        heads: attention heads. `width / heads` must be even.
         mlp_ratio: hidden size of a block's MLP over `width`.
         window: frames that a token attends to, its own among them.
         prediction_steps: control steps from one frame to the next, k.

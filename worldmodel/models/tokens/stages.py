@@ -31,7 +31,7 @@ _CHANGE_SAMPLES = 4096  # pairs of frames that token weights and distances are m
 
 @dataclasses.dataclass(frozen=True)
 class TokensOptions:
-    """The sections of `worldmodel.train family=tokens`; `configs/family/tokens.yaml` says what each means."""
+    """The sections of `worldmodel.train family=tokens`. `configs/family/tokens.yaml` explains each option."""
 
     compression: CompressionConfig
     tokens: TokensConfig

@@ -1,6 +1,6 @@
 """Training the transformer on frozen tokens, as a `TrainingTask`.
 
-Shapes as in `worldmodel.models.tokens.predictor`; `R` rows of the recording, `L = T k + 1` frames of a sequence.
+Shapes as in `worldmodel.models.tokens.predictor`, and `R` rows of the recording, `L = T k + 1` frames of a sequence.
 """
 
 from __future__ import annotations
