@@ -40,7 +40,7 @@ from worldmodel.core.spec import EnvironmentSpec
 MODEL, ORACLE = "world model", "oracle"
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
-_MIB_PER_ENV: Final = 36  # memory, measured on `push` at 64 x 64
+_MIB_PER_ENV: Final = 36  # memory of one environment, measured on `push` at 64 x 64
 MOST_ENVS: Final = 256
 
 

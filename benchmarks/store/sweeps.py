@@ -181,7 +181,7 @@ class CannotMount(Exception):
 
 @contextlib.contextmanager
 def small_disk(kilobytes: int) -> Iterator[Path]:
-    """A file system of that size in memory. Raises CannotMount without the permission, which usually is root's."""
+    """A file system of that size in memory. Raises CannotMount without the permission, which usually only root has."""
     with tempfile.TemporaryDirectory() as name:
         command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", name]
         try:
@@ -219,7 +219,10 @@ def full_disk(rounds: int = 5) -> Tally:
 
 
 def command_errors(what: str, step: int = 1) -> Tally:
-    """Fail the calls of `envs.collect` from every `step`-th on. It must print one line and exit with code 1 or 2."""
+    """Fail the calls of `envs.collect` from every `step`-th on.
+
+    It must print one line, exit with code 1 or 2, and lose nothing.
+    """
     tally = Tally(f"{what} in envs.collect")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -31,7 +31,7 @@ class StatisticsStage(Stage):
     """Mean and spread of proprioception and actions.
 
     Args:
-        normaliser: returns the normaliser of a model.
+        normaliser: a function that returns the normaliser of a model.
     """
 
     name = "statistics"
@@ -50,7 +50,7 @@ class FeatureStage(Stage):
     Args:
         camera: name of the camera.
         config: options of the compression.
-        compression: returns this camera's compression in a model.
+        compression: a function that returns this camera's compression in a model.
 
     Attributes:
         tokens: compressed features, float16 `[R, N, C]`. They exist once the stage has run.

@@ -47,8 +47,8 @@ def channel_scale(std: Tensor, whiten: bool) -> Tensor:
 
     Without `whiten`, channels vary in proportion to their spread in the features, and the largest factor is 1. Leading
     components change slowly as objects move. Fine components change as much within one control step as they ever do.
-    If all counted the same, these would dominate the error, though they can hardly be predicted, and the distance,
-    though they do not tell how far a goal is.
+    If all channels counted the same, the fine ones would dominate the error, although they can hardly be predicted, and
+    the distance, although they do not tell how far a goal is.
     """
     return torch.ones_like(std) if whiten else std / std.max()
 
