@@ -15,13 +15,13 @@ from planning.environment import Environment
 from worldmodel.core.files import appearing
 
 FRAME_SIZE = 256  # pixels
-_GAP = 16  # keeps the width a multiple of 16, as video codecs like it
+_GAP = 16  # keeps the width a multiple of 16 for video codecs
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: float) -> None:
-    """An H.264 mp4 of uint8 frames `[H, W, 3]`, with H and W multiples of 16, that every browser plays.
+    """Write uint8 frames `[H, W, 3]`, with H and W multiples of 16, as an H.264 mp4 that every browser plays.
 
-    It appears when it is written, or not at all. Raises OSError where it cannot be.
+    The file appears complete or not at all. Raises OSError if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as partial:
@@ -43,13 +43,13 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: f
 def _send(writer: Generator[None, NDArray[np.uint8] | None], frame: NDArray[np.uint8]) -> int:
     try:
         writer.send(np.ascontiguousarray(frame))
-    except OSError as error:  # without a number, and with a page about ffmpeg's command
+    except OSError as error:  # it has no number, and a page about ffmpeg's command
         raise OSError(errno.EIO, "ffmpeg ended before the video did") from error
     return 1
 
 
 def _require_whole(video: Path, num_frames: int) -> None:
-    """ffmpeg says nothing where the disk is full, and leaves what there was room for."""
+    """Raises OSError for a video that is cut short. If the disk is full, ffmpeg cuts it without an error."""
     try:
         written, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
     except RuntimeError:
@@ -61,7 +61,7 @@ def _require_whole(video: Path, num_frames: int) -> None:
 def side_by_side(
     env: Environment, states: NDArray[np.float64], goal: NDArray[np.uint8], hold_frames: int = 10
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames of the episode `states [T, N]` beside its goal picture `[H, W, 3]`; the last one stays for a while."""
+    """Frames of the episode `states [T, N]` beside its goal image `[H, W, 3]`. The last frame is held for a while."""
     size = (FRAME_SIZE, FRAME_SIZE)
     picture = np.asarray(Image.fromarray(goal).resize(size, Image.Resampling.LANCZOS))
     gap = np.full((FRAME_SIZE, _GAP, 3), 255, np.uint8)

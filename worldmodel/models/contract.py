@@ -6,7 +6,7 @@
     cost = model.distance(ahead, model.goal(goal))               # [B, S, H]
 
 Shapes: `B` robots, `S` sampled action sequences of each, `H` control steps ahead, `A` action dimensions, `P`
-proprioceptive readings, `H, W` height and width of a camera's pictures.
+proprioceptive readings, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class WorldModel(nn.Module, abc.ABC):
         """Latent state `[B, ...]` after an observation. Every frame is encoded once, since `previous` holds the past.
 
         Args:
-            previous: latent state `[B, ...]` one control step ago; None at the start of an episode.
+            previous: latent state `[B, ...]` one control step ago, None at the start of an episode.
             observation: observation of B robots, as numpy arrays or tensors on any device.
-            action: the action between the two, `[B, A]` in physical units; None at the start of an episode.
+            action: the action between the two, `[B, A]` in physical units. None at the start of an episode.
 
         Raises:
             UserError: for an observation of other cameras or shapes than those of `spec`.
@@ -126,7 +126,7 @@ class WorldModel(nn.Module, abc.ABC):
         return next(self.buffers()).device
 
     def read_images(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Pictures `[B, H, W, 3]` of all cameras, on the model's device, in the order of `spec`.
+        """Images `[B, H, W, 3]` of all cameras, on the model's device, in the order of `spec`.
 
         Raises:
             UserError: for other cameras, shapes or types, naming both.
@@ -146,7 +146,7 @@ class WorldModel(nn.Module, abc.ABC):
         return read
 
     def read_observation(self, observation: Observation) -> tuple[dict[str, Tensor], Tensor]:
-        """Pictures by camera `[B, H, W, 3]` and proprioception `[B, P]`, on the model's device. Raises UserError."""
+        """Images by camera `[B, H, W, 3]` and proprioception `[B, P]`, on the model's device. Raises UserError."""
         images = self.read_images(observation.images)
         rows = {len(pixels) for pixels in images.values()}
         proprio = torch.as_tensor(observation.proprio)
@@ -158,7 +158,7 @@ class WorldModel(nn.Module, abc.ABC):
         return images, proprio.to(self.device, torch.float32)
 
     def read_image_goal(self, goal: Goal) -> dict[str, Tensor]:
-        """The pictures `[1, H, W, 3]` of an `ImageGoal`. Raises UserError for another kind of goal, and as above."""
+        """The images `[1, H, W, 3]` of an `ImageGoal`. Raises UserError for another kind of goal, and as above."""
         if not isinstance(goal, ImageGoal):
             raise UserError(
                 f"a world model of family {self.family} cannot read a {type(goal).__name__}: expected ImageGoal"
@@ -175,10 +175,10 @@ def _described(values: Tensor) -> str:
 
 @runtime_checkable
 class SupportsConfidence(Protocol):
-    """Says how far it is to be trusted. Its latents must have been imagined with `with_confidence` set."""
+    """A model that estimates its confidence. Its latents must have been imagined with `with_confidence` set."""
 
     def confidence(self, latents: Any) -> Tensor:
-        """The probability that what comes is within `reached_distance` of the imagined latents `[..., H]`: `[..., H]`."""
+        """The probability `[..., H]` that reality is within `reached_distance` of the imagined `latents [..., H]`."""
 
     def error_bound(self, latents: Any, level: float = 0.9) -> Tensor:
         """The distance between imagined and real latents, `[..., H]`, that `level` of them do not exceed."""
@@ -186,15 +186,15 @@ class SupportsConfidence(Protocol):
 
 @runtime_checkable
 class SupportsDecoding(Protocol):
-    """Shows what it imagines."""
+    """A model that renders latents."""
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
-        """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
+        """Images by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
 
 
 @runtime_checkable
 class SupportsReward(Protocol):
-    """Predicts what a task rewards."""
+    """A model that predicts a task's reward."""
 
     def reward(self, latents: Any, actions: Tensor) -> Tensor:
         """Reward `[...]` of `actions [..., A]` that led to latents `[..., ...]`."""

@@ -33,7 +33,7 @@ class PredictorConfig:
     """Shape of the predictor.
 
     Attributes:
-        width: of the residual stream.
+        width: width of the residual stream.
         hidden_width: hidden size of the residual blocks.
         depth: residual blocks per evaluation.
         prediction_steps: control steps that one evaluation predicts, n.
@@ -56,16 +56,17 @@ class PredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Belief(TensorRecord):
-    """What is known at one time or many.
+    """The latent state at one or many control steps.
 
     Attributes:
         state: keypoints and appearance embeddings `[..., Z]`.
         motion: the state's last change `[..., Z]`.
         proprio: proprioception `[..., P]`.
-        tokens: of all cameras, compressed `[..., N, C]`, where something was seen; None where it is imagined.
-        variance: of the state among the heads `[..., Z]`, summed over the evaluations of a rollout; None where it was
-            not asked for.
-        strangeness: how unlike the training the inputs of the evaluations were so far `[...]`, 1 on average; likewise.
+        tokens: compressed tokens of all cameras `[..., N, C]` of an observation. None in imagined states.
+        variance: variance of the state among the heads `[..., Z]`, summed over the evaluations of a rollout. None
+            unless it was asked for.
+        strangeness: how much the inputs of the evaluations so far differ from the training data `[...]`. Its mean over
+            the training data is 1. None unless it was asked for.
     """
 
     state: Tensor
@@ -76,11 +77,11 @@ class Belief(TensorRecord):
     strangeness: Tensor | None = None
 
     def imagined(self) -> Belief:
-        """The same without what was seen, as a rollout begins from it."""
+        """The same belief without tokens, from which a rollout starts."""
         return Belief(self.state, self.motion, self.proprio)
 
     def step(self, index: int | slice) -> Belief:
-        """Of beliefs `[..., H, ·]`, that of one control step `[..., ·]`, or those of several."""
+        """One control step `[..., ·]` of beliefs `[..., H, ·]`, or several of them."""
         which = (..., index, slice(None))
         known = self.strangeness
         return Belief(
@@ -92,7 +93,7 @@ class Belief(TensorRecord):
         )
 
     def repeat(self, samples: int) -> Belief:
-        """Beliefs `[B, ·]`, each `samples` times: `[B, samples, ·]`."""
+        """Beliefs `[B, samples, ·]`, each of `[B, ·]` repeated `samples` times."""
         return self.map(lambda part: part[:, None].expand(-1, samples, -1))
 
 
@@ -104,7 +105,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.inward, self.outward = nn.Linear(width, hidden), nn.Linear(hidden, width)
         with torch.no_grad():
-            self.outward.weight.mul_(0.3)  # begins near the identity
+            self.outward.weight.mul_(0.3)  # starts near the identity
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., W]` → `[..., W]`."""
@@ -125,13 +126,13 @@ class Predictor(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.hidden_width) for _ in range(config.depth))
         self.change = nn.Linear(config.width, config.heads * steps * sum(self._sizes))
         with torch.no_grad():
-            self.change.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
-        if config.heads > 1:  # models without heads know nothing of their doubts, and older files have no such buffers
+            self.change.weight.mul_(0.1)  # starts near "nothing changes", since long rollouts can be learned from there
+        if config.heads > 1:  # checkpoints of models with one head have no such buffers
             self.register_buffer("feature_mean", torch.zeros(config.width))
             self.register_buffer("feature_whitening", torch.eye(config.width))
 
     def features(self, belief: Belief, actions: Tensor) -> Tensor:
-        """What the heads see `[..., W]` of beliefs and `actions [..., n, A]`."""
+        """The input of the heads `[..., W]`, for beliefs and `actions [..., n, A]`."""
         x = self.inward(torch.cat([belief.state, belief.motion, belief.proprio, actions.flatten(-2)], dim=-1))
         for block in self.blocks:
             x = block(x)
@@ -168,7 +169,7 @@ class Predictor(nn.Module):
         """
         horizon, steps = actions.shape[-2], self.config.prediction_steps
         advance = self.advance_doubting if doubting else self.advance
-        # What the last actions are padded with lies beyond the horizon, and what comes of it is cut off again.
+        # The padding of the actions lies beyond the horizon, and the beliefs predicted from it are cut off again.
         padded = F.pad(actions, (0, 0, 0, -horizon % steps))
         ahead = []
         for chunk in padded.split(steps, dim=-2):
