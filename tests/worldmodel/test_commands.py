@@ -47,6 +47,7 @@ def trained(toy_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
     assert train.exit_code == 0, train
     assert 'next: RobotController("runs/toy/model", goal=...), in docs/robot.md' in train.stdout
     assert "world model: runs/toy/model" in train.stdout
+    assert "confidence: errors within the 90 % bound, by step: " in train.stdout
     return folder / "runs" / "toy"
 
 

@@ -12,14 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.worldmodel.toy import make_trainer_config
+from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
-from worldmodel.models.keypoint.appearance_training import AppearanceTask, AppearanceTrainingConfig, GroupSampler
+from worldmodel.models.keypoint.appearance_training import (
+    AppearanceTask,
+    AppearanceTrainingConfig,
+    GroupSampler,
+    VariedStates,
+)
 from worldmodel.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EPISODES, LENGTH = 60, 12
 ENDS = np.arange(1, EPISODES + 1) * LENGTH
 OPTIONS = AppearanceTrainingConfig(group=16, pool=600)
+NONE = VariedStates(torch.zeros(0, 5), VariedTokens.none((0, 1, 1)))
 
 
 def recording(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -112,7 +119,7 @@ def test_the_embedding_follows_the_angle_and_not_the_disturbance(tmp_path: Path)
     torch.manual_seed(0)
     embedding, sampler = AppearanceEmbedding(5, 2, 64), make_sampler(raw)
     embedding.calibrate(raw)
-    task = AppearanceTask(embedding, OPTIONS, raw, sampler, sampler.sample(10**6, 128), 256, CPU)
+    task = AppearanceTask(embedding, OPTIONS, raw, NONE, sampler, sampler.sample(10**6, 128), 256, CPU)
     before = task.loss(10**6)["contrast"].item()
     config = make_trainer_config(400, 256, 3e-3)
     Trainer(task, config, tmp_path, CPU).run("appearance")
@@ -141,7 +148,7 @@ def _same_place_pairs(angle: Tensor, turned_by: float) -> list[tuple[int, int]]:
 def test_the_loss_is_its_equation() -> None:
     raw, _ = recording()
     embedding, sampler = AppearanceEmbedding(5, 3, 8), make_sampler(raw)
-    task = AppearanceTask(embedding, OPTIONS, raw, sampler, sampler.sample(0, 32), 32, CPU)
+    task = AppearanceTask(embedding, OPTIONS, raw, NONE, sampler, sampler.sample(0, 32), 32, CPU)
     groups, values = sampler.sample(7, 32), task.loss(7)
     total, resting = [], []
     for anchors, partners, at_rest in zip(groups.anchors, groups.partners, groups.at_rest, strict=True):
@@ -154,6 +161,14 @@ def test_the_loss_is_its_equation() -> None:
     contrast, rest = torch.stack(total).mean(), torch.stack(resting).mean()
     torch.testing.assert_close(values["contrast"], contrast)
     torch.testing.assert_close(values["loss"], contrast + OPTIONS.rest_weight * rest)
+
+
+def test_partners_are_seen_in_varied_images_where_there_are_some() -> None:
+    raw = torch.arange(8.0)[:, None].repeat(1, 5)
+    varied = VariedStates(100 + raw[::2], VariedTokens(np.zeros((4, 1, 1), np.float16), 2))
+    rows = np.array([[0, 1], [4, 7]])
+    assert varied.in_place_of(raw[rows], rows)[..., 0].tolist() == [[100, 1], [104, 7]]
+    assert torch.equal(NONE.in_place_of(raw[rows], rows), raw[rows])
 
 
 @pytest.mark.parametrize(

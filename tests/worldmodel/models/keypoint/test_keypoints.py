@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.worldmodel.toy import STATE, make_trainer_config
 from worldmodel.encoders.base import Grid
+from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
@@ -56,8 +57,9 @@ def world() -> tuple[Tensor, Tensor, Tensor]:
     return blob(thing, 0) + blob(robot, 1), thing, robot
 
 
-def make_task(world: tuple[Tensor, Tensor, Tensor]) -> KeypointTask:
+def make_task(world: tuple[Tensor, Tensor, Tensor], varied: VariedTokens | None = None) -> KeypointTask:
     tokens, _, robot = world
+    given = tokens.numpy().astype(np.float16)
     rows = np.arange(400).reshape(40, 10)
 
     def pairs(step: int) -> np.ndarray:
@@ -69,7 +71,7 @@ def make_task(world: tuple[Tensor, Tensor, Tensor]) -> KeypointTask:
     held_out = neighbours(rows[36:].repeat(8, axis=0), np.random.default_rng(0))
     proprio = (robot - robot.mean(0)) / robot.std(0)
     return KeypointTask(
-        module, StateTrainingConfig(), tokens.numpy().astype(np.float16), proprio, pairs, held_out, 0, CPU
+        module, StateTrainingConfig(), given, varied or VariedTokens.none(given.shape), proprio, pairs, held_out, 0, CPU
     )
 
 
@@ -148,6 +150,26 @@ def test_what_never_changes_in_an_episode_need_not_be_reconstructed(world: tuple
     for task in (plain, dressed):
         task.module.encoder.forward = lambda seen: encoded  # type: ignore[method-assign]
     assert dressed.loss(0)["reconstruction"].item() == pytest.approx(plain.loss(0)["reconstruction"].item(), rel=1e-2)
+
+
+def test_a_varied_image_is_read_and_the_original_one_is_reconstructed(world: tuple[Tensor, Tensor, Tensor]) -> None:
+    tokens = world[0]
+    same = VariedTokens(tokens[::2].numpy().astype(np.float16), 2)
+    lighter = VariedTokens((tokens[::2] + 0.5).numpy().astype(np.float16), 2)
+    plain, unchanged, changed = (make_task(world, varied).loss(0) for varied in (None, same, lighter))
+    torch.testing.assert_close(unchanged["reconstruction"], plain["reconstruction"])
+    assert unchanged["align"].item() == pytest.approx(0, abs=1e-8) and "align" not in plain
+    assert changed["align"].item() > 1e-4
+    # The decoder's targets are the same tokens: only what is read differs.
+    task = make_task(world, lighter)
+    seen: list[Tensor] = []
+    inner = task.module.encoder.forward
+    task.module.encoder.forward = lambda given: (seen.append(given), inner(given))[1]  # type: ignore[method-assign]
+    task.loss(0)
+    assert len(seen) == 2 and len(seen[1]) < len(seen[0])  # all, and the originals of those that were varied
+    bright = seen[0].amin((1, 2)) > 0.4
+    assert 0.3 < float(bright.float().mean()) < 0.7
+    assert float(seen[1].amin()) < 0.4
 
 
 @pytest.mark.parametrize("options", [{"frames_per_episode": 0}, {"gap": 0}, {"noise": -1.0}])

@@ -109,3 +109,48 @@ def test_every_parameter_learns(predictor: Predictor) -> None:
 def test_sizes_below_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0"):
         dataclasses.replace(PREDICTOR, **{name: 0})
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+HEADS = 3
+
+
+@pytest.fixture
+def doubting() -> Predictor:
+    torch.manual_seed(0)
+    predictor = Predictor(dataclasses.replace(PREDICTOR, heads=HEADS), STATE, PROPRIO, ACTION).eval()
+    with torch.no_grad():
+        predictor.feature_whitening.mul_(0.5)
+    return predictor
+
+
+def test_the_prediction_is_the_mean_of_the_heads(doubting: Predictor) -> None:
+    belief, actions = some_belief(4), some_actions(4, 2 * STEPS + 1)
+    heads = doubting.rollout_heads(belief, actions)
+    assert heads.state.shape == (4, HEADS, 2 * STEPS + 1, STATE)
+    assert_same(heads.map(lambda part: part.mean(1)), doubting.rollout(belief, actions))
+
+
+def test_doubt_does_not_change_the_prediction(doubting: Predictor) -> None:
+    belief, actions = some_belief(2, 5), some_actions(2, 5, 2 * STEPS + 1)
+    plain, ahead = doubting.rollout(belief, actions), doubting.rollout(belief, actions, doubting=True)
+    assert_same(ahead, plain)
+    assert plain.variance is None and plain.strangeness is None
+    assert ahead.variance is not None and ahead.strangeness is not None
+    assert ahead.variance.shape == ahead.state.shape and ahead.strangeness.shape == ahead.state.shape[:-1]
+
+
+def test_doubt_is_the_variance_of_the_heads_and_only_grows(doubting: Predictor) -> None:
+    belief, actions = some_belief(4), some_actions(4, 3 * STEPS)
+    ahead = doubting.rollout(belief, actions, doubting=True)
+    assert ahead.variance is not None and ahead.strangeness is not None
+    first = doubting.advance_heads(belief, actions[:, :STEPS]).state.var(1)
+    torch.testing.assert_close(ahead.variance[:, :STEPS], first)
+    assert (ahead.variance[:, STEPS:] >= ahead.variance[:, STEPS - 1 : STEPS]).all()
+    assert (ahead.strangeness.diff(dim=1) >= 0).all()
+
+
+def test_one_head_is_the_predictor_of_older_checkpoints() -> None:
+    names = set(Predictor(PREDICTOR, STATE, PROPRIO, ACTION).state_dict())
+    assert names == {name for name in names if name.split(".")[0] in ("inward", "blocks", "change")}
