@@ -159,7 +159,7 @@ def test_a_varied_image_is_read_and_the_original_one_is_reconstructed(world: tup
     plain, unchanged, changed = (make_task(world, varied).loss(0) for varied in (None, same, lighter))
     torch.testing.assert_close(unchanged["reconstruction"], plain["reconstruction"])
     assert unchanged["align"].item() == pytest.approx(0, abs=1e-8) and "align" not in plain
-    assert changed["align"].item() > 1e-4
+    assert changed["align"].item() > 1e-6
     # The decoder's targets are the same tokens: only what is read differs.
     task = make_task(world, lighter)
     seen: list[Tensor] = []
