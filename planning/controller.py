@@ -18,7 +18,7 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
 from planning.inputs import first_command, read_observation
-from planning.objectives import LatentGoalCost, ObjectiveConfig
+from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
 from planning.types import CostFn, Model, Optimiser, Plan, Problem
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
@@ -177,6 +177,7 @@ class Controller:
         start: NDArray[np.float32] | None = None,
     ) -> None:
         self._model, self._strategy, self._device = model, strategy, device
+        prepare(model, strategy.objective)
         self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(goal) for goal in goals]

@@ -24,6 +24,7 @@ from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, 
 from planning.evaluation.media import side_by_side, write_video
 from planning.evaluation.oracle import Oracle
 from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
 from planning.inputs import read_start
@@ -55,6 +56,7 @@ class EvaluateConfig:
     baselines: bool
     oracle: bool
     videos: int
+    reality: int
     seed: int
     device: str
     precision: str
@@ -62,10 +64,10 @@ class EvaluateConfig:
     out: str | None
 
     def __post_init__(self) -> None:
-        if min(self.budget, self.batch) < 1 or min(self.seed, self.videos) < 0:
+        if min(self.budget, self.batch) < 1 or min(self.seed, self.videos, self.reality) < 0:
             raise ValueError(
-                f"budget={self.budget} batch={self.batch} seed={self.seed} videos={self.videos}: "
-                "at least 1, 1, 0 and 0 are accepted"
+                f"budget={self.budget} batch={self.batch} seed={self.seed} videos={self.videos} "
+                f"reality={self.reality}: at least 1, 1, 0, 0 and 0 are accepted"
             )
         if self.batch > MOST_ENVS:
             raise ValueError(
@@ -147,9 +149,10 @@ def evaluate(config: Config) -> None:
                 "random actions", UniformRandom(spec, options.seed, start), "random", task.key()
             )
             episodes["no_op"] = task.run("no action", NoAction(spec, start), "no_op", task.key())
+        reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
-        _report(task, episodes, timing, out, frozen=manifest_config.seed is None)
+        _report(task, episodes, timing, reality, out, frozen=manifest_config.seed is None)
 
 
 def _introduce(task: Evaluation, frozen: bool) -> None:
@@ -166,7 +169,20 @@ def _introduce(task: Evaluation, frozen: bool) -> None:
             console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
 
 
-def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing, out: Path, frozen: bool) -> None:
+def _compare_with_reality(task: Evaluation, check: RealityCheck, episodes: list[Episode]) -> Reality | None:
+    """Plans against reality, from states that the episodes came through."""
+    states, owners = states_on_the_way([e.states for e in episodes], task.options.reality, task.options.seed)
+    return check.measure(states, [np.array(task.manifest.pairs[e].goal) for e in owners]) if states else None
+
+
+def _report(
+    task: Evaluation,
+    episodes: dict[str, list[Episode]],
+    timing: Timing,
+    reality: Reality | None,
+    out: Path,
+    frozen: bool,
+) -> None:
     metrics, pairs = task.envs[0].metrics, task.manifest.pairs
     summaries = {name: Summary.of(run, metrics) for name, run in episodes.items()}
     videos = _write_videos(task, episodes[MODEL], out)
@@ -174,6 +190,7 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "task": task.spec.env,
         **summaries[MODEL].to_dict(),
         **dataclasses.asdict(timing),
+        "plans_against_reality": None if reality is None else dataclasses.asdict(reality),
         # Baselines and oracle have the key names that results have had from the beginning.
         "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
@@ -197,6 +214,8 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
                 f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and "
                 "rested in them"
             )
+    if reality is not None:
+        console.print(str(reality), markup=False)
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")

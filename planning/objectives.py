@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from planning.types import Model
+from worldmodel.core.errors import UserError
+
+_STEPS: Final = ("confident", "discounted", "mean", "min", "mix", "terminal")
+_CAUTIOUS_LEVEL: Final = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,22 +25,45 @@ class ObjectiveConfig:
     Attributes:
         steps: how the distances `d_1 ... d_H` become one cost:
             `terminal`: `d_H`; `mean`: their mean; `discounted`: their mean, weighted with `discount ** h`;
-            `min`: the smallest; `mix`: `d_H + mean_weight * mean`, which prefers to arrive early.
-        discount: per-step factor of `discounted`.
+            `min`: the smallest; `mix`: `d_H + mean_weight * mean`, which prefers to arrive early;
+            `confident`: their mean, weighted with `discount ** h` and the model's confidence in each step.
+        discount: per-step factor of `discounted` and `confident`.
         mean_weight: weight of the mean in `mix`.
+        caution: weight of the model's error. The bound that nine of ten errors do not exceed is added to every
+            distance, times this weight, so that a plan counts by how far from the goal it may end.
     """
 
     steps: str = "mix"
     discount: float = 0.95
     mean_weight: float = 0.1
+    caution: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps not in ("discounted", "mean", "min", "mix", "terminal"):
-            raise ValueError(f"steps '{self.steps}' is unknown: choose from discounted, mean, min, mix, terminal")
+        if self.steps not in _STEPS:
+            raise ValueError(f"steps '{self.steps}' is unknown: choose from {', '.join(_STEPS)}")
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount {self.discount} must be above 0 and at most 1")
         if self.mean_weight < 0:
             raise ValueError(f"mean_weight {self.mean_weight} must not be negative")
+        if not 0 <= self.caution < math.inf:
+            raise ValueError(f"caution {self.caution} must be finite and not negative")
+
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether it needs a model that estimates its confidence."""
+        return self.caution > 0 or self.steps == "confident"
+
+    def cost(self, model: Any, latents: Any, goal: Any) -> Tensor:
+        """Cost `[B, S]` of imagined latents `[B, S, H, ...]` toward goals `[B, ...]`."""
+        distance: Tensor = model.distance(latents, goal)
+        if self.caution:
+            distance = distance + self.caution * model.error_bound(latents, _CAUTIOUS_LEVEL)
+        if self.steps != "confident":
+            return self.reduce(distance)
+        weight = _step_weights(self, distance.shape[-1]).to(distance) * model.confidence(latents)
+        # Without any confidence, every step counts alike. Doubt must not make a plan cheap.
+        weight = weight + torch.finfo(weight.dtype).tiny
+        return (distance * weight).sum(-1) / weight.sum(-1)
 
     def reduce(self, distance: Tensor) -> Tensor:
         """Cost `[B, S]` of the distances `[B, S, H]`."""
@@ -44,7 +72,7 @@ class ObjectiveConfig:
         return distance @ _step_weights(self, distance.shape[-1]).to(distance)
 
     def step_weights(self, horizon: int) -> Tensor:
-        """Weight `[H]` of every step. `min` has no weights."""
+        """Weight `[H]` of every step. `min` has no weights, and `confident` multiplies them with confidences."""
         return _step_weights(self, horizon).clone()
 
 
@@ -58,6 +86,7 @@ def _step_weights(config: ObjectiveConfig, horizon: int) -> Tensor:
         "terminal": terminal,
         "mean": mean,
         "discounted": discounted / discounted.sum(),
+        "confident": discounted / discounted.sum(),
         "mix": terminal + config.mean_weight * mean,
     }[config.steps]
 
@@ -87,8 +116,22 @@ class LatentGoalCost:
         """Cost `[B, S]` of `actions [B, S, H, A]`."""
         rows = zip(self.latents, actions.split(1), self.goals, strict=True)
         return torch.cat(
-            [
-                self.objective.reduce(self.model.distance(self.model.imagine(latent, a), goal))
-                for latent, a, goal in rows
-            ]
+            [self.objective.cost(self.model, self.model.imagine(latent, a), goal) for latent, a, goal in rows]
         )
+
+
+def prepare(model: Any, objective: ObjectiveConfig) -> None:
+    """Make `model` estimate its confidence if the objective needs it.
+
+    Raises:
+        UserError: for a model that cannot.
+    """
+    if not objective.needs_confidence:
+        return
+    if not getattr(model, "has_confidence", False):
+        wanted = "steps=confident" if objective.steps == "confident" else f"caution={objective.caution:g}"
+        raise UserError(
+            f"planner.objective.{wanted} needs a model that estimates its confidence, and this one does not: expected "
+            "one of family=keypoint, trained with predictor.heads above 1"
+        )
+    model.with_confidence = True

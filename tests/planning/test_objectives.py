@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.objectives import LatentGoalCost, ObjectiveConfig
-from tests.planning.point_mass import PlaceGoal, PointModel
+from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
+from tests.planning.point_mass import PlaceGoal, PointLatent, PointModel
 from worldmodel.cli.command import composed
+from worldmodel.core.errors import UserError
 
 DISTANCE = torch.tensor([[[4.0, 1.0, 2.0]]])
 
@@ -63,3 +64,58 @@ def test_an_environment_may_be_judged_in_its_own_way_and_the_user_in_another(com
     assert steps("env=reacher", "planner=random_shooting") == "mean"
     assert steps("env=reacher", "planner.objective.steps=terminal") == "terminal"
     assert steps("env=robot", "env.name=arm") == "mix"
+
+
+# --- confidence ------------------------------------------------------------------------------------------------------
+
+
+class Doubtful(PointModel):
+    """Trusts the first step more than the second. Its error bound is 0.5 and 2."""
+
+    has_confidence, with_confidence = True, False
+
+    def confidence(self, latents: PointLatent) -> torch.Tensor:
+        return torch.tensor([0.8, 0.2]).expand(latents.frames.shape)
+
+    def error_bound(self, latents: PointLatent, level: float) -> torch.Tensor:
+        assert level == 0.9
+        return torch.tensor([0.5, 2.0]).expand(latents.frames.shape)
+
+
+def imagined(model: PointModel) -> tuple[PointLatent, PointLatent]:
+    start, goal = (model.goal(PlaceGoal(place)) for place in ((0.0, 0.0), (1.0, 0.0)))
+    return model.imagine(start, torch.zeros(1, 1, 2, 2)), goal  # stays: the distance is 1 at both steps
+
+
+def test_caution_adds_the_bound_of_the_error_to_every_distance() -> None:
+    model = Doubtful()
+    latents, goal = imagined(model)
+    for caution, cost in ((0.0, 1.0), (1.0, 3.0), (0.5, 2.0)):
+        objective = ObjectiveConfig(steps="terminal", caution=caution)
+        assert objective.cost(model, latents, goal).item() == pytest.approx(cost, rel=1e-3)
+
+
+def test_confidence_weighs_the_steps() -> None:
+    model, objective = Doubtful(), ObjectiveConfig(steps="confident", discount=0.5, caution=1.0)
+    latents, goal = imagined(model)
+    expected = (0.8 * 1 * 1.5 + 0.2 * 0.5 * 3.0) / (0.8 * 1 + 0.2 * 0.5)
+    assert objective.cost(model, latents, goal).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_doubt_in_everything_does_not_make_a_plan_cheap() -> None:
+    model = Doubtful()
+    latents, goal = imagined(model)
+    model.confidence = lambda latents: torch.zeros(latents.frames.shape)  # type: ignore[method-assign]
+    assert ObjectiveConfig(steps="confident").cost(model, latents, goal).item() == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"caution": 0.5}, {"steps": "confident"}])
+def test_a_model_that_cannot_doubt_is_refused(options: dict) -> None:
+    with pytest.raises(UserError, match="needs a model that estimates its confidence"):
+        prepare(PointModel(), ObjectiveConfig(**options))
+    model = Doubtful()
+    prepare(model, ObjectiveConfig(**options))
+    assert model.with_confidence
+    untouched = Doubtful()
+    prepare(untouched, ObjectiveConfig())
+    assert not untouched.with_confidence
