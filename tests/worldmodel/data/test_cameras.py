@@ -49,6 +49,7 @@ def make_arm_episode(index: int, steps: int = 12, spec: EnvironmentSpec = ARM) -
     rng, rows = np.random.default_rng(index), steps + 1
     low, high = spec.action.bounds
     action = rng.uniform(low, high, (rows, 7)).astype(np.float32)
+    action[:, 6] = action[:, 6].round()  # the grip is binary
     reward = rng.standard_normal(rows).astype(np.float32)
     action[-1], reward[-1] = 0, 0
     images = {c.name: rng.integers(0, 256, (rows, *c.shape), dtype=np.uint8) for c in spec.cameras}
