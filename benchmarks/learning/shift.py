@@ -93,6 +93,8 @@ def read_options(arguments: Sequence[str]) -> tuple[ShiftConfig, list[str]]:
     others = [f"manifest.seed={SEED}"]
     for argument in arguments:
         key, _, text = argument.partition("=")
+        if key == "manifest.n":
+            raise UserError(f"option '{argument}' does not fit: n=100 says how many pairs")
         if key not in names:
             others.append(argument)
             continue
@@ -100,7 +102,7 @@ def read_options(arguments: Sequence[str]) -> tuple[ShiftConfig, list[str]]:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"option '{argument}' cannot be read: expected for example {key}=[first,second]") from error
-        own[key] = [value] if isinstance(value, str) else value
+        own[key] = [value] if isinstance(value, str) and key != "n" else value
     config = from_config(ShiftConfig, own, "shift")
     return config, [*others, f"manifest.n={config.n}"]
 

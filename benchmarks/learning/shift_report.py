@@ -62,10 +62,15 @@ class Row:
 
     def cells(self) -> list[str]:
         """As in the table."""
-        ratios = ("-" if share is None else f"{share:.2f}" for share in (self.share_any, self.share_final))
         rates = (self.summary.success_any, self.summary.success_final)
         name = f"{self.shift}, {self.strength}"
-        return [name, self.amount, *map(str, rates), " / ".join(ratios), f"{self.latent_distance:.2f}"]
+        return [
+            name,
+            self.amount,
+            *map(str, rates),
+            _ratios(self.share_any, self.share_final),
+            f"{self.latent_distance:.2f}",
+        ]
 
 
 HEADINGS: Final = ("", "amount", "any step", "at the end", "ratio", "latent")
@@ -88,10 +93,17 @@ def measured_row(
     )
 
 
+def _ratios(*shares: float | None) -> str:
+    return " / ".join("-" if share is None else f"{share:.2f}" for share in shares)
+
+
 def all_cells(reference: Reference, rows: Sequence[Row]) -> list[list[str]]:
     """The table's lines: without a shift, then those of each `where` under a line that says so."""
-    rates = [str(reference.summary.success_any), str(reference.summary.success_final)]
-    lines = [["no shift", "", *rates, "1.00 / 1.00", "0.00"]]
+    own = reference.summary
+    ratios = _ratios(
+        reference.share(own.success_any, "success_any"), reference.share(own.success_final, "success_final")
+    )
+    lines = [["no shift", "", str(own.success_any), str(own.success_final), ratios, "0.00"]]
     for where, group in itertools.groupby(rows, key=lambda row: row.where):
         lines += [[WHERE[where], *[""] * (len(HEADINGS) - 1)], *(row.cells() for row in group)]
     return lines
@@ -120,6 +132,7 @@ def results(task: Evaluation, reference: Reference, rows: Sequence[Row]) -> dict
         "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
         "manifest_hash": task.manifest.sha256,
         "manifest_seed": task.manifest.seed,
+        "steps_ahead": task.manifest.steps_ahead,
         "budget": task.options.budget,
         "simulator": task.spec.simulator,
         "planner": task.planner,
