@@ -78,6 +78,15 @@ def test_the_bystander_of_the_goal_stands_in_the_episode_too(push: GoalEnv, pair
     assert all((each == covered[0]).all() for each in covered)
 
 
+def test_no_bystander_covers_what_differs_between_start_and_goal(push: GoalEnv) -> None:
+    pairs = draw(push, "", {}, 6, 12).pairs
+    env = ShiftedEnv(push, NAMED["bystander"], 2.0, GOAL, pairs)
+    for pair in pairs:
+        start, goal = (push.goal_images(np.array(state))["camera"].astype(int) for state in (pair.start, pair.goal))
+        covered = (env.goal_images(np.array(pair.goal))["camera"] != goal).any(-1)
+        assert covered.any() and not (covered & (np.abs(start - goal).max(-1) > 16)).any()
+
+
 def test_it_has_all_that_planning_needs_of_an_environment(push: GoalEnv, pairs: tuple[Pair, ...]) -> None:
     env = ShiftedEnv(push, NAMED["blur"], 1.0, GOAL, pairs)
     needed = [name for name in vars(Environment) if not name.startswith("_")]
