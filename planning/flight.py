@@ -82,10 +82,9 @@ class FlightRecorder:
 
     def __init__(self, config: FlightConfig, spec: EnvironmentSpec) -> None:
         self.folder = output_folder(config.folder, "flight")
-        self._log = EpisodeLog(self.folder / "data.zarr", spec, "planning.flight")
-        self._steps: collections.deque[FlightStep] = collections.deque(
-            maxlen=max(2, round(config.seconds / spec.control_step_s))
-        )
+        most = max(2, round(config.seconds / spec.control_step_s))
+        self._steps: collections.deque[FlightStep] = collections.deque(maxlen=most)
+        self._log = EpisodeLog(self.folder / "data.zarr", spec, "planning.flight", most_waiting=2 * most)
         self._number = 1 + max((_number(path) for path in self.folder.glob("flight-*.npz")), default=-1)
 
     def __len__(self) -> int:
@@ -126,7 +125,7 @@ def latent_arrays(latent: Any) -> dict[str, NDArray[Any]]:
     if isinstance(latent, TensorRecord):
         for field in dataclasses.fields(latent):
             value = getattr(latent, field.name)
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and value.ndim and len(value):
                 whole = value.detach()[0].cpu()
                 found[field.name] = (whole.float() if whole.is_floating_point() else whole).numpy().copy()
             else:

@@ -36,8 +36,8 @@ class Logbook:
 
     def __init__(self, spec: EnvironmentSpec, record: str | Path | None, flight: FlightConfig | None) -> None:
         self._spec, self._check = spec, LimitCheck.of(spec.action, spec.control_step_s)
-        self._step, self._is_new = 0, False
-        self._was_stopped = False
+        self._step, self._was_stopped = 0, False
+        self._is_new = False  # whether there was a fault since the flight recorder was written
         with contextlib.ExitStack() as opened:
             self._recording = None if record is None else LiveRecording(record, spec)
             if self._recording is not None:
@@ -90,14 +90,16 @@ class Logbook:
         return path
 
     def close(self, after_error: bool = False) -> None:
-        """End the episode. If there was a fault since the flight recorder was written last, or an error, write it.
+        """End the episode, and write the flight recorder if there was a fault since it was written last, or an error.
+
+        What is kept after that goes nowhere.
 
         Raises:
             WritingStopped: when something cannot be written.
         """
         if self._flight is not None and (self._is_new or after_error):
             self._flight.dump()
-            self._is_new = False
+        self._recording = self._flight = None
         self._opened.close()
 
     def _record(

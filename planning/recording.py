@@ -23,8 +23,6 @@ from worldmodel.data.recorder import Recorder
 _LOG = logging.getLogger(__name__)
 # An episode is held in memory until it ends. A longer one is continued in the next [s].
 MOST_EPISODE_S: Final = 60.0
-# Episodes that may wait for the disk. A disk that is further behind does not catch up, and memory is finite.
-_MOST_WAITING: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +47,21 @@ class EpisodeLog:
         path: the store's directory; made if there is none.
         spec: specification of the robot. Nobody knows the state of a simulator here, so it is left out.
         origin: which part of the software writes. A store that was recorded by another is refused.
+        most_waiting: control steps that may wait for the disk. If it is further behind, it does not catch up, and
+            memory is finite.
 
     Raises:
         UserError: for a store that another process writes, or that holds a recording of something else.
         WritingStopped: when nothing can be written there.
     """
 
-    def __init__(self, path: str | Path, spec: EnvironmentSpec, origin: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, spec: EnvironmentSpec, origin: str, most_waiting: int) -> None:
+        self.path, self._most_waiting = Path(path), most_waiting
         self._recorder = Recorder(path, dataclasses.replace(spec, state_size=0), {"recorded_by": origin})
         self._recorder.__enter__()
         # One thread: a recorder is for one at a time. Python waits for it when the process ends.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "recording")
-        self._waiting: list[concurrent.futures.Future[None]] = []
+        self._waiting: dict[concurrent.futures.Future[None], int] = {}  # and the control steps of each
         self._error: BaseException | None = None
 
     def add(
@@ -69,6 +69,7 @@ class EpisodeLog:
         steps: Sequence[Lived],
         last: Lived | None = None,
         then: Callable[[int], None] = lambda episode: None,
+        is_patient: bool = False,
     ) -> bool:
         """Begin to write an episode. The answer is whether it will be written.
 
@@ -77,12 +78,15 @@ class EpisodeLog:
             last: its observation is the one after the last action. Without it, nobody saw what came of that action,
                 and the action is left out.
             then: called in the thread with the number of the episode in the store, or -1 where there is no action.
+            is_patient: whether to wait for a disk that is behind. Otherwise the episode is dropped then.
         """
+        if is_patient:
+            concurrent.futures.wait(self._waiting)
         self._reap()
-        if len(self._waiting) >= _MOST_WAITING:
+        if self._waiting and sum(self._waiting.values()) + len(steps) > self._most_waiting:
             _LOG.warning("dropped: an episode of %d steps; the disk of %s is too slow", len(steps), self.path)
             return False
-        self._waiting.append(self._thread.submit(self._write, list(steps), last, then))
+        self._waiting[self._thread.submit(self._write, list(steps), last, then)] = len(steps)
         return True
 
     def _write(self, steps: list[Lived], last: Lived | None, then: Callable[[int], None]) -> None:
@@ -100,7 +104,7 @@ class EpisodeLog:
     def _reap(self) -> None:
         """Forget what is written, and keep the first error."""
         for future in [future for future in self._waiting if future.done()]:
-            self._waiting.remove(future)
+            del self._waiting[future]
             error = future.exception()
             if error is not None:
                 _LOG.warning("an episode of %s could not be written: %s", self.path, error)
@@ -127,8 +131,8 @@ class LiveRecording:
     """Collects control steps, and writes them as episodes. Arguments and exceptions as of `EpisodeLog`."""
 
     def __init__(self, path: str | Path, spec: EnvironmentSpec, origin: str = "planning.robot") -> None:
-        self._log = EpisodeLog(path, spec, origin)
         self._most = max(2, round(MOST_EPISODE_S / spec.control_step_s))
+        self._log = EpisodeLog(path, spec, origin, most_waiting=2 * self._most)
         self._steps: list[Lived] = []
 
     def add(self, step: Lived) -> None:
@@ -143,16 +147,19 @@ class LiveRecording:
         if self._steps:
             self._steps[-1] = dataclasses.replace(self._steps[-1], action=command)
 
-    def end(self, without: int = 0) -> None:
-        """End the episode, without its last `without` steps. The outcome of its last action is not known."""
+    def end(self, without: int = 0, is_patient: bool = False) -> None:
+        """End the episode, without its last `without` steps. The outcome of its last action is not known.
+
+        A disk that is behind is waited for if `is_patient`; otherwise the episode is dropped then.
+        """
         steps = self._steps[: max(len(self._steps) - without, 0)]
         self._steps.clear()
         if len(steps) > 1:
-            self._log.add(steps)
+            self._log.add(steps, is_patient=is_patient)
 
     def close(self) -> None:
         """End the episode, and wait until it is written. Raises what kept it from being written."""
         try:
-            self.end()
+            self.end(is_patient=True)
         finally:
             self._log.close()

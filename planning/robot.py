@@ -160,7 +160,7 @@ class RobotController:
         What was wrong has to be put right before: a camera that is still frozen stops it again.
         """
         with self._alone():
-            if self._gate is not None:
+            if self._gate is not None and self._gate.stopped is not None:
                 self._gate.resume()
 
     def act(
@@ -212,6 +212,8 @@ class RobotController:
 
     def close(self) -> None:
         """End the recorded episode, and write the flight recorder if there was a fault since it was last written.
+
+        What is done after that is not recorded.
 
         Raises:
             WritingStopped: when something cannot be written.

@@ -147,7 +147,7 @@ class SamplingOptimiser(Optimiser):
             return finite_or_worst(problem.cost(limits.project(held(knots), problem.last)))
 
         for iteration in range(config.iterations):
-            if not pace.allows_another():
+            if not pace.allows_another(best_cost):
                 break
             drawn = self.draw(search, limits, generator)
             self._require_shape("draw", drawn, (len(search.mean), config.samples - 1, *search.mean.shape[1:]))
@@ -163,7 +163,7 @@ class SamplingOptimiser(Optimiser):
             trace.append(lowest)
             search = self.refit(search, knots, cost, limits)
             self._require_shape("refit", search.mean, best.shape)
-        if config.result == "mean" and pace.allows_another():
+        if config.result == "mean" and pace.allows_another(best_cost):
             best, best_cost = _mean_unless_worthless(judge(search.mean[:, None]), search.mean, best, best_cost)
         wanted = held(best)
         made_at = torch.full((len(wanted),), problem.step, device=wanted.device)
@@ -187,10 +187,14 @@ class _Pace:
         self._deadline, self._longest = deadline, 0.0
         self._before: float | None = None
 
-    def allows_another(self) -> bool:
-        """Asked before every iteration. The first one is always allowed, since there is nothing else to return."""
+    def allows_another(self, result: Tensor) -> bool:
+        """Asked before every iteration, with a result of the last one.
+
+        The first one is always allowed, since there is nothing else to return.
+        """
         if self._deadline is None:
             return True
+        result.cpu()  # waits for a GPU, which has only been told what to do
         now, before = time.monotonic(), self._before
         self._before = now
         if before is None:
