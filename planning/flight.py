@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from planning.gate import Fault
+from planning.faults import Fault
 from planning.recording import EpisodeLog, Lived
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, replacing

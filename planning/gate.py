@@ -16,7 +16,6 @@ and width of a camera's images. Times are seconds of `time.monotonic`.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import logging
 import math
 import time
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import LimitCheck
+from planning.faults import Fault, FaultKind
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 
@@ -37,34 +37,6 @@ _LOG = logging.getLogger(__name__)
 _ROUNDING_S: Final = 1e-3
 # The share of the deadline that the search may use. What comes after the search takes about a millisecond.
 _SEARCH_SHARE: Final = 0.9
-
-
-class FaultKind(enum.StrEnum):
-    """What must not happen on the way from cameras to motors."""
-
-    ACTION = "action"  # the action breaks the limits: a mistake in this software
-    CLOCK = "clock"  # a time stamp repeats, goes back, lies ahead or is no number
-    FROZEN = "frozen"  # a camera shows the same frame again and again
-    LATE = "late"  # the decision came after the deadline
-    MODEL = "model"  # the model raised an exception
-    NO_PLAN = "no_plan"  # the model returned no finite numbers
-    OBSERVATION = "observation"  # an image or a reading is missing, of another shape, or not finite
-    STALE = "stale"  # the observation is too old
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """Something that must not happen.
-
-    Attributes:
-        kind: what.
-        since_step: the control step since which it has happened without a break, from 0 on. Every `act` counts.
-        detail: one line for a person.
-    """
-
-    kind: FaultKind
-    since_step: int
-    detail: str
 
 
 # A late or missing plan is one step of rest. The others say that the robot's picture of the world is wrong.

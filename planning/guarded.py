@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planning.controller import Controller, Decision
-from planning.gate import FaultKind, Gate
+from planning.faults import FaultKind
+from planning.gate import Gate
 from planning.inputs import first_command
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation

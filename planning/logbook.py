@@ -10,8 +10,8 @@ import numpy as np
 
 from planning.actions.safety import LimitCheck
 from planning.controller import Decision
+from planning.faults import Fault, FaultKind
 from planning.flight import FlightConfig, FlightRecorder, FlightStep, latent_arrays
-from planning.gate import Fault, FaultKind
 from planning.guarded import Read
 from planning.recording import Lived, LiveRecording
 from worldmodel.core.errors import UserError
@@ -68,7 +68,7 @@ class Logbook:
             self._record(self._recording, read, decision, fault, stopped, repeats)
         if self._flight is not None:
             self._flight.add(self._flight_step(read, decision, fault))
-            self._is_new |= fault is not None
+            self._is_new |= fault is not None and not stopped
             if stopped and not self._was_stopped:
                 self._flight.dump()
                 self._is_new = False

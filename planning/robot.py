@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planning.controller import Controller, Decision
+from planning.faults import Fault
 from planning.flight import FlightConfig
-from planning.gate import Fault, Gate, GateConfig
+from planning.gate import Gate, GateConfig
 from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
 from planning.guarded import Read, act_guarded

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.controller import Controller, ControllerConfig, Strategy
-from planning.gate import FaultKind, Gate, GateConfig
+from planning.faults import FaultKind
+from planning.gate import Gate, GateConfig
 from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
 from planning.objectives import ObjectiveConfig

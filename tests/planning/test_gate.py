@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.planning.hostile import ARM, BAD, SPEC, Count, live, sweep
 from planning.actions.safety import LimitCheck
-from planning.gate import FaultKind, Gate, GateConfig
+from planning.faults import FaultKind
+from planning.gate import Gate, GateConfig
 from planning.robot import RobotController
 from tests.planning.test_robot import FAST, FELT, GOAL, SEEN, draw
 from tests.planning.test_robot import SPEC as TOY

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planning.faults import FaultKind
 from planning.flight import FlightConfig
-from planning.gate import FaultKind, GateConfig
+from planning.gate import GateConfig
 from planning.recording import EpisodeLog, Lived, LiveRecording
 from planning.robot import RobotController
 from tests.commands import refuse_to_write, type_in

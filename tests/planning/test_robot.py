@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,13 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
     class Robot:
         acted = 0
 
+        @property
+        def seen_at(self) -> float:
+            return time.monotonic()
+
+        def person_says(self, word: str) -> bool:
+            return False
+
         def observe(self) -> tuple[np.ndarray, list[float]]:
             return SEEN, FELT
 
@@ -286,11 +294,16 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
             self.acted += 1
 
     text = (ROOT / "docs" / "robot.md").read_text()
-    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, gated = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "arm").mkdir(parents=True)
     (tmp_path / "runs" / "arm" / "model").symlink_to(checkpoint)
     Image.fromarray(GOAL).save("goal.jpg")
     robot = Robot()
-    exec(lines.replace("range(100)", "range(2)").replace('.jpg")', '.jpg", reached_distance=1e-9)'), {"robot": robot})
+    names: dict[str, Any] = {"robot": robot}
+    exec(loop.replace("range(100)", "range(2)").replace('.jpg")', '.jpg", reached_distance=1e-9)'), names)
     assert robot.acted == 2
+    exec(gated.replace("range(100)", "range(6)").replace("deadline_s=0.1", "deadline_s=60"), names)
+    assert robot.acted == 8
+    assert names["decision"].fault.kind == "frozen"  # the fifth frame in a row
+    assert sorted(path.name for path in Path("runs/arm/flight").iterdir()) == ["data.zarr", "flight-0000.npz"]
