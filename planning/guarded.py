@@ -47,7 +47,7 @@ def act_guarded(
     try:
         seen = read()
     except Exception as error:  # a driver's own kind of array can raise anything
-        gate.report(FaultKind.OBSERVATION, str(error))
+        gate.report(FaultKind.OBSERVATION, _described(error))
     else:
         gate.check_observation({name: image[0] for name, image in seen[0].images.items()}, stamp, begun)
     last = _in_force(gate, spec, seen)
@@ -57,7 +57,7 @@ def act_guarded(
         try:
             made = controller.act(seen[0], None if is_known else last[None], gate.search_deadline(begun))
         except Exception as error:  # a model may be anybody's
-            gate.report(FaultKind.MODEL, f"{type(error).__name__}: {error}")
+            gate.report(FaultKind.MODEL, f"{type(error).__name__}: {_described(error)}")
         late = gate.check_time(begun)
         if made is not None and made.replaced[0]:
             gate.report(FaultKind.NO_PLAN, "the model gave no plan with finite numbers")
@@ -88,3 +88,10 @@ def _in_force(gate: Gate, spec: EnvironmentSpec, seen: Read | None) -> NDArray[n
         why = gate.fault.detail if gate.fault else "no reading shows it"
         raise UserError(f"nobody knows what the robot holds: give the command in force, command=[...] ({why})")
     return known
+
+
+def _described(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # what raises anything may raise that, too
+        return "no description"

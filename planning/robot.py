@@ -130,6 +130,7 @@ class RobotController:
         flight: str | Path | FlightConfig | None = None,
     ) -> None:
         require_fit(goal_fit)
+        _require_kinds(gate, record, flight)
         strategy = make_strategy(read_settings(options), seed)
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
@@ -244,3 +245,14 @@ class RobotController:
             yield
         finally:
             self._in_use.release()
+
+
+def _require_kinds(gate: Any, record: Any, flight: Any) -> None:
+    """Raises UserError for a `gate`, `record` or `flight` of another kind."""
+    for name, given, kinds, expected in (
+        ("gate", gate, GateConfig, "a GateConfig"),
+        ("record", record, str | Path, "the folder of a trajectory store"),
+        ("flight", flight, str | Path | FlightConfig, "a folder or a FlightConfig"),
+    ):
+        if given is not None and not isinstance(given, kinds):
+            raise UserError(f"{name} is {given!r}: expected {expected}, or None")
