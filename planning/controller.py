@@ -58,11 +58,19 @@ class Strategy:
     objective: ObjectiveConfig
     controller: ControllerConfig
 
-    def plan(self, cost: CostFn, limits: ActionLimits, last: Tensor, step: int, memory: TensorRecord | None) -> Plan:
-        """The plan made at control step `step` of an episode, after the command `last [B, A]`."""
+    def plan(
+        self,
+        cost: CostFn,
+        limits: ActionLimits,
+        last: Tensor,
+        step: int,
+        memory: TensorRecord | None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """The plan made at control step `step` of an episode, after the command `last [B, A]`. See `Problem`."""
         # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
         generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
-        problem = Problem(cost, limits, last, self.controller.horizon, step)
+        problem = Problem(cost, limits, last, self.controller.horizon, step, deadline=deadline)
         return self.optimiser.plan(problem, memory, generator)
 
 
@@ -80,6 +88,8 @@ class Decision:
         trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution. NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
         planned: whether a plan was made at this step, or the last one is still being executed.
+        latents: of the current observation, `[1, ...]` per row; empty for a policy without a model.
+        plans: each row's plan in execution, from its first action on; None without one.
     """
 
     actions: NDArray[np.float32]
@@ -91,6 +101,8 @@ class Decision:
     trace: NDArray[np.float32]
     plan_ms: float = 0.0
     planned: bool = False
+    latents: tuple[Any, ...] = dataclasses.field(default=(), repr=False, compare=False)
+    plans: tuple[Plan | None, ...] = dataclasses.field(default=(), repr=False, compare=False)
     imagine: Callable[[], tuple[Any, ...]] = dataclasses.field(default=tuple, repr=False, compare=False)
 
     @functools.cached_property
@@ -186,6 +198,24 @@ class Controller:
         """Begin a new episode in environment `row` toward `goal`."""
         self._rows[row] = self._begin(goal)
 
+    def look_anew(self, row: int) -> None:
+        """Forget what environment `row` showed and planned, but not where it is heading: a new episode begins there."""
+        known = self._rows[row]
+        self._rows[row] = _Row(known.goals, known.sub_goal)
+
+    def has_begun(self, row: int) -> bool:
+        """Whether environment `row` has been given a command in this episode."""
+        return self._rows[row].command is not None
+
+    def sub_goal(self, row: int) -> int:
+        """Which sub-goal environment `row` is heading for, from 0 on."""
+        return self._rows[row].sub_goal
+
+    def was_given(self, row: int, command: NDArray[np.float32]) -> None:
+        """Environment `row` was given `command [A]` instead of the action decided last. Its plan is kept."""
+        given = torch.as_tensor(command, device=self._device)[None]
+        self._rows[row] = dataclasses.replace(self._rows[row], command=given)
+
     @torch.no_grad()
     def _begin(self, goal: Goal | Sequence[Goal]) -> _Row:
         goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
@@ -194,13 +224,16 @@ class Controller:
         return _Row(tuple(self._model.goal(one) for one in goals))
 
     @torch.no_grad()
-    def act(self, observation: Observation, command: NDArray[np.float32] | None = None) -> Decision:
+    def act(
+        self, observation: Observation, command: NDArray[np.float32] | None = None, deadline: float | None = None
+    ) -> Decision:
         """The next action for every environment.
 
         Args:
             observation: `[B, ...]` of the model's cameras and proprioception. It is copied.
             command: `[B, A]`, the last commands, if they differ from the last decision. The first call needs them if
                 an action rests at `hold` and no reading shows the last command.
+            deadline: when the search has to end [s of `time.monotonic`]. None for no deadline.
 
         Raises:
             UserError: for an observation that does not fit the model or is not finite, and if a command to hold is
@@ -212,7 +245,7 @@ class Controller:
         commands = first_command(command, seen, self._model.spec.action, first, self._start)
         rows = [self._look(row, seen.rows(slice(i, i + 1)), commands[i]) for i, row in enumerate(self._rows)]
         rows, distance = (list(part) for part in zip(*(self._head_on(row) for row in rows), strict=True))
-        rows, planned = self._plan(rows)
+        rows, planned = self._plan(rows, deadline)
         actions, replaced = self._decide(rows)
         made = self._decision(rows, actions, replaced, distance, planned)
         self._rows = [
@@ -245,7 +278,7 @@ class Controller:
         """Whether a goal counts as reached. A distance that is not finite means a broken model, and never counts."""
         return math.isfinite(distance) and distance <= self.reached_distance
 
-    def _plan(self, rows: list[_Row]) -> tuple[list[_Row], bool]:
+    def _plan(self, rows: list[_Row], deadline: float | None) -> tuple[list[_Row], bool]:
         """The rows, with new plans where one is due, and whether any plan was made.
 
         Rows share a batch if they are at the same step of their episodes, and all or none of them have a previous plan.
@@ -259,7 +292,7 @@ class Controller:
 
         for (step, _), members in itertools.groupby(sorted(due, key=company), key=company):
             group = list(members)
-            plan = self._plan_group([rows[i] for i in group], step)
+            plan = self._plan_group([rows[i] for i in group], step, deadline)
             usable = (plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)).tolist()
             for place, i in enumerate(group):
                 # The next plan does not start from a plan that cannot be used.
@@ -267,13 +300,14 @@ class Controller:
                 rows[i] = dataclasses.replace(rows[i], plan=made, planned_at=step)
         return rows, bool(due)
 
-    def _plan_group(self, rows: Sequence[_Row], step: int) -> Plan:
+    def _plan_group(self, rows: Sequence[_Row], step: int, deadline: float | None) -> Plan:
         cost = LatentGoalCost(
             self._model, [row.latent for row in rows], [row.goal for row in rows], self._strategy.objective
         )
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
-        return self._strategy.plan(cost, self.limits, torch.cat([_command(row) for row in rows]), step, memory)
+        last = torch.cat([_command(row) for row in rows])
+        return self._strategy.plan(cost, self.limits, last, step, memory, deadline)
 
     def _decide(self, rows: list[_Row]) -> tuple[Tensor, Tensor]:
         """The actions `[B, A]`, and whether each was replaced by rest `[B]`."""
@@ -298,6 +332,8 @@ class Controller:
             replaced=replaced.cpu().numpy(),
             trace=torch.cat([without if row.plan is None else row.plan.trace.cpu() for row in rows]).numpy(),
             planned=planned,
+            latents=tuple(row.latent for row in rows),
+            plans=tuple(row.plan for row in rows),
             imagine=functools.partial(self._imagine, rows),
         )
 

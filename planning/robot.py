@@ -19,16 +19,22 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planning.controller import Controller, Decision
+from planning.faults import Fault
+from planning.flight import FlightConfig
+from planning.gate import Gate, GateConfig
 from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
+from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
 from planning.loading import Checkpoint, read_model
+from planning.logbook import Logbook
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
@@ -51,6 +57,9 @@ class RobotDecision:
         replaced: whether no plan could be used. The action is then rest.
         plan_ms: time from the observation to the action [ms].
         details: the controller's `Decision`, with a batch of one. It has imagined latents and the trace of the search.
+        fault: what the gate stopped the robot for, or found at this step; None if all is well, and without a gate. The
+            action is rest if there is one.
+        late: whether the decision came after the gate's deadline.
     """
 
     action: NDArray[np.float32]
@@ -60,10 +69,27 @@ class RobotDecision:
     replaced: bool
     plan_ms: float
     details: Decision = dataclasses.field(repr=False)
+    fault: Fault | None = None
+    late: bool = False
+
+    @classmethod
+    def of(cls, decision: Decision) -> RobotDecision:
+        """The only row of `decision`."""
+        return cls(
+            decision.actions[0],
+            float(decision.distance[0]),
+            bool(decision.reached[0]),
+            int(decision.sub_goal[0]),
+            bool(decision.replaced[0]),
+            decision.plan_ms,
+            decision,
+        )
 
 
 class RobotController:
     """Plans toward a goal with a world model, and replans at every control step, for one robot and one thread.
+
+    With `record` or `flight`, use it as `with RobotController(...) as controller:`, or call `close` at the end.
 
     Args:
         checkpoint: a folder that `python -m worldmodel.train` has written, or a shipped checkpoint's name.
@@ -76,6 +102,10 @@ class RobotController:
         seed: seed of the planner's noise.
         goal_fit: `crop` or `letterbox`, for an image file of another aspect ratio than the camera's.
         threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.
+        gate: checks of frames, clocks, deadlines and actions, with a stop that lasts until `resume`; None for none.
+        record: a trajectory store, made or added to, for what the robot sees and is told to do; None for none.
+        flight: a folder for the flight recorder, or its options. It keeps the last 60 s, and writes them after a fault
+            that stops the robot; None for none.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -95,8 +125,12 @@ class RobotController:
         seed: int = 0,
         goal_fit: str = CROP,
         threads: int | str = "auto",
+        gate: GateConfig | None = None,
+        record: str | Path | None = None,
+        flight: str | Path | FlightConfig | None = None,
     ) -> None:
         require_fit(goal_fit)
+        _require_kinds(gate, record, flight)
         strategy = make_strategy(read_settings(options), seed)
         place = pick_device(device)
         model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
@@ -105,13 +139,35 @@ class RobotController:
         goals = read_goals(goal, self.spec, goal_fit)
         self._controller = Controller(model, strategy, [goals], place, reached_distance)
         settle_threads(threads, model, strategy, goals, place)
+        self._gate = None if gate is None else Gate(self.spec, gate)
+        self._logbook = Logbook(self.spec, record, FlightConfig(flight) if isinstance(flight, str | Path) else flight)
 
     def toward(self, goal: GoalLike | Sequence[GoalLike]) -> None:
-        """Start over toward `goal`, which may be the same as before. Raises UserError for one that cannot be used."""
+        """Start over toward `goal`, which may be the same as before. Raises UserError for one that cannot be used.
+
+        A robot that was stopped stays so until `resume`. A recorded episode ends here.
+        """
         with self._alone():
             self._controller.reset(0, read_goals(goal, self.spec, self._fit))
+            self._logbook.end_episode()
 
-    def act(self, images: Any, proprio: ArrayLike, command: ArrayLike | None = None) -> RobotDecision:
+    @property
+    def stopped(self) -> Fault | None:
+        """The fault that stopped the robot, until `resume`; None while it may move, and without a gate."""
+        return None if self._gate is None else self._gate.stopped
+
+    def resume(self) -> None:
+        """Let a stopped robot move again, toward the same goal. Otherwise do nothing.
+
+        What was wrong has to be put right before: a camera that is still frozen stops it again.
+        """
+        with self._alone():
+            if self._gate is not None and self._gate.stopped is not None:
+                self._gate.resume()
+
+    def act(
+        self, images: Any, proprio: ArrayLike, command: ArrayLike | None = None, stamp: float | None = None
+    ) -> RobotDecision:
         """The action to execute now, for one control step.
 
         Args:
@@ -120,25 +176,66 @@ class RobotController:
             proprio: finite numbers `[P]`, as recorded.
             command: finite numbers `[A]`, the last command, if it differs from the action that was returned last. The
                 first call needs it if an action rests at `hold` and no reading shows the last command.
+            stamp: when the images were taken [s of `time.monotonic`], for a gate to check.
 
         Raises:
             UserError: for an argument that does not fit, and when two threads act at once. After this or any other
-                exception the controller is unchanged, and the next call may succeed.
+                exception the controller is unchanged, and the next call may succeed. With a gate, such an argument and
+                an exception of the model are faults instead, and the action is rest. It still raises UserError if
+                nobody knows what to hold.
         """
         with self._alone():
-            pictures = {name: image[None] for name, image in read_images(images, self.spec).items()}
-            felt = read_numbers(proprio, (self.spec.proprio_size,), "proprio")[None]
-            given = None if command is None else read_numbers(command, (self.spec.action.size,), "command")[None]
-            decision = self._controller.act(Observation(pictures, felt), given)
-        return RobotDecision(
-            decision.actions[0],
-            float(decision.distance[0]),
-            bool(decision.reached[0]),
-            int(decision.sub_goal[0]),
-            bool(decision.replaced[0]),
-            decision.plan_ms,
-            decision,
+            return self._act(images, proprio, command, stamp)
+
+    def _act(self, images: Any, proprio: ArrayLike, command: ArrayLike | None, stamp: float | None) -> RobotDecision:
+        if self._gate is None:
+            if stamp is not None:
+                raise UserError("stamp is checked by a gate, and there is none: expected RobotController(gate=...)")
+            read = self._read(images, proprio, command)
+            decision = RobotDecision.of(self._controller.act(*read))
+            self._logbook.keep(read, decision.details)
+            return decision
+        made, seen, late = act_guarded(
+            self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp
         )
+        fault = self._gate.fault
+        self._logbook.keep(seen, made, fault, self._gate.stopped is not None, self._gate.repeats)
+        return dataclasses.replace(RobotDecision.of(made), fault=fault, late=late)
+
+    def dump(self) -> Path | None:
+        """Write what the flight recorder holds, and wait for it. The file of latents and plans; None for nothing.
+
+        Raises:
+            UserError: without a flight recorder.
+            WritingStopped: when it cannot be written.
+        """
+        with self._alone():
+            return self._logbook.dump()
+
+    def close(self) -> None:
+        """End the recorded episode, and write the flight recorder if there was a fault since it was last written.
+
+        What is done after that is not recorded.
+
+        Raises:
+            WritingStopped: when something cannot be written.
+        """
+        self._logbook.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._logbook.close(after_error=kind is not None and issubclass(kind, Exception))
+
+    def _read(self, images: Any, proprio: ArrayLike, command: ArrayLike | None) -> Read:
+        """The observation `[1, ...]` and the command `[1, A]`, checked and copied. Raises UserError."""
+        pictures = {name: image[None] for name, image in read_images(images, self.spec).items()}
+        felt = read_numbers(proprio, (self.spec.proprio_size,), "proprio")[None]
+        given = None if command is None else read_numbers(command, (self.spec.action.size,), "command")[None]
+        return Observation(pictures, felt), given
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -148,3 +245,14 @@ class RobotController:
             yield
         finally:
             self._in_use.release()
+
+
+def _require_kinds(gate: Any, record: Any, flight: Any) -> None:
+    """Raises UserError for a `gate`, `record` or `flight` of another kind."""
+    for name, given, kinds, expected in (
+        ("gate", gate, GateConfig, "a GateConfig"),
+        ("record", record, str | Path, "the folder of a trajectory store"),
+        ("flight", flight, str | Path | FlightConfig, "a folder or a FlightConfig"),
+    ):
+        if given is not None and not isinstance(given, kinds):
+            raise UserError(f"{name} is {given!r}: expected {expected}, or None")

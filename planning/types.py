@@ -38,6 +38,8 @@ class Problem:
         step: control steps since the episode began, the same for all rows. Knots lie at
             fixed times of the episode, so that the next plan can start from this one without interpolation.
         propose: candidates that a sampling optimiser evaluates beside its own, or None.
+        deadline: when the plan has to be there [s of `time.monotonic`], or None. An anytime optimiser then returns its
+            best so far.
     """
 
     cost: CostFn
@@ -46,6 +48,7 @@ class Problem:
     horizon: int
     step: int = 0
     propose: Propose | None = None
+    deadline: float | None = None
 
     def rest(self) -> Tensor:
         """Actions `[B, H, A]` of rest for the whole horizon."""
@@ -60,7 +63,7 @@ class Plan(TensorRecord):
         actions: `[B, H, A]`, within all limits.
         cost: `[B]`, the cost that the model predicts for `actions`. Infinite if no finite cost was found.
         memory: passed to the optimiser with the next problem. Only the optimiser reads it.
-        trace: `[B, I]`, the lowest cost among the candidates of every iteration.
+        trace: `[B, I]`, the lowest cost among the candidates of every iteration; NaN for one that a deadline cut off.
     """
 
     actions: Tensor

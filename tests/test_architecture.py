@@ -49,8 +49,8 @@ COMMANDS_OF_OURS = {
     "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands", "worldmodel.pretrain",
     "worldmodel.probe", "worldmodel.train",
 }  # fmt: skip
-# Where planning meets environments and models, for its commands and for a robot.
-JOINS = {"planning.loading", "planning.simulation"}
+# Where planning meets environments, models and recordings, for its commands and for a robot.
+JOINS = {"planning.loading", "planning.recording", "planning.simulation"}
 PRINTS = "worldmodel.cli.command"
 COMMAND_LINE_LIBRARIES = {"hydra", "omegaconf", "rich"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 59

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -128,18 +129,26 @@ class SamplingOptimiser(Optimiser):
 
     @torch.no_grad()
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
-        """See `Optimiser.plan`. The noise is drawn on the generator's device, everything else on the limits'."""
+        """See `Optimiser.plan`. The noise is drawn on the generator's device, everything else on the limits'.
+
+        With a deadline, no iteration begins that could end too late, as long as the longest one so far. The first one
+        is always made. What is returned then is the best sample so far, also where the result is the mean, because the
+        cost of the mean is not known.
+        """
         config, limits = self.config, problem.limits
         repeat, step = config.action_repeat, problem.step
         held = functools.partial(from_knots, action_repeat=repeat, horizon=problem.horizon, elapsed=step)
         search = self.begin(to_knots(first_mean(problem, memory), repeat, step), limits)
         best, best_cost = search.mean, torch.full_like(search.mean[:, 0, 0], torch.inf)
-        trace = []
+        trace: list[Tensor] = []
+        pace = _Pace(problem.deadline)
 
         def judge(knots: Tensor) -> Tensor:
             return finite_or_worst(problem.cost(limits.project(held(knots), problem.last)))
 
         for iteration in range(config.iterations):
+            if not pace.allows_another(best_cost):
+                break
             drawn = self.draw(search, limits, generator)
             self._require_shape("draw", drawn, (len(search.mean), config.samples - 1, *search.mean.shape[1:]))
             drawn = limits.clip(drawn)
@@ -154,11 +163,12 @@ class SamplingOptimiser(Optimiser):
             trace.append(lowest)
             search = self.refit(search, knots, cost, limits)
             self._require_shape("refit", search.mean, best.shape)
-        if config.result == "mean":
+        if config.result == "mean" and pace.allows_another(best_cost):
             best, best_cost = _mean_unless_worthless(judge(search.mean[:, None]), search.mean, best, best_cost)
         wanted = held(best)
         made_at = torch.full((len(wanted),), problem.step, device=wanted.device)
         actions = limits.project(wanted, problem.last)
+        trace += [torch.full_like(best_cost, torch.nan)] * (config.iterations - len(trace))
         return Plan(actions, best_cost, WarmStart(wanted, made_at), torch.stack(trace, dim=1))
 
     def _require_shape(self, method: str, values: Tensor, shape: Sequence[int]) -> None:
@@ -168,6 +178,29 @@ class SamplingOptimiser(Optimiser):
                 f"{method} of {type(self).__name__} gives {list(values.shape)}: expected {list(shape)}, as its "
                 "docstring in planning/optimisers/base.py says"
             )
+
+
+class _Pace:
+    """Whether there is time for another iteration before a deadline [s of `time.monotonic`]; always without one."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline, self._longest = deadline, 0.0
+        self._before: float | None = None
+
+    def allows_another(self, result: Tensor) -> bool:
+        """Asked before every iteration, with a result of the last one.
+
+        The first one is always allowed, since there is nothing else to return.
+        """
+        if self._deadline is None:
+            return True
+        result.cpu()  # waits for a GPU, which has only been told what to do
+        now, before = time.monotonic(), self._before
+        self._before = now
+        if before is None:
+            return True
+        self._longest = max(self._longest, now - before)
+        return now + self._longest <= self._deadline
 
 
 def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:

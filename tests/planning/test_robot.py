@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,9 @@ def test_what_a_robot_may_not_show(checkpoint: Path, pixels: Any, proprio: Any, 
         ({"options": ["device=cuda"]}, "unknown option of the planner 'device'"),
         ({"options": [3]}, "option 3: expected an option of the planner"),
         ({"options": ["horizon=[1"]}, "cannot be read: expected a value as in YAML"),
+        ({"gate": 0.1}, "gate is 0.1: expected a GateConfig, or None"),
+        ({"record": 3}, "record is 3: expected the folder of a trajectory store, or None"),
+        ({"flight": True}, "flight is True: expected a folder or a FlightConfig, or None"),
         ({"options": "planner.horizon=3"}, "options is the text 'planner.horizon=3': expected a list"),
     ],
 )
@@ -278,6 +282,13 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
     class Robot:
         acted = 0
 
+        @property
+        def seen_at(self) -> float:
+            return time.monotonic()
+
+        def person_says(self, word: str) -> bool:
+            return False
+
         def observe(self) -> tuple[np.ndarray, list[float]]:
             return SEEN, FELT
 
@@ -286,11 +297,16 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
             self.acted += 1
 
     text = (ROOT / "docs" / "robot.md").read_text()
-    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, gated = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "arm").mkdir(parents=True)
     (tmp_path / "runs" / "arm" / "model").symlink_to(checkpoint)
     Image.fromarray(GOAL).save("goal.jpg")
     robot = Robot()
-    exec(lines.replace("range(100)", "range(2)").replace('.jpg")', '.jpg", reached_distance=1e-9)'), {"robot": robot})
+    names: dict[str, Any] = {"robot": robot}
+    exec(loop.replace("range(100)", "range(2)").replace('.jpg")', '.jpg", reached_distance=1e-9)'), names)
     assert robot.acted == 2
+    exec(gated.replace("range(100)", "range(6)").replace("deadline_s=0.1", "deadline_s=60"), names)
+    assert robot.acted == 8
+    assert names["decision"].fault.kind == "frozen"  # the fifth frame in a row
+    assert sorted(path.name for path in Path("runs/arm/flight").iterdir()) == ["data.zarr", "flight-0000.npz"]

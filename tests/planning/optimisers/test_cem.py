@@ -19,7 +19,7 @@ from planning.optimisers.cem import CEM, CEMConfig, elite_weights
 from planning.optimisers.random_shooting import RandomShooting, RandomShootingConfig
 from planning.registry import make_optimiser
 from planning.types import Optimiser, Plan, Problem
-from tests.planning.optimisers.conformance import ARM_LIMITS, LIMITS, OptimiserConformance, ask, solve
+from tests.planning.optimisers.conformance import ARM_LIMITS, LIMITS, OptimiserConformance, ask, quadratic, solve
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import ActionSpec
 
@@ -227,3 +227,35 @@ def test_options_that_make_no_sense_are_refused(options: dict, part: str) -> Non
 def test_unknown_optimiser_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="choose from cem, random_shooting"):
         make_optimiser("cam", {})
+
+
+# --- deadlines -------------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_cuts_the_search_and_gives_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cost that takes 10 ms: until 35 ms there is time for three iterations, and the fourth would be too late."""
+    now, seen = [100.0], list[Tensor]()
+    monkeypatch.setattr("planning.optimisers.base.time.monotonic", lambda: now[0])
+
+    def cost(actions: Tensor) -> Tensor:
+        now[0] += 0.01
+        seen.append(quadratic(torch.tensor([[0.3, 1.1]]))(actions))
+        return seen[-1]
+
+    optimiser = CEM(CEMConfig(samples=16, iterations=5, elites=4))
+    problem = ask(torch.tensor([[0.3, 1.1]]), cost=cost)
+    found = solve(optimiser, dataclasses.replace(problem, deadline=100.035))
+    assert len(seen) == 3
+    assert float(found.cost) == float(torch.cat(seen).min())
+    assert found.trace.isfinite().tolist() == [[True] * 3 + [False] * 2]
+    seen.clear()
+    solve(optimiser, dataclasses.replace(problem, deadline=0.0))  # it was over before: one iteration
+    assert len(seen) == 1
+
+
+def test_a_deadline_that_is_far_away_changes_nothing() -> None:
+    optimiser = CEM(CEMConfig(samples=16, iterations=3, elites=4))
+    problem = ask(torch.tensor([[0.3, 1.1], [-0.2, 0.4]]))
+    without, far = solve(optimiser, problem), solve(optimiser, dataclasses.replace(problem, deadline=math.inf))
+    assert torch.equal(without.actions, far.actions) and torch.equal(without.cost, far.cost)
+    assert torch.equal(without.trace, far.trace)
