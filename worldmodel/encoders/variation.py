@@ -89,7 +89,8 @@ def _seen_by_another_camera(pixels: Tensor, config: VariationConfig, rng: np.ran
     move = 2 * _draw(rng, -config.move, config.move, batch, 2)
     rows = (torch.stack([cos, -sin * ratio, move[:, 0]], 1), torch.stack([sin / ratio, cos, move[:, 1]], 1))
     grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    warped = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return warped.contiguous(memory_format=torch.channels_last)  # in which blurring takes less than half of the time
 
 
 def _with_bystander(pixels: Tensor, config: VariationConfig, rng: np.random.Generator) -> Tensor:
