@@ -176,8 +176,22 @@ class SupportsConfidence(Protocol):
 
 
 @runtime_checkable
+class Decodable(Protocol):
+    """Says what can be seen of its latents. That is all that a decoder needs of a family."""
+
+    def decodable(self, latents: Any) -> Tensor:
+        """The numbers `[..., D]` of latents with the leading shape `[...]` that a picture depends on.
+
+        Observed and imagined latents have the same ones. A decoder is trained on the former, and shows the latter.
+        """
+
+
+@runtime_checkable
 class SupportsDecoding(Protocol):
-    """Shows what it imagines."""
+    """Shows what is imagined. `worldmodel.models.decoder.decoder.Decoder` does it for every model that is `Decodable`.
+
+    It is an object of its own, with weights of its own, since no model needs it to act.
+    """
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
         """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""

@@ -169,6 +169,11 @@ class KeypointModel(WorldModel):
         between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
+    def decodable(self, latents: TensorRecord) -> Tensor:
+        """See `Decodable`: the state of all cameras and proprioception, `[..., Z + P]`."""
+        assert isinstance(latents, Belief)
+        return torch.cat([latents.state, latents.proprio], dim=-1)
+
     @property
     def reached_distance(self) -> float:
         """See `WorldModel.reached_distance`."""

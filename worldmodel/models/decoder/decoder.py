@@ -1,0 +1,167 @@
+"""Shows what a world model imagines, and how different two pictures are to its encoder.
+
+A decoder is trained when all else is frozen (`worldmodel.decode`). It is a checkpoint of its own (`kind: decoder`), and
+holds the hash of the world model that it was trained for, because another model's latents mean something else.
+
+Shapes: `...` leading dimensions of latents, `B` pictures, `D` numbers of a code, `H, W` height and width of a camera's
+pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldmodel.core import checkpoint
+from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
+from worldmodel.core.options import from_config
+from worldmodel.core.spec import CameraSpec
+from worldmodel.models.contract import Decodable, WorldModel
+from worldmodel.models.decoder.network import DecoderConfig, PictureDecoder
+
+KIND: Final = "decoder"
+_AT_ONCE = 256  # pictures, so that a long horizon takes no more memory than a short one
+
+
+class DecoderNetwork(nn.Module):
+    """The picture decoders of all cameras: all that a checkpoint holds of a decoder."""
+
+    def __init__(self, cameras: tuple[CameraSpec, ...], config: DecoderConfig, code_size: int) -> None:
+        super().__init__()
+        self.config, self.cameras = config, tuple(camera.name for camera in cameras)
+        # torch does not take names of modules that its modules have methods of.
+        of_cameras = {f"camera_{camera.name}": PictureDecoder(camera, config, code_size) for camera in cameras}
+        self.of_cameras = nn.ModuleDict(of_cameras)
+
+    def of(self, camera: str) -> PictureDecoder:
+        """That of one camera."""
+        decoder = self.of_cameras[f"camera_{camera}"]
+        assert isinstance(decoder, PictureDecoder)
+        return decoder
+
+
+class Decoder:
+    """Pictures of latents (`worldmodel.models.contract.SupportsDecoding`).
+
+    Args:
+        model: whose latents are shown.
+        network: trained for it.
+
+    Raises:
+        UserError: for a model of a family that does not say what can be seen of its latents.
+    """
+
+    def __init__(self, model: WorldModel, network: DecoderNetwork) -> None:
+        self._model, self._decodable, self._network = model, require_decodable(model), network
+
+    @torch.no_grad()
+    def code(self, latents: Any) -> Tensor:
+        """What can be seen of latents with the leading shape `[...]`: float32 `[..., D]`, a small part of them."""
+        return self._decodable.decodable(latents).float()
+
+    @torch.no_grad()
+    def show(self, codes: Tensor) -> dict[str, Tensor]:
+        """Pictures by camera, uint8 `[..., H, W, 3]`, of codes `[..., D]`."""
+        flat = codes.flatten(0, -2).to(self._model.device)
+        shown = {}
+        for camera in self._network.cameras:
+            parts = [to_pixels(self._network.of(camera)(part)) for part in flat.split(_AT_ONCE)]
+            shown[camera] = torch.cat(parts).unflatten(0, codes.shape[:-1])
+        return shown
+
+    def decode(self, latents: Any) -> dict[str, Tensor]:
+        """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
+        return self.show(self.code(latents))
+
+    @torch.no_grad()
+    def feature_distance(self, pictures: Mapping[str, Any], others: Mapping[str, Any]) -> Tensor:
+        """How different pictures by camera, uint8 `[B, H, W, 3]`, are to the frozen encoder: `[B]`, 0 for the same.
+
+        It is the root mean square difference of the encoder's features, over all tokens of all cameras.
+        """
+        first, second = self._model.read_images(pictures), self._model.read_images(others)
+        squared = [self._squared(first[camera], second[camera]) for camera in self._network.cameras]
+        return torch.cat(squared, dim=1).mean(1).sqrt()
+
+    def _squared(self, pixels: Tensor, others: Tensor) -> Tensor:
+        """Mean square difference of every token `[B, N]`."""
+        parts = []
+        for some, other in zip(pixels.split(_AT_ONCE), others.split(_AT_ONCE), strict=True):
+            tokens = [self._model.encoder.encode_frames(each).float() for each in (some, other)]
+            parts.append((tokens[0] - tokens[1]).pow(2).mean(-1))
+        return torch.cat(parts)
+
+
+def require_decodable(model: WorldModel) -> Decodable:
+    """The model itself. Raises UserError where its family does not say what can be seen of its latents."""
+    if not isinstance(model, Decodable):
+        raise UserError(
+            f"a world model of family {model.family} cannot be decoded: expected a family with the method decodable"
+        )
+    return model
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """Pictures `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
+
+
+def code_size(model: WorldModel) -> int:
+    """How many numbers of a latent of `model` can be seen, D. Raises UserError where its family does not say."""
+    spec = model.spec
+    black = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
+    latent = model.observe(None, Observation(black, np.zeros((1, spec.proprio_size), np.float32)), None)
+    return int(require_decodable(model).decodable(latent).shape[-1])
+
+
+def save_decoder(network: DecoderNetwork, folder: Path, world_model: str, provenance: Mapping[str, Any]) -> None:
+    """Write what showing needs.
+
+    Args:
+        network: trained.
+        folder: made if needed.
+        world_model: hash of the model that it was trained for (`worldmodel.core.checkpoint.weights_hash`).
+        provenance: describes the training, in plain values.
+    """
+    content = {
+        "world_model": world_model,
+        "decoder": dataclasses.asdict(network.config),
+        "provenance": dict(provenance),
+    }
+    checkpoint.save(folder, KIND, content, network, half=True)
+
+
+def load_decoder(folder: Path, model: WorldModel) -> Decoder:
+    """The decoder in `folder`, for `model` and on its device.
+
+    Raises:
+        UserError: when it is not there, damaged, made by a newer program, or trained for another world model.
+    """
+    if not checkpoint.is_there(folder):
+        raise UserError(f"no decoder at {folder}: make one with `python -m worldmodel.decode`")
+    stored = checkpoint.read_config(folder, KIND)
+    if not belongs_to(stored.config, model):
+        raise UserError(
+            f"the decoder {folder} was trained for another world model: train one for this model with "
+            "`python -m worldmodel.decode`"
+        )
+
+    def build() -> DecoderNetwork:
+        config = from_config(DecoderConfig, stored.config["decoder"], KIND)
+        return DecoderNetwork(model.spec.cameras, config, code_size(model))
+
+    network = stored.build(build)
+    assert isinstance(network, DecoderNetwork)
+    return Decoder(model, network.eval().requires_grad_(False).to(model.device))
+
+
+def belongs_to(config: Mapping[str, Any], model: WorldModel) -> bool:
+    """Whether the decoder that `config` describes was trained for `model`."""
+    return config.get("world_model") == checkpoint.weights_hash(model)

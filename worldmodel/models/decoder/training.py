@@ -1,0 +1,246 @@
+"""Training a decoder on the recording, when everything else is frozen, as a `TrainingTask`.
+
+Shapes: `R` rows of the recording, `M` of them chosen, `B` of a batch; `D` numbers of a code; `H, W` height and width of
+a camera's pictures; `N` squares of a picture, `S` of them, `p` their side; `P` proprioception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.core.errors import UserError
+from worldmodel.core.files import replacing
+from worldmodel.core.observation import Observation
+from worldmodel.core.seeds import seed_of_step
+from worldmodel.data.clips import Split, rows_of
+from worldmodel.data.store.files import open_file
+from worldmodel.models.contract import WorldModel
+from worldmodel.models.decoder.decoder import DecoderNetwork, require_decodable
+from worldmodel.training.trainer import TrainingTask
+
+Frames = Mapping[str, NDArray[np.uint8]]
+Rows = NDArray[np.int64]
+_AT_ONCE: Final = 128
+_MEAN_FRAMES: Final = 4096  # frames that the mean picture is computed from
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """What a decoder learns from.
+
+    Attributes:
+        frames: frames of the recording that it learns from, M.
+        held_out_frames: frames of held-out episodes on which figures are computed.
+        squares: squares of every picture that are drawn in a step, S.
+        anywhere: share of the squares that are drawn uniformly. The others are drawn in proportion to how much they
+            differ from the mean picture, because most of a picture never changes.
+    """
+
+    frames: int = 20_000
+    held_out_frames: int = 1000
+    squares: int = 32
+    anywhere: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.held_out_frames, self.squares) < 1:
+            received = f"{self.frames}, {self.held_out_frames} and {self.squares}"
+            raise ValueError(f"frames, held_out_frames and squares must be at least 1, got {received}")
+        if not 0 < self.anywhere <= 1:
+            raise ValueError(f"anywhere {self.anywhere} must be above 0 and at most 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Rows of the recording, ascending.
+
+    Attributes:
+        train: to learn from `[M]`.
+        held_out: to report on `[M']`, each with a row before it in its episode.
+    """
+
+    train: Rows
+    held_out: Rows
+
+    @classmethod
+    def of(cls, episode_ends: Rows, split: Split, config: DecodingConfig, seed: int) -> Chosen:
+        """At random. Raises UserError where no held-out episode has two frames."""
+        starts = np.concatenate([[0], episode_ends[:-1]])
+        held_out = rows_of(episode_ends, split.held_out) if len(split.held_out) else np.zeros(0, np.int64)
+        available = np.setdiff1d(held_out, starts)
+        if not len(available):
+            raise UserError(
+                "held_out_fraction leaves no held-out episode of at least 2 frames: a larger one is needed, since the "
+                "decoder is tested on such episodes"
+            )
+        rng = np.random.default_rng(seed)
+
+        def some(rows: Rows, count: int) -> Rows:
+            return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
+
+        train = some(rows_of(episode_ends, split.train), config.frames)
+        return cls(train, some(available, config.held_out_frames))
+
+
+def encode_codes(
+    model: WorldModel,
+    frames: Frames,
+    proprio: NDArray[np.float32],
+    rows: Rows,
+    identity: str,
+    path: Path,
+    progress: Callable[[int, int], None],
+) -> Tensor:
+    """Codes `[M, D]` of the frames at `rows [M]`, float32, from the file `path`, or computed and kept there.
+
+    Args:
+        model: that the decoder is for.
+        frames: by camera, uint8 `[R, H, W, 3]`.
+        proprio: `[R, P]`.
+        rows: which.
+        identity: of recording and model. A file that was made of others, or is damaged, is made anew.
+        path: a file that can be removed at any time.
+        progress: called with (rows done, rows in all).
+    """
+    key = hashlib.sha256(identity.encode() + rows.tobytes()).digest()
+    kept = _read(path, key, len(rows))
+    if kept is not None:
+        return kept
+    decodable, parts, done = require_decodable(model), [], 0
+    for block in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
+        # As at the beginning of an episode: what can be seen of a moment does not depend on what came before.
+        seen = Observation({camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}, proprio[block])
+        with torch.no_grad():
+            parts.append(decodable.decodable(model.observe(None, seen, None)).float().cpu())
+        done += len(block)
+        progress(done, len(rows))
+    codes = torch.cat(parts)
+    content = codes.numpy().tobytes()
+    with replacing(path, one_writer=True) as file:
+        file.write(key + hashlib.sha256(content).digest() + content)
+    return codes
+
+
+def _read(path: Path, key: bytes, rows: int) -> Tensor | None:
+    """What `encode_codes` has kept for `key`, if it is still as it was written."""
+    try:
+        with open_file(path) as file:
+            head, content = file.read(2 * len(key)), file.read()
+    except OSError:
+        return None
+    if head != key + hashlib.sha256(content).digest() or not content:
+        return None
+    return torch.frombuffer(bytearray(content), dtype=torch.float32).view(rows, -1)
+
+
+class DecoderTask(TrainingTask):
+    """Drawing the pictures of codes.
+
+    loss = mean_cameras mean (x̂ - x)², pictures x from 0 to 1
+
+    It is estimated from S squares of each picture. A square that is drawn with probability p_n counts 1 / (N p_n), so
+    that the estimate has no bias (importance sampling).
+
+    Args:
+        module: what is trained. Its mean pictures are noted here.
+        config: what it learns from.
+        frames: by camera, uint8 `[R, H, W, 3]`.
+        chosen: rows to learn from and to report on.
+        codes: of the rows to learn from, then of those to report on, `[M + M', D]`.
+        batch_size: frames per step, B.
+        seed: of all randomness.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        module: DecoderNetwork,
+        config: DecodingConfig,
+        frames: Frames,
+        chosen: Chosen,
+        codes: Tensor,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.module: DecoderNetwork = module
+        self._config, self._frames, self._chosen, self._codes = config, frames, chosen, codes
+        self._batch_size, self._seed, self._device = batch_size, seed, device
+        stride = -(-len(chosen.train) // _MEAN_FRAMES)
+        for camera in module.cameras:
+            module.of(camera).mean.copy_(self._mean(camera, chosen.train[::stride]))
+
+    def _mean(self, camera: str, rows: Rows) -> Tensor:
+        total = sum(self._pictures(camera, part).double().sum(0).cpu() for part in _parts(rows))
+        assert isinstance(total, Tensor)
+        return (total / len(rows)).float()
+
+    def _pictures(self, camera: str, rows: Rows) -> Tensor:
+        """`[B, 3, H, W]` from 0 to 1."""
+        return torch.from_numpy(self._frames[camera][rows]).to(self._device).movedim(-1, 1).float() / 255
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch."""
+        rng = np.random.default_rng([self._seed, step])
+        picked = rng.integers(len(self._chosen.train), size=self._batch_size)
+        generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
+        codes = self._codes[picked].to(self._device)
+        errors = []
+        for camera in self.module.cameras:
+            network = self.module.of(camera)
+            squares = network.cut(self._pictures(camera, self._chosen.train[picked]))
+            which, weight = draw_squares(squares, self._config, generator)
+            wanted = squares.gather(1, which[..., None].expand(-1, -1, squares.shape[2]))
+            errors.append((weight * (network.squares(codes, which) - wanted).pow(2).mean(-1)).mean())
+        return {"loss": torch.stack(errors).mean()}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """PSNR [dB] on held-out frames: of the decoder, of the mean picture, and of the frame one control step before.
+
+        Of several cameras, the mean over all of them.
+        """
+        held_out = self._chosen.held_out
+        scores = []
+        for camera in self.module.cameras:
+            network, squared, done = self.module.of(camera), torch.zeros(3, dtype=torch.double), len(self._chosen.train)
+            for part in _parts(held_out):
+                real, before = self._pictures(camera, part), self._pictures(camera, part - 1)
+                drawn = network(self._codes[done : done + len(part)].to(self._device)).clamp(0, 1)
+                guesses = (drawn, network.mean.expand_as(real), before)
+                errors = [(guess - real).double().pow(2).mean((1, 2, 3)).sum() for guess in guesses]
+                squared += torch.stack(errors).cpu()
+                done += len(part)
+            scores.append(-10 * torch.log10((squared / len(held_out)).clamp_min(1e-12)))
+        decoder, mean, previous = torch.stack(scores).mean(0).tolist()
+        return {"psnr": decoder, "psnr_mean_picture": mean, "psnr_previous_frame": previous}
+
+
+def draw_squares(squares: Tensor, config: DecodingConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of the squares that are drawn `[B, S]`, and the weight of each `[B, S]`, with a mean of 1.
+
+    Args:
+        squares: how they differ from the mean picture `[B, N, 3 p²]`.
+        config: how many, and which share of them anywhere.
+        generator: source of all randomness.
+    """
+    count, seen = squares.shape[1], squares.pow(2).mean(-1)
+    share = seen / seen.sum(1, keepdim=True).clamp_min(1e-12)
+    # Where a picture is the mean picture, all of them are drawn anywhere.
+    drawn_there = (1 - config.anywhere) * (share.sum(1, keepdim=True) > 0.5)
+    probability = (1 - drawn_there) / count + drawn_there * share
+    which = torch.multinomial(probability.cpu(), config.squares, replacement=True, generator=generator)
+    which = which.to(squares.device)
+    return which, 1 / (count * probability.gather(1, which))
+
+
+def _parts(rows: Rows) -> list[Rows]:
+    return np.array_split(rows, -(-len(rows) // _AT_ONCE))
