@@ -20,6 +20,7 @@ from planning.actions.safety import safe_actions
 from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig
 from planning.types import CostFn, Model, Optimiser, Plan, Problem
+from planning.verification import Verification
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
@@ -77,6 +78,7 @@ class Decision:
         sub_goal: `[B]`, index of each row's current sub-goal, from 0 on.
         predicted_cost: `[B]`, the predicted cost of the plan in execution.
         replaced: `[B]`, rows where no plan could be used and the action is rest.
+        refused: `[B]`, those of them whose plan was not seen to lead nearer to the goal (`planning.verification`).
         trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution; NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
         planned: whether a plan was made at this step, or the last one is still being executed.
@@ -88,6 +90,7 @@ class Decision:
     sub_goal: NDArray[np.int64]
     predicted_cost: NDArray[np.float32]
     replaced: NDArray[np.bool_]
+    refused: NDArray[np.bool_]
     trace: NDArray[np.float32]
     plan_ms: float = 0.0
     planned: bool = False
@@ -106,7 +109,7 @@ class Decision:
         """Decision of a policy without observations: actions `[B, A]`, and no distance to a goal."""
         rows = len(actions)
         unknown, never = np.full(rows, np.nan, np.float32), np.zeros(rows, bool)
-        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, unknown[:, None])
+        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, never, unknown[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,21 +118,25 @@ class _Row:
 
     Attributes:
         goals: latents `[1, ...]` of its goals, in turn.
+        targets: features `[1, F]` of their images, where plans are verified; else none.
         sub_goal: which one it is heading for.
         step: control steps since the episode began.
         latent: `[1, ...]`, of what was seen last.
         command: `[1, A]`, in force.
         plan: of one row, in execution; None where none could be used.
         planned_at: the control step in which it was made.
+        refused: whether there is none because it was not seen to lead nearer to the goal.
     """
 
     goals: tuple[Any, ...]
+    targets: tuple[Tensor, ...] = ()
     sub_goal: int = 0
     step: int = 0
     latent: Any = None
     command: Tensor | None = None
     plan: Plan | None = None
     planned_at: int = 0
+    refused: bool = False
 
     @property
     def goal(self) -> Any:
@@ -162,6 +169,7 @@ class Controller:
         device: device of the model.
         reached_distance: largest latent distance at which a goal counts as reached; None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
+        verification: looks at where a plan leads before it is executed; None: nobody does.
 
     Raises:
         UserError: for a goal that the model cannot read, and for a `reached_distance` that is not above 0.
@@ -175,8 +183,9 @@ class Controller:
         device: torch.device,
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
+        verification: Verification | None = None,
     ) -> None:
-        self._model, self._strategy, self._device = model, strategy, device
+        self._model, self._strategy, self._device, self._verification = model, strategy, device, verification
         self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(goal) for goal in goals]
@@ -190,7 +199,9 @@ class Controller:
         goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
         if not goals or not all(isinstance(one, Goal) for one in goals):
             raise UserError(f"goal is {goal!r}: expected a Goal, or several of them in turn")
-        return _Row(tuple(self._model.goal(one) for one in goals))
+        verify = self._verification
+        targets = () if verify is None else tuple(verify.target(one) for one in goals)
+        return _Row(tuple(self._model.goal(one) for one in goals), targets)
 
     @torch.no_grad()
     def act(self, observation: Observation, command: NDArray[np.float32] | None = None) -> Decision:
@@ -263,8 +274,13 @@ class Controller:
             for place, i in enumerate(group):
                 # What cannot be used is not started from again either.
                 made = plan.rows(slice(place, place + 1)) if usable[place] else None
-                rows[i] = dataclasses.replace(rows[i], plan=made, planned_at=step)
+                refused = made is not None and not self._is_verified(rows[i], made)
+                rows[i] = dataclasses.replace(rows[i], plan=None if refused else made, planned_at=step, refused=refused)
         return rows, bool(due)
+
+    def _is_verified(self, row: _Row, plan: Plan) -> bool:
+        verify = self._verification
+        return verify is None or verify.accepts(row.latent, plan.actions, row.targets[row.sub_goal])
 
     def _plan_group(self, rows: Sequence[_Row], step: int) -> Plan:
         cost = LatentGoalCost(
@@ -295,6 +311,7 @@ class Controller:
                 [torch.inf if row.plan is None else float(row.plan.cost) for row in rows], np.float32
             ),
             replaced=replaced.cpu().numpy(),
+            refused=np.array([row.refused for row in rows]),
             trace=torch.cat([without if row.plan is None else row.plan.trace.cpu() for row in rows]).numpy(),
             planned=planned,
             imagine=functools.partial(self._imagine, rows),

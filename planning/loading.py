@@ -14,8 +14,10 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
+from worldmodel.models.decoder.decoder import Decoder, is_of, load_decoder
 
 RUNS = Path("runs")
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +88,29 @@ def read_model(
     if compiled:
         model.compile_imagination()
     return model
+
+
+def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) -> tuple[Decoder | None, str]:
+    """The decoder that the user asked for, and what he should know of it; None where there is none.
+
+    Args:
+        wanted: a folder; `auto`: `runs/<env>/decoder`, else the one that comes with the checkpoint, where it is of this
+            model; None: none.
+        model: that it has to be of.
+        checkpoint: where the model comes from.
+
+    Raises:
+        UserError: for a folder that holds none, or one of another model, and for any that cannot be read.
+    """
+    if wanted is None:
+        return None, ""
+    if wanted != AUTO:
+        return load_decoder(Path(wanted), model), ""
+    own, note = RUNS / model.spec.env / "decoder", ""
+    for folder in (own, resolve(checkpoint.source) / "decoder"):
+        if not (folder / "config.json").exists():
+            continue
+        if is_of(folder, model):
+            return load_decoder(folder, model), ""
+        note = f"the decoder {folder} was trained for another world model, and is not used"
+    return None, note

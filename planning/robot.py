@@ -28,11 +28,12 @@ from planning.controller import Controller, Decision
 from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
 from planning.inputs import read_images, read_numbers
-from planning.loading import Checkpoint, read_model
+from planning.loading import Checkpoint, read_decoder, read_model
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
 from planning.threads import settle_threads
+from planning.verification import make_verification
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
@@ -49,6 +50,7 @@ class RobotDecision:
         reached: whether this distance to the last goal is at most `reached_distance`.
         sub_goal: index of the current sub-goal, from 0 on.
         replaced: whether no plan could be used. The action is then rest.
+        refused: whether this is because the plan was not seen to lead nearer to the goal (`verify`).
         plan_ms: time from the observation to the action [ms].
         details: the controller's `Decision`, with a batch of one. It has imagined latents and the trace of the search.
     """
@@ -58,6 +60,7 @@ class RobotDecision:
     reached: bool
     sub_goal: int
     replaced: bool
+    refused: bool
     plan_ms: float
     details: Decision = dataclasses.field(repr=False)
 
@@ -76,6 +79,9 @@ class RobotController:
         seed: seed of the planner's noise.
         goal_fit: `crop` or `letterbox`, for an image file of another aspect ratio than the camera's.
         threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.
+        decoder: a folder that `python -m worldmodel.decode` has written for this checkpoint; only `verify` needs it.
+        verify: rest unless the decoded end of a plan is nearer to the goal image than the present by this fraction,
+            from 0 to 1; None: execute every plan.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -95,15 +101,20 @@ class RobotController:
         seed: int = 0,
         goal_fit: str = CROP,
         threads: int | str = "auto",
+        decoder: str | Path | None = None,
+        verify: float | None = None,
     ) -> None:
         require_fit(goal_fit)
         strategy = make_strategy(read_settings(options), seed)
         place = pick_device(device)
-        model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
+        source = Checkpoint(str(checkpoint), str(checkpoint))
+        model = read_model(source, place, precision)
+        shows, _ = read_decoder(None if decoder is None else str(decoder), model, source)
+        verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
-        self._controller = Controller(model, strategy, [goals], place, reached_distance)
+        self._controller = Controller(model, strategy, [goals], place, reached_distance, None, verification)
         settle_threads(threads, model, strategy, goals, place)
 
     def toward(self, goal: GoalLike | Sequence[GoalLike]) -> None:
@@ -136,6 +147,7 @@ class RobotController:
             bool(decision.reached[0]),
             int(decision.sub_goal[0]),
             bool(decision.replaced[0]),
+            bool(decision.refused[0]),
             decision.plan_ms,
             decision,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -125,3 +125,28 @@ class Model(Protocol):
 
     def distance(self, latents: Any, goal: Any) -> Tensor:
         """Distance of latents `[B, ...]` or `[B, S, H, ...]` to goals `[B, ...]`, of the latents' leading shape."""
+
+
+class Decoder(Protocol):
+    """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses: it shows what is imagined.
+
+    Pictures by camera are uint8 `[..., H', W', 3]`, H' and W' being the height and width of the camera's pictures.
+    """
+
+    def code(self, latents: Any) -> Tensor:
+        """The part `[..., D]` of latents that can be seen."""
+
+    def show(self, codes: Tensor) -> dict[str, Tensor]:
+        """Pictures by camera of codes `[..., D]`."""
+
+    def decode(self, latents: Any) -> dict[str, Tensor]:
+        """Pictures by camera of latents with the leading shape `[...]`."""
+
+    def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
+        """Pictures by camera `[B, H', W', 3]` of what was just seen."""
+
+    def features(self, pictures: Mapping[str, Any]) -> Tensor:
+        """What the frozen encoder makes of pictures by camera `[B, H', W', 3]`: `[B, F]`."""
+
+    def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
+        """How different pictures are to the encoder `[...]`, from features `[..., F]`, shapes broadcast."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from planning.environment import Environment
+from planning.evaluation.imagination import Comparison, Pictures, pixel_error
 from worldmodel.core.files import appearing
 
 FRAME_SIZE = 256  # pixels
+_CAPTION = 32  # height of a strip with captions [pixels], a multiple of 16 for the same reason
+_FONT_SIZE = 15
 _GAP = 16  # keeps the width a multiple of 16, as video codecs like it
 
 
@@ -71,3 +74,58 @@ def side_by_side(
         yield frame
     for _ in range(hold_frames):
         yield frame
+
+
+def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.uint8]]:
+    """Every control step as it was, as a plan made `ahead` steps before had imagined it, and the difference.
+
+    Cameras are below one another. The difference is that of every pixel, away from white.
+    """
+    for step in range(len(comparison)):
+        happened = {name: pictures[step] for name, pictures in comparison.seen.items()}
+        shown = comparison.shown(step, ahead)
+        if shown is None:
+            captions = (f"step {step}: happened", "no plan", "")
+            yield _captioned(captions, [(one, _blank(one), _blank(one)) for one in happened.values()])
+            continue
+        before, imagined = shown
+        captions = (
+            f"step {step}: happened",
+            f"imagined {before} steps before" if before else "seen, and decoded",
+            f"difference: RMS {_error(happened, imagined):.1f} of 255",
+        )
+        rows = [(one, imagined[name], _away_from_white(one, imagined[name])) for name, one in happened.items()]
+        yield _captioned(captions, rows)
+
+
+def _error(pictures: Pictures, others: Pictures) -> float:
+    rows = [{name: one[None] for name, one in each.items()} for each in (pictures, others)]
+    return float(pixel_error(*rows)[0])
+
+
+def _blank(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.full_like(picture, 200)
+
+
+def _away_from_white(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (255 - np.abs(picture.astype(np.int16) - other)).astype(np.uint8)
+
+
+def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8], ...]]) -> NDArray[np.uint8]:
+    """Rows of pictures `[H, W, 3]`, each as high as `FRAME_SIZE`, below a strip of captions."""
+    lines = [np.concatenate([_enlarged(picture) for picture in row], axis=1) for row in rows]
+    width = max(line.shape[1] for line in lines)
+    padded = [np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
+    strip = Image.new("RGB", (width, _CAPTION), "white")
+    font, drawing = ImageFont.load_default(_FONT_SIZE), ImageDraw.Draw(strip)
+    for index, caption in enumerate(captions):
+        drawing.text((index * width // len(captions) + 4, 6), caption, fill="black", font=font)
+    return np.concatenate([np.asarray(strip), *padded])
+
+
+def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """With a gap to its right; sharp-edged, so that every pixel can be told."""
+    height, width = picture.shape[:2]
+    wide = max(16, 16 * round(FRAME_SIZE * width / height / 16))
+    large = np.asarray(Image.fromarray(picture).resize((wide, FRAME_SIZE), Image.Resampling.NEAREST))
+    return np.pad(large, ((0, 0), (0, _GAP), (0, 0)), constant_values=255)

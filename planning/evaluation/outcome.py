@@ -42,6 +42,7 @@ class Outcome:
         near: whether the model took itself to be at the last goal then, `[T+1]`.
         plan_ms: per step, observation to action [ms], `[T]`.
         replaced: steps without a usable plan.
+        refused: those of them whose plan was not seen to lead nearer to the goal.
         diverged: whether the simulation broke down.
         errors: per metric after every step, `[T+1]`, in its unit; empty without a goal state.
     """
@@ -55,6 +56,7 @@ class Outcome:
     near: NDArray[np.bool_]
     plan_ms: NDArray[np.float64]
     replaced: int
+    refused: int
     diverged: bool
     errors: dict[str, NDArray[np.float64]]
 
@@ -97,6 +99,7 @@ def attempt(
         near=np.array([bool(d.reached[0]) for d in decisions]),
         plan_ms=np.array([d.plan_ms for d in acted]),
         replaced=happened.steps_without_plan,
+        refused=sum(int(d.refused[0]) for d in acted),
         diverged=happened.diverged,
         errors={} if task.goal_state is None else dict(env.goal_errors(happened.states, task.goal_state)),
     )

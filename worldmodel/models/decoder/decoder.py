@@ -3,8 +3,8 @@
 A decoder is trained when all else is frozen (`worldmodel.decode`). It is a checkpoint of its own (`kind: decoder`), and
 holds the hash of the world model that it was trained for, because another model's latents mean something else.
 
-Shapes: `...` leading dimensions of latents, `B` pictures, `D` numbers of a code, `H, W` height and width of a camera's
-pictures.
+Shapes: `...` leading dimensions of latents, `B` pictures, `D` numbers of a code, `F` numbers of the features of all
+cameras, `H, W` height and width of a camera's pictures.
 """
 
 from __future__ import annotations
@@ -80,23 +80,25 @@ class Decoder:
         """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
         return self.show(self.code(latents))
 
+    def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
+        """Pictures by camera, uint8 `[B, H, W, 3]`, of what was just seen: what a decoder shows at its best."""
+        return self.decode(self._model.observe(None, observation, None))
+
     @torch.no_grad()
-    def feature_distance(self, pictures: Mapping[str, Any], others: Mapping[str, Any]) -> Tensor:
-        """How different pictures by camera, uint8 `[B, H, W, 3]`, are to the frozen encoder: `[B]`, 0 for the same.
+    def features(self, pictures: Mapping[str, Any]) -> Tensor:
+        """What the frozen encoder makes of pictures by camera, uint8 `[B, H, W, 3]`: float32 `[B, F]`."""
+        read = self._model.read_images(pictures)
+        encode = self._model.encoder.encode_frames
+        tokens = [torch.cat([encode(part) for part in pixels.split(_AT_ONCE)]) for pixels in read.values()]
+        return torch.cat([of_camera.float().flatten(1) for of_camera in tokens], dim=1)
 
-        It is the root mean square difference of the encoder's features, over all tokens of all cameras.
+    def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
+        """How different pictures are to the frozen encoder `[...]`, from features `[..., F]`, shapes broadcast.
+
+        It is the root mean square difference, 0 for the same picture. It stands for a perceptual distance, which other
+        work takes from a network for classification (LPIPS, arXiv 1801.03924). No such network is needed here.
         """
-        first, second = self._model.read_images(pictures), self._model.read_images(others)
-        squared = [self._squared(first[camera], second[camera]) for camera in self._network.cameras]
-        return torch.cat(squared, dim=1).mean(1).sqrt()
-
-    def _squared(self, pixels: Tensor, others: Tensor) -> Tensor:
-        """Mean square difference of every token `[B, N]`."""
-        parts = []
-        for some, other in zip(pixels.split(_AT_ONCE), others.split(_AT_ONCE), strict=True):
-            tokens = [self._model.encoder.encode_frames(each).float() for each in (some, other)]
-            parts.append((tokens[0] - tokens[1]).pow(2).mean(-1))
-        return torch.cat(parts)
+        return (features - others).pow(2).mean(-1).sqrt()
 
 
 def require_decodable(model: WorldModel) -> Decodable:
@@ -147,7 +149,7 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     if not checkpoint.is_there(folder):
         raise UserError(f"no decoder at {folder}: make one with `python -m worldmodel.decode`")
     stored = checkpoint.read_config(folder, KIND)
-    if not belongs_to(stored.config, model):
+    if not _is_of(stored, model):
         raise UserError(
             f"the decoder {folder} was trained for another world model: train one for this model with "
             "`python -m worldmodel.decode`"
@@ -162,6 +164,10 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     return Decoder(model, network.eval().requires_grad_(False).to(model.device))
 
 
-def belongs_to(config: Mapping[str, Any], model: WorldModel) -> bool:
-    """Whether the decoder that `config` describes was trained for `model`."""
-    return config.get("world_model") == checkpoint.weights_hash(model)
+def is_of(folder: Path, model: WorldModel) -> bool:
+    """Whether the decoder in `folder` was trained for `model`. Raises UserError for one that cannot be read."""
+    return _is_of(checkpoint.read_config(folder, KIND), model)
+
+
+def _is_of(stored: checkpoint.Stored, model: WorldModel) -> bool:
+    return stored.config.get("world_model") == checkpoint.weights_hash(model)

@@ -16,6 +16,7 @@ squares of a picture (rows times columns), `S` of them, `p` their side [pixels],
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.base import Grid
 
-_FIRST_LOG_RADIUS = -1.2  # a bump that is about as wide as a sixth of the picture
+_LARGEST_RADIUS, _SMALLEST_RADIUS = 0.4, 0.06  # of the bumps at first [half widths]: for large things and small ones
 _OFFSET_SCALE = 3.0  # offsets within a bump are then of about the size of the bump itself
 
 
@@ -78,7 +79,11 @@ class PictureDecoder(nn.Module):
             nn.Linear(code_size, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden)
         )
         self.places = nn.Linear(code_size + hidden, 2 * config.places)
-        self.log_radius = nn.Parameter(torch.full((config.places,), _FIRST_LOG_RADIUS))
+        with torch.no_grad():
+            # Places spread over the picture from the beginning, and follow the code at once.
+            self.places.weight[:, :code_size].normal_(0, 0.5 * code_size**-0.5)
+        radii = torch.linspace(math.log(_LARGEST_RADIUS), math.log(_SMALLEST_RADIUS), config.places)
+        self.log_radius = nn.Parameter(radii)
         self.near, self.look = nn.Linear(3 * config.places + 2, width), nn.Linear(hidden, 2 * width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(config.depth))
         self.out = nn.Linear(width, 3 * config.patch_size**2)

@@ -48,7 +48,7 @@ class DecodingConfig:
     frames: int = 20_000
     held_out_frames: int = 1000
     squares: int = 32
-    anywhere: float = 0.5
+    anywhere: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.frames, self.held_out_frames, self.squares) < 1:
