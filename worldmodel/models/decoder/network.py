@@ -79,14 +79,16 @@ class PictureDecoder(nn.Module):
             nn.Linear(code_size, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden)
         )
         self.places = nn.Linear(code_size + hidden, 2 * config.places)
+        self.out = nn.Linear(width, 3 * config.patch_size**2)
         with torch.no_grad():
+            self.out.weight.zero_()  # the first picture is the mean picture
+            self.out.bias.zero_()
             # Places spread over the picture from the beginning, and follow the code at once.
             self.places.weight[:, :code_size].normal_(0, 0.5 * code_size**-0.5)
         radii = torch.linspace(math.log(_LARGEST_RADIUS), math.log(_SMALLEST_RADIUS), config.places)
         self.log_radius = nn.Parameter(radii)
         self.near, self.look = nn.Linear(3 * config.places + 2, width), nn.Linear(hidden, 2 * width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(config.depth))
-        self.out = nn.Linear(width, 3 * config.patch_size**2)
         self.register_buffer("mean", torch.zeros(3, camera.height, camera.width))
         self.register_buffer("positions", _positions(self.grid), persistent=False)
 
