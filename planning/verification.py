@@ -1,6 +1,6 @@
 """Look at where a plan leads before it is executed, and rest where that is no nearer to the goal.
 
-    d(imagined end, goal image) <= (1 - margin) d(present, goal image)
+    d(imagined end, goal image) < (1 - margin) d(present, goal image)
 
 d is the distance of the frozen encoder's features. The imagined end and the present are both decoded, so that what the
 decoder blurs counts against neither. The model's own distance, which the plan was made with, has no part in it. A plan
@@ -61,7 +61,7 @@ class Verification:
         imagined = self.decoder.code(self.model.imagine(latent, actions[:, None]))[:, 0, -1]  # [1, D]
         pictures = self.decoder.show(torch.cat([self.decoder.code(latent), imagined]))
         present, end = self.decoder.feature_distance(self.decoder.features(pictures), target).tolist()
-        return bool(end <= (1 - self.margin) * present)
+        return bool(end < (1 - self.margin) * present)
 
 
 def make_verification(margin: float | None, model: Model, decoder: Decoder | None) -> Verification | None:

@@ -1,6 +1,7 @@
 """Checkpoints: folders with `config.json` and safetensors. They contain nothing that can run code.
 
-A folder holds either a frozen encoder (`kind: encoder`) or a world model (`kind: world_model`, which contains one).
+A folder holds a frozen encoder (`kind: encoder`), a world model (`kind: world_model`, which contains one), or a decoder
+(`kind: decoder`, which belongs to a world model and names its hash).
 `kind`, the names of registered entries, and numbers decide what is built. A checkpoint never names a class.
 
 `config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Loading
@@ -77,7 +78,7 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
 
     Args:
         folder: made if needed.
-        kind: `encoder` or `world_model`.
+        kind: `encoder`, `world_model` or `decoder`.
         config: what is needed to build the module again.
         module: its parameters and buffers are stored.
         half: store matrices as float16 (half the size); statistics and vectors stay float32.
