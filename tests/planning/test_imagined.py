@@ -118,7 +118,7 @@ def test_a_robot_rests_where_a_plan_is_not_seen_to_lead_nearer(
 ) -> None:
     options = {"options.samples": 8, "options.elites": 2, "options.iterations": 1, "horizon": 3}
     given: dict[str, Any] = {"options": options, "device": "cpu", "threads": 1, "reached_distance": 1e-6}
-    with pytest.raises(UserError, match="verify=0.1 needs a decoder"):
+    with pytest.raises(UserError, match=r"verify=0\.1 needs a decoder"):
         RobotController(checkpoint, str(goal), **given, verify=0.1)
     robot = RobotController(checkpoint, str(goal), **given, decoder=decoder, verify=0.1)
     image = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_a_model_that_is_right_keeps_its_promises() -> None:
     # Half a level of 8 bits, which is a hundredth of a metre.
     assert max(promised.pixels) < 1.5 and max(promised.features) < 0.02
     unchanged = promised.features_unchanged
-    assert unchanged[0] == 0 and all(a < b for a, b in zip(unchanged, unchanged[1:], strict=False))
+    assert unchanged[0] == 0 and all(a < b for a, b in itertools.pairwise(unchanged))
     assert promised.pixels_unchanged[-1] > 5
 
 
