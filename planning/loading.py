@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from worldmodel.core.checkpoint import resolve, shipped_names
+from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
-from worldmodel.models.decoder.decoder import Decoder, is_of, load_decoder
+from worldmodel.models.decoder.decoder import Decoder, load_decoder
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -94,8 +94,8 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
     """The decoder that the user asked for, and what he should know of it; None where there is none.
 
     Args:
-        wanted: a folder; `auto`: `runs/<env>/decoder`, else the one that comes with the checkpoint, where it is of this
-            model; None: none.
+        wanted: a folder; `auto`: `runs/<env>/decoder`, else the one that comes with the checkpoint, where it can be
+            used; None: none.
         model: that it has to be of.
         checkpoint: where the model comes from.
 
@@ -106,11 +106,11 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
         return None, ""
     if wanted != AUTO:
         return load_decoder(Path(wanted), model), ""
-    own, note = RUNS / model.spec.env / "decoder", ""
-    for folder in (own, resolve(checkpoint.source) / "decoder"):
-        if not (folder / "config.json").exists():
-            continue
-        if is_of(folder, model):
-            return load_decoder(folder, model), ""
-        note = f"the decoder {folder} was trained for another world model, and is not used"
+    note = ""
+    for folder in (RUNS / model.spec.env / "decoder", resolve(checkpoint.source) / "decoder"):
+        try:
+            if is_there(folder):
+                return load_decoder(folder, model), ""
+        except UserError as error:  # nobody asked for this one, and it is not needed to act
+            note = f"no decoder is used: {error}"
     return None, note

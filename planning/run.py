@@ -104,8 +104,12 @@ def run(config: Config) -> None:
                 stop = StopRule(options.budget, options.stop_when_reached)
                 outcome = _attempt_live(env, watched or policy, task, stop)
             verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
-            imagined = None if watched is None else _imagined(env, watched, options.imagined_ahead, out)
-            _save(env, task, outcome, verdict, checkpoint, imagined, out)
+            draw_plan(env, task, outcome, verdict, out / "plan.png")
+            film = side_by_side(env, outcome.states, task.picture)
+            write_video(out / "episode.mp4", film, 1 / env.control_step_s)
+            imagined = None if watched is None else _draw_imagined(env, watched, options.imagined_ahead, out)
+            record = _record(env, task, outcome, verdict, checkpoint)
+            write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
     finally:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
@@ -162,25 +166,15 @@ def _attempt_live(env: Environment, policy: Policy, task: Task, stop: StopRule) 
         return attempt(env, policy, task, stop, show)
 
 
-def _imagined(env: Environment, watched: Watched, ahead: int, out: Path) -> dict[str, Any]:
+def _draw_imagined(env: Environment, watched: Watched, ahead: int, out: Path) -> dict[str, Any]:
     """Write what the plans promised beside what happened, and return how far they were from it."""
     comparison = Comparison(watched)
     write_video(out / "imagined.mp4", imagined_frames(comparison, ahead), 1 / env.control_step_s)
     return dataclasses.asdict(comparison.promised())
 
 
-def _save(
-    env: Environment,
-    task: Task,
-    outcome: Outcome,
-    verdict: str,
-    checkpoint: Checkpoint,
-    imagined: dict[str, Any] | None,
-    out: Path,
-) -> None:
-    draw_plan(env, task, outcome, verdict, out / "plan.png")
-    write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.picture), 1 / env.control_step_s)
-    record = {
+def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "task": env.name,
         "goal": task.title,
         "checkpoint": {"source": checkpoint.source, "sha256": checkpoint.sha256},
@@ -197,10 +191,8 @@ def _save(
         "errors": {name: values.tolist() for name, values in outcome.errors.items()},
         "plan_ms": outcome.plan_ms.tolist(),
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
-        "imagined": imagined,
         "states": outcome.states.tolist(),
     }
-    write_json(record, out / "result.json", indent=1)
 
 
 main = command("run", goes_on=False)(run)

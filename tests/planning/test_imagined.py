@@ -54,6 +54,15 @@ def test_what_plans_promised_is_written_beside_what_happened(run: Command, decod
     assert imagined["pixels"][0] > 0 == imagined["pixels_unchanged"][0]
 
 
+def test_a_damaged_decoder_that_nobody_asked_for_stops_no_run(run: Command, decoder: Path) -> None:
+    own = Path("runs/push/decoder")
+    shutil.copytree(decoder, own)
+    (own / "model.safetensors").write_bytes(b"damaged")
+    ended = run("budget=1")
+    assert ended.code == 0 and "note: no decoder is used: runs/push/decoder/model.safetensors" in ended.out
+    assert_refused(run(f"decoder={own}"), "runs/push/decoder/model.safetensors cannot be read")
+
+
 def test_the_run_itself_is_the_same_with_a_decoder(run: Command, decoder: Path) -> None:
     assert run(f"decoder={decoder}").code == 0
     shown = result()
@@ -75,9 +84,8 @@ def test_the_decoder_of_the_users_own_model_is_found(run: Command, decoder: Path
     save_small(own, make_model(spec))  # not fitted to what the checkpoint is fitted to
     ended = run()
     assert ended.code == 0 and "imagined.mp4" not in ended.out
-    assert "note: the decoder runs/push/decoder was trained for another world model, and is not used" in " ".join(
-        ended.out.split()
-    )
+    told = " ".join(ended.out.split())
+    assert "note: no decoder is used: the decoder runs/push/decoder was trained for another world model" in told
     assert_refused(run(f"decoder={own}"), "the decoder runs/push/decoder was trained for another world model")
 
 

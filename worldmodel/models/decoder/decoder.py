@@ -27,7 +27,7 @@ from worldmodel.models.contract import Decodable, WorldModel
 from worldmodel.models.decoder.network import DecoderConfig, PictureDecoder
 
 KIND: Final = "decoder"
-_AT_ONCE = 256  # pictures, so that a long horizon takes no more memory than a short one
+_AT_ONCE: Final = 64  # pictures, so that a long run takes no more memory than a short one
 
 
 class DecoderNetwork(nn.Module):
@@ -82,7 +82,9 @@ class Decoder:
 
     def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
         """Pictures by camera, uint8 `[B, H, W, 3]`, of what was just seen: what a decoder shows at its best."""
-        return self.decode(self._model.observe(None, observation, None))
+        starts = range(0, len(observation.proprio), _AT_ONCE)
+        parts = [observation.rows(slice(start, start + _AT_ONCE)) for start in starts]
+        return self.show(torch.cat([self.code(self._model.observe(None, part, None)) for part in parts]))
 
     @torch.no_grad()
     def features(self, pictures: Mapping[str, Any]) -> Tensor:
@@ -111,8 +113,8 @@ def require_decodable(model: WorldModel) -> Decodable:
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """Pictures `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`."""
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
+    """Pictures `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`. What is no number is black."""
+    return (pictures.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
 
 
 def code_size(model: WorldModel) -> int:
@@ -149,7 +151,7 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     if not checkpoint.is_there(folder):
         raise UserError(f"no decoder at {folder}: make one with `python -m worldmodel.decode`")
     stored = checkpoint.read_config(folder, KIND)
-    if not _is_of(stored, model):
+    if stored.config.get("world_model") != checkpoint.weights_hash(model):
         raise UserError(
             f"the decoder {folder} was trained for another world model: train one for this model with "
             "`python -m worldmodel.decode`"
@@ -162,12 +164,3 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     network = stored.build(build)
     assert isinstance(network, DecoderNetwork)
     return Decoder(model, network.eval().requires_grad_(False).to(model.device))
-
-
-def is_of(folder: Path, model: WorldModel) -> bool:
-    """Whether the decoder in `folder` was trained for `model`. Raises UserError for one that cannot be read."""
-    return _is_of(checkpoint.read_config(folder, KIND), model)
-
-
-def _is_of(stored: checkpoint.Stored, model: WorldModel) -> bool:
-    return stored.config.get("world_model") == checkpoint.weights_hash(model)
