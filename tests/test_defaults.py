@@ -56,7 +56,6 @@ COMMANDS: dict[str, type[Any]] = {
 # What reads a section or group, the group with the choice that the commands make.
 SECTIONS: dict[str, type[Any]] = {
     "clips": ClipConfig,
-    "decoder": DecoderConfig,
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
@@ -65,6 +64,7 @@ SECTIONS: dict[str, type[Any]] = {
     "planner": ControllerConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
+    "network": DecoderConfig,
     "pretrain": PretrainConfig,
     "trainer": TrainerConfig,
 }

@@ -48,7 +48,7 @@ class _Sections:
     """What `configs/decode.yaml` holds in sections."""
 
     decoding: DecodingConfig
-    decoder: DecoderConfig
+    network: DecoderConfig
     trainer: TrainerConfig
 
     @classmethod
@@ -56,16 +56,16 @@ class _Sections:
         """Raises UserError for what does not fit."""
         return cls(
             from_config(DecodingConfig, config["decoding"], "decoding"),
-            from_config(DecoderConfig, config["decoder"], "decoder"),
+            from_config(DecoderConfig, config["network"], "network"),
             from_config(TrainerConfig, config["trainer"], "trainer"),
         )
 
     def require_memory(self, store: TrajectoryStore, size: int) -> None:
         """Raises UserError for what no machine could hold: batches, the network, and codes of `size` numbers."""
-        shape, batch = self.decoder, self.trainer.batch_size
-        squares = max(camera.height * camera.width for camera in store.spec.cameras) / shape.patch_size**2
-        numbers = batch * squares * shape.width * (1 + shape.depth)
-        require_memory(f"trainer.batch_size={batch}", numbers * _LEAST_BYTES_PER_NUMBER)
+        shape, batch = self.network, self.trainer.batch_size
+        squares = self.decoding.squares
+        numbers = 1.0 * batch * squares * shape.width * (1 + shape.depth)
+        require_memory(f"trainer.batch_size={batch} with decoding.squares={squares}", numbers * _LEAST_BYTES_PER_NUMBER)
         widest = max(shape.width, shape.hidden_width, shape.patch_size, shape.places)
         require_memory(f"a decoder with a size of {widest}", 4.0 * shape.depth * widest**2)
         frames = min(self.decoding.frames, store.num_rows)
@@ -126,7 +126,7 @@ def _make_task(
             path = folder / f"codes.{name}.bin"
             codes.append(encode_codes(model, frames, proprio, rows, identity, path, progress))
     torch.manual_seed(sections.trainer.seed)
-    network = DecoderNetwork(model.spec.cameras, sections.decoder, size).to(model.device)
+    network = DecoderNetwork(model.spec.cameras, sections.network, size).to(model.device)
     batch, seed = sections.trainer.batch_size, sections.trainer.seed
     return DecoderTask(network, sections.decoding, frames, chosen, torch.cat(codes), batch, seed, model.device)
 

@@ -29,9 +29,9 @@ SMALL = (
     "decoding.frames=150",
     "decoding.held_out_frames=40",
     "decoding.squares=8",
-    "decoder.width=16",
-    "decoder.depth=1",
-    "decoder.hidden_width=16",
+    "network.width=16",
+    "network.depth=1",
+    "network.hidden_width=16",
     "trainer.steps=40",
     "trainer.batch_size=16",
     "trainer.learning_rate=1e-2",
@@ -74,8 +74,8 @@ def test_it_leaves_a_decoder_of_that_model_and_says_how_good_it_is(
 
     again = decode(tmp_path, toy_store, model)
     assert again.code == 0 and "already finished: runs/toy/decoder" in again.out
-    refused = decode(tmp_path, toy_store, model, "decoder.width=24")
-    assert_refused(refused, "holds a run with decoder.width=16, this command asks for 24")
+    refused = decode(tmp_path, toy_store, model, "network.width=24")
+    assert_refused(refused, "holds a run with network.width=16, this command asks for 24")
 
 
 def test_an_interrupted_training_ends_like_an_unbroken_one(
@@ -108,9 +108,10 @@ def test_an_interrupted_training_ends_like_an_unbroken_one(
         (("held_out_fraction=0.0",), "held_out_fraction leaves no held-out episode"),
         (("decoding.frames=0",), "frames, held_out_frames and squares must be at least 1"),
         (("decoding.anywhere=0.0",), "anywhere 0.0 must be above 0"),
-        (("decoder.patch_size=0",), "every size must be at least 1"),
-        (("decoder.hidden_width=100000000",), "takes about"),
-        (("trainer.batch_size=1000000000",), "trainer.batch_size=1000000000 takes about"),
+        (("network.patch_size=0",), "every size must be at least 1"),
+        (("network.hidden_width=100000000",), "takes about"),
+        (("trainer.batch_size=1000000000",), "trainer.batch_size=1000000000 with decoding.squares=8 takes"),
+        (("decoding.squares=1000000000",), "trainer.batch_size=16 with decoding.squares=1000000000 takes"),
         (("trainer.precision=fp8",), "precision 'fp8' is unknown"),
         (("out=/proc/nowhere",), "out '/proc/nowhere' cannot be written to"),
         (("out=3",), "decode option out is 3: expected text"),

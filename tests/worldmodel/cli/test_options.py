@@ -78,12 +78,12 @@ COMMANDS: dict[str, type[Any]] = {
 }
 SECTIONS: dict[str, type[Any]] = {
     "clips": ClipConfig,
-    "decoder": DecoderConfig,
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
     "jepa": JepaConfig,
     "manifest": ManifestConfig,
+    "network": DecoderConfig,
     "pretrain": PretrainConfig,
     "trainer": TrainerConfig,
 }
