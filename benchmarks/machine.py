@@ -1,4 +1,4 @@
-"""How fast, and how busy, the machine is at this moment: the yardstick beside every other figure."""
+"""Measures how fast and how busy the machine is at present, as a reference for all other figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def rate(function: Callable[[], object]) -> float:
-    """Calls per second: the best of several short stretches, which other programs disturb least."""
+    """Calls per second in the best of several short periods, which other programs disturb least."""
     function()
     best = 0.0
     for _ in range(_REPEATS):

@@ -1,6 +1,6 @@
 """Frames per second of every environment on one core: `python -m benchmarks.rendering [env ...]`.
 
-A matrix product timed in the same run says how fast, and how busy, the machine is.
+The time of a matrix product in the same run shows how fast and how busy the machine is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cameras of a MuJoCo model: its own cameras and free cameras, each with a name and a size."""
+"""Cameras of a MuJoCo model. They are its own cameras or free cameras, each with a name and an image size."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class CameraConfig:
     """One camera.
 
     Attributes:
-        name: what its pictures are called in observations and recordings.
-        height: of its pictures [pixels].
-        width: likewise; None: as the height.
-        camera: name or number of one of the model's cameras; None: a free one, which the rest describes.
-        fovy: vertical field of view [degrees]; None keeps the camera's own.
+        name: name of its images in observations and recordings.
+        height: height of its images [pixels].
+        width: width of its images [pixels], None for the height.
+        camera: name or number of one of the model's cameras, None for a free camera with the attributes below.
+        fovy: vertical field of view [degrees], None for the camera's own.
         lookat: point that a free camera looks at [m].
-        distance: from there [m].
-        azimuth: turned about the vertical [degrees]; 0 looks along +x, 90 along +y.
-        elevation: above the horizontal, negative for looking down [degrees].
+        distance: distance of a free camera from this point [m].
+        azimuth: viewing direction of a free camera about the vertical [degrees]. 0 is along +x, 90 along +y.
+        elevation: viewing direction of a free camera above the horizontal [degrees], negative for looking down.
     """
 
     name: str = CAMERA
@@ -50,16 +50,16 @@ class CameraConfig:
                 "expected three coordinates and a distance above 0"
             )
         require_size(self.height, self.height if self.width is None else self.width)
-        assert self.spec  # refuses names and sizes that are none
+        assert self.spec  # raises for a name or size that is not valid
 
     @property
     def spec(self) -> CameraSpec:
-        """Its name and size."""
+        """Name and image size of the camera."""
         return CameraSpec(self.name, self.height, self.height if self.width is None else self.width)
 
 
 def read_cameras(values: Sequence[Mapping[str, Any] | CameraConfig]) -> tuple[CameraConfig, ...]:
-    """Cameras from plain values. Raises UserError for one that cannot be used, or a name that is there twice."""
+    """Cameras from plain values. Raises UserError for a camera that cannot be used, and for a repeated name."""
     cameras = tuple(v if isinstance(v, CameraConfig) else from_config(CameraConfig, v, "camera") for v in values)
     names = [camera.name for camera in cameras]
     if not names or len(set(names)) < len(names):
@@ -68,11 +68,11 @@ def read_cameras(values: Sequence[Mapping[str, Any] | CameraConfig]) -> tuple[Ca
 
 
 class View:
-    """How a camera sees a model.
+    """The view of a model by one camera.
 
     Args:
-        model: its camera's field of view is changed in place if the configuration has one.
-        config: which camera.
+        model: the model. The camera's field of view is changed in place if the configuration has one.
+        config: the camera.
 
     Raises:
         UserError: for a camera that the model does not have.
@@ -97,9 +97,9 @@ class View:
         return camera
 
     def project(self, data: mujoco.MjData, point: Floats) -> Floats:
-        """Where `point` [m] lies in the picture: (column, row) in fractions of it, `[2]`.
+        """Position `[2]` of `point` [m] in the image, (column, row) in fractions of its size.
 
-        `data` is up to date with its positions (`mj_kinematics`).
+        The positions in `data` must be up to date (`mj_kinematics`).
         """
         position, axes, fovy = self._pose(data)
         # Camera frame: x to the right, y up, looking along -z.

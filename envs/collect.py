@@ -1,6 +1,6 @@
 """Record exploration: `python -m envs.collect env=push`.
 
-Entry module: joins `envs` and `worldmodel.data`.
+This entry module joins `envs` and `worldmodel.data`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _MAX_ATTEMPTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class CollectConfig:
-    """What to record.
+    """Options of a recording.
 
     Attributes:
-        episodes: how many the recording holds in the end.
+        episodes: number of episodes in the finished recording.
         episode_steps: actions per episode.
-        seed: episode i depends on (seed, i) alone.
-        workers: processes, or None for one per processor.
-        out: where the store is.
+        seed: seed of the recording. Episode i depends on (seed, i) alone.
+        workers: number of processes, or None for one per processor.
+        out: path of the store.
     """
 
     episodes: int
@@ -65,9 +65,9 @@ class CollectConfig:
 
 
 def record_episode(env: GoalEnv, seed: int, index: int, num_steps: int) -> Episode:
-    """Episode `index` of the recording with `seed`, the same whatever `env` did before.
+    """Episode `index` of the recording with `seed`. It does not depend on what `env` did before.
 
-    A diverged simulation is not worth learning from: the episode starts again with the next seed in line.
+    A diverged simulation is useless for learning. The episode then starts again with the next seed in line.
     """
     for attempt in range(_MAX_ATTEMPTS):
         reset_source, explorer_source = np.random.SeedSequence((seed, index, attempt)).spawn(2)
@@ -101,13 +101,13 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, nu
 
 
 def _work(results: Connection, env_options: dict[str, Any], seed: int, num_steps: int, indices: range) -> None:
-    """Record `indices` in turn. Sending waits for the reader, so a worker is never more than an episode ahead."""
+    """Record `indices` in turn. Sending waits for the reader, so a worker is never more than one episode ahead."""
     env = make_env(env_options)
     try:
         for index in indices:
             results.send(record_episode(env, seed, index, num_steps))
     except (BrokenPipeError, ConnectionResetError):
-        pass  # whoever asked is gone, perhaps killed: nothing is left to do
+        pass  # the main process has ended, perhaps killed, so nothing is left to do
     finally:
         env.close()
         results.close()
@@ -124,8 +124,8 @@ def record_in_parallel(
     # Spawned, not forked: a child forked after the first rendering hangs in the graphics library.
     context = multiprocessing.get_context("spawn")
     workers, pipes = [], []
-    resource_tracker.ensure_running()  # it unblocks the signal as it starts, which must not happen in between
-    # Ctrl-C goes to every process of the terminal; children inherit that it is blocked, and leave it to this one.
+    resource_tracker.ensure_running()  # starting it unblocks the signal, so it starts before the signal is blocked
+    # Ctrl-C reaches every process of the terminal. Children inherit the blocked signal and leave it to this process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for number in range(min(num_workers, len(indices))):
@@ -154,18 +154,18 @@ def record_in_parallel(
         for pipe in pipes:
             pipe.close()
         for worker in workers:
-            worker.terminate()  # it writes nothing, and one that still imports would not notice the closed pipe
+            worker.terminate()  # safe, as it writes nothing. While it imports, it ignores the closed pipe.
         for worker in workers:
             worker.join()
 
 
 def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
-    """Record what is missing of the recording that `config` asks for.
+    """Record the missing episodes of the recording that `config` describes.
 
     Raises:
-        UserError: when the store at `config.out` was recorded differently, another process is writing it, or nothing
-            can be written there.
-        RuntimeError: when a worker stops early; what was committed is kept.
+        UserError: if the store at `config.out` was recorded with other options, is being written by another process,
+            or cannot be written.
+        RuntimeError: if a worker stops early. Committed episodes are kept.
     """
     require_folder(config.out)
     output_folder(Path(config.out).parent)

@@ -28,26 +28,26 @@ from worldmodel.core.spec import ActionSpec
 
 @dataclasses.dataclass(frozen=True)
 class DmControlConfig:
-    """Which task, and how it is seen.
+    """The task, its success rule and its cameras.
 
     Attributes:
         domain: the suite's domain, for example `cartpole`.
         task: a task of that domain, for example `swingup`.
-        name: what data and checkpoints are filed under; `<domain>_<task>` if empty.
+        name: name of the folder of data and checkpoints, `<domain>_<task>` if empty.
         image_size: height and width of the frames [pixels].
         camera: name or number of one of the task's cameras.
-        fovy: vertical field of view [degrees]; None keeps the camera's own.
+        fovy: vertical field of view [degrees], None for the camera's own.
         cameras: several cameras, each with the fields of `envs.cameras.CameraConfig`, in place of `image_size`,
             `camera` and `fovy`.
-        action_repeat: how many of the task's control time-steps one action lasts.
-        action_units: unit of one unit of each action dimension; `control` for all if empty.
-        success_joints: hinge and slide joints that have to match the goal; all actuated ones if empty.
+        action_repeat: number of the task's own control steps that one action lasts.
+        action_units: physical unit of each action dimension, `control` for all if empty.
+        success_joints: hinge and slide joints that must match the goal, all actuated ones if empty.
         tolerance_rad: largest error of a hinge that counts as success.
         tolerance_m: largest error of a slide that counts as success.
-        min_change_rad: a goal is interesting when a hinge is at least this far from it,
-        min_change_m: or a slide this far.
-        marker: geom, site or body whose path plots show; the body of the last success joint if empty.
-        hidden: beginnings of the names of what shows the suite's own goal; it is not drawn.
+        min_change_rad: change of a hinge from start to goal that makes the goal interesting.
+        min_change_m: change of a slide from start to goal that makes the goal interesting.
+        marker: geom, site or body whose path is shown in plots, the body of the last success joint if empty.
+        hidden: prefixes of the names of objects that show the suite's own goal. These objects are not drawn.
     """
 
     domain: str
@@ -79,11 +79,11 @@ class DmControlConfig:
         for key in ("tolerance_rad", "tolerance_m", "min_change_rad", "min_change_m"):
             if not isinstance(getattr(self, key), int | float) or not getattr(self, key) > 0:
                 raise UserError(f"{key} {getattr(self, key)!r} cannot be used: expected a number above 0")
-        assert self.views  # refuses cameras that cannot be used
+        assert self.views  # raises for cameras that cannot be used
 
     @property
     def views(self) -> tuple[CameraConfig, ...]:
-        """The cameras, one or several."""
+        """The cameras."""
         if self.cameras:
             return read_cameras(self.cameras)
         return (CameraConfig(height=self.image_size, camera=self.camera, fovy=self.fovy),)
@@ -93,9 +93,9 @@ class DmControlEnv(GoalEnv):
     """A dm_control suite task whose goal is a pose of its actuated joints.
 
     Action `[A]`: the task's control signal, within its limits (±1 where it has none). Proprioception `[P]`: the
-    motors' encoders (`envs.joints.Encoders`). State `[N]`: `qpos`, `qvel`, `act`, and, only for tasks that draw
-    something else anew in every episode (terrain, gains), the seed it was drawn from. Success: each success joint
-    within its tolerance of the goal, [rad] for hinges and [cm] for slides.
+    motors' encoders (`envs.joints.Encoders`). State `[N]`: `qpos`, `qvel`, `act`, and, only for tasks that randomise
+    something else in every episode (terrain, gains), its seed. Success: each success joint is within its tolerance of
+    the goal, [rad] for hinges and [cm] for slides.
 
     Raises:
         UserError: for an unknown domain, task, camera, joint or marker.
@@ -107,13 +107,13 @@ class DmControlEnv(GoalEnv):
 
     @property
     def model(self) -> mujoco.MjModel:
-        """Of MuJoCo."""
+        """The MuJoCo model."""
         assert isinstance(self.world, SuiteWorld)
         return self.world.model
 
 
 class SuiteWorld(MujocoWorld):
-    """The simulation of a suite's task, with what draws its own goal hidden."""
+    """The simulation of a task of the suite. Objects that show the task's own goal are hidden."""
 
     def __init__(self, config: DmControlConfig) -> None:
         self._hidden = config.hidden
@@ -139,20 +139,20 @@ class SuiteWorld(MujocoWorld):
         return ActionSpec(tuple(low.tolist()), tuple(high.tolist()), units, names)
 
     def _draw(self, seed: int) -> bytes:
-        """Begin the suite's episode `seed`. Returns the model it made, in which the hidden goal leaves no trace."""
+        """Begin the suite's episode `seed`. Returns its model, which does not contain the hidden goal."""
         self._variation = seed
         self._task.random.seed(seed)
         with self._physics.reset_context():
             self._task.initialize_episode(self._physics)
         hide_goal(self.model, self._nominal, self._hidden)
-        if self.model.nhfield:  # terrain lives on in the graphics contexts: make them anew
+        if self.model.nhfield:  # graphics contexts keep the old terrain, so they are made anew
             self.close()
         buffer = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
         mujoco.mj_saveModel(self.model, None, buffer)
         return buffer.tobytes()
 
     def begin(self, rng: np.random.Generator) -> None:
-        """As the suite's task does."""
+        """See `World.begin`. The suite's task chooses the state."""
         self._draw(int(rng.integers(2**31)))
         self.set_state(self.get_state())
 
@@ -174,7 +174,7 @@ class SuiteWorld(MujocoWorld):
 
 
 def _pose_task(world: SuiteWorld, config: DmControlConfig) -> CriteriaTask:
-    """Each success joint as in the goal."""
+    """The task to bring each success joint to its position in the goal."""
     joints = choose_joints(world.model, config.success_joints)
     marker = Marker(world.model, config.marker or world.model.body(joints[-1].body).name)
     low, high = world.action_spec.bounds
@@ -186,7 +186,7 @@ def _pose_task(world: SuiteWorld, config: DmControlConfig) -> CriteriaTask:
 
 
 def _criterion(joint: Joint, config: DmControlConfig) -> Criterion:
-    """Its error [rad] for a hinge, the short way round if periodic; [cm] for a slide."""
+    """The error of `joint`, in [rad] the shorter way round for a hinge without limits, or in [cm] for a slide."""
     scale, unit = (1, "rad") if joint.is_hinge else (100, "cm")
     tolerance, change = (
         (config.tolerance_rad, config.min_change_rad) if joint.is_hinge else (config.tolerance_m, config.min_change_m)

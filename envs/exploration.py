@@ -12,8 +12,8 @@ from worldmodel.core.spec import BINARY, HOLD, ActionSpec
 class SmoothRandomExplorer(Explorer):
     """Random actions that keep their direction for a while.
 
-    An AR(1) process, `x <- c x + sqrt(1 - c^2) n` with n ~ N(0, 1), squashed into the bounds; `c` and the scale are
-    drawn anew at random moments, so that one episode holds slow and fast, jerky and steady stretches.
+    The actions are an AR(1) process, `x <- c x + sqrt(1 - c^2) n` with n ~ N(0, 1), squashed into the bounds. `c` and
+    the scale are drawn anew at random times, so that an episode has slow and fast, jerky and steady parts.
     """
 
     def __init__(self, low: NDArray[np.float32], high: NDArray[np.float32], rng: np.random.Generator) -> None:
@@ -38,11 +38,11 @@ class SmoothRandomExplorer(Explorer):
 
 
 class SwitchingExplorer(Explorer):
-    """Hands over between explorers at random moments.
+    """Switches between explorers at random times.
 
     Args:
         explorers: the policies to mix.
-        weights: their shares of the segments, summing to one.
+        weights: shares of the segments, summing to one.
         segment_steps: shortest and longest segment [control steps].
     """
 
@@ -65,19 +65,19 @@ class SwitchingExplorer(Explorer):
 
 
 class CommandExplorer(Explorer):
-    """Random commands for any robot, as its action's specification says what they mean.
+    """Random commands for any robot, derived from the specification of its action.
 
-    Where rest is `hold` (absolute positions) the command wanders from where the robot is; binary dimensions switch now
-    and then; the others are as in `SmoothRandomExplorer`. Limits on rates are kept.
+    If rest is `hold` (absolute positions), the command wanders from where the robot is. Binary dimensions switch now
+    and then. The other dimensions are as in `SmoothRandomExplorer`. Limits on rates are kept.
 
     Args:
-        spec: of the action.
-        control_step_s: how long one action lasts [s].
-        rng: what is random.
+        spec: specification of the action.
+        control_step_s: duration of one action [s].
+        rng: source of randomness.
     """
 
-    _LARGEST_MOVE = 0.1  # of the range, in one control step, of a command that wanders
-    _SWITCHES = 1 / 15  # how often a binary dimension does, per control step
+    _LARGEST_MOVE = 0.1  # largest change of a wandering command in one control step, as a fraction of the range
+    _SWITCHES = 1 / 15  # probability per control step that a binary dimension switches
 
     def __init__(self, spec: ActionSpec, control_step_s: float, rng: np.random.Generator) -> None:
         self._spec, self._rng = spec, rng

@@ -26,13 +26,13 @@ _MAX_EXTRA_STEPS = 500
 
 @dataclasses.dataclass(frozen=True)
 class GoalConfig:
-    """What to picture.
+    """Options of a goal image.
 
     Attributes:
-        seed: decides where things stand and what the exploration does.
-        steps: control steps between the start and the goal, at least.
-        size: height of the picture [pixels], the width in proportion; None: as the environment sees it.
-        out: the PNG file to write; with several cameras, the beginning of one name for each.
+        seed: seed of the start and of the exploration.
+        steps: least number of control steps between the start and the goal.
+        size: height of the image [pixels]. The width scales with it. None for the camera's own size.
+        out: the PNG file to write. With several cameras, each camera's name is added to the name of its file.
     """
 
     seed: int
@@ -50,18 +50,18 @@ class GoalConfig:
 
 
 def paths_of(out: Path, cameras: Sequence[str]) -> dict[str, Path]:
-    """The file for each camera's picture: `goal.png`, or of several cameras `goal.front.png` and `goal.wrist.png`."""
+    """The file of each camera's image: `goal.png`, or for several cameras `goal.front.png` and `goal.wrist.png`."""
     if len(cameras) == 1:
         return {cameras[0]: out}
     return {camera: out.with_name(f"{out.stem}.{camera}{out.suffix}") for camera in cameras}
 
 
 def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Floats]:
-    """A start and a state worth going to from it, `[N]` each: where exploration leads from the reset in `num_steps`, or
-    later if nothing has moved by then.
+    """Start and goal state, `[N]` each. The goal is the state that exploration reaches after at least `num_steps` steps
+    from a reset, as soon as it is interesting.
 
     Raises:
-        UserError: when exploration never leads anywhere.
+        UserError: if exploration reaches no interesting state.
     """
     _, info = env.reset(seed=seed)
     start = info["state"]
@@ -78,14 +78,14 @@ def explore_to_goal(env: GoalEnv, seed: int, num_steps: int) -> tuple[Floats, Fl
 def save_png(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], path: Path, states: Mapping[str, Floats], environment: str
 ) -> None:
-    """Write `[H, W, 3]` so that `path` holds either the whole picture or what it held before.
+    """Write an image `[H, W, 3]`. If writing fails, `path` keeps its old content.
 
-    `states` go into text chunks: a run toward the picture can begin where exploration began, and its verdict can use
-    the simulator's success rule. No planner sees them, and a photo does without. The name of the `environment`, in
-    which alone they mean anything, is another chunk.
+    `states` go into text chunks, with the name of the `environment` that they belong to. A run toward the image can
+    then begin at the same start, and the simulator's success rule can decide whether it reached the goal. No planner
+    sees them, and a photo does not need them.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: if the file cannot be written.
     """
     notes = PngInfo()
     notes.add_text("environment", environment)

@@ -15,7 +15,7 @@ ADVICE = (
 
 def choose_backend() -> None:
     """Set `MUJOCO_GL` to what this machine has, unless the user chose already."""
-    # llvmpipe's worker threads survive a fork in a state that hangs the child.
+    # After a fork, llvmpipe's worker threads would hang the child.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ:
         if ctypes.util.find_library("OSMesa"):
@@ -26,12 +26,12 @@ def choose_backend() -> None:
 
 
 def _tell_mujoco() -> None:
-    """Where it was imported before this package, it has chosen already: a library that needs a display."""
+    """Make MuJoCo choose again if it was imported before. Its first choice is then a library that needs a display."""
     for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):  # from 3.11 on, and before
         if name in sys.modules and "MUJOCO_GL" in os.environ:
             importlib.reload(sys.modules[name])
 
 
 def is_available() -> bool:
-    """Whether anything can render: a chosen library, a display, or an operating system that always has one."""
+    """Whether rendering is possible, by a chosen library, a display, or an operating system that always has one."""
     return not sys.platform.startswith("linux") or "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ

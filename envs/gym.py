@@ -41,20 +41,20 @@ from worldmodel.core.spec import ActionSpec
 
 @dataclasses.dataclass(frozen=True)
 class GymConfig:
-    """Which environment, how it is seen and commanded, and when it is as in the goal.
+    """The environment, its cameras, its action, and its success rule.
 
     Attributes:
-        id: as `gymnasium.make` takes it; `package:Id-v0` imports the package that registers it.
-        name: what data and checkpoints are filed under; made from the id if empty.
+        id: id for `gymnasium.make`. `package:Id-v0` imports the package that registers it.
+        name: name of the folder of data and checkpoints, made from the id if empty.
         make: further arguments of `gymnasium.make`.
-        cameras: each with the fields of `envs.cameras.CameraConfig`.
-        action: fields of `worldmodel.core.spec.ActionSpec`. `low` and `high`, in physical units, stand for the bounds
-            of the environment's own action space; without them the numbers stay as they are.
-        proprio: quantities that the robot reads of itself (`envs.measures.find_measure`); empty: the motors' encoders.
-        success: what has to be as in the goal, each with the fields of `envs.measures.CriterionConfig`.
-        hidden: beginnings of the names of geoms, sites, bodies and lights that show the environment's own goal.
-        paths: bodies, sites or geoms whose paths plots show; those of `success` if empty.
-        control_step_s: how long one action lasts [s]; None: as the environment says.
+        cameras: cameras, each with the fields of `envs.cameras.CameraConfig`.
+        action: fields of `worldmodel.core.spec.ActionSpec`. `low` and `high`, in physical units, correspond to the
+            bounds of the environment's own action space. Without them, actions are in that space.
+        proprio: quantities of proprioception (`envs.measures.find_measure`), the motors' encoders if empty.
+        success: criteria of success, each with the fields of `envs.measures.CriterionConfig`.
+        hidden: prefixes of the names of geoms, sites, bodies and lights that show the environment's own goal.
+        paths: bodies, sites or geoms whose paths are shown in plots, those of `success` if empty.
+        control_step_s: duration of one action [s], None for the environment's own.
     """
 
     id: str
@@ -71,28 +71,28 @@ class GymConfig:
     def __post_init__(self) -> None:
         if not self.success:
             raise UserError(f"success of {self.id} is empty: expected at least one quantity that has to match the goal")
-        assert self.views  # refuses cameras that cannot be used
+        assert self.views  # raises for cameras that cannot be used
 
     @property
     def views(self) -> tuple[CameraConfig, ...]:
-        """The cameras, one or several."""
+        """The cameras."""
         return read_cameras(self.cameras)
 
     @property
     def title(self) -> str:
-        """The name, or what the id says: `FetchPush-v4` is `fetchpush_v4`."""
+        """The name, or one made from the id: `FetchPush-v4` becomes `fetchpush_v4`."""
         return self.name or re.sub(r"\W+", "_", self.id.rpartition(":")[2].rpartition("/")[2]).lower()
 
 
 class GymGoalEnv(GoalEnv):
     """An environment of Gymnasium.
 
-    In MuJoCo, the state `[N]` is `qpos`, `qvel`, `act`, and where there are any, positions and orientations of mocap
-    bodies. What else an environment changes in its model from episode to episode is not part of it.
+    In MuJoCo, the state `[N]` is `qpos`, `qvel`, `act`, and the positions and orientations of any mocap bodies. Other
+    changes that an environment makes to its model from episode to episode are not part of the state.
 
     Args:
-        config: see there.
-        hooks: for an environment that is not in MuJoCo.
+        config: configuration of the environment.
+        hooks: functions for an environment that is not in MuJoCo.
 
     Raises:
         UserError: for an id that is not registered, an environment that is not in MuJoCo and has no hooks, a name that
@@ -121,10 +121,10 @@ class GymGoalEnv(GoalEnv):
 
 
 def gym_family(config: GymConfig | Path, hooks: Hooks | None = None) -> EnvFamily:
-    """A task for `register("env", name, ...)`, given as a configuration or as a YAML file of one.
+    """A task for `register("env", name, ...)`, from a configuration or from a YAML file with one.
 
     Raises:
-        UserError: for a file with options that are none.
+        UserError: for a file with unknown options.
     """
     if isinstance(config, Path):
         config = from_config(GymConfig, yaml.safe_load(config.read_text()), config.name)
@@ -134,15 +134,15 @@ def gym_family(config: GymConfig | Path, hooks: Hooks | None = None) -> EnvFamil
 
 
 def _make(config: GymConfig, hooks: Hooks | None) -> gymnasium.Env[Any, Any]:
-    # Ours render; theirs would open a context for nothing, and make every step slower.
+    # In MuJoCo, this project renders. The environment's own renderer would only make every step slower.
     render_mode = "rgb_array" if hooks is not None else None
     try:
         made = gymnasium.make(config.id, **{"render_mode": render_mode, "disable_env_checker": True, **config.make})
     except (ImportError, gymnasium.error.Error) as error:
-        if getattr(error, "name", None) == "imageio":  # gymnasium's own MuJoCo environments need it
+        if getattr(error, "name", None) == "imageio":  # Gymnasium's own MuJoCo environments need it
             raise UserError(f"{config.id} needs the extra 'gym': {how_to_install('gym')}") from error
         raise UserError(f"gymnasium cannot make {config.id}: {' '.join(str(error).split())}") from error
-    inner = made.unwrapped  # without its time limit and its checks
+    inner = made.unwrapped  # without time limit and checks
     if not isinstance(inner.action_space, gymnasium.spaces.Box) or inner.action_space.shape is None:
         raise UserError(f"{config.id} has the action space {inner.action_space}: expected a Box")
     if len(inner.action_space.shape) != 1:

@@ -30,13 +30,14 @@ def _render(env: Any, camera: str) -> Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What has to be known of an environment whose simulator is not.
+    """Access to the state of an environment whose simulator this project does not know.
 
     Attributes:
-        get_state: of the environment without its wrappers, everything that is needed to come back, `[N]`.
-        set_state: the inverse. What it leaves out (a solver's memory, say) is forgotten at every control step.
-        render: picture uint8 `[H, W, 3]`, any size, for the camera of that name; the environment's own by default.
-        paths: name → `[..., 2]` (column, row) in fractions of the picture, for `states [..., N]`; none by default.
+        get_state: returns the full state `[N]` of the environment without its wrappers.
+        set_state: restores such a state. It runs after every control step, so that the state alone decides the future.
+        render: returns an image, uint8 `[H, W, 3]` of any size, of a camera by name. By default, it is the
+            environment's own.
+        paths: name → `[..., 2]` (column, row) in fractions of the image, for `states [..., N]`. None by default.
     """
 
     get_state: Callable[[Any], Floats]
@@ -46,13 +47,13 @@ class Hooks:
 
 
 class HookedWorld(World):
-    """What an environment of Gymnasium does, as its hooks tell.
+    """The world of an environment of Gymnasium with hooks.
 
     Args:
-        inner: without wrappers.
-        hooks: see there.
-        cameras: names and sizes; pictures are averaged to the size.
-        action_spec: its bounds stand for those of `inner.action_space`.
+        inner: the environment without wrappers.
+        hooks: functions that read and set its state.
+        cameras: names and sizes of the images. Images are averaged to the size.
+        action_spec: specification of the action. Its bounds correspond to those of `inner.action_space`.
     """
 
     def __init__(
@@ -69,17 +70,17 @@ class HookedWorld(World):
         self.begin(np.random.default_rng(0))
 
     def read_proprio(self, measures: list[Measure]) -> None:
-        """Proprioception is these quantities from now on."""
+        """Use these quantities as proprioception from now on."""
         self._measures = measures
         self.proprio_size = len(self.proprio())
 
     def begin(self, rng: np.random.Generator) -> None:
-        """As the environment's own `reset` does."""
+        """See `World.begin`. The environment's own `reset` chooses the state."""
         self._inner.reset(seed=int(rng.integers(2**31)))
         self.set_state(self.get_state())
 
     def advance(self, action: Floats) -> bool:
-        with np.errstate(all="ignore"):  # of its reward, where the simulation diverges
+        with np.errstate(all="ignore"):  # its reward may warn if the simulation diverges
             self._inner.step(self._scale.to_inner(action))
         state = self.get_state()
         if not (np.abs(state) < MAX_FINITE).all():

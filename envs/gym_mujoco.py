@@ -20,13 +20,13 @@ from worldmodel.core.spec import ActionSpec
 
 
 class GymMujocoWorld(MujocoWorld):
-    """What an environment of Gymnasium does with its model and data.
+    """The world of an environment of Gymnasium in MuJoCo.
 
     Args:
-        inner: with `model`, `data` and `dt`, without wrappers.
-        cameras: how it is seen.
-        action_spec: its bounds stand for those of `inner.action_space`.
-        hidden: beginnings of the names of what shows its own goal.
+        inner: the environment without wrappers, with `model`, `data` and `dt`.
+        cameras: the cameras.
+        action_spec: specification of the action. Its bounds correspond to those of `inner.action_space`.
+        hidden: prefixes of the names of objects that show the environment's own goal.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class GymMujocoWorld(MujocoWorld):
         self.begin(np.random.default_rng(0))
 
     def read_proprio(self, measures: list[Measure]) -> None:
-        """Proprioception is these quantities from now on, rather than the motors' encoders."""
+        """Use these quantities as proprioception from now on, instead of the motors' encoders."""
         self._measures = measures
         self.proprio_size = len(self.proprio())
 
     def begin(self, rng: np.random.Generator) -> None:
-        """As the environment's own `reset` does."""
+        """See `World.begin`. The environment's own `reset` chooses the state."""
         self._inner.reset(seed=int(rng.integers(2**31)))
         hide_goal(self.model, self._nominal, self._hidden)
         self.set_state(self.get_state())
 
     def advance(self, action: Floats) -> bool:
-        with np.errstate(all="ignore"):  # of its reward, where the simulation diverges
+        with np.errstate(all="ignore"):  # its reward may warn if the simulation diverges
             self._inner.step(self._scale.to_inner(action))
         mujoco.mj_step1(self.model, self.data)  # body poses lag one substep behind the joints
         return self.has_diverged()
@@ -83,7 +83,7 @@ class GymMujocoWorld(MujocoWorld):
         return np.concatenate([measure.values(state) for measure in self._measures]).astype(np.float32)
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:
-        # What the environment makes of an action (inverse kinematics, mocap) only its own `step` knows.
+        # Only the environment's own `step` can translate an action (inverse kinematics, mocap).
         return World.simulate(self, state, actions)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class GymMujocoWorld(MujocoWorld):
 
 
 class ActionScale:
-    """From physical units to those of an environment's own action space, linearly between the bounds."""
+    """Converts physical units to those of an environment's own action space, linearly between the bounds."""
 
     def __init__(self, spec: ActionSpec, inner: gymnasium.Env[Any, Any]) -> None:
         space = inner.action_space
@@ -102,7 +102,7 @@ class ActionScale:
         self._dtype = space.dtype
 
     def to_inner(self, action: Floats) -> NDArray[Any]:
-        """`action [A]` in the environment's units, within its bounds, `[A]`."""
+        """`action [A]` in the environment's units `[A]`, within its bounds."""
         share = (action - self._low) / np.maximum(self._high - self._low, np.finfo(np.float64).tiny)
         inner = self._inner_low + share * (self._inner_high - self._inner_low)
         return np.clip(inner, self._inner_low, self._inner_high).astype(self._dtype)

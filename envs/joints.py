@@ -24,8 +24,8 @@ class Joint:
         body: number of the body that it moves.
         position: index of its position in `qpos`.
         velocity: index of its velocity in `qvel`.
-        is_hinge: it turns [rad]; otherwise it slides [m].
-        is_periodic: a hinge without limits: a full turn changes nothing.
+        is_hinge: whether it turns [rad]. Otherwise it slides [m].
+        is_periodic: whether it is a hinge without limits, so that a full turn changes nothing.
     """
 
     name: str
@@ -58,7 +58,7 @@ def actuated_joints(model: mujoco.MjModel) -> list[Joint]:
 
 
 def choose_joints(model: mujoco.MjModel, names: tuple[str, ...]) -> list[Joint]:
-    """The joints called `names`; without names all actuated ones, or all there are where no motor moves any.
+    """The joints called `names`. Without names, all actuated joints, or all joints if none is actuated.
 
     Raises:
         UserError: for a name that is no hinge or slide joint of the model.
@@ -94,11 +94,11 @@ def _joint(model: mujoco.MjModel, number: int) -> Joint:
 
 
 class Encoders:
-    """Reads what encoders at the motors measure, and nothing of the world around the robot.
+    """Readings of encoders at the motors. They contain nothing about the world around the robot.
 
-    The readings `[P]` are, in this order: positions of limited hinges [rad] and slides [m], sines, then cosines of
-    periodic hinges, lengths of other transmissions (tendons, sites; per unit of gear), velocities of the joints
-    [rad/s, m/s], velocities of the other transmissions.
+    The readings `[P]` are, in this order: positions of limited hinges [rad] and slides [m], sines of periodic hinges,
+    cosines of periodic hinges, lengths of other transmissions (tendons and sites, per unit of gear), velocities of the
+    joints [rad/s, m/s], velocities of the other transmissions.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -124,7 +124,7 @@ class Encoders:
         self.size = len(self._plain) + 2 * len(self._periodic) + len(self._velocities) + 2 * len(self._others)
 
     def read(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Readings `[P]`; `data` must be up to date with its positions and velocities (`mj_step1`)."""
+        """Readings `[P]`. Positions and velocities in `data` must be up to date (`mj_step1`)."""
         readings = [
             data.qpos[self._plain],
             np.sin(data.qpos[self._periodic]),

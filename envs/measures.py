@@ -26,10 +26,10 @@ _ANGLES = {"rad": 1.0, "deg": 180 / np.pi}  # per radian
 
 
 class Measure(abc.ABC):
-    """One quantity, read off stored states.
+    """One quantity, computed from stored states.
 
     Attributes:
-        units: those that errors can be given in, with how many of them make one of the quantity's own; empty for any.
+        units: units of errors, each with its number per own unit of the quantity. Empty if any unit is accepted.
     """
 
     units: Mapping[str, float]
@@ -40,12 +40,12 @@ class Measure(abc.ABC):
 
     @abc.abstractmethod
     def error(self, values: Floats, goals: Floats) -> Floats:
-        """Distance `[...]` between two of them, `[..., K]`, in the quantity's own unit."""
+        """Distance `[...]` between values and goals `[..., K]`, in the quantity's own unit."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StateNumbers(Measure):
-    """Numbers of the state itself; several are a position."""
+    """Numbers of the state itself. Several numbers are a position."""
 
     indices: tuple[int, ...]
     units: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -59,7 +59,7 @@ class StateNumbers(Measure):
 
 @dataclasses.dataclass(frozen=True)
 class StateAngle(StateNumbers):
-    """One number of the state, an angle [rad]: a full turn changes nothing."""
+    """One number of the state that is an angle [rad]. A full turn changes nothing."""
 
     units: Mapping[str, float] = dataclasses.field(default_factory=lambda: _ANGLES)
 
@@ -69,7 +69,7 @@ class StateAngle(StateNumbers):
 
 @dataclasses.dataclass(frozen=True)
 class JointPosition(Measure):
-    """Of a hinge [rad], the short way round if it is periodic, or of a slide [m]."""
+    """Position of a hinge [rad] or a slide [m]. The error of a periodic hinge is the shorter way round."""
 
     joint: Joint
 
@@ -85,7 +85,7 @@ class JointPosition(Measure):
 
 
 class PointPosition(Measure):
-    """Of a body, site or geom [m], in the world's frame. States begin with `qpos`."""
+    """Position of a body, site or geom [m], in the world's frame. States begin with `qpos`."""
 
     units = _LENGTHS
 
@@ -105,7 +105,7 @@ class PointPosition(Measure):
 
 
 class BodyOrientation(Measure):
-    """Of a body, as a unit quaternion; the error is the angle [rad] of the rotation between two."""
+    """Orientation of a body, as a unit quaternion. The error is the angle [rad] of the rotation between two of them."""
 
     units = _ANGLES
 
@@ -124,13 +124,13 @@ class BodyOrientation(Measure):
         return self._data.xquat[self._body].copy()
 
     def error(self, values: Floats, goals: Floats) -> Floats:
-        # From the chord: arccos of the product loses half of the digits where the orientations are close.
+        # Computed from the chord, because arccos of the product loses half of the digits for close orientations.
         chord = np.minimum(np.linalg.norm(values - goals, axis=-1), np.linalg.norm(values + goals, axis=-1))
         return 4 * np.arcsin(np.clip(chord / 2, 0, 1))
 
 
 def _each(read: Callable[[Floats], Floats], states: Floats, size: int) -> Floats:
-    """`read` of every state that is finite, `[..., size]`; NaN for the others."""
+    """`read` applied to every finite state, `[..., size]`. Other states give NaN."""
     flat = states.reshape(-1, states.shape[-1])
     found = np.full((len(flat), size), np.nan)
     for row, state in zip(found, flat, strict=True):
@@ -145,10 +145,10 @@ def find_measure(text: str, model: mujoco.MjModel | None) -> Measure:
     Args:
         text: `body:`, `site:` or `geom:NAME` (position), `angle:BODY` (orientation), `joint:NAME`, `state:INDEX,...`,
             or `state_angle:INDEX`.
-        model: of MuJoCo; None where another simulator has only its state.
+        model: the MuJoCo model, None for another simulator. Then only quantities of the state exist.
 
     Raises:
-        UserError: for anything else, or a name that the model does not have.
+        UserError: for another text, and for a name that the model does not have.
     """
     kind, _, name = text.partition(":")
     if kind in ("state", "state_angle"):
@@ -173,14 +173,15 @@ def find_measure(text: str, model: mujoco.MjModel | None) -> Measure:
 
 @dataclasses.dataclass(frozen=True)
 class CriterionConfig:
-    """One thing that has to be as in the goal.
+    """One criterion of success.
 
     Attributes:
         of: the quantity, as `find_measure` reads it.
-        unit: of the figures: m, cm or mm of a position, rad or deg of an angle, anything of numbers of the state.
-        tolerance: success needs the error to be at most this.
-        min_change: a goal is worth going to where the start is this far from it.
-        name: for reports; the quantity if empty.
+        unit: unit of `tolerance` and `min_change`. It is m, cm or mm for a position, rad or deg for an angle, and any
+            text for numbers of the state.
+        tolerance: largest error that counts as success.
+        min_change: distance from start to goal that makes a goal interesting.
+        name: name in reports, made from the quantity if empty.
     """
 
     of: str
@@ -196,13 +197,13 @@ class CriterionConfig:
 
 
 def _short(of: str) -> str:
-    """`body:block` is the block; numbers of a state have no other name."""
+    """Short name of a quantity: `body:block` becomes `block`. Numbers of a state keep their text."""
     kind, _, name = of.partition(":")
     return of if kind.startswith("state") else name
 
 
 def make_criterion(values: Mapping[str, Any], model: mujoco.MjModel | None) -> Criterion:
-    """A criterion from plain values. Raises UserError for values that make none."""
+    """A criterion from plain values. Raises UserError for values that cannot be used."""
     config = from_config(CriterionConfig, values, "success")
     measure = find_measure(config.of, model)
     if measure.units and config.unit not in measure.units:

@@ -28,25 +28,25 @@ _DIVERGENCE = [
 def repeatable(model: mujoco.MjModel) -> None:
     """Make the future depend on positions, velocities and activations alone, bit for bit.
 
-    That takes the solver's memory of its last solution away. MuJoCo's own reset of what diverges is switched off too:
-    it would be a teleport that nobody is told of.
+    The solver's memory of its last solution is switched off. MuJoCo's automatic reset after divergence is switched off
+    too, because it would change the state without notice.
     """
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET | mujoco.mjtDisableBit.mjDSBL_WARMSTART
 
 
 class MujocoWorld(World, abc.ABC):
-    """A MuJoCo model whose controls are the action, held for one control step.
+    """A MuJoCo model. The action is its vector of controls, held for one control step.
 
     State `[N]`: `qpos`, `qvel`, `act`. Proprioception `[P]`: the motors' encoders (`envs.joints.Encoders`).
 
     Args:
-        model: is changed: what makes it slow to draw or its future depend on more than the state is switched off.
+        model: the model. It is changed in place by `repeatable`, and by `lighten` with `lean`.
         control_step_s: a whole number of the simulator's steps [s].
-        cameras: how it is seen.
-        action_spec: one dimension for each control.
-        data: of the model; None makes some.
-        lean: whether to switch off what is slow to draw without a GPU, which makes pictures several times faster; not
-            where the model's file has seen to that.
+        cameras: the cameras.
+        action_spec: specification of the action, with one dimension for each control.
+        data: data of the model, None for new data.
+        lean: whether to switch off effects that are slow to draw without a GPU, which makes images several times
+            faster. It is not needed if the model's file has no such effects.
 
     Raises:
         UserError: for a camera that the model does not have.
@@ -89,7 +89,7 @@ class MujocoWorld(World, abc.ABC):
         return self.has_diverged()
 
     def has_diverged(self) -> bool:
-        """Whether the numbers have become bad since the last `set_state`; without auto-reset MuJoCo goes on."""
+        """Whether numbers have become bad since the last `set_state`. Without auto-reset, MuJoCo continues then."""
         return bool(self.data.warning.number[_DIVERGENCE].any()) or not np.isfinite(self.data.qpos).all()
 
     def get_state(self) -> Floats:

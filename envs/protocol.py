@@ -26,7 +26,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     """A world with a task, whose goals are images.
 
     Observations are `{"images": {camera: uint8 [H, W, 3]}, "proprio": float32 [P]}`, actions `float32 [A]` in physical
-    units within `action_space`. No goal is set by `reset()` unless `options={"state": ..., "goal": ...}` gives one;
+    units within `action_space`. `reset()` sets no goal unless `options={"state": ..., "goal": ...}` gives one.
     `info` holds `state` (float64 [N]), `success` (bool, False without a goal) and `diverged` (bool). A diverged
     simulation ends the episode (`terminated`) and returns the previous observation. Success does not end the episode,
     since staying at the goal counts too. The environment has no time limit. The caller sets the budget.
@@ -76,7 +76,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         diverged = bool(self.world.advance(np.clip(taken, self.action_space.low, self.action_space.high)))
         state = self.get_state()
         if diverged:
-            self.world.set_state(before)  # what is no longer finite has no picture
+            self.world.set_state(before)  # a state that is not finite cannot be rendered
         info = self._info(state, diverged)
         return self.observe(), float(info["success"]), diverged, False, info
 
@@ -89,7 +89,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             raise UserError(f"action {action.tolist()} cannot be taken: expected {size} finite numbers")
 
     def _info(self, state: Floats, diverged: bool) -> dict[str, Any]:
-        """What `reset` and `step` tell beside the observation, of an environment that has come to `state [N]`."""
+        """The `info` that `reset` and `step` return for the state `[N]`."""
         success = self._goal is not None and not diverged and bool(self.is_success(state, self._goal))
         return {"state": state, "success": success, "diverged": diverged}
 
@@ -107,7 +107,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.world.set_state(state)
 
     def observe(self) -> dict[str, Any]:
-        """The observation of the present state (fresh arrays; nothing is shared with the environment)."""
+        """The observation of the present state, in new arrays that are not shared with the environment."""
         images = {camera.name: self.world.picture(camera) for camera in self.cameras}
         return {"images": images, "proprio": self.world.proprio()}
 
@@ -116,7 +116,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
         Args:
             state: `[N]`.
-            camera: name of the camera; None for the first one.
+            camera: name of the camera, None for the first one.
             size: height of the image [pixels] in place of the camera's own. The width scales with it.
 
         Raises:
@@ -129,7 +129,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             return self.world.picture(seen_by)
 
     def goal_images(self, state: Floats) -> dict[str, Pixels]:
-        """What every camera sees in a stored state `[N]`: a goal that can be planned toward."""
+        """Images of a stored state `[N]` by all cameras. They can be used as a goal."""
         with self.world.visit(state):
             return {camera.name: self.world.picture(camera) for camera in self.cameras}
 
@@ -142,11 +142,11 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     # --- goals -----------------------------------------------------------------------------------------------------
 
     def set_goal(self, state: Floats | None) -> None:
-        """Success is measured against this state `[N]` from now on; None takes the goal away."""
+        """Measure success against this state `[N]` from now on. None removes the goal."""
         self._goal = None if state is None else np.array(state, np.float64)
 
     def goal_errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
-        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
+        """Error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, by metric and in its unit."""
         return self.task.errors(states, goal)
 
     def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
@@ -154,12 +154,12 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return within_tolerance(self.goal_errors(states, goal), self.metrics, scale)
 
     def goal_cost(self, states: Floats, goal: Floats) -> Floats:
-        """Sum of squared errors, each in units of its tolerance, `[...]`: what the oracle's planner minimises."""
+        """Sum `[...]` of squared errors, each in units of its tolerance. The oracle's planner minimises it."""
         errors = self.goal_errors(states, goal)
         return np.add.reduce([(errors[m.name] / m.tolerance) ** 2 for m in self.metrics])
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
-        """Whether going from `start [N]` to `goal [N]` is worth evaluating (something must have moved)."""
+        """Whether going from `start [N]` to `goal [N]` is worth evaluating, because enough has moved."""
         return bool(self.task.is_interesting(start, goal))
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
@@ -167,13 +167,13 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return self.task.explorer(rng)
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
-        """Paths for plots: name → `[..., 2]` (column, row) in fractions of the first camera's picture, for `states
-        [..., N]`."""
+        """Paths for plots of `states [..., N]`: name → `[..., 2]` (column, row) in fractions of the first camera's
+        image."""
         return self.task.path_points(states)
 
 
 def read_reset_options(options: Mapping[str, Any] | None) -> tuple[Floats | None, Floats | None]:
-    """`state` and `goal` of the options of `reset`, None where they are not given. Raises UserError for other keys."""
+    """`state` and `goal` from the options of `reset`, or None. Raises UserError for other keys."""
     given = dict(options or {})
     for key in given:
         if key not in ("state", "goal"):
@@ -191,7 +191,7 @@ def observation_space(cameras: Sequence[CameraSpec], proprio_size: int) -> gymna
 
 
 def find_camera(name: str | None, cameras: Sequence[CameraSpec]) -> CameraSpec:
-    """The camera called `name`; None stands for the first. Raises UserError where there is none of that name."""
+    """The camera called `name`, or the first one for None. Raises UserError for an unknown name."""
     for camera in cameras:
         if name in (None, camera.name):
             return camera

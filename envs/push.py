@@ -1,7 +1,7 @@
 """Push a block across a table with a cylinder, seen from above.
 
-Lengths in metres, angles in radians, the origin in the middle of the arena, +x to the right and +y to the top of the
-picture.
+Lengths are in metres and angles in radians. The origin is in the middle of the arena. In the image, +x is to the right
+and +y to the top.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from worldmodel.core.spec import ActionSpec
 ARENA_WIDTH = 0.5
 BLOCK_WIDTH = 0.1
 PUSHER_RADIUS = 0.02
-MAX_SPEED = 0.4  # of the pusher, along each axis
+MAX_SPEED = 0.4  # of the pusher, along each axis [m/s]
 CONTROL_STEP_S = 0.1
 _POSITIONS = slice(0, 5)  # block x, y, yaw; pusher x, y
 _VELOCITIES = slice(5, 10)
-_SCENE = slice(10, 12)  # seed of the scenery (0 = plain), time it has been moving [s]
+_SCENE = slice(10, 12)  # seed of the scenery (0 = plain), time since its start [s]
 
 
 @dataclasses.dataclass(frozen=True)
 class PushConfig:
-    """How it is seen.
+    """Options of the environment's appearance.
 
     Attributes:
         image_size: height and width of the frames [pixels].
@@ -51,8 +51,8 @@ class PushEnv(GoalEnv):
 
     Action `[2]`: velocity of the pusher [m/s], each within ±0.4. Proprioception `[2]`: position of the pusher [m].
     State `[12]`: positions (block x, y [m] and yaw [rad], pusher x, y [m]), their velocities, seed and clock of the
-    scenery. Success: the block within 4 % of the arena's width of its goal, and its yaw within 20 degrees, modulo
-    the quarter turns that leave a square as it is.
+    scenery. Success: the block is within 4 % of the arena's width of its goal, and its yaw is within 20 degrees, modulo
+    quarter turns, which do not change a square.
     """
 
     def __init__(self, config: PushConfig) -> None:
@@ -60,7 +60,7 @@ class PushEnv(GoalEnv):
 
 
 class PushWorld(MujocoWorld):
-    """Block, pusher and walls; the scenery around them, if there are distractors."""
+    """Block, pusher and walls, and the scenery around them if there are distractors."""
 
     def __init__(self, config: PushConfig) -> None:
         path = resources.files("envs") / "assets" / "push.xml"
@@ -132,7 +132,7 @@ class PushWorld(MujocoWorld):
 
 
 class PushTask(Task):
-    """The block is to be where the goal has it, turned as there; where the pusher is does not matter."""
+    """The task to bring the block to its position and yaw in the goal. The pusher's position does not matter."""
 
     metrics = (
         Metric("position", "cm", 4.0 * ARENA_WIDTH),  # 4 % of the width, times 100 cm/m
@@ -140,7 +140,7 @@ class PushTask(Task):
     )
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
-        """Position error [cm] and yaw error [degrees], the latter at most 45 by the square's symmetry."""
+        """Position error [cm] and yaw error [degrees]. The latter is at most 45 because a square is symmetric."""
         states, goal = np.asarray(states), np.asarray(goal)
         position = np.linalg.norm(states[..., :2] - goal[..., :2], axis=-1) * 100
         quarter = np.pi / 2
@@ -148,7 +148,7 @@ class PushTask(Task):
         return {"position": position, "yaw": np.degrees(yaw)}
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
-        """The block moves at least 5 cm or turns at least 20 degrees, and the start is not a success already."""
+        """Whether the block moves at least 5 cm or turns at least 20 degrees, and the start is not a success."""
         moved = np.linalg.norm(goal[:2] - start[:2]) >= 0.05
         turned = np.abs(goal[2] - start[2]) >= np.radians(20)
         return bool((moved or turned) and not self.is_success(start, goal))
@@ -166,10 +166,10 @@ class PushTask(Task):
 
 
 class PushThroughExplorer(Explorer):
-    """Seeks contact: walks around the block to a random side of it and pushes through a random point of it.
+    """Explores contact. It moves around the block to a random side and pushes through a random point of the block.
 
-    Where the push leads is left to chance; there is no goal. Sides from which the block could only be pressed against
-    a wall are mostly passed over, and a push that has got stuck is given up: both teach little.
+    There is no goal for the push. Sides from which the block could only be pressed against a wall are mostly avoided,
+    and a push that is stuck is ended, because both teach little.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -200,7 +200,7 @@ class PushThroughExplorer(Explorer):
         return np.clip(velocity, -MAX_SPEED, MAX_SPEED).astype(np.float32)
 
     def _approach(self, block: Floats, pusher: Floats) -> Floats:
-        """Velocity [m/s] toward a place beside the block, around it where it is in the way."""
+        """Velocity [m/s] toward the start of the push beside the block, around the block if it is in the way."""
         reach = ARENA_WIDTH / 2 - PUSHER_RADIUS
         target = np.clip(block + self._aim + 0.11 * self._side, -reach, reach)
         away = pusher - block
@@ -212,7 +212,7 @@ class PushThroughExplorer(Explorer):
         return self._limited((target - pusher) / 0.1, max(self._speed, 0.35))
 
     def _push(self, block: Floats, pusher: Floats) -> Floats:
-        """Velocity [m/s] through the point of the block that was chosen."""
+        """Velocity [m/s] through the chosen point of the block."""
         stuck = self._before is not None and np.linalg.norm(pusher - self._before) < 0.15 * self._speed * 0.1
         self._before = pusher
         if stuck:

@@ -1,7 +1,7 @@
 """Environments by name.
 
 A new environment is a file with its class, a line in `ENVIRONMENTS` and a file in `configs/env/`. A new task of an
-existing family needs only the last one. A package of the user registers an `EnvFamily`:
+existing family needs only the file in `configs/env/`. A package of the user registers an `EnvFamily`:
 
     register("env", "my_env", EnvFamily(MyConfig, MyEnv))
 """
@@ -22,7 +22,7 @@ from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
 from worldmodel.core.spec import EnvironmentSpec
 
-# What is said of an environment elsewhere in its description, or only chooses it.
+# Keys that are not options, since the description has them elsewhere, or they only choose the environment.
 _NOT_OPTIONS = ("name", "family", "image_size", "cameras")
 
 
@@ -31,9 +31,9 @@ class EnvFamily:
     """How environments of one kind are made.
 
     Attributes:
-        config: frozen dataclass of the options; `env=` with its name takes their defaults. It is given the name only if
-            it has a field `name`. None: there are no options.
-        make: the environment, of an instance of `config`; without one, of a plain mapping.
+        config: frozen dataclass of the options. `env=` with its name takes their defaults. It receives the name only if
+            it has a field `name`. None if `make` takes a plain mapping.
+        make: makes the environment from an instance of `config`, or from a plain mapping.
     """
 
     config: type[Any] | None
@@ -41,7 +41,7 @@ class EnvFamily:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options with their defaults, as plain values; those that have to be given are left out."""
+        """All options that have defaults, as plain values."""
         values = {}
         for field in self._fields:
             if field.default is not dataclasses.MISSING:
@@ -60,7 +60,7 @@ class EnvFamily:
         return [] if self.config is None else [field for field in dataclasses.fields(self.config) if field.init]
 
     def build(self, options: Mapping[str, Any], name: str) -> GoalEnv:
-        """The environment called `name`. Raises UserError for an unknown option, or a value that it refuses."""
+        """The environment called `name`. Raises UserError for an unknown option or an unacceptable value."""
         plain = dict(options)
         try:
             if self.config is None:
@@ -75,7 +75,7 @@ class EnvFamily:
 
 
 def with_defaults(config: type[Any], values: Mapping[str, Any]) -> type[Any]:
-    """A dataclass like `config` whose fields have `values` as their defaults: a task that is nothing but its values.
+    """A dataclass like `config` whose fields have `values` as their defaults. It describes one task of a family.
 
     Raises:
         UserError: for a value of a field that `config` does not have.
@@ -84,7 +84,7 @@ def with_defaults(config: type[Any], values: Mapping[str, Any]) -> type[Any]:
     for name in values:
         if name not in hints:
             raise UserError(choices_message(f"{config.__name__} option", name, hints))
-    # By a factory, since a list or a mapping cannot be a default itself.
+    # Defaults come from factories, since a list or a mapping cannot be a default itself.
     fields = [(name, hints[name], dataclasses.field(default_factory=_always(v))) for name, v in values.items()]
     made = dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
     made.__doc__ = config.__doc__
@@ -95,7 +95,7 @@ def _always(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-# The families are imported when one is asked for: dm_control alone takes longer to load than pushing does.
+# A family is imported when it is asked for, because loading dm_control takes longer than loading pushing.
 ENVIRONMENTS: Registry[EnvFamily] = Registry(
     "env",
     "env family",
@@ -109,14 +109,14 @@ ENVIRONMENTS: Registry[EnvFamily] = Registry(
 
 
 def env_names() -> list[str]:
-    """What `env=` accepts where something is simulated: the files in `configs/env/`, but for `robot`, and plug-ins."""
+    """Names that `env=` accepts for simulations: plug-ins, and the files in `configs/env/` except `robot`."""
     files = {name for name in group_choices("env") if read_choice("env", name).get("simulated", True)}
     others = {name for name in ENVIRONMENTS.names() if name not in files and not ENVIRONMENTS.get(name).needs}
     return sorted(files | others)
 
 
 def env_options(name: str, /, **overrides: Any) -> dict[str, Any]:
-    """Plain values of `configs/env/<name>.yaml`, or of a plug-in's dataclass, changed by `overrides`.
+    """Plain values of `configs/env/<name>.yaml` or of a plug-in's dataclass, with `overrides`.
 
     Raises:
         UserError: for an unknown name.
@@ -130,12 +130,12 @@ def env_options(name: str, /, **overrides: Any) -> dict[str, Any]:
 
 
 def make_env(config: Mapping[str, Any]) -> GoalEnv:
-    """The environment that a configuration of the group `env` describes: `name`, `family`, and its family's options.
+    """The environment of a configuration of the group `env`, which has `name`, `family` and the family's options.
 
-    Without `family`, its name is that of its family too.
+    Without `family`, the name is also the family's name.
 
     Raises:
-        UserError: for an unknown name or option, or a value that the environment refuses.
+        UserError: for an unknown name or option, or an unacceptable value.
     """
     options = dict(config)
     name = str(options.get("name") or "")
@@ -151,7 +151,7 @@ def make_env(config: Mapping[str, Any]) -> GoalEnv:
 
 
 def make_named(group: str, **overrides: Any) -> GoalEnv:
-    """`make_env` of `configs/env/<group>.yaml`, or of a plug-in, with some options changed.
+    """`make_env` for `configs/env/<group>.yaml` or a plug-in, with some options changed.
 
     Raises:
         UserError: as `make_env`.
@@ -160,7 +160,7 @@ def make_named(group: str, **overrides: Any) -> GoalEnv:
 
 
 def describe(env: GoalEnv, options: Mapping[str, Any]) -> EnvironmentSpec:
-    """The facts that decide whether a recording, a model and `env` fit each other.
+    """The specification that decides whether a recording, a model and `env` fit each other.
 
     Args:
         env: any environment.
@@ -184,5 +184,5 @@ def register_all() -> None:
     """Make `gymnasium.make("push-v0")` and `gymnasium.make("reacher-v0")` work. Safe to call twice."""
     for group in ("push", "reacher"):
         if f"{group}-v0" not in gymnasium.registry:
-            # No time limit: whoever runs the episode brings the budget.
+            # There is no time limit, since the caller sets the budget of an episode.
             gymnasium.register(f"{group}-v0", entry_point="envs.registry:make_named", kwargs={"group": group})

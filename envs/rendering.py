@@ -28,10 +28,10 @@ def _close_all() -> None:
 
 @functools.cache
 def _close_all_at_exit() -> None:
-    """Otherwise MuJoCo frees what nobody closed while Python takes itself apart, and EGL prints tracebacks.
+    """Close all renderers at exit. Otherwise MuJoCo would free them during Python's shutdown, and EGL print tracebacks.
 
-    To be called when MuJoCo has made a context. By then it has asked to end EGL at exit, and what was asked last is
-    done first.
+    Must be called after MuJoCo has made a context. MuJoCo has then registered the end of EGL, and exit functions run
+    in reverse order.
     """
     atexit.register(_close_all)
 
@@ -39,8 +39,8 @@ def _close_all_at_exit() -> None:
 class LeanRenderer:
     """Renders a model's cameras to uint8 `[height, width, 3]`.
 
-    A GL context is made on the first frame of its size, in the process that asks for it, so that an environment can be
-    made on a machine without graphics and used for states only.
+    A GL context is made for the first frame of its size, in the process that renders it. An environment can therefore
+    be made on a machine without graphics and used for states only.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -69,6 +69,6 @@ class LeanRenderer:
         return renderer
 
     def close(self) -> None:
-        """Free the GL contexts. Safe to call twice. When the process ends, it is called for every renderer."""
+        """Free the GL contexts. Safe to call twice. It is called for every renderer when the process ends."""
         while self._renderers:
             self._renderers.popitem()[1].close()

@@ -10,9 +10,9 @@ _FLOORS = ("plain", "checker", "gradient", "speckle")
 
 
 class Scenery:
-    """Dresses a scene from a seed; seed 0 is the plain scene.
+    """Sets the appearance of a scene from a seed. Seed 0 is the plain scene.
 
-    The scene is a function of (seed, time), so that two numbers in a stored state bring it back.
+    The scene depends only on (seed, time), so that two numbers in a stored state restore it.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -33,7 +33,7 @@ class Scenery:
         self._seed = 0
 
     def arrange(self, data: mujoco.MjData, seed: int, time_s: float) -> None:
-        """Dress the scene for `seed`, as it looks `time_s` after its start."""
+        """Set the scene of `seed` as it looks `time_s` after its start."""
         if seed != self._seed:
             self._dress(seed)
             self._seed = seed
@@ -62,7 +62,7 @@ class Scenery:
         self._phase = rng.uniform(0, 2 * np.pi, (_NUM_BACKGROUND, 2))
 
     def move(self, data: mujoco.MjData, time_s: float) -> None:
-        """Put the background objects where they are at `time_s`."""
+        """Move the background objects to their positions at `time_s`."""
         if self._seed == 0:
             return
         data.mocap_pos[:, :2] = self._centre + self._swing * np.sin(self._rate * time_s + self._phase)

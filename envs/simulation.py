@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.world import Floats
 
-MAX_FINITE = 1e10  # mjMAXVAL: from here on MuJoCo calls a number bad
+MAX_FINITE = 1e10  # mjMAXVAL, the magnitude from which MuJoCo calls a number bad
 
 
 def roll_out(
@@ -17,12 +17,12 @@ def roll_out(
     """Positions, velocities and activations `[S, T, nq + nv + na]` after each of `actions [S, T, A]`.
 
     Args:
-        model: its auto-reset must be off.
-        start: where every sequence begins.
-        scratch: is overwritten.
+        model: the model, with auto-reset switched off.
+        start: data at the start of every sequence.
+        scratch: data that is overwritten.
         actions: controls, each held for `substeps` steps of the simulator.
 
-    A sequence is NaN from where it diverges, or from its first non-finite action.
+    A sequence is NaN from the step where it diverges, or from its first non-finite action.
     """
     num_sequences, num_steps, _ = actions.shape
     signature = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -31,8 +31,8 @@ def roll_out(
     controls = np.repeat(np.nan_to_num(actions), substeps, axis=1)
     full, _ = mujoco.rollout.rollout(model, [scratch], np.tile(initial, (num_sequences, 1)), controls)
     full = full[:, substeps - 1 :: substeps]
-    states: Floats = full[..., 1 : 1 + model.nq + model.nv + model.na].copy()  # after the clock
-    # A rollout that diverges repeats its last state to the end: its clock stands still.
+    states: Floats = full[..., 1 : 1 + model.nq + model.nv + model.na].copy()  # the first number is the clock
+    # A rollout that diverges repeats its last state to the end, so its clock stands still.
     expected_time = initial[0] + model.opt.timestep * substeps * np.arange(1, num_steps + 1)
     bad = np.abs(full[..., 0] - expected_time) > model.opt.timestep / 2
     bad |= ~(np.abs(states) < MAX_FINITE).all(-1) | ~np.isfinite(actions).all(-1)

@@ -1,4 +1,4 @@
-"""The task in a world: its success rule, which goals are used, and how to explore.
+"""The task in a world, with its success rule, its choice of goals, and its exploration.
 
 Shapes: `N` simulator state, `A` action, `...` any leading dimensions.
 """
@@ -25,8 +25,8 @@ class Metric:
 
     Attributes:
         name: key in `Task.errors`, for example `position`.
-        unit: unit it is reported in, for example `cm`.
-        tolerance: success needs the error to be at most this, in the same unit.
+        unit: unit of errors, for example `cm`.
+        tolerance: largest error that counts as success, in the same unit.
     """
 
     name: str
@@ -35,29 +35,29 @@ class Metric:
 
 
 class Explorer(abc.ABC):
-    """A policy that moves about without a goal, to record what actions do."""
+    """A policy without a goal, which records the effects of actions."""
 
     @abc.abstractmethod
     def act(self, env: GoalEnv) -> NDArray[np.float32]:
-        """Action `[A]` for the environment as it stands. It may look at the simulator: it records, it does not plan."""
+        """Action `[A]` for the present state of the environment. It may read the simulator, since it does not plan."""
 
 
 class Task(abc.ABC):
-    """Judges states and explores; it holds no state of its own.
+    """Measures the errors of states against goals, and makes explorers. It has no state.
 
     Attributes:
-        metrics: what `errors` measures, in this order.
+        metrics: the metrics of `errors`, in this order.
     """
 
     metrics: tuple[Metric, ...]
 
     @abc.abstractmethod
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
-        """Per metric the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit."""
+        """Error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, by metric and in its unit."""
 
     @abc.abstractmethod
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
-        """Whether going from `start [N]` to `goal [N]` is worth evaluating (something must have moved)."""
+        """Whether going from `start [N]` to `goal [N]` is worth evaluating, because enough has moved."""
 
     @abc.abstractmethod
     def explorer(self, rng: np.random.Generator) -> Explorer:
@@ -65,8 +65,8 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
-        """Paths for plots: name → `[..., 2]` (column, row) in fractions of the first camera's picture, for `states
-        [..., N]`."""
+        """Paths for plots of `states [..., N]`: name → `[..., 2]` (column, row) in fractions of the first camera's
+        image."""
 
     def is_success(self, states: Floats, goal: Floats, scale: float = 1.0) -> NDArray[np.bool_]:
         """Whether each of `states [..., N]` meets `scale` times every metric's tolerance, `[...]`."""
@@ -75,12 +75,12 @@ class Task(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """One thing that has to be as in the goal.
+    """One criterion of success.
 
     Attributes:
-        metric: its name, unit and tolerance.
-        error: `[...]`, in the metric's unit, of `states [..., N]` against `goal [N]` or `[..., N]`.
-        min_change: a goal is worth going to where the start is at least this far from it, by one criterion at least.
+        metric: name, unit and tolerance of the error.
+        error: returns the error `[...]` of `states [..., N]` against `goal [N]` or `[..., N]`, in the metric's unit.
+        min_change: a goal is interesting if, for one criterion, the error of the start is at least this.
     """
 
     metric: Metric
@@ -89,12 +89,12 @@ class Criterion:
 
 
 class CriteriaTask(Task):
-    """A task made of criteria, all of which have to be met.
+    """A task with criteria that must all be met.
 
     Args:
-        criteria: at least one.
-        make_explorer: an exploration policy for one episode, given its generator.
-        paths: as `Task.path_points`.
+        criteria: at least one criterion.
+        make_explorer: makes an exploration policy for one episode from a random generator.
+        paths: the function for `Task.path_points`.
     """
 
     def __init__(

@@ -14,21 +14,21 @@ from worldmodel.core.errors import UserError, choices_message
 
 
 def lighten(model: mujoco.MjModel) -> None:
-    """Turn off what is slow to draw without a GPU and `LeanRenderer` cannot. Call before making a renderer."""
+    """Turn off what is slow to draw without a GPU, beyond `LeanRenderer`'s settings. Call before making a renderer."""
     quality = model.vis.quality
     quality.shadowsize, quality.offsamples = 0, 4
     quality.numslices, quality.numstacks, quality.numquads = 16, 8, 1
-    # A sky costs a third of a small frame even where it is hidden; as an unused flat texture it is not drawn.
+    # A sky costs a third of a small frame even if it is hidden. As an unused flat texture, it is not drawn.
     model.tex_type[model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX] = mujoco.mjtTexture.mjTEXTURE_2D
 
 
 def hide_goal(model: mujoco.MjModel, nominal: mujoco.MjModel, prefixes: tuple[str, ...]) -> None:
-    """Make invisible what is named after a goal, and put it where `nominal` has it, so that it tells nothing.
+    """Hide the objects that show a goal, and restore their values from `nominal`, so that they reveal nothing.
 
     Args:
-        model: changed in place.
+        model: the model, which is changed in place.
         nominal: the same model as it was compiled.
-        prefixes: beginnings of the names of geoms, sites, bodies and lights.
+        prefixes: prefixes of the names of geoms, sites, bodies and lights.
     """
     if not prefixes:
         return
@@ -63,8 +63,8 @@ class Marker:
     """A marked point of a model.
 
     Args:
-        model: where it is.
-        name: of a geom, site or body.
+        model: the MuJoCo model.
+        name: name of a geom, site or body.
 
     Raises:
         UserError: for a name that the model does not have.
@@ -83,16 +83,16 @@ class Marker:
         raise UserError(choices_message("marker", name, names - {"", "world"}))
 
     def position(self, data: mujoco.MjData) -> Floats:
-        """Where it is [m], `[3]`; `data` is up to date with its positions (`mj_kinematics`)."""
+        """Its position `[3]` [m]. The positions in `data` must be up to date (`mj_kinematics`)."""
         return np.array(getattr(data, self._field)[self._number])
 
 
 class MarkerPaths:
-    """Where marked points appear in a camera's picture, for states that begin with `qpos`.
+    """Paths of marked points in a camera's image, for states that begin with `qpos`.
 
     Args:
-        model: of MuJoCo.
-        view: whose picture.
+        model: the MuJoCo model.
+        view: the camera's view.
         markers: the points.
     """
 
@@ -101,8 +101,8 @@ class MarkerPaths:
         self._data = mujoco.MjData(model)
 
     def __call__(self, states: Floats) -> dict[str, Floats]:
-        """By marker, `[..., 2]` (column, row) in fractions of the picture, for `states [..., N]`; NaN for a state that
-        is not finite."""
+        """Marker name → `[..., 2]` (column, row) in fractions of the image, for `states [..., N]`. States that are not
+        finite give NaN."""
         flat = states.reshape(-1, states.shape[-1])
         points = np.full((len(self._markers), len(flat), 2), np.nan)
         for number, state in enumerate(flat):

@@ -1,4 +1,4 @@
-"""A simulation without a task: its state, its actions and its rendering.
+"""A simulation without a task, with its state, its actions and its rendering.
 
 Shapes: `H, W` image height and width in pixels, `P` proprioception, `A` action, `N` simulator state (all 1-D sizes),
 `S` action sequences, `T` control steps.
@@ -21,14 +21,14 @@ Pixels = NDArray[np.uint8]
 
 
 class World(abc.ABC):
-    """What can be simulated and seen. It knows neither goals nor rewards (`envs.task.Task` does).
+    """A simulation that can be rendered. It knows neither goals nor rewards (`envs.task.Task` does).
 
     Attributes:
-        cameras: at least one, in an order that stays.
-        action_spec: what can be commanded.
+        cameras: at least one camera, in a fixed order.
+        action_spec: specification of the action.
         proprio_size: number of proprioceptive readings, P.
-        control_step_s: how long one action lasts [s].
-        simulator: what computes the physics, with its version: contacts differ between versions.
+        control_step_s: duration of one action [s].
+        simulator: name and version of the physics engine, since contacts differ between versions.
     """
 
     cameras: tuple[CameraSpec, ...]
@@ -39,37 +39,37 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, rng: np.random.Generator) -> None:
-        """Go to where an episode begins, as `rng` alone decides."""
+        """Set the first state of an episode. It depends on `rng` alone."""
 
     @abc.abstractmethod
     def advance(self, action: Floats) -> bool:
         """Hold `action [A]`, finite and within the bounds, for one control step. Returns whether the simulation
-        diverged; then `get_state` may hold numbers that are not finite."""
+        diverged. If so, `get_state` may return numbers that are not finite."""
 
     @abc.abstractmethod
     def get_state(self) -> Floats:
-        """Everything that is needed to come back to this instant, `[N]`."""
+        """The full state of the simulation, `[N]`, from which `set_state` restores it."""
 
     @abc.abstractmethod
     def set_state(self, state: Floats) -> None:
-        """Return to a stored instant: `[N]`, finite, and of the right length (`GoalEnv` sees to that)."""
+        """Restore a stored state `[N]`. `GoalEnv` has checked its length and that it is finite."""
 
     @abc.abstractmethod
     def picture(self, camera: CameraSpec) -> Pixels:
-        """What the camera called `camera.name` sees now, `[camera.height, camera.width, 3]`, in fresh memory.
+        """Image `[camera.height, camera.width, 3]` of the present state by the camera `camera.name`, in new memory.
 
-        The size may differ from that in `cameras`: pictures for people are larger.
+        The size may differ from that in `cameras`, since images for people are larger.
         """
 
     @abc.abstractmethod
     def proprio(self) -> NDArray[np.float32]:
-        """What the robot reads of itself now, `[P]`, in fresh memory."""
+        """The present proprioception `[P]`, in new memory."""
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:
-        """States `[S, T, N]` after each of `actions [S, T, A]`, within the bounds, from `state [N]`; the present stays.
+        """States `[S, T, N]` after each of `actions [S, T, A]`, within the bounds, from `state [N]`.
 
-        A diverged sequence is NaN from there on. This way is right for every simulation, and slow: many of them can do
-        several sequences at once.
+        The present state is restored. A diverged sequence is NaN from there on. This method is right for every
+        simulation, but slow. Many simulators can run several sequences at once.
         """
         states = np.full((*actions.shape[:2], len(state)), np.nan)
         with self.visit(state):
@@ -83,7 +83,7 @@ class World(abc.ABC):
 
     @contextlib.contextmanager
     def visit(self, state: Floats) -> Iterator[None]:
-        """Be in `state [N]` for a while."""
+        """A context in which the state is `state [N]`. At its end, the present state is restored."""
         present = self.get_state()
         self.set_state(state)
         try:
@@ -92,11 +92,11 @@ class World(abc.ABC):
             self.set_state(present)
 
     def close(self) -> None:  # noqa: B027  (what holds nothing has nothing to free)
-        """Free what the operating system gave. Safe to call twice."""
+        """Free resources of the operating system. Safe to call twice."""
 
 
 def require_size(height: int, width: int, what: str = "image_size") -> None:
-    """Raises UserError for pictures that are too small to draw, or too large to keep."""
+    """Raises UserError for images that are too small to draw, or too large to store."""
     received = height if height == width else f"{height} x {width}"
     if min(height, width) < 8:
         raise UserError(f"{what} {received} is too small: accepted are 8 pixels and more")

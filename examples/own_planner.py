@@ -1,6 +1,6 @@
 """A planner of your own, used by name: python examples/own_planner.py
 
-It draws around the best sample so far, half as far from it in every iteration.
+It draws samples around the best one so far, and halves the standard deviation in every iteration.
 """
 
 import torch

@@ -16,7 +16,7 @@ __all__ = ["Planner", "RobotController"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from planning import Planner`; imported when it is asked for, because commands need less."""
+    """Import `Planner` and `RobotController` when they are used, because commands need less."""
     if name == "Planner":
         from planning.planner import Planner
 

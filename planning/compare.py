@@ -1,4 +1,4 @@
-"""Is one method better than another? Two evaluations of the same pairs, compared pair by pair.
+"""Compares two methods by their evaluations on the same pairs, pair by pair.
 
 python -m planning.compare a=runs/push/evaluate/<hash> b=runs/push/evaluate/<hash>
 python -m planning.compare a=[seed0,seed1,seed2] b=[seed0,seed1,seed2]     # several trainings of each method
@@ -20,7 +20,7 @@ from worldmodel.core.options import from_config
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What `configs/compare.yaml` holds beside `a` and `b`; it says what each means."""
+    """The options in `configs/compare.yaml` beside `a` and `b`. The file explains each."""
 
     resamples: int
     seed: int
@@ -40,7 +40,7 @@ def _paths(config: Config, key: str) -> list[str]:
 
 
 def compare(config: Config) -> None:
-    """What `python -m planning.compare` does. Raises UserError for input that cannot be used."""
+    """Run `python -m planning.compare`. Raises UserError for input that cannot be used."""
     options = from_config(CompareConfig, {k: v for k, v in plain_options(config).items() if k not in "ab"}, "compare")
     paths = {key: _paths(config, key) for key in "ab"}
     if len(paths["a"]) != len(paths["b"]):

@@ -61,7 +61,7 @@ class Strategy:
 
     def plan(self, cost: CostFn, limits: ActionLimits, last: Tensor, step: int, memory: TensorRecord | None) -> Plan:
         """The plan made at control step `step` of an episode, after the command `last [B, A]`."""
-        # Seeded anew for every step: independent of how often anybody planned before.
+        # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
         generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
         problem = Problem(cost, limits, last, self.controller.horizon, step)
         return self.optimiser.plan(problem, memory, generator)
@@ -78,8 +78,8 @@ class Decision:
         sub_goal: `[B]`, index of each row's current sub-goal, from 0 on.
         predicted_cost: `[B]`, the predicted cost of the plan in execution.
         replaced: `[B]`, rows where no plan could be used and the action is rest.
-        refused: `[B]`, those of them whose plan was not seen to lead nearer to the goal (`planning.verification`).
-        trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution; NaN without one.
+        refused: `[B]`, those of these rows whose plan was refused by the verification (`planning.verification`).
+        trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution. NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
         planned: whether a plan was made at this step, or the last one is still being executed.
     """
@@ -98,7 +98,7 @@ class Decision:
 
     @functools.cached_property
     def imagined(self) -> tuple[Any, ...]:
-        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan; None without a plan.
+        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan. None without a plan.
 
         They are computed on first access, which takes about as long as the evaluation of one sample.
         """
@@ -114,18 +114,18 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One environment on its way.
+    """The state of control of one environment.
 
     Attributes:
-        goals: latents `[1, ...]` of its goals, in turn.
-        targets: features `[1, F]` of their images, where plans are verified; else none.
-        sub_goal: which one it is heading for.
+        goals: latents `[1, ...]` of its sub-goals, in order.
+        targets: features `[1, F]` of their images if plans are verified, else empty.
+        sub_goal: index of the current sub-goal.
         step: control steps since the episode began.
-        latent: `[1, ...]`, of what was seen last.
-        command: `[1, A]`, in force.
-        plan: of one row, in execution; None where none could be used.
-        planned_at: the control step in which it was made.
-        refused: whether there is none because it was not seen to lead nearer to the goal.
+        latent: latent `[1, ...]` after the last observation.
+        command: `[1, A]`, the last command.
+        plan: the plan in execution, with one row. None if no plan could be used.
+        planned_at: the control step in which the plan was made.
+        refused: whether there is no plan because the verification refused it.
     """
 
     goals: tuple[Any, ...]
@@ -144,7 +144,7 @@ class _Row:
 
 
 def choose_reached_distance(wanted: float | None, model: Model) -> float:
-    """What the user wants, or the model's own. Raises UserError for a number that is not above 0."""
+    """`wanted`, or the model's own distance for None. Raises UserError for a number that is not above 0."""
     if wanted is None:
         return model.reached_distance
     if not (isinstance(wanted, int | float) and 0 < wanted < math.inf):
@@ -167,9 +167,9 @@ class Controller:
         strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
         device: device of the model.
-        reached_distance: largest latent distance at which a goal counts as reached; None for the model's own.
+        reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
-        verification: looks at where a plan leads before it is executed; None: nobody does.
+        verification: checks the decoded end of a plan before the plan is executed, or None.
 
     Raises:
         UserError: for a goal that the model cannot read, and for a `reached_distance` that is not above 0.
@@ -209,12 +209,12 @@ class Controller:
 
         Args:
             observation: `[B, ...]` of the model's cameras and proprioception. It is copied.
-            command: `[B, A]`, the commands in force, where they are not those that were decided last; for the first
-                step of actions that hold, where no reading shows what is held.
+            command: `[B, A]`, the last commands, if they differ from the last decision. The first call needs them if
+                an action rests at `hold` and no reading shows the last command.
 
         Raises:
-            UserError: for an observation that does not fit the model or is not finite, and where nobody knows what to
-                hold. Nothing has happened then, and nothing has after any other exception: the next call may be right.
+            UserError: for an observation that does not fit the model or is not finite, and if a command to hold is
+                unknown. After this or any other exception the controller is unchanged, and the next call may succeed.
         """
         started = time.perf_counter()
         seen = read_observation(observation, self._model.spec, len(self._rows))
@@ -232,7 +232,7 @@ class Controller:
         return dataclasses.replace(made, plan_ms=(time.perf_counter() - started) * 1e3)
 
     def _look(self, row: _Row, seen: Observation, command: NDArray[np.float32] | None) -> _Row:
-        """What the row sees now, `[1, ...]`, and the `command [A]` that is in force if it is not the last one."""
+        """The row after the observation `seen [1, ...]`, with the command `[A]` that the user or a reading gives."""
         latent = self._model.observe(row.latent, seen, row.command)
         if command is not None:
             given = torch.as_tensor(command, device=self._device)[None]
@@ -240,10 +240,10 @@ class Controller:
         return dataclasses.replace(row, latent=latent)
 
     def _head_on(self, row: _Row) -> tuple[_Row, float]:
-        """The row, heading for the next goal where it has reached one, and its distance now."""
+        """The row with its next sub-goal if it has reached one, and the distance to the current one."""
         distance = self._distance(row)
         while self._is_near(distance) and row.sub_goal + 1 < len(row.goals):
-            # The plan in execution leads to where it is already.
+            # The plan in execution leads to the goal that has been reached.
             row = dataclasses.replace(row, sub_goal=row.sub_goal + 1, plan=None)
             distance = self._distance(row)
         return row, distance
@@ -252,13 +252,13 @@ class Controller:
         return float(self._model.distance(row.latent, row.goal))
 
     def _is_near(self, distance: float) -> bool:
-        """A distance that is not finite is a broken model, not an arrival."""
+        """Whether a goal counts as reached. A distance that is not finite means a broken model, and never counts."""
         return math.isfinite(distance) and distance <= self.reached_distance
 
     def _plan(self, rows: list[_Row]) -> tuple[list[_Row], bool]:
-        """The rows with plans that are made anew where it is time to, and whether any is.
+        """The rows, with new plans where one is due, and whether any plan was made.
 
-        Rows that are equally far into their episode and have plans to start from, or not, share a batch.
+        Rows share a batch if they are at the same step of their episodes, and all or none of them have a previous plan.
         """
         execute = self._strategy.controller.execute
         due = [i for i, row in enumerate(rows) if row.plan is None or row.step - row.planned_at >= execute]
@@ -272,7 +272,7 @@ class Controller:
             plan = self._plan_group([rows[i] for i in group], step)
             usable = (plan.cost.isfinite() & plan.actions.isfinite().flatten(1).all(1)).tolist()
             for place, i in enumerate(group):
-                # What cannot be used is not started from again either.
+                # The next plan does not start from a plan that cannot be used.
                 made = plan.rows(slice(place, place + 1)) if usable[place] else None
                 refused = made is not None and not self._is_verified(rows[i], made)
                 rows[i] = dataclasses.replace(rows[i], plan=None if refused else made, planned_at=step, refused=refused)
@@ -291,7 +291,7 @@ class Controller:
         return self._strategy.plan(cost, self.limits, torch.cat([_command(row) for row in rows]), step, memory)
 
     def _decide(self, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        """The actions `[B, A]`, and which of them `[B]` had to be replaced."""
+        """The actions `[B, A]`, and whether each was replaced by rest `[B]`."""
         last = torch.cat([_command(row) for row in rows])
         nothing = torch.full_like(last[:1], torch.nan)
         wanted = [nothing if row.plan is None else row.plan.actions[:, row.step - row.planned_at] for row in rows]

@@ -14,14 +14,14 @@ from worldmodel.cli.tables import Table, table
 
 
 class EpisodeProgress:
-    """Shows control steps that are done with the success rate so far, of `episodes` episodes of `budget` steps."""
+    """Shows the number of finished control steps and the success rate, of `episodes` episodes of `budget` steps."""
 
     def __init__(self, title: str, episodes: int, budget: int) -> None:
         self._title, self._total, self._done = title, episodes * budget, 0
         self._shown = Steps()
 
     def update(self, steps: int, episodes: Sequence[Episode]) -> None:
-        """`steps` control steps are newly done, and so are all of `episodes`."""
+        """Count `steps` more control steps. `episodes` are all finished episodes."""
         reached = sum(e.success_any for e in episodes)
         self._done += steps
         self._shown.step(self._done, f"{reached} of {len(episodes)} reached" if episodes else "")

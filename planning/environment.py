@@ -1,6 +1,6 @@
-"""What planning needs from an environment. With this protocol it can be used and tested without the package `envs`.
+"""The protocol of environments that planning needs. It makes planning usable and testable without the package `envs`.
 
-Every `envs.protocol.GoalEnv` fits. Shapes: `A` action, `P` proprioception, `N` simulator state.
+Every `envs.protocol.GoalEnv` satisfies it. Shapes: `A` action, `P` proprioception, `N` simulator state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Metric(Protocol):
 
 
 class Environment(Protocol):
-    """The part of `envs.protocol.GoalEnv` that planning uses; see there for what each member promises."""
+    """The part of `envs.protocol.GoalEnv` that planning uses. The members are documented there."""
 
     @property
     def name(self) -> str: ...

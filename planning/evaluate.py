@@ -1,4 +1,4 @@
-"""Success rates on a manifest, beside baselines and an oracle.
+"""Success rates on a manifest, with baselines and an oracle.
 
 python -m planning.evaluate env=push
 python -m planning.evaluate env=push checkpoint=runs/push/model manifest.seed=7 oracle=false
@@ -38,15 +38,15 @@ from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
 
 MODEL, ORACLE = "world model", "oracle"
-# Raised when planning comes to other plans with the same options: what was kept of older episodes then counts no more.
+# Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
-_MIB_PER_ENV: Final = 36  # of memory, measured on `push` at 64 x 64
+_MIB_PER_ENV: Final = 36  # memory of one environment, measured on `push` at 64 x 64
 MOST_ENVS: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What `configs/evaluate.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/evaluate.yaml` beside its groups. The file explains each."""
 
     checkpoint: str | None
     command: tuple[float, ...] | None
@@ -78,7 +78,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass
 class Evaluation:
-    """One evaluation on its way: what it was asked, what it runs in, what came out so far."""
+    """An evaluation in progress, with its options, its environments and its results so far."""
 
     options: EvaluateConfig
     planner: dict[str, Any]
@@ -88,9 +88,9 @@ class Evaluation:
     checkpoint: Checkpoint
 
     def key(self, **decisive: Any) -> str:
-        """Hash of all that decides an outcome: episodes found under it are those that would come out again.
+        """Hash of everything that decides an outcome. A logged episode with the same hash need not run again.
 
-        `batch` is not among it, because who shares a batch makes no difference.
+        `batch` is not part of it, because the other episodes of a batch make no difference.
         """
         common = {
             "planning": _PLANNING_VERSION,
@@ -105,7 +105,7 @@ class Evaluation:
         return hashlib.sha256(json.dumps({**common, **decisive}, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(self, title: str, policy: Policy, name: str, key: str) -> list[Episode]:
-        """Every episode of `policy`, going on from its log, with a progress bar."""
+        """Every episode of `policy`, resumed from its log, with a progress bar."""
         log = EpisodeLog(RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl")
         pairs, budget = self.manifest.pairs, self.options.budget
         with EpisodeProgress(f"{self.spec.env}: {title}", len(pairs), budget) as progress:
@@ -113,7 +113,7 @@ class Evaluation:
 
 
 def evaluate(config: Config) -> None:
-    """What `python -m planning.evaluate` does. Raises UserError for input that cannot be used."""
+    """Run `python -m planning.evaluate`. Raises UserError for input that cannot be used."""
     options = from_config(EvaluateConfig, plain_options(config), "evaluate")
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     device = pick_device(options.device)
@@ -174,7 +174,7 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
         "task": task.spec.env,
         **summaries[MODEL].to_dict(),
         **dataclasses.asdict(timing),
-        # Baselines and oracle, under the names that results have had from the beginning.
+        # Baselines and oracle have the key names that results have had from the beginning.
         "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
@@ -201,13 +201,13 @@ def _report(task: Evaluation, episodes: dict[str, list[Episode]], timing: Timing
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
     console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
-    # planning.run takes its pairs from the frozen list: it knows none of those that were drawn for this evaluation.
+    # planning.run takes pairs from the frozen manifest. It does not know pairs that were drawn for this evaluation.
     watch = [f"seed={_worth_watching(episodes[MODEL])}"] if frozen else []
     console.print(next_command("planning.run", *watch, checkpoint="checkpoint"))
 
 
 def _worth_watching(episodes: Sequence[Episode]) -> int:
-    """The first failure; without one, the first episode."""
+    """Index of the first failure, or of the first episode if there is none."""
     return next((e.index for e in episodes if not e.success_any), 0)
 
 

@@ -19,14 +19,14 @@ from worldmodel.core.spec import CameraSpec
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
-# How a picture of other proportions is brought to those of the camera.
+# Ways to bring an image of another aspect ratio to that of the camera.
 CROP, LETTERBOX = "crop", "letterbox"
-# Larger numbers are no state of any simulator of ours, and would overflow inside of one.
+# Larger numbers are not in any simulator state of this project, and would overflow inside a simulator.
 _LARGEST_STATE: Final = 1e6
 _WANTED = "a goal image is a PNG or JPEG in RGB, opaque"
-# Pillow's many ways to say that the data is broken.
+# Exceptions that Pillow raises for broken data.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
-# By EXIF orientation. Pillow's `exif_transpose` also rewrites the EXIF, and fails on odd ones.
+# Keyed by EXIF orientation. Pillow's `exif_transpose` also rewrites the EXIF data, and fails on odd data.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,13 +40,13 @@ _UPRIGHT = {
 
 @dataclasses.dataclass(frozen=True)
 class GoalImage:
-    """A goal as a picture, and what its file tells of the simulator (nothing, for a photo).
+    """A goal image, and the simulator's states in its file. A photo has none.
 
     Attributes:
         pixels: uint8 `[H, W, 3]`, of the camera's size.
-        goal_state: simulator state `[N]` that the picture shows, from the PNG text chunk `goal_state`.
+        goal_state: simulator state `[N]` that the image shows, from the PNG text chunk `goal_state`.
         start_state: simulator state `[N]` to start from, from the chunk `start_state`.
-        environment: name of the environment that made the picture, from the chunk `environment`.
+        environment: name of the environment that made the image, from the chunk `environment`.
     """
 
     pixels: NDArray[np.uint8]
@@ -56,22 +56,21 @@ class GoalImage:
 
 
 def require_fit(fit: str) -> None:
-    """Raises UserError for a `goal_fit` that there is not."""
+    """Raises UserError for an unknown `goal_fit`."""
     if fit not in (CROP, LETTERBOX):
         raise UserError(choices_message("goal_fit", fit, (CROP, LETTERBOX)))
 
 
 def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImage:
-    """The picture in `path`, as `camera` would have it.
+    """The image in `path`, at the size of `camera`.
 
-    Accepted are PNG and JPEG of at most 20 MB and 40 million pixels, at least a quarter of the camera's height and
-    width, in RGB. The EXIF rotation is applied. An alpha channel must be opaque everywhere; 16-bit PNGs lose the lower
-    byte. Greyscale, palette, CMYK and transparent pictures are refused: no camera that a model was trained on makes
-    them, and a silent conversion would be a goal that nobody meant.
+    PNG and JPEG files in RGB are accepted, of at most 20 MB and 40 million pixels, and at least a quarter of the
+    camera's height and width. The EXIF rotation is applied. An alpha channel must be opaque everywhere. 16-bit PNGs
+    lose the lower byte. Greyscale, palette, CMYK and transparent images are refused. No camera that a model was trained
+    on makes them, and a silent conversion could give a goal that the user did not mean.
 
-    A picture of other proportions loses what sticks out on both sides alike (`crop`: its largest centred part of the
-    camera's proportions is kept), or gets black bars on both sides alike (`letterbox`: all of it is kept). Then it is
-    averaged down (or up) to the camera's size.
+    If the aspect ratio is not the camera's, `crop` keeps the largest centred part with the camera's aspect ratio, and
+    `letterbox` keeps the whole image between two black bars of equal size. The result is averaged to the camera's size.
 
     Raises:
         UserError: one line that names the file, what it is, and what is accepted.
@@ -81,9 +80,9 @@ def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImag
     _check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is unimportant
+            warnings.simplefilter("ignore")  # about large images, which are refused, and about odd EXIF data
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                width, height = image.size  # from the header: nothing is decoded yet
+                width, height = image.size  # from the header, before anything is decoded
                 if width * height > MAX_PIXELS:
                     raise UserError(f"{path} has {width} x {height} pixels: at most {MAX_PIXELS:,} are accepted")
                 texts = {str(k): str(v) for k, v in image.info.items() if isinstance(v, str)}
@@ -110,7 +109,7 @@ def read_goal(path: str | Path, camera: CameraSpec, fit: str = CROP) -> GoalImag
 def _check_file(path: Path) -> None:
     try:
         exists, is_file = path.exists(), path.is_file()
-    except OSError as error:  # a name that no file can have
+    except OSError as error:  # no file can have this name
         raise UserError(f"goal image {str(path)[:80]}... cannot be opened ({error.strerror}): {_WANTED}") from error
     if not exists:
         raise UserError(f"goal image {path} does not exist: make one with 'python -m envs.goal', or give a PNG or JPEG")
@@ -134,7 +133,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, camera: CameraSpec, fit: str) -> Image.Image:
-    """`picture` at the camera's size, by the rule of `read_goal`."""
+    """`picture` at the camera's size, by the rules in `read_goal`."""
     width, height = picture.size
     if fit == CROP:
         scale = min(width / camera.width, height / camera.height)
@@ -151,7 +150,7 @@ def _fitted(picture: Image.Image, camera: CameraSpec, fit: str) -> Image.Image:
 
 
 def _state(texts: dict[str, str], key: str) -> NDArray[np.float64] | None:
-    """A state `[N]` from a text chunk; None where there is none that can be read, since pictures do not owe us one."""
+    """A state `[N]` from a text chunk. None if there is no readable one, since an image need not have one."""
     try:
         state = np.array(json.loads(texts.get(key, "null")), np.float64)
     except (ValueError, TypeError, OverflowError, RecursionError):

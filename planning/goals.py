@@ -1,4 +1,4 @@
-"""Converts what users give as a goal into goals that a model reads.
+"""Converts the goals of users into goals that a model reads.
 
 A goal is an image (`goal=img.png`) or one image for each camera (`goal='{front: a.png, side: b.png}'`). A list of these
 is a sequence of sub-goals (`goal='[a.png,b.png]'`). In Python, images may also be arrays, and any `Goal` that the model
@@ -23,7 +23,7 @@ MOST_SUB_GOALS = 1_000
 
 
 def sub_goals(given: Any) -> list[Any]:
-    """A goal, or several in turn, as a list. Raises UserError for an empty one, and for a list in a list."""
+    """A goal or a sequence of goals, as a list. Raises UserError for an empty list, and for a list in a list."""
     goals = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not 1 <= len(goals) <= MOST_SUB_GOALS or any(isinstance(goal, list | tuple) for goal in goals):
         raise UserError(
@@ -33,10 +33,10 @@ def sub_goals(given: Any) -> list[Any]:
 
 
 def read_pictures(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> dict[str, GoalImage]:
-    """The files of one goal, by camera: one path, where there is one camera, or a mapping from cameras to paths.
+    """The image files of one goal, by camera. `given` is a path if there is one camera, or maps cameras to paths.
 
     Raises:
-        UserError: for a camera that is missing or unknown, and for a picture that cannot be used.
+        UserError: for a camera that is missing or unknown, and for an image that cannot be used.
     """
     if not isinstance(given, Mapping):
         if not isinstance(given, str | Path) or given == "":
@@ -55,14 +55,14 @@ def read_pictures(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> dict[st
 
 
 def read_one(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> Goal:
-    """One goal: a `Goal`, a picture as a file or an array, or a mapping from cameras to pictures. Raises UserError."""
+    """One goal from a `Goal`, an image (file or array), or a mapping from cameras to images. Raises UserError."""
     if isinstance(given, Goal):
         return given
     parts = given if isinstance(given, Mapping) else {"": given}
     if all(isinstance(part, str | Path) for part in parts.values()):
         return ImageGoal({name: image.pixels for name, image in read_pictures(given, spec, fit).items()})
     if isinstance(given, Mapping):
-        # Of several cameras, some may be files and some arrays.
+        # The images of several cameras may be files and arrays mixed.
         given = {
             name: read_goal(part, spec.camera(name), fit).pixels
             if isinstance(part, str | Path) and name in spec.camera_names
@@ -73,7 +73,7 @@ def read_one(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> Goal:
 
 
 def read_goals(given: Any, spec: EnvironmentSpec, fit: str = CROP) -> tuple[Goal, ...]:
-    """A goal, or several in turn. Raises UserError for what is none, and for pictures that cannot be used."""
+    """A goal or a sequence of goals. Raises UserError for other values, and for images that cannot be used."""
     if isinstance(given, np.ndarray):
         given = [given]
     return tuple(read_one(goal, spec, fit) for goal in sub_goals(given))

@@ -1,4 +1,4 @@
-"""Checks observations of users and environments against a model's specification, and copies them."""
+"""Checks observations of users and environments against a model's specification, and copies the observations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from worldmodel.core.spec import HOLD, ActionSpec, EnvironmentSpec
 
 
 def read_images(given: Any, spec: EnvironmentSpec, what: str = "image") -> dict[str, NDArray[np.uint8]]:
-    """One picture `[H, W, 3]` per camera, from a mapping by camera or, with one camera, from the picture itself.
+    """One image `[H, W, 3]` per camera, from a mapping by camera or, with one camera, from the image itself.
 
     Raises:
-        UserError: where a camera is missing or unknown, or its picture is not uint8 of the camera's size.
+        UserError: for a camera that is missing or unknown, and for an image that is not uint8 of the camera's size.
     """
     if not isinstance(given, Mapping):
         if len(spec.cameras) > 1:
@@ -47,7 +47,7 @@ def _picture(given: Mapping[str, Any], name: str, shape: tuple[int, ...], what: 
 
 
 def read_numbers(given: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
-    """Finite numbers of a shape, in single precision. Raises UserError, naming the first one that is not."""
+    """Finite numbers of a shape, in single precision. Raises UserError that names the first number that is not."""
     wanted = f"expected finite numbers {list(shape)}"
     try:
         values = np.asarray(given)
@@ -66,7 +66,7 @@ def read_numbers(given: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray
 
 
 def read_observation(given: Observation, spec: EnvironmentSpec, rows: int) -> Observation:
-    """A copy of what `rows` robots show, `[B, ...]`. Raises UserError for what does not fit `spec` or is not finite."""
+    """A copy of an observation `[B, ...]` of `rows` robots. Raises UserError if it is not finite or does not fit."""
     if len(given.proprio) != rows:
         raise UserError(f"{len(given.proprio)} observations for a controller of {rows} environments")
     proprio = np.zeros((rows, spec.proprio_size), np.float32)
@@ -81,7 +81,7 @@ def read_observation(given: Observation, spec: EnvironmentSpec, rows: int) -> Ob
 
 
 def read_start(given: tuple[float, ...] | None, action: ActionSpec) -> NDArray[np.float32] | None:
-    """The option `command`: what is in force where an episode begins, `[A]`. Raises UserError for another length."""
+    """The option `command`, which is the command `[A]` at the start. Raises UserError for another length."""
     return None if given is None else read_numbers(given, (action.size,), "command")
 
 
@@ -92,18 +92,18 @@ def first_command(
     first: list[bool],
     start: NDArray[np.float32] | None = None,
 ) -> list[NDArray[np.float32] | None]:
-    """The commands `[A]` that are in force, per row; None where it is the one that was decided last.
+    """The present command `[A]` of every row, or None if it is the last decision.
 
     Args:
-        given: `[B, A]`, by the user; None where he does not say.
-        seen: `[B, ...]`.
-        action: what rest is.
-        first: per row, whether nothing was decided yet. Then what holds is what the matching readings show, and all
-            else is at rest.
-        start: `[A]`, what is held where an episode begins and no reading shows it.
+        given: `[B, A]`, the user's commands, or None.
+        seen: the observations `[B, ...]`.
+        action: specification of the action, which says what rest is.
+        first: for every row, whether there is no decision yet. The command is then read from the matching readings in
+            dimensions that hold, and is rest in all others.
+        start: `[A]`, the command at the start of an episode in dimensions that hold and have no reading.
 
     Raises:
-        UserError: where nobody knows what is held.
+        UserError: if the command of a dimension that holds is unknown.
     """
     if given is not None:
         values = read_numbers(given, (len(first), action.size), "command")

@@ -22,11 +22,11 @@ AUTO = "auto"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Which world model, and where it comes from.
+    """The checkpoint of a world model.
 
     Attributes:
         source: a shipped checkpoint's name or a folder.
-        title: for the user.
+        title: name for the user.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Hash of configuration and weights: two models with one name are two, a copy elsewhere is the same one."""
+        """Hash of configuration and weights. It tells models of one name apart, and a copy has the same hash."""
         folder = resolve(self.source)
         digest = hashlib.sha256((folder / "config.json").read_bytes())
         digest.update((folder / "model.safetensors").read_bytes())
@@ -42,10 +42,10 @@ class Checkpoint:
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
-    """What the user asked for; else their own trained model of `env`; else the shipped one.
+    """The checkpoint that the user wants, or else their own trained model of `env`, or else the shipped one.
 
     Raises:
-        UserError: when nothing was asked for and there is neither.
+        UserError: if the user names no checkpoint and there is none for `env`.
     """
     if wanted is not None:
         return Checkpoint(wanted, f"the checkpoint {wanted}")
@@ -68,17 +68,17 @@ def read_model(
     compiled: str | bool = "auto",
     spec: EnvironmentSpec | None = None,
 ) -> WorldModel:
-    """The world model, ready to plan with.
+    """The world model, ready for planning.
 
     Args:
-        checkpoint: which one.
-        device: where it computes.
-        precision: of imagined futures, `bf16` or `fp32`.
-        compiled: imagined futures by torch.compile: `auto` (on a GPU), true or false.
-        spec: what it has to fit; None: whatever it was trained on.
+        checkpoint: the checkpoint.
+        device: device of the model.
+        precision: precision of imagined futures, `bf16` or `fp32`.
+        compiled: whether `imagine` is compiled by torch.compile: `auto` (only on a GPU), true or false.
+        spec: specification that the model must fit, or None.
 
     Raises:
-        UserError: where it cannot be read, or does not fit, naming both values.
+        UserError: for a checkpoint that cannot be read, and for one that does not fit. It names both values.
     """
     wanted, compiled = pick_precision(precision), pick_compile(compiled, device)
     model = registry.load_model(checkpoint.source, device)

@@ -20,7 +20,7 @@ from worldmodel.core.options import from_config
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """What `configs/manifest.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/manifest.yaml` beside its groups. The file explains each."""
 
     seed: int
     n: int
@@ -28,16 +28,16 @@ class FreezeConfig:
     out: str | None
 
     def __post_init__(self) -> None:
-        ManifestConfig(self.seed, self.n, self.steps_ahead)  # refuses what no manifest can have
+        ManifestConfig(self.seed, self.n, self.steps_ahead)  # raises for values that no manifest can have
 
 
 def freeze(config: Config) -> None:
-    """What `python -m planning.manifest` does. Raises UserError for input that cannot be used."""
+    """Run `python -m planning.manifest`. Raises UserError for input that cannot be used."""
     options = from_config(FreezeConfig, plain_options(config), "manifest")
     env, spec = open_env(config["env"])
     try:
         path = output_file(options.out or frozen_path(spec.env, spec.options))
-        # Evaluations are compared by this file: it is replaced only by who names it.
+        # Evaluations are compared by this file, so it is replaced only if `out` names it.
         frozen = read_manifest(path) if options.out is None and path.exists() else None
         asked = (options.seed, options.n, options.steps_ahead)
         if frozen is not None and (frozen.seed, len(frozen.pairs), frozen.steps_ahead) != asked:

@@ -1,4 +1,4 @@
-"""The objective of a plan: distances to the goal along an imagined future, reduced to one cost."""
+"""The objective of a plan, which reduces the distances to the goal along an imagined future to one cost."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ObjectiveConfig:
         return distance @ _step_weights(self, distance.shape[-1]).to(distance)
 
     def step_weights(self, horizon: int) -> Tensor:
-        """Weight `[H]` of every step; `min` has none."""
+        """Weight `[H]` of every step. `min` has no weights."""
         return _step_weights(self, horizon).clone()
 
 
-@functools.lru_cache(maxsize=16)  # asked for in every evaluation of every row
+@functools.lru_cache(maxsize=16)  # needed in every evaluation of every row
 def _step_weights(config: ObjectiveConfig, horizon: int) -> Tensor:
     mean = torch.full((horizon,), 1 / horizon)
     terminal = torch.zeros(horizon)
@@ -66,16 +66,16 @@ def _step_weights(config: ObjectiveConfig, horizon: int) -> Tensor:
 class LatentGoalCost:
     """`cost(a) = reduce_h distance(imagine(latent, a)_h, goal)`, a `CostFn`.
 
-    One environment is imagined at a time. A matrix product may round differently when it has more rows, and a search
-    makes much of little: plans differed by up to half of the action range between batches of one and of three
-    environments. The rows of one environment are as many whoever shares the batch with it, and so its plan is the same.
-    On a processor this costs 3 % of the rate in fp32 and a third in bf16 (192 samples, 20 environments, one thread).
+    One environment is imagined at a time. A matrix product may round differently if it has more rows, and a search
+    amplifies small differences. Plans differed by up to half of the action range between batches of one and of three
+    environments. Imagined alone, an environment has the same plan in every batch. On a CPU, this costs 3 % of the
+    rate in fp32 and a third in bf16 (192 samples, 20 environments, one thread).
 
     Attributes:
-        model: where the futures are imagined.
-        latents: of what is seen now, `[1, ...]` each, one per row.
-        goals: as `model.goal` returns them, `[1, ...]` each, one per row.
-        objective: how the steps are reduced.
+        model: the model that imagines.
+        latents: current latent states, `[1, ...]` each, one per row.
+        goals: goals as `model.goal` returns them, `[1, ...]` each, one per row.
+        objective: reduces the distances of all steps to a cost.
     """
 
     model: Model

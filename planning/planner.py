@@ -33,7 +33,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
 
-# A goal as users give it: a picture as a file or an array, one for each camera, or a `Goal`.
+# A goal of a user is an image as a file or an array, one for each camera, or a `Goal`.
 GoalLike = str | Path | NDArray[np.uint8] | Mapping[str, Any] | Goal
 
 

@@ -26,7 +26,7 @@ OPTIMISERS: Final = Registry[OptimiserEntry](
     },
     OptimiserEntry,
 )
-# An imagined moment takes about this much while it is made: activations of some 256 numbers. [bytes]
+# Memory of an imagined control step while it is computed, for activations of about 256 numbers [bytes].
 _BYTES_PER_MOMENT = 1024
 MOST_MOMENTS: Final = 2**22
 
@@ -38,10 +38,10 @@ def make_optimiser(name: str, options: Mapping[str, Any]) -> Optimiser:
 
 
 def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
-    """From the configuration group `planner`.
+    """The strategy of the configuration group `planner`.
 
     Raises:
-        UserError: for an option that is unknown or refused, and for a search that would fill the memory.
+        UserError: for an option that is unknown or not acceptable, and for a search that would fill the memory.
     """
     controller = {"horizon": config["horizon"], "execute": config["execute"], "seed": seed}
     strategy = Strategy(

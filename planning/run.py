@@ -47,7 +47,7 @@ from worldmodel.core.threads import threads_kept
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What `configs/run.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/run.yaml` beside its groups. The file explains each."""
 
     goal: Any
     goal_fit: str
@@ -80,7 +80,7 @@ class RunConfig:
 
 
 def run(config: Config) -> None:
-    """What `python -m planning.run` does. Raises UserError for input that cannot be used."""
+    """Run `python -m planning.run`. Raises UserError for input that cannot be used."""
     options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
     device = pick_device(options.device)
     strategy = make_strategy(config["planner"], options.planner_seed)
@@ -126,20 +126,20 @@ def run(config: Config) -> None:
 
 @contextlib.contextmanager
 def _folder_for(path: str | Path) -> Iterator[Path]:
-    """The folder of a run's output. Where the run leaves nothing in it, what was made of it here is removed again."""
+    """The folder of a run's output. If the run leaves it empty, the folders that were made here are removed again."""
     missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
     out = output_folder(path)
     try:
         yield out
     finally:
-        with contextlib.suppress(OSError):  # from the first one on that is not empty
+        with contextlib.suppress(OSError):  # the first folder that is not empty ends the removal
             for folder in missing:
                 folder.rmdir()
 
 
 def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) -> Task:
     if options.goal is None:
-        # An environment without a frozen manifest gets one fresh pair.
+        # For an environment without a frozen manifest, one new pair is drawn.
         frozen = frozen_path(spec.env, spec.options).exists()
         wanted = ManifestConfig() if frozen else ManifestConfig(seed=options.seed or 0, n=1)
         return from_manifest(env, load_or_draw(env, spec.simulator, spec.options, wanted), options.seed)

@@ -21,11 +21,11 @@ def read_settings(options: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """The configuration group `planner` with `options`.
 
     Args:
-        options: `{"horizon": 8, "options.samples": 64}`, or texts as on the command line, with or without `planner.`
-            before them. `planner` chooses another one: `{"planner": "random_shooting"}`.
+        options: `{"horizon": 8, "options.samples": 64}`, or strings as on the command line, with or without the prefix
+            `planner.`. The key `planner` chooses another planner: `{"planner": "random_shooting"}`.
 
     Raises:
-        UserError: for an option that there is not, and for a text that is none.
+        UserError: for an unknown option, and for a string that is no option.
     """
     given = dict(options) if isinstance(options, Mapping) else dict(_read_text(option) for option in _texts(options))
     changes = {str(key).removeprefix(_PREFIX): value for key, value in given.items()}
@@ -52,7 +52,7 @@ def _read_text(option: Any) -> tuple[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections that are given as mappings of their own, by dotted keys."""
+    """`values` with dotted keys in place of nested mappings."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
@@ -66,7 +66,7 @@ def _change(settings: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
     for section in sections:
         settings = settings[section]
-    # YAML reads `inf` and `1e-3` as text where Hydra reads numbers.
+    # YAML reads `inf` and `1e-3` as text, but Hydra reads them as numbers.
     settings[name] = _number(value) if isinstance(value, str) and isinstance(settings[name], float) else value
 
 

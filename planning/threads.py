@@ -31,7 +31,7 @@ def settle_threads(
 
 
 def one_plan(model: Model, strategy: Strategy, goals: Sequence[Goal], device: torch.device) -> Callable[[], object]:
-    """A function that makes one plan toward `goals`, from black pictures and proprioception of zero."""
+    """A function that makes one plan toward `goals`, from black images and proprioception of zero."""
     every_step = dataclasses.replace(strategy, controller=dataclasses.replace(strategy.controller, execute=1))
     controller = Controller(model, every_step, [goals], device)
     spec = model.spec

@@ -20,9 +20,9 @@ from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.core.tensor_record import TensorRecord
 
-# `actions [B, S, H, A] -> cost [B, S]`, lower is better. All that an optimiser ever sees of a model.
+# `actions [B, S, H, A] -> cost [B, S]`, lower is better. An optimiser sees nothing else of a model.
 CostFn = Callable[[Tensor], Tensor]
-# `propose(most, generator)`: at most `most` action sequences `[B, N, H, A]` that a policy finds worth a try.
+# `propose(most, generator)`: at most `most` action sequences `[B, N, H, A]` that a policy proposes.
 Propose = Callable[[int, torch.Generator], Tensor]
 
 
@@ -48,7 +48,7 @@ class Problem:
     propose: Propose | None = None
 
     def rest(self) -> Tensor:
-        """Staying as it is for the whole horizon, `[B, H, A]`."""
+        """Actions `[B, H, A]` of rest for the whole horizon."""
         return self.limits.rest(self.last)[:, None].expand(-1, self.horizon, -1)
 
 
@@ -58,7 +58,7 @@ class Plan(TensorRecord):
 
     Attributes:
         actions: `[B, H, A]`, within all limits.
-        cost: `[B]`, the cost that the model predicts for `actions`; infinite if no finite cost was found.
+        cost: `[B]`, the cost that the model predicts for `actions`. Infinite if no finite cost was found.
         memory: passed to the optimiser with the next problem. Only the optimiser reads it.
         trace: `[B, I]`, the lowest cost among the candidates of every iteration.
     """
@@ -112,9 +112,9 @@ class Model(Protocol):
         """Latent `[B, ...]` after an observation.
 
         Args:
-            previous: latent of the previous step; None at the start of an episode.
+            previous: latent of the previous step, None at the start of an episode.
             observation: `[B, ...]`, as numpy arrays.
-            action: `[B, A]`, the action between the two steps; None at the start of an episode.
+            action: `[B, A]`, the action between the two steps. None at the start of an episode.
         """
 
     def goal(self, goal: Goal) -> Any:
@@ -130,23 +130,23 @@ class Model(Protocol):
 class Decoder(Protocol):
     """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses: it shows what is imagined.
 
-    Pictures by camera are uint8 `[..., H', W', 3]`, H' and W' being the height and width of the camera's pictures.
+    Images by camera are uint8 `[..., H', W', 3]`, H' and W' being the height and width of the camera's images.
     """
 
     def code(self, latents: Any) -> Tensor:
         """The part `[..., D]` of latents that can be seen."""
 
     def show(self, codes: Tensor) -> dict[str, Tensor]:
-        """Pictures by camera of codes `[..., D]`."""
+        """Images by camera of codes `[..., D]`."""
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
-        """Pictures by camera of latents with the leading shape `[...]`."""
+        """Images by camera of latents with the leading shape `[...]`."""
 
     def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
-        """Pictures by camera `[B, H', W', 3]` of what was just seen."""
+        """Images by camera `[B, H', W', 3]` of what was just seen."""
 
-    def features(self, pictures: Mapping[str, Any]) -> Tensor:
-        """What the frozen encoder makes of pictures by camera `[B, H', W', 3]`: `[B, F]`."""
+    def features(self, images: Mapping[str, Any]) -> Tensor:
+        """What the frozen encoder makes of images by camera `[B, H', W', 3]`: `[B, F]`."""
 
     def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
-        """How different pictures are to the encoder `[...]`, from features `[..., F]`, shapes broadcast."""
+        """How different images are to the encoder `[...]`, from features `[..., F]`, shapes broadcast."""

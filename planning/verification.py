@@ -59,8 +59,8 @@ class Verification:
             target: `[1, F]`, of the goal.
         """
         imagined = self.decoder.code(self.model.imagine(latent, actions[:, None]))[:, 0, -1]  # [1, D]
-        pictures = self.decoder.show(torch.cat([self.decoder.code(latent), imagined]))
-        present, end = self.decoder.feature_distance(self.decoder.features(pictures), target).tolist()
+        images = self.decoder.show(torch.cat([self.decoder.code(latent), imagined]))
+        present, end = self.decoder.feature_distance(self.decoder.features(images), target).tolist()
         return bool(end < (1 - self.margin) * present)
 
 

@@ -101,7 +101,7 @@ def main(config: Config) -> None:
     figures = task.evaluate(sections.trainer.steps)
     save_decoder(task.module, folder, hashed, {**description, "held_out": figures})
     console.print(
-        f"held-out pictures: PSNR {figures['psnr']:.1f} dB; the mean picture {figures['psnr_mean_picture']:.1f} dB, "
+        f"held-out images: PSNR {figures['psnr']:.1f} dB; the mean image {figures['psnr_mean_image']:.1f} dB, "
         f"the frame one control step before {figures['psnr_previous_frame']:.1f} dB"
     )
     console.print(f"decoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")

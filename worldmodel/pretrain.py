@@ -1,4 +1,4 @@
-"""`python -m worldmodel.pretrain env=push`: V-JEPA on the recorded frames → a frozen encoder."""
+"""`python -m worldmodel.pretrain env=push`: trains a frozen encoder on the recorded frames by V-JEPA."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Frames = Mapping[str, NDArray[np.uint8]]
 
 @dataclasses.dataclass(frozen=True)
 class PretrainOptions:
-    """What `configs/pretrain.yaml` holds beside its sections; it says what each means."""
+    """The options in `configs/pretrain.yaml` beside its sections. The file explains each."""
 
     data: str
     cache: str
@@ -45,7 +45,11 @@ class PretrainOptions:
 
 
 def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
-    """A recording that begins with the episodes of `store`, looked at differently. Raises UserError for any other."""
+    """A recording that begins with the same episodes as `store`, in another appearance.
+
+    Raises:
+        UserError: for a recording of other episodes or cameras.
+    """
     canonical, rows = TrajectoryStore.open(path), store.num_rows
     if canonical.num_rows < rows or canonical.spec.cameras != store.spec.cameras:
         raise UserError(
@@ -67,12 +71,12 @@ def _cameras(store: TrajectoryStore) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedClips:
-    """The clips of a step, a function of it alone: of one camera, all cameras in turn.
+    """The clips of a step, which depend only on its number. Every step has one camera, and cameras take turns.
 
     Attributes:
-        frames: by camera, uint8 `[R, H, W, 3]`.
-        sampler: draws rows.
-        batch_size: clips, B.
+        frames: images by camera, uint8 `[R, H, W, 3]`.
+        sampler: draws the rows of clips.
+        batch_size: clips per step, B.
     """
 
     frames: Frames
@@ -80,14 +84,14 @@ class RecordedClips:
     batch_size: int
 
     def __call__(self, step: int) -> NDArray[np.uint8]:
-        """uint8 `[B, T, H, W, 3]`."""
+        """Clips of `step`, uint8 `[B, T, H, W, 3]`."""
         cameras = list(self.frames)
         return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
 
 
 @command("pretrain")
 def main(config: Config) -> None:
-    """Train, or go on training, and write the target encoder."""
+    """Train, or resume training, and write the encoder."""
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
     store = open_recording(given.data, config["env"])
@@ -106,7 +110,7 @@ def main(config: Config) -> None:
         f"trainer.batch_size={trainer_config.batch_size}",
         trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
     )
-    # All that can be refused is built before the folder: a corrected command must not find a run that never began.
+    # Options are checked before the folder is made. A corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
     canonical, canonical_cache = None, None

@@ -25,7 +25,7 @@ from worldmodel.training.recordings import load_cameras, open_recording
 
 @dataclasses.dataclass(frozen=True)
 class ProbeOptions:
-    """What `configs/probe.yaml` holds beside its groups; it says what each means."""
+    """The options in `configs/probe.yaml` beside its groups. The file explains each."""
 
     data: str
     cache: str
@@ -46,7 +46,7 @@ class ProbeOptions:
 
 
 def quantity_names(spec: EnvironmentSpec) -> list[str]:
-    """Of everything that the probe reads, in the order of `worldmodel.encoders.probe.probe_data`."""
+    """Names of all quantities that the probe estimates, in the order of `worldmodel.encoders.probe.probe_data`."""
     return [f"proprio {i}" for i in range(spec.proprio_size)] + [f"state {i}" for i in range(spec.state_size)]
 
 

@@ -23,13 +23,13 @@ from worldmodel.training.recordings import load_cameras, open_recording
 from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import TrainerConfig
 
-# Of a batch: some frames of some hundred numbers each. The families here take from 10 to 500 times as much.
+# An item of a batch has at least some frames of some hundred numbers. The families here take 10 to 500 times as much.
 _LEAST_BYTES_PER_ITEM: Final = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """What `configs/train.yaml` holds beside its sections; it says what each means."""
+    """The options in `configs/train.yaml` beside its sections. The file explains each."""
 
     data: str
     cache: str
@@ -46,7 +46,7 @@ class TrainOptions:
 
 
 def choose_family(config: Config) -> tuple[Family, Config]:
-    """The family that was asked for, and where its sections are: a plug-in's are all in the section `family`."""
+    """The chosen family and the mapping with its sections. A plug-in's sections are all in the section `family`."""
     chosen = config["family"]
     if isinstance(chosen, dict):
         return FAMILIES.get(chosen["name"]), chosen
@@ -64,11 +64,11 @@ def _require_memory(sections: Any) -> None:
 
 @command("train")
 def main(config: Config) -> None:
-    """Encode the recording once, train or go on training, write the world model."""
+    """Encode the recording once, train or resume training, and write the world model."""
     options = from_config(TrainOptions, plain_options(config), "train")
     device, (family, given) = pick_device(options.device), choose_family(config)
     store = open_recording(options.data, config["env"])
-    # All that can be refused is built before the folder: a corrected command must not find a run that never began.
+    # Options are checked before the folder is made. A corrected command must not find a run that never began.
     sections = family.read_options(given)
     _require_memory(sections)
     seed = sections.trainer.seed

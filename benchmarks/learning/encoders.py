@@ -1,12 +1,12 @@
-"""Does pretraining earn its place? V-JEPA against a random frozen encoder and against downsampled pixels.
+"""Measures the benefit of pretraining. V-JEPA is compared with a random frozen encoder and with downsampled pixels.
 
-python -m benchmarks.learning.encoders                       # three seeds of each; hours; go on with the same command
+python -m benchmarks.learning.encoders                       # three seeds of each, takes hours, resumes when repeated
 python -m benchmarks.learning.encoders seeds=1 pairs=20      # a quick look
 
-The setting: plenty of video in which floor, light, colours and background differ from episode to episode, and robot
-trajectories from one plain room. V-JEPA learns from the video; scene code, look and predictor are then trained on the
-plain trajectories, with the same steps for every encoder; and all are judged in the plain room and under distractors,
-on the frozen manifests, pair by pair.
+The data are much video in which floor, light, colours and background differ from episode to episode, and robot
+trajectories in one plain room. V-JEPA learns from the video. Keypoints, appearance embedding and predictor are then
+trained on the plain trajectories, with the same steps for every encoder. All models are evaluated in the plain room and
+with distractors, on the frozen manifests, pair by pair.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ TRAIN = (
     "appearance_trainer.steps=1500",
     "trainer.steps=4000",
 )
-# As many actions of a plan as a knot is long: a quarter of the time.
+# Each plan is executed for the four control steps of a knot, which takes a quarter of the time.
 EVALUATE = ("planner.execute=4", "oracle=false", "baselines=false", "batch=20", "videos=0")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How much of it is run.
+    """The size of the benchmark.
 
     Attributes:
-        seeds: trainings of each encoder.
-        pairs: of each frozen manifest, at most 100.
+        seeds: trainings with each encoder.
+        pairs: pairs of each frozen manifest, at most 100.
     """
 
     seeds: int = 3
@@ -63,7 +63,7 @@ class Options:
 
 
 def run(module: str, *overrides: str) -> None:
-    """`python -m <module> <overrides>`, which goes on where it was interrupted; ends with it where it fails."""
+    """Run `python -m <module> <overrides>`, which resumes after an interruption. Exits if the command fails."""
     ended = subprocess.run([sys.executable, "-m", module, "env=push", *overrides], check=False)
     if ended.returncode:
         raise SystemExit(ended.returncode)
@@ -75,7 +75,7 @@ def evaluation(encoder: str, seed: int, room: str, pairs: int) -> Path:
 
 
 def train_and_evaluate(encoder: str, seed: int, pairs: int) -> None:
-    """One training of one method, judged in both rooms."""
+    """Train one method once, and evaluate it in both rooms."""
     folder = RUNS / f"{encoder}_{seed}"
     source = encoder
     if encoder == "vjepa":
@@ -89,7 +89,7 @@ def train_and_evaluate(encoder: str, seed: int, pairs: int) -> None:
 
 
 def table(options: Options) -> str:
-    """The results as Markdown: success with its interval, and V-JEPA against each of the others."""
+    """The results as Markdown, with success rates, their intervals, and V-JEPA compared with each other encoder."""
     lines = [
         "| room | encoder | success at any step | held at the end | V-JEPA's gain, any step | the same, at the end |",
         "|---|---|---|---|---|---|",
@@ -110,13 +110,13 @@ def table(options: Options) -> str:
 
 
 def _gain(comparison: Comparison) -> str:
-    """In percentage points with its interval, and McNemar's p."""
+    """The difference in percentage points with its interval, and McNemar's p."""
     low, high = 100 * comparison.low, 100 * comparison.high
     return f"{100 * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f}), p = {comparison.p:.2g}"
 
 
 def main(options: Options) -> None:
-    """Record, train and evaluate what is not there yet; print the table."""
+    """Record, train and evaluate what is missing, and print the table."""
     for path, distractors in ((VIDEO, True), (ROBOT, False)):
         run("envs.collect", f"env.distractors={str(distractors).lower()}", f"episodes={EPISODES}", f"out={path}")
     for seed in range(options.seeds):

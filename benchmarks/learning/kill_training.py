@@ -1,10 +1,10 @@
-"""Kill both trainings with SIGKILL at random moments; each must end bit for bit like the run that was not killed.
+"""Kill both trainings with SIGKILL at random times. Each result must be bit for bit that of a run without kills.
 
     python benchmarks/learning/kill_training.py                  # 20 kills of each training, in a temporary folder
 
-Every kill hits the real command at a random moment: one in four anywhere in the time that the unbroken run took (most
-of which goes into importing), the others within a second of the attempt's first checkpoint. Prints, per training, in
-which stage the kills hit, and whether the result is the same. Exit code 1 if not.
+Every kill hits the real command at a random time. One in four is anywhere in the duration of the unbroken run, most of
+which is importing. The others are within a second of the attempt's first checkpoint. For each training, the stages that
+the kills hit are printed, and whether the result is the same. The exit code is 1 if it is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL = {
                          "appearance_trainer.batch_size=64", "state.embedding_width=16",
                          "predictor.width=32", "predictor.hidden_width=32"],
 }  # fmt: skip
-# What a training checkpoints into, the later stage first.
+# The checkpoint files of the stages, the last stage first.
 CHECKPOINTS = {
     "training": "training.pt",
     "training the appearance embedding": "cameras/camera/appearance/training.pt",
@@ -45,7 +45,7 @@ def command(module: str, steps: int, data: Path) -> list[str]:
 
 
 def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Begin with `folder` as working directory."""
+    """Start the command with `folder` as working directory."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("ab") as output:
@@ -53,7 +53,7 @@ def start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def stage(folder: Path) -> str:
-    """How far the killed run had come, by what it left."""
+    """The stage of the killed run, from the files that it left."""
     for name, path in CHECKPOINTS.items():
         if (folder / "run" / path).exists():
             return name
@@ -61,32 +61,32 @@ def stage(folder: Path) -> str:
 
 
 def await_training(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until this attempt has written a checkpoint of its training, or ended."""
+    """Wait until this attempt has written a checkpoint, or has ended."""
     before = last_checkpoint(folder)
     while process.poll() is None and last_checkpoint(folder) == before:
         time.sleep(0.005)
 
 
 def last_checkpoint(folder: Path) -> int:
-    """When the run wrote its last checkpoint [ns]; 0 before the first."""
+    """Time of the run's last checkpoint [ns], 0 before the first one."""
     paths = [folder / "run" / path for path in CHECKPOINTS.values()]
     return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
 
 
 def await_moment(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Wait that long, or until the process ends."""
+    """Wait for that time, or until the process ends."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
 
 
 def require_success(line: list[str], folder: Path) -> None:
-    """Run to the end."""
+    """Run the command to its end. Exits with its output if it fails."""
     if start(line, folder).wait() != 0:
         raise SystemExit(f"{' '.join(line[2:])} failed:\n{(folder / 'output.txt').read_text()[-2000:]}")
 
 
 def measure(module: str, kills: int, steps: int, data: Path, work: Path, rng: random.Random) -> bool:
-    """One unbroken run, then runs that are killed until `kills` kills have hit. Whether all results agree."""
+    """Make one unbroken run, and then runs that are killed `kills` times in all. Returns whether all results agree."""
     line = command(module, steps, data)
     began = time.monotonic()
     require_success(line, work / "unbroken")
@@ -104,7 +104,7 @@ def measure(module: str, kills: int, steps: int, data: Path, work: Path, rng: ra
                 await_training(process, folder)
                 await_moment(process, rng.uniform(0, 1))
             if process.poll() is not None:
-                break  # it came to its end: the next kills hit a new run
+                break  # the run ended by itself, so the next kills hit a new run
             process.kill()
             process.wait()
             stages[stage(folder)] += 1

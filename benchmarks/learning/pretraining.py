@@ -1,11 +1,11 @@
-"""Clips per second of pretraining, beside the machine's own matrix product.
+"""Clips per second of pretraining, compared with the machine's matrix product.
 
     python -m benchmarks.learning.pretraining          # the options of configs/pretrain.yaml, 20 steps
     python -m benchmarks.learning.pretraining steps=5 trainer.batch_size=16 encoder.depth=2
 
-The clips are noise, which costs as much as pictures do, in a memory map as `worldmodel.data.load_frames` makes one.
-Operations are counted by torch while one step runs. Clips are read between steps by the process that trains, so the
-model waits as long as that takes: its share of a step is printed too.
+The clips are noise, which costs as much as images do, in a memory map like that of `worldmodel.data.load_frames`. Torch
+counts the operations of one step. The training process reads clips between steps, and the model waits for it, so the
+share of reading in a step is printed too.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
-_NUM_CLIPS = 2048  # that are different
+_NUM_CLIPS = 2048  # number of different clips
 
 
 class Clips:
-    """Random clips of noise in a memory map, and how long it took to read them.
+    """Random clips of noise in a memory map, and the time of reading them. Indexing is timed.
 
     Attributes:
-        frames: uint8 `[N, H, W, 3]`; indexing it is timed.
-        seconds: for all reads so far.
+        length: frames of a clip.
+        seconds: time of all reads so far [s].
     """
 
     def __init__(self, folder: Path, length: int, size: int) -> None:

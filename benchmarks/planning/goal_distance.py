@@ -1,10 +1,10 @@
-"""Success against how far away the goal is: runs evaluations, goes on with finished ones, and draws the curve.
+"""Success rate over the distance to the goal. It runs evaluations, reuses finished ones, and draws the curve.
 
 python -m benchmarks.planning.goal_distance env=push checkpoint=push batch=20      # → docs/assets/push_distance.png
 
-Options are those of planning.evaluate. Goals are 10, 25, 50 and 100 control steps ahead in exploratory episodes, the
-budget is twice that; 100 pairs each from seed 404, which nothing was chosen on. The curve is drawn anew from the
-results, which stay in runs/<env>/distance/<steps>.
+Options are those of planning.evaluate. Goals are 10, 25, 50 and 100 control steps ahead in exploratory episodes, and
+the budget is twice that number. There are 100 pairs for each, from seed 404, which was not used for any choice. The
+curve is drawn from the results in runs/<env>/distance/<steps>.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CURVES = (
 
 
 def evaluate(env: str, overrides: list[str], steps_ahead: int) -> dict[str, Any]:
-    """What `planning.evaluate` finds for goals `steps_ahead` control steps away."""
+    """Results of `planning.evaluate` for goals `steps_ahead` control steps away."""
     out = Path("runs") / env / "distance" / str(steps_ahead)
     options = [f"manifest.seed={SEED}", f"manifest.steps_ahead={steps_ahead}", f"budget={2 * steps_ahead}"]
     line = [sys.executable, "-m", "planning.evaluate", *overrides, *options, "oracle=false", f"out={out}"]
@@ -42,14 +42,14 @@ def evaluate(env: str, overrides: list[str], steps_ahead: int) -> dict[str, Any]
 
 
 def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
-    """Success rates with 95 % intervals over the steps from start to goal, and the better of the two baselines."""
+    """Draw success rates with 95 % intervals over the steps from start to goal, and the better of the two baselines."""
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     steps = [r["steps_ahead"] for r in results]
     for shift, (key, label, colour) in enumerate(_CURVES):
         rates = [100 * r[key] for r in results]
         around = [[100 * abs(r[key] - r[f"{key}_interval"][end]) for r in results] for end in (0, 1)]
-        places = [s * (1 + 0.02 * (shift - 1)) for s in steps]  # apart, so that the bars can be told apart
+        places = [s * (1 + 0.02 * (shift - 1)) for s in steps]  # shifted, so that the bars do not overlap
         axes.errorbar(places, rates, yerr=around, label=label, color=colour, marker="o", ms=4, capsize=3, lw=1.5)
     baseline = [100 * max(f["success_any"] for f in r["floors"].values()) for r in results]
     axes.plot(steps, baseline, color="#888888", ls=":", label="random or no actions, at any step")

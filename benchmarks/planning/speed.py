@@ -1,9 +1,9 @@
-"""Where the time of a planned action goes, and how busy the machine is meanwhile.
+"""Time of every part of a planned action, and how busy the machine is meanwhile.
 
 python -m benchmarks.planning.speed                           # the shipped push checkpoint, configs/planner/cem.yaml
 python -m benchmarks.planning.speed env=reacher checkpoint=reacher planner.options.samples=512
 
-Options are those of planning.evaluate; pictures are noise, which costs as much as a scene does.
+Options are those of planning.evaluate. Images are noise, which costs as much as a scene does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REPEATS, WARM_UP = 30, 4
 
 
 def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """Median time of a call of each [ms]. They take turns, so that a slow moment of the machine hits all alike."""
+    """Median time of a call of each function [ms]. They take turns, so that a slow period affects all alike."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(WARM_UP + REPEATS):
         for function, taken in zip(functions, times, strict=True):
@@ -49,7 +49,7 @@ def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -
 
 
 class Parts:
-    """What a plan for `batch` environments is made of, each part to be timed by itself."""
+    """The parts of a plan for `batch` environments, which are timed one by one."""
 
     def __init__(self, model: WorldModel, strategy: Strategy, batch: int, device: torch.device) -> None:
         spec, rng = model.spec, np.random.default_rng(0)
@@ -62,7 +62,7 @@ class Parts:
         self.actions: Tensor = 0.1 * torch.rand(batch, samples, horizon, spec.action.size).to(device)
         self._action = torch.zeros(1, spec.action.size, device=device)
         with torch.no_grad():
-            # Of the second step, as nearly all are: with the frame before.
+            # The latent after the second step, since nearly all steps have a previous frame.
             first = [model.observe(None, self._row(row), None) for row in range(batch)]
             self._before = first
             self.latents = self.encode()

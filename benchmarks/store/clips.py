@@ -1,7 +1,7 @@
-"""How fast random clips are read: `python -m benchmarks.store.clips [store] [seconds]`.
+"""Measures how fast random clips are read: `python -m benchmarks.store.clips [store] [seconds]`.
 
-Compares, in one run, the compressed store, the decoded frame cache, and a plain memory map of the same bytes as the
-yardstick. Without a store it records 100 episodes of pushing for itself, and says how fast.
+It compares, in one run, the compressed store, the decoded frame cache, and a plain memory map of the same bytes as a
+reference. Without a store, it records 100 episodes of pushing, and prints the speed of recording.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def clips_per_second(read: Callable[[NDArray[np.int64]], object], sampler: ClipS
 
 
 def batched_clips_per_second(frames: NDArray[np.uint8], sampler: ClipSampler, seconds: float) -> float:
-    """Clips per second as training reads them: one indexing operation per batch."""
+    """Clips per second with one indexing operation per batch, as in training."""
     clips, step, began = 0, 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         clips += len(frames[sampler.sample(step, BATCH_SIZE).rows])
@@ -44,7 +44,7 @@ def batched_clips_per_second(frames: NDArray[np.uint8], sampler: ClipSampler, se
 
 
 def compare(store: TrajectoryStore, folder: Path, seconds: float) -> None:
-    """Print the table for `store`, decoding its frames into `folder`."""
+    """Decode the frames of `store` into `folder`, and print the table."""
     began = time.perf_counter()
     frames = load_frames(store, folder / "frames.npy")
     decoding = time.perf_counter() - began

@@ -1,8 +1,8 @@
-"""Damage to the files of a trajectory store: bytes flipped, files cut short or lost, metadata and chunks made up.
+"""Damages the files of a trajectory store. It flips bytes, cuts or removes files, and invents metadata and chunks.
 
-Whatever is done to the files, reading must give what was recorded or raise `StoreError` (`UserError` for a description
-that makes no sense), and take neither long nor much memory. What reads as recorded may well be reported by `verify`;
-what is not readable must be.
+In all cases, reading must return the recorded data or raise `StoreError` (`UserError` for a description that makes no
+sense), and need little time and memory. `verify` must report data that cannot be read. It may also report damage that
+does not affect reading.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def quiet(done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def toy_store(packed: bool = False) -> Iterator[Path]:
-    """A small store, which is removed afterwards."""
+    """A context with a small store, which is removed at the end."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "data.zarr"
         make_store(path, NUM_EPISODES)
@@ -72,7 +72,7 @@ def limits() -> Iterator[None]:
 
 
 def read_everything(path: Path, any_description: bool = False) -> bool:
-    """Whether everything reads as it was recorded. Raises UserError where it cannot be read."""
+    """Whether everything reads as it was recorded. Raises UserError if something cannot be read."""
     store = TrajectoryStore.open(path)
     if not any_description and (store.spec != SPEC or store.recording):
         return False
@@ -84,7 +84,7 @@ def read_everything(path: Path, any_description: bool = False) -> bool:
 def check_damage(tally: Tally, path: Path, case: str, any_description: bool = False) -> None:
     """Read a store that may be damaged, and verify it.
 
-    With `any_description`, the description was changed together with its checksum, so it may be read as it stands.
+    With `any_description`, the description was changed together with its checksum, so any readable content is correct.
     """
     tally.add("inputs")
     error: UserError | None = None
@@ -111,11 +111,11 @@ def check_damage(tally: Tally, path: Path, case: str, any_description: bool = Fa
         tally.expect(named, "damage that verify does not name", case)
         tally.expect("\n" not in str(error), "messages of several lines", f"{case}: {error}")
     for what in ("hangs", "too much memory", "crashes of another type"):
-        tally.counts[f"{what}!"] += 0  # to be seen in the table
+        tally.counts[f"{what}!"] += 0  # so that the table shows it
 
 
 def check_recovered(tally: Tally, path: Path, case: str) -> None:
-    """Recover a copy of a store that may be damaged: what is kept is as it was recorded, or nothing is touched."""
+    """Recover a copy of a store that may be damaged. It must keep only intact episodes, or change nothing."""
     with tempfile.TemporaryDirectory() as name:
         copied = Path(shutil.copytree(path, Path(name) / "data.zarr"))
         before = snapshot(copied)
@@ -137,7 +137,7 @@ def check_recovered(tally: Tally, path: Path, case: str) -> None:
 
 @contextlib.contextmanager
 def instead(file: Path, content: bytes | None) -> Iterator[None]:
-    """Another content of a file, or none, for a while."""
+    """A context in which a file has another content, or does not exist."""
     original = file.read_bytes()
     try:
         if content is None:
@@ -158,7 +158,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def flipped_bytes(step: int = 1, first: int = 0, packed: bool = False) -> Tally:
-    """Every `step`-th byte of all files changed, one at a time, in one to eight of its bits."""
+    """Change every `step`-th byte of all files, one at a time, in one to eight of its bits."""
     tally = Tally(f"bytes flipped{', packed store' if packed else ''}")
     rng = np.random.default_rng(first)
     with toy_store(packed) as path:
@@ -169,16 +169,16 @@ def flipped_bytes(step: int = 1, first: int = 0, packed: bool = False) -> Tally:
             content[position] ^= mask
             with instead(file, bytes(content)):
                 check_damage(tally, path, f"{file.relative_to(path)}[{position}] ^ {mask}")
-                # Recovering takes longer than reading; what a file says of itself is where it might stumble.
+                # Recovery takes longer than reading, so it is tried mainly on metadata, where failures are likely.
                 if file.name == "zarr.json" or number % 25 == 0:
                     check_recovered(tally, path, f"{file.relative_to(path)}[{position}] ^ {mask}")
     return tally
 
 
 def cut_and_lost_files(step: int = 1, packed: bool = False) -> Tally:
-    """Every file cut to nothing, to half, by one byte, removed, and replaced by the one before it in its folder.
+    """Cut every file to nothing, to half and by one byte, remove it, and replace it by the previous one in its folder.
 
-    Of all these, every `step`-th is tried.
+    Only every `step`-th of these cases is tried.
     """
     tally = Tally(f"files cut short, lost or replaced{', packed store' if packed else ''}")
     with toy_store(packed) as path:
@@ -221,7 +221,7 @@ _CODECS = st.builds(
 
 
 def _places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a JSON value, as the keys that lead there."""
+    """The positions of all parts of a JSON value, each as the keys that lead to it."""
     if here:
         yield here
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -230,7 +230,7 @@ def _places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def _mutate_json(data: st.DataObject, content: dict[str, Any]) -> None:
-    """Change, remove, add or nest one thing."""
+    """Change, remove, add or nest one part."""
     *way, last = data.draw(st.sampled_from(list(_places(content))), "place")
     parent: Any = content
     for key in way:
@@ -247,12 +247,12 @@ def _mutate_json(data: st.DataObject, content: dict[str, Any]) -> None:
     elif how == "scale" and type(parent[last]) is int:
         parent[last] = parent[last] * data.draw(st.sampled_from([-1, 2, 3, 10**3, 10**6, 10**9, 10**12]), "factor")
     else:
-        # A copy: hypothesis may give the same object again, and the next change would be to that.
+        # Copied, because hypothesis may return the same object again, which the next change would modify.
         parent[last] = copy.deepcopy(data.draw({"number": _NUMBERS, "codec": _CODECS}.get(how, _VALUES), "value"))
 
 
 def _mutated_metadata(data: st.DataObject, file: Path) -> tuple[bytes, bool]:
-    """A `zarr.json` with one to three things changed, and whether its checksum was made to fit again."""
+    """A `zarr.json` with one to three changes, and whether its checksum was recomputed."""
     content = copy.deepcopy(json.loads(file.read_bytes()))
     for _ in range(data.draw(st.integers(1, 3), "changes")):
         _mutate_json(data, content)
@@ -269,7 +269,7 @@ def _mutated_metadata(data: st.DataObject, file: Path) -> tuple[bytes, bool]:
 
 
 def _mutated_bytes(data: st.DataObject, content: bytes) -> bytes:
-    """Bytes overwritten, inserted, removed or repeated, mostly near the header and the end."""
+    """`content` with bytes overwritten, inserted, removed or repeated, mostly near the header and the end."""
     size = len(content)
     near = st.integers(0, min(20, size)) | st.integers(0, size) | st.integers(max(0, size - 20), size)
     for _ in range(data.draw(st.integers(1, 3), "changes")):
@@ -284,13 +284,13 @@ def _mutated_bytes(data: st.DataObject, content: bytes) -> bytes:
 
 
 def fuzz(what: str, examples: int, number: int = 0, packed: bool = False) -> Tally:
-    """Hypothesis changes `metadata` (every zarr.json) or `chunks` of a store in `examples` ways."""
+    """Change `metadata` (every zarr.json) or `chunks` of a store in `examples` ways by hypothesis."""
     tally = Tally(f"fuzzed {what}{', packed store' if packed else ''}")
     with toy_store(packed) as path:
         is_metadata = what == "metadata"
         files = [file for file in files_of(path) if (file.name == "zarr.json") == is_metadata]
 
-        description = [path / "zarr.json"] if is_metadata else []  # has most to say, so it comes as often as all others
+        description = [path / "zarr.json"] if is_metadata else []  # has the most content, so it is half of the cases
 
         @seed(number)
         @settings(

@@ -1,9 +1,9 @@
-"""Everything that may happen to a trajectory store: `python -m benchmarks.store.durability [name ...]`.
+"""Tests the durability of a trajectory store: `python -m benchmarks.store.durability [name ...]`.
 
-Kills, Ctrl-C, full and failing disks, power cuts at every moment of a recording; every byte of a store changed, every
-file cut or lost; metadata and chunks made up by hypothesis; several writers. Prints a table of counts. Rows that end
-in `!` must be zero: the exit code is 1 if one is not. Without names, all sweeps run, which takes about an hour;
-`--list` prints the names.
+The faults are kills, Ctrl-C, full and failing disks and power cuts at every system call of a recording, changes of
+every byte of a store, cut or lost files, metadata and chunks invented by hypothesis, and several writers. A table of
+counts is printed. Rows that end in `!` must be zero, and the exit code is 1 if one is not. Without names, all sweeps
+run, which takes about an hour. `--list` prints the names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Faults for the trajectory store: a toy robot, calls to the operating system that can be made to fail, and checks.
+"""Faults for the trajectory store, with a toy robot, system calls that can be made to fail, and checks.
 
-`benchmarks/store/sweeps.py` puts them together; the tests run short versions of the same.
+`benchmarks/store/sweeps.py` combines them. The tests run short versions of the sweeps.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ SPEC = EnvironmentSpec(
     state_size=2,
     simulator="none 1.0",
 )
-# 9 rows each: the second episode of a store goes beyond the first chunk of 16 frames.
+# An episode has 9 rows, so that the second episode of a store goes beyond the first chunk of 16 frames.
 NUM_STEPS = 8
 
 
 def toy_episode(index: int, num_steps: int = NUM_STEPS) -> Episode:
-    """An episode whose content follows from `index`, which is also its seed."""
+    """An episode whose content depends only on `index`, which is also its seed."""
     rng = np.random.default_rng(index)
     rows = num_steps + 1
     action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
@@ -60,7 +60,7 @@ def toy_episode(index: int, num_steps: int = NUM_STEPS) -> Episode:
 
 
 def record(recorder: Recorder, episode: Episode) -> int:
-    """Show an episode to the recorder, step by step; its number."""
+    """Pass an episode to the recorder, step by step. Returns its number."""
     for t in range(episode.num_steps):
         recorder.step(episode.images["camera"][t], episode.proprio[t], episode.action[t], episode.state[t])
     return recorder.end_episode(episode.images["camera"][-1], episode.proprio[-1], episode.state[-1], seed=episode.seed)
@@ -78,14 +78,14 @@ def make_store(path: Path, num_episodes: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What is about to be asked of the operating system.
+    """A system call that is about to be made.
 
     Attributes:
         kind: read (open for reading), open (for writing), write, truncate, fsync, rename, link, unlink, mkdir or rmdir.
-        path: which file or folder.
+        path: the file or folder.
         target: its new name, for rename and link.
-        data: what is written.
-        tear: writes the first half of `data`, for write.
+        data: the data, for write.
+        tear: a function that writes the first half of `data`, for write.
     """
 
     kind: str
@@ -99,7 +99,7 @@ CHANGES = ("open", "write", "truncate", "fsync", "rename", "link", "unlink", "mk
 
 
 class Interception:
-    """While open, `before` is called with every `Call` about something in `folder`; what it raises, the caller gets."""
+    """A context in which `before` is called with every `Call` on `folder`. Its exceptions reach the caller."""
 
     def __init__(self, folder: Path, before: Callable[[Call], None]) -> None:
         self._folder, self._before = str(folder.resolve()), before
@@ -183,7 +183,7 @@ def _absolute(path: Any, dir_fd: int | None) -> str:
 
 
 class _RawFile(io.FileIO):
-    """A file that tells of every write to it. Python's buffered files write in C, which nobody can intercept."""
+    """A file that reports every write. Python's buffered files write in C, where writes cannot be intercepted."""
 
     def __init__(self, path: str, before: Callable[[Call], None]) -> None:
         super().__init__(path, "w")
@@ -197,13 +197,13 @@ class _RawFile(io.FileIO):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What goes wrong, and when.
+    """A fault at a system call.
 
     Attributes:
-        what: `kill` (SIGKILL instead of the call), `tear` (SIGKILL after half of a write; only writes count),
+        what: `kill` (SIGKILL instead of the call), `tear` (SIGKILL after half of a write, counting writes only),
             `interrupt` (SIGINT before the call, as Ctrl-C sends it), or the name of an error, for example `ENOSPC`.
-        number: of the call at which it happens, from 1.
-        lasting: an error comes at all later calls too.
+        number: number of the call at which it happens, from 1.
+        lasting: whether all later calls fail with the error too.
     """
 
     what: str
@@ -212,7 +212,7 @@ class Fault:
 
 
 class Injector:
-    """Lets `fault` happen; `done` tells whether it has."""
+    """Makes `fault` happen. `done` says whether it has happened."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault, self._count, self._lock = fault, 0, threading.Lock()
@@ -241,7 +241,7 @@ class Injector:
     def _kinds(self) -> tuple[str, ...]:
         if self._fault.what == "tear":
             return ("write",)
-        if self._fault.what == "ENOSPC":  # a full disk reads and removes as ever
+        if self._fault.what == "ENOSPC":  # a full disk still allows reading and removing
             return tuple(kind for kind in CHANGES if kind not in ("unlink", "rmdir"))
         return ("read", *CHANGES) if self._fault.what.startswith("E") else CHANGES
 
@@ -250,7 +250,7 @@ class Injector:
 
 
 def start(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """Run `function(connection, *arguments)` in a process of its own; what it sends there arrives here."""
+    """Run `function(connection, *arguments)` in a new process. The returned connection receives what it sends."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.store.sweeps"])
     receiver, sender = context.Pipe(duplex=False)
@@ -263,7 +263,7 @@ def start(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, 
 
 
 def received(connection: Connection) -> list[Any]:
-    """Everything that comes until the other side closes, or is killed."""
+    """Everything that the other side sends until it closes the connection or is killed."""
     messages = []
     with contextlib.suppress(EOFError):
         while True:
@@ -278,9 +278,9 @@ class Tally:
     """Counts of one sweep.
 
     Attributes:
-        name: of the sweep.
-        counts: what was found how often. Names that end in `!` stand for what must never happen.
-        examples: what exactly, for the first few of those.
+        name: name of the sweep.
+        counts: number of every finding. Findings whose names end in `!` must never happen.
+        examples: details of the first few findings that must never happen.
     """
 
     def __init__(self, name: str) -> None:
@@ -308,13 +308,13 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def same(found: Episode, wanted: Episode) -> bool:
-    """Bit by bit."""
+    """Whether two episodes are equal bit for bit."""
     columns = ((found.columns[name], wanted.columns[name]) for name in COLUMNS)
     return found.seed == wanted.seed and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in columns)
 
 
 def check_readable(tally: Tally, path: Path, acknowledged: int, case: str) -> int:
-    """A reader sees all that was acknowledged, whole, and no part of anything else; how many episodes it sees."""
+    """Check that a reader sees all acknowledged episodes and only complete episodes. Returns their number."""
     if not path.exists():
         tally.expect(acknowledged == 0, "acknowledged episodes lost", f"{case}: there is no store")
         return 0
@@ -331,7 +331,7 @@ def check_readable(tally: Tally, path: Path, acknowledged: int, case: str) -> in
 
 
 def check_recovery(tally: Tally, path: Path, present: int, case: str) -> None:
-    """Recovering keeps everything, doing it twice changes nothing, and recording goes on."""
+    """Check that recovery keeps everything, that a second recovery changes nothing, and that recording can resume."""
     try:
         if path.exists():
             done = recover(path, lambda *_: None)

@@ -1,11 +1,11 @@
 """Random clips from our store and from other formats, in one run: `python -m benchmarks.store.formats [option=...]`.
 
-Options: `size` (of the pictures, in pixels; 64), `episodes` (of pushing, recorded for this; 40), `repeats` (of the
-whole comparison; 7), `clips` (in each repeat; 64), `store` (a recording to take instead of making one).
+Options with defaults: `size=64` (image size in pixels), `episodes=40` (recorded episodes of pushing), `repeats=7` (of
+the whole comparison), `clips=64` (in each repeat). `store` names a recording to use instead of making one.
 
-Every format holds the same frames and is asked for the same random clips of 16 frames, by one process, from a warm page
-cache. The formats take turns within each repeat, so that what else the machine does hits all alike; the median counts.
-The processor's time for a clip (of all threads) hardly depends on what else the machine does: look at it on a busy one.
+Every format holds the same frames. One process reads the same random clips of 16 frames from each, from a warm page
+cache. The formats take turns within each repeat, so that other programs disturb all alike, and the median counts. The
+processor time of a clip (of all threads) hardly depends on other programs, and is the better measure on a busy machine.
 Lossless formats must return the same bytes, or the comparison ends with an error. Formats whose package is not
 installed are named. `pip install -c constraints.txt -e ".[benchmarks,formats]"` installs them all.
 """
@@ -45,11 +45,11 @@ Read = Callable[[int, int], Frames]
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What every format holds.
+    """The recording that every format holds.
 
     Attributes:
         store: our store.
-        frames: all of its frames, uint8 `[N, H, W, 3]`.
+        frames: all frames of the store, uint8 `[N, H, W, 3]`.
         ends: row after the last one of each episode, int64 `[E]`.
     """
 
@@ -63,9 +63,9 @@ class Format:
     """One way to keep the frames.
 
     Attributes:
-        name: as the table says it.
-        make: writes all frames into an empty folder and returns how to read from there.
-        lossless: whether the same bytes come back.
+        name: name in the table.
+        make: writes all frames into an empty folder and returns a function that reads from it.
+        lossless: whether reading returns the same bytes.
     """
 
     name: str
@@ -74,21 +74,21 @@ class Format:
 
 
 def memory_map(recording: Recording, folder: Path) -> Read:
-    """One file of plain bytes: no compression, no checks."""
+    """One file of plain bytes, without compression or checks."""
     (folder / "frames.bin").write_bytes(recording.frames.tobytes())
     plain = np.memmap(folder / "frames.bin", np.uint8, "r", shape=recording.frames.shape)
     return lambda start, stop: np.array(plain[start:stop])
 
 
 def our_store(recording: Recording, folder: Path) -> Read:
-    """The pictures alone count as its size: the others hold nothing else either."""
+    """Our store. Only the images count for its size, because the other formats hold nothing else."""
     column = recording.store.layout.columns[0]
     (folder / "pixels").symlink_to((recording.store.path / recording.store.layout.array(column)).absolute())
     return lambda start, stop: recording.store.read(column, start, stop)
 
 
 def packed_store(recording: Recording, folder: Path) -> Read:
-    """Likewise."""
+    """Our store, packed. Only the images count for its size."""
     store = pack(recording.store, folder.with_name(f"{folder.name}.zarr"), lambda done, of: None)
     column = store.layout.columns[0]
     (folder / "pixels").symlink_to((store.path / store.layout.array(column)).absolute())
@@ -96,7 +96,7 @@ def packed_store(recording: Recording, folder: Path) -> Read:
 
 
 def lance_raw(recording: Recording, folder: Path) -> Read:
-    """A fixed-size list of bytes for each frame: Lance's layout for tensors, not compressed."""
+    """A fixed-size list of bytes for each frame, which is Lance's layout for tensors, without compression."""
     import pyarrow as pa
 
     flat = pa.array(recording.frames.reshape(-1))
@@ -112,7 +112,7 @@ def lance_raw(recording: Recording, folder: Path) -> Read:
 
 
 def lance_zstd(recording: Recording, folder: Path) -> Read:
-    """A binary for each frame, compressed by Lance with zstd at its default level."""
+    """A binary value for each frame, compressed by Lance with zstd at its default level."""
     blobs = [frame.tobytes() for frame in recording.frames]
     return _lance_blobs(recording, folder, blobs, {"lance-encoding:compression": "zstd"}, _from_bytes)
 
@@ -122,12 +122,12 @@ def lance_png(recording: Recording, folder: Path) -> Read:
 
 
 def lance_jpeg(recording: Recording, folder: Path) -> Read:
-    """Lossy: quality 95, colours at half the resolution, as data sets of robots often have it."""
+    """JPEG of quality 95 with colours at half the resolution, as in many robot data sets. It is lossy."""
     return _lance_blobs(recording, folder, [_encoded(frame, "JPEG") for frame in recording.frames], {}, _decoded)
 
 
 def _lance(folder: Path, column: Any, metadata: dict[str, str]) -> Callable[[int, int], Any]:
-    """Write one column; the function reads rows of it."""
+    """Write one column. The returned function reads its rows."""
     import lance
     import pyarrow as pa
 
@@ -174,7 +174,7 @@ def _decoded(blob: bytes, frame: Frames) -> None:
 
 
 def hdf5(**filters: Any) -> Callable[[Recording, Path], Read]:
-    """Chunks of one clip, with a checksum (Fletcher-32) as our chunks have one."""
+    """HDF5 with chunks of one clip. They have a checksum (Fletcher-32), since our chunks have one."""
 
     def make(recording: Recording, folder: Path) -> Read:
         import h5py
@@ -185,7 +185,7 @@ def hdf5(**filters: Any) -> Callable[[Recording, Path], Read]:
             file.create_dataset(
                 "pixels", data=frames, chunks=(CLIP_LENGTH, *frames.shape[1:]), fletcher32=True, **options
             )
-        # A cache of chunks would hold a good part of a small recording.
+        # A cache of chunks would hold a large part of a small recording.
         pixels = h5py.File(folder / "frames.h5", "r", rdcc_nbytes=0)["pixels"]
         return lambda start, stop: pixels[start:stop]
 
@@ -199,7 +199,7 @@ def hdf5_blosc() -> Any:
 
 
 def videos(keyframe_every: int) -> Callable[[Recording, Path], Read]:
-    """H.264 as LeRobot has it (4:2:0, quality 30), one file for each episode; files stay open between clips."""
+    """H.264 with LeRobot's settings (4:2:0, quality 30), one file for each episode. Files stay open between clips."""
 
     def make(recording: Recording, folder: Path) -> Read:
         starts = np.concatenate([[0], recording.ends[:-1]])
@@ -234,7 +234,7 @@ def _write_video(path: Path, frames: Frames, keyframe_every: int) -> None:
 
 
 def _read_video(container: Any, first: int, length: int) -> Frames:
-    """From the keyframe at or before the first frame on; frames are known by their times."""
+    """Decode from the keyframe at or before the first frame. Frames are identified by their times."""
     stream = container.streams.video[0]
     per_frame = Fraction(1, _RATE) / stream.time_base
     container.seek(int(first * per_frame), stream=stream)
@@ -265,12 +265,12 @@ FORMATS = (
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Of one format.
+    """The measurements of one format.
 
     Attributes:
-        clips_per_second: the median over all repeats.
-        cpu_s: processor time for a clip [s], of all threads, likewise.
-        num_bytes: on disk.
+        clips_per_second: clips per second, median over all repeats.
+        cpu_s: processor time of all threads for a clip [s], median over all repeats.
+        num_bytes: size on disk [bytes].
     """
 
     clips_per_second: float
@@ -279,7 +279,7 @@ class Measured:
 
 
 def compare(recording: Recording, folder: Path, repeats: int, clips: int) -> tuple[dict[str, Measured], dict[str, str]]:
-    """What each format does, and which package those lack that could not be tried.
+    """The measurements of each format, and the missing package of each format that could not be tried.
 
     Raises:
         RuntimeError: when a lossless format returns other bytes than were recorded.
@@ -323,7 +323,7 @@ def check(recording: Recording, readers: dict[Format, Read], rows: NDArray[np.in
 
 
 def seconds_per_clip(read: Read, rows: NDArray[np.int64]) -> tuple[float, float]:
-    """Time on the clock, and processor time, that `read` takes for one of the clips `rows [B, L]` [s]."""
+    """Wall-clock time and processor time that `read` takes for one clip of `rows [B, L]`, on average [s]."""
     began, began_cpu = time.perf_counter(), time.process_time()
     for clip in rows:
         read(int(clip[0]), int(clip[-1]) + 1)
@@ -335,7 +335,7 @@ def _file_sizes(folder: Path) -> Iterator[int]:
 
 
 def table(recording: Recording, measured: dict[str, Measured], missing: dict[str, str]) -> Table:
-    """What was measured, with ratios to the memory map and to Lance."""
+    """The measurements, with ratios to the memory map and to Lance."""
     size, rows = recording.frames.shape[1], len(recording.frames)
     result = Table(title=f"random clips of {CLIP_LENGTH} frames, {rows} frames of {size}x{size}, warm page cache")
     result.add_column("format")
@@ -364,7 +364,7 @@ def table(recording: Recording, measured: dict[str, Measured], missing: dict[str
 
 
 def record(path: Path, size: int, episodes: int) -> TrajectoryStore:
-    """Pushing, as `python -m envs.collect env=push` records it."""
+    """Record episodes of pushing like `python -m envs.collect env=push`."""
     from envs.collect import CollectConfig, collect
     from envs.registry import env_options
 

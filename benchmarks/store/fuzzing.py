@@ -1,18 +1,19 @@
-"""What decodes files of strangers, fuzzed along its branches: `python -m benchmarks.store.fuzzing [target ...]`.
+"""Fuzzes the code that decodes untrusted files: `python -m benchmarks.store.fuzzing [target ...]`.
 
-Needs the extra `benchmarks`: atheris is libFuzzer for Python. `benchmarks.store.durability` fuzzes with hypothesis,
-which knows what a description or a chunk is made of; atheris knows nothing, but sees which inputs reach new code.
+It needs the extra `benchmarks` for atheris, which is libFuzzer for Python. `benchmarks.store.durability` fuzzes with
+hypothesis, which knows the parts of a description or a chunk. Atheris knows nothing, but finds inputs that reach new
+code.
 Targets:
 
-    descriptions   each zarr.json of a small store, its checksum made to fit where it has one
-    chunks         each chunk file of it, then of its packed copy
+    descriptions   each zarr.json of a small store, with any checksum recomputed
+    chunks         each chunk file of this store and of its packed copy
     goals          PNG and JPEG files for `goal=`
-    pictures       PNG and JPEG pictures of recordings to be imported
-    parquet        Parquet files of recordings to be imported, which another process reads: no branches are seen in it
+    pictures       PNG and JPEG images of recordings to be imported
+    parquet        Parquet files of recordings to be imported, read in another process without coverage
 
-Whatever comes in, the answer is what was recorded or a `UserError`, within 20 s and 2 GB. Options: `runs=10000` inputs
-for each target, `seed=1`. Prints counts; the exit code is 1 if anything else happened. Inputs that did it are kept in
-`runs/fuzzing/`.
+For every input, the result must be the recorded data or a `UserError`, within 20 s and 2 GB. Options: `runs=10000`
+inputs for each target, `seed=1`. Counts are printed. The exit code is 1 if anything else happens, and the inputs that
+cause it are kept in `runs/fuzzing/`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Target = Callable[[bytes], None]
 
 
 def descriptions(folder: Path, corpus: Path) -> Target:
-    """The first byte of an input chooses the file, the rest is its content."""
+    """The first byte of an input chooses the description, and the rest is its content."""
     from worldmodel.data.store.integrity import description_checksum
 
     read = _reading(folder, corpus, lambda file: file.name == "zarr.json")
@@ -74,7 +75,7 @@ def descriptions(folder: Path, corpus: Path) -> Target:
 
 
 def chunks(folder: Path, corpus: Path) -> Target:
-    """Likewise."""
+    """The first byte of an input chooses the chunk file, and the rest is its content."""
     read = _reading(folder, corpus, lambda file: file.name != "zarr.json")
 
     def one_input(data: bytes) -> None:
@@ -84,9 +85,9 @@ def chunks(folder: Path, corpus: Path) -> Target:
 
 
 def _reading(folder: Path, corpus: Path, wanted: Callable[[Path], bool]) -> Callable[[bytes, bytes, bool], bool]:
-    """Whether a small store, or its packed copy, reads as recorded with another content of one of the `wanted` files.
+    """A function that says whether a small store, or its packed copy, reads as recorded with one `wanted` file changed.
 
-    The function takes which file (one byte), its content, and whether any description that is accepted counts.
+    Its arguments are the number of the file (one byte), its content, and whether any accepted description is correct.
     """
     from benchmarks.store.damage import files_of, instead, quiet, read_everything
     from benchmarks.store.faults import make_store
@@ -122,7 +123,7 @@ def goals(folder: Path, corpus: Path) -> Target:
 
 
 def pictures(folder: Path, corpus: Path) -> Target:
-    """An input is the coded picture."""
+    """An input is the encoded image."""
     from worldmodel.data.formats.images import decode_picture
 
     _write_pictures(corpus)
@@ -157,7 +158,7 @@ def parquet(folder: Path, corpus: Path) -> Target:
 
 
 def _write_pictures(corpus: Path) -> None:
-    from PIL import Image  # here, for it to be instrumented
+    from PIL import Image  # imported here, so that it is instrumented
 
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
     pixels[..., 3] = 255
@@ -179,7 +180,7 @@ TARGETS: dict[str, Callable[[Path, Path], Target]] = {
 
 
 def fuzz(name: str, runs: int, seed: int) -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Fuzz one target. It never returns, because libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=list(_INSTRUMENTED)):
@@ -204,7 +205,7 @@ def fuzz(name: str, runs: int, seed: int) -> None:
         f"-timeout={MOST_SECONDS}",
         f"-rss_limit_mb={MOST_MB}",
         "-max_len=65536",
-        "-len_control=0",  # or it would try nothing but short inputs for long
+        "-len_control=0",  # otherwise it tries only short inputs for a long time
         f"-artifact_prefix={_FINDINGS}/{name}-",
     ]
     atheris.Setup([sys.argv[0], f"-runs={runs}", f"-seed={seed}", *limits, str(corpus)], one_input)
@@ -212,7 +213,7 @@ def fuzz(name: str, runs: int, seed: int) -> None:
 
 
 def report(names: list[str], runs: int, seed: int) -> int:
-    """Fuzz each target in a process of its own and print the table. Returns how many went wrong."""
+    """Fuzz each target in a separate process and print the table. Returns the number of targets with failures."""
     table = Table("target", "inputs", "read", "refused", "branches", "most MB", "s", "wrong")
     wrong = 0
     for name in names:
@@ -244,7 +245,7 @@ def report(names: list[str], runs: int, seed: int) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Run the command. Returns the exit code."""
     options, names, here = {"runs": 10_000, "seed": 1}, [], ""
     for argument in arguments:
         name, is_option, value = argument.partition("=")

@@ -1,7 +1,7 @@
-"""Kill a recording at random moments and resume it: `python -m benchmarks.store.kill_collect [kills] [seed]`.
+"""Kill a recording at random times and resume it: `python -m benchmarks.store.kill_collect [kills] [seed]`.
 
-Prints the number of committed episodes after each kill, and fails unless none is ever lost and the finished recording
-equals, bit for bit, one that nobody interrupted.
+It prints the number of committed episodes after each kill. It fails if an episode is lost, or if the finished recording
+differs in any bit from an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ COLUMNS = ("images/camera", "action", "proprio", "state")
 
 
 def start_collect(out: Path, *options: str) -> subprocess.Popen[str]:
-    """The real command, in a process of its own."""
+    """Start the real command in a new process."""
     command = [sys.executable, "-m", "envs.collect", "env=push", f"out={out}", *options]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def committed_episodes(out: Path) -> int:
-    """How many episodes a reader sees; 0 before there is a store."""
+    """Number of episodes that a reader sees, 0 before there is a store."""
     return TrajectoryStore.open(out).num_episodes if out.exists() else 0
 
 
 def kill_at_random(out: Path, rng: np.random.Generator, *options: str) -> tuple[int, bool]:
-    """Start the command and kill it (SIGKILL) within the first moments of recording, sometimes before.
+    """Start the command and kill it (SIGKILL) shortly after recording begins, or sometimes before.
 
     Returns:
         The number of committed episodes, and whether the command had finished before it could be killed.
@@ -58,7 +58,7 @@ def kill_at_random(out: Path, rng: np.random.Generator, *options: str) -> tuple[
 
 
 def child_processes(pid: int) -> list[int]:
-    """Process ids of the children of `pid`; none when it is gone."""
+    """Process ids of the children of `pid`. The list is empty if `pid` has ended."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
@@ -66,7 +66,7 @@ def child_processes(pid: int) -> list[int]:
 
 
 def wait_until_gone(pids: list[int], seconds: float) -> None:
-    """Raises TimeoutError when one of the processes still runs after that time."""
+    """Wait until all processes have ended. Raises TimeoutError if one still runs after that time."""
     deadline = time.monotonic() + seconds
     for pid in pids:
         while _is_running(pid):

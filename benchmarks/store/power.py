@@ -1,9 +1,9 @@
-"""Power cuts: what is on disk if the machine stops at any moment of a recording.
+"""Power cuts, with all that may be on disk if the machine stops at any system call of a recording.
 
-A kill leaves what the process had written, for the kernel has it. After a power cut only that is certain to be there
-which was synced: a file's content after `fsync` of the file, its name after `fsync` of the folder. Whatever else was
-asked for may be there or not, in any order. So every call of a recording is noted, and the disk is made up anew for
-each moment: once with nothing but the certain things, and with random parts of the rest.
+After a kill, the kernel still writes all data of the process. After a power cut, only synced data are certain to be on
+disk, which are a file's content after `fsync` of the file, and its name after `fsync` of the folder. Other changes may
+be on disk or not, in any order. So every call of a recording is logged, and the disk is rebuilt for each call, once
+with the certain data only, and then with random parts of the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worldmodel.data import Recorder
 
 @dataclasses.dataclass
 class File:
-    """Content now, and as it was synced last."""
+    """A file's present content, and its content at the last sync."""
 
     content: bytes = b""
     synced: bytes = b""
@@ -38,7 +38,7 @@ class File:
 
 @dataclasses.dataclass
 class Folder:
-    """Names now and as they were synced last, and the changes in between: groups that happen at once or not at all."""
+    """A folder's present names, its names at the last sync, and the changes between them. Each change is atomic."""
 
     names: dict[str, File | Folder] = dataclasses.field(default_factory=dict)
     synced: dict[str, File | Folder] = dataclasses.field(default_factory=dict)
@@ -62,13 +62,13 @@ def _apply(names: dict[str, File | Folder], change: dict[str, File | Folder | No
 
 
 class Disk:
-    """Follows the calls about what is in the folder `root`, which is empty and synced at first."""
+    """Model of a disk that follows the calls on the folder `root`, which is empty and synced at first."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._top = root.resolve(), Folder()
 
     def follow(self, call: Call) -> None:
-        """Note a call that is about to succeed."""
+        """Apply a call that is about to succeed."""
         if call.kind == "read":
             return
         if call.path == str(self._root):
@@ -112,7 +112,7 @@ class Disk:
         return folder, name
 
     def after_power_cut(self, out: Path, rng: np.random.Generator | None) -> None:
-        """Write to the folder `out` what is certain; with `rng`, also a random part of what is not."""
+        """Write the data that are certain to the folder `out`. With `rng`, also write a random part of the rest."""
         _write_out(self._top, out, rng)
 
 
@@ -133,7 +133,7 @@ def _write_out(node: File | Folder, out: Path, rng: np.random.Generator | None) 
 def power_cuts(episodes: int, variants: int, seed: int, step: int = 1) -> Tally:
     """A power cut before every `step`-th call of a recording of `episodes` episodes, on a new store.
 
-    Each is tried with nothing but what is certain on disk, and in `variants` random variants.
+    Each is tried with only the certain data on disk, and in `variants` random variants.
     """
     tally = Tally("power cut at every call")
     with tempfile.TemporaryDirectory() as name:
@@ -147,13 +147,13 @@ def power_cuts(episodes: int, variants: int, seed: int, step: int = 1) -> Tally:
                 tally.add("faults")
                 path = cut / "new" / "data.zarr"
                 found = check_readable(tally, path, acknowledged, case)
-                if variant == 0 or number % 10 == 0:  # recovering takes longer than looking
+                if variant == 0 or number % 10 == 0:  # recovery takes longer than reading
                     check_recovery(tally, path, found, case)
     return tally
 
 
 def _moments(live: Path, episodes: int, step: int) -> Iterable[tuple[int, int, Disk]]:
-    """Number of the call, episodes acknowledged before it, and the disk, which stays so until the next is asked for."""
+    """Number of each call, episodes acknowledged before it, and the disk. The disk changes with the next iteration."""
     live.mkdir()
     calls: list[tuple[Call, int]] = []
     acknowledged = 0

@@ -1,4 +1,4 @@
-"""What may happen to a recording, at every moment at which it can: kills, Ctrl-C, errors, power cuts, other writers."""
+"""Sweeps over all calls of a recording at which kills, Ctrl-C, errors, power cuts or other writers can hit it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from worldmodel.core.errors import UserError
 from worldmodel.data import Episode, Recorder, TrajectoryStore, WritingStopped
 from worldmodel.data.store.recovery import recover
 
-PRESENT = 2  # episodes that are there before
+PRESENT = 2  # episodes in the store before the sweep
 
 
 def record_and_tell(connection: Connection, path: Path, first: int, count: int, fault: Fault | None) -> None:
-    """Record in this process; tell each episode's number when it is safe, and at the end how it ended."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the sweep tells what matters
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
+    """Record in this process. Send each episode's number when it is safe on disk, and finally how recording ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the sweep reports the results
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell lack it
     injector = Injector(fault or Fault("none", 0))
     try:
         with Interception(path.parent, injector), Recorder(path, SPEC) as recorder:
@@ -62,7 +62,7 @@ def record_and_tell(connection: Connection, path: Path, first: int, count: int, 
 
 
 def _record_insisting(recorder: Recorder, episode: Episode, fault: Fault | None) -> int:
-    """Once more after an error that does not last: the same episode must then be recorded."""
+    """Record an episode, and try again after an error that does not last. The second attempt must record it."""
     try:
         return record(recorder, episode)
     except WritingStopped:
@@ -74,7 +74,7 @@ def _record_insisting(recorder: Recorder, episode: Episode, fault: Fault | None)
 
 
 def outcome(path: Path, first: int, count: int, fault: Fault | None) -> tuple[int, str]:
-    """Run `record_and_tell`: how many episodes it acknowledged, and how it ended (`killed` when it could not tell)."""
+    """Run `record_and_tell`. Returns the number of acknowledged episodes, and its last message or `killed`."""
     process, connection = start(record_and_tell, path, first, count, fault)
     told = received(connection)
     process.join()
@@ -85,7 +85,7 @@ def outcome(path: Path, first: int, count: int, fault: Fault | None) -> tuple[in
 def every_call(what: str, present: int, step: int = 1, lasting: bool = False) -> Tally:
     """Let `what` happen at every `step`-th call that recording an episode makes, on a store of `present` episodes.
 
-    With `present` 0 the store is made, too.
+    With `present` 0, recording also makes the store.
     """
     tally = Tally(f"{what}{' from' if lasting else ' at'} every call, {'new store' if not present else 'one episode'}")
     with tempfile.TemporaryDirectory() as name:
@@ -111,7 +111,7 @@ def every_call(what: str, present: int, step: int = 1, lasting: bool = False) ->
 
 
 def random_kills(kills: int, seed: int) -> Tally:
-    """SIGKILL at random moments of one long recording, which goes on each time."""
+    """Send SIGKILL at random times of one long recording, which is resumed each time."""
     tally = Tally("kill at random moments")
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -119,7 +119,7 @@ def random_kills(kills: int, seed: int) -> Tally:
         for number in range(kills):
             process, connection = start(record_and_tell, path, present, 10_000, None)
             acknowledged = 0
-            if rng.random() < 0.8:  # else while it starts
+            if rng.random() < 0.8:  # otherwise it is killed while it starts
                 acknowledged += connection.recv() is not None
             time.sleep(rng.uniform(0, 0.3))
             process.kill()
@@ -134,11 +134,11 @@ def random_kills(kills: int, seed: int) -> Tally:
 
 
 def failed_recovery(what: str, step: int = 1) -> Tally:
-    """Let `what` happen at every `step`-th call of the recovery of a damaged store; doing it again finishes it."""
+    """Let `what` happen at every `step`-th call of the recovery of a damaged store. A second recovery must succeed."""
     tally = Tally(f"{what} at every call of a recovery")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_store(folder / "before" / "data.zarr", 3)  # 27 rows; the second chunk of pixels has the last two episodes
+        make_store(folder / "before" / "data.zarr", 3)  # 27 rows. The second chunk of pixels has the last two episodes.
         (folder / "before" / "data.zarr/data/images/camera/c.1.0.0.0").write_bytes(b"damaged")
         for number in range(1, 10_000, step):
             shutil.copytree(folder / "before", folder / "now")
@@ -181,7 +181,7 @@ class CannotMount(Exception):
 
 @contextlib.contextmanager
 def small_disk(kilobytes: int) -> Iterator[Path]:
-    """A file system in memory with room for so much. Raises CannotMount without the permission (mostly: root)."""
+    """A file system of that size in memory. Raises CannotMount without the permission, which usually only root has."""
     with tempfile.TemporaryDirectory() as name:
         command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", name]
         try:
@@ -195,7 +195,7 @@ def small_disk(kilobytes: int) -> Iterator[Path]:
 
 
 def full_disk(rounds: int = 5) -> Tally:
-    """Record until a small disk is full, read, make room, go on. Counts nothing where no such disk can be made."""
+    """Record until a small disk is full, read, make room and resume. It is skipped if no such disk can be mounted."""
     tally = Tally("small tmpfs filled up")
     try:
         with small_disk(kilobytes=400) as disk:
@@ -219,7 +219,10 @@ def full_disk(rounds: int = 5) -> Tally:
 
 
 def command_errors(what: str, step: int = 1) -> Tally:
-    """An error from every `step`-th call on, in `python -m envs.collect`: one line, exit code 1 or 2, nothing lost."""
+    """Fail the calls of `envs.collect` from every `step`-th on.
+
+    It must print one line, exit with code 1 or 2, and lose nothing.
+    """
     tally = Tally(f"{what} in envs.collect")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -249,7 +252,7 @@ def command_errors(what: str, step: int = 1) -> Tally:
 
 
 class _Toy:
-    """Stands for an environment, of which only the description is wanted here."""
+    """Stands for an environment, because only its description is used here."""
 
     def reset(self, seed: int) -> None:
         pass
@@ -259,7 +262,7 @@ class _Toy:
 
 
 def _collect_toy(path: Path, episodes: int) -> None:
-    """The real command over made-up episodes: simulating them is not what is tried here."""
+    """Run the real command on toy episodes, without simulation."""
     with (
         mock.patch.object(envs.collect, "make_env", lambda options: _Toy()),
         mock.patch.object(envs.collect, "describe", lambda env, options: SPEC),
@@ -274,7 +277,7 @@ def _type_collect(connection: Connection, path: Path, episodes: int, fault: Faul
     for number in (1, 2):
         os.dup2(printed, number)
     injector = Injector(fault)
-    with Interception(path, injector):  # also `data.zarr.lock` and what else begins with the store's name
+    with Interception(path, injector):  # also `data.zarr.lock` and all other paths that begin with the store's name
         _collect_toy(path, episodes)
     if not injector.done:
         connection.send("finished")
@@ -284,7 +287,7 @@ def _type_collect(connection: Connection, path: Path, episodes: int, fault: Faul
 
 
 def compete(connection: Connection, path: Path, writer: int, episodes: int) -> None:
-    """Record episodes `writer * 1000` and following, a few at a time, whenever the store is free."""
+    """Record episodes from `writer * 1000` on, a few at a time, whenever the store is free."""
     rng, done, refusals = np.random.default_rng(writer), 0, []
     while done < episodes:
         try:
@@ -299,7 +302,7 @@ def compete(connection: Connection, path: Path, writer: int, episodes: int) -> N
 
 
 def competing_writers(writers: int, episodes: int) -> Tally:
-    """Several processes that all want to write `episodes` episodes to one store, each trying again when refused."""
+    """Let several processes write `episodes` episodes each to one store. Each tries again when it is refused."""
     tally = Tally(f"{writers} writers x {episodes} episodes")
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "data.zarr"

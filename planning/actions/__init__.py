@@ -1,1 +1,1 @@
-"""Action sequences: knots, noise, limits, and the final safety check."""
+"""Knots, noise and limits of action sequences, and the final safety check."""

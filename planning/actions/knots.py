@@ -1,4 +1,4 @@
-"""Action sequences `[..., H, A]`: shifting them in time, and knots that are held for several control steps."""
+"""Action sequences `[..., H, A]`, their shift in time, and knots that are held for several control steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from planning.actions.limits import ActionLimits
 
 
 def shift(actions: Tensor, steps: int, limits: ActionLimits) -> Tensor:
-    """`actions [B, H, A]` as they look `steps` later. The end is filled with rest after the last action.
+    """The remaining `actions [B, H, A]` after `steps` control steps. The end is filled with rest.
 
-    Rest, and not the last action again: a plan seldom means its last action to go on, and an idle tail is what the
-    next plan finds easiest to improve on. Where rest means to hold, it is the last action.
+    The last action is not repeated, because a plan seldom means it to continue, and an optimiser improves most easily
+    on a resting tail. In dimensions where rest holds the last command, rest is the last action.
     """
     steps = min(steps, actions.shape[1])
     idle = limits.rest(actions[:, -1:]).expand(-1, steps, -1)
@@ -20,7 +20,7 @@ def shift(actions: Tensor, steps: int, limits: ActionLimits) -> Tensor:
 
 
 def knot_lengths(action_repeat: int, horizon: int, elapsed: int) -> list[int]:
-    """Control steps of each knot in the next `horizon` ones. A knot begins at every multiple of `action_repeat`."""
+    """Lengths of the knots in the next `horizon` control steps. A knot begins at every multiple of `action_repeat`."""
     first = min(action_repeat - elapsed % action_repeat, horizon)
     whole, rest = divmod(horizon - first, action_repeat)
     return [first] + [action_repeat] * whole + ([rest] if rest else [])

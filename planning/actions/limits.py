@@ -1,6 +1,6 @@
 """Limits of actions: bounds, the largest change from one command to the next, and rest.
 
-Shapes: `B` robots, `S` sampled sequences, `H` control steps, `A` action dimensions. Physical units.
+Shapes: `B` robots, `S` sampled sequences, `H` control steps, `A` action dimensions. Actions are in physical units.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class ActionLimits:
     """Bounds, binary dimensions, limits on changes and the rule of rest, `[A]` each, on one device.
 
     Attributes:
-        low: smallest action. In single precision, and not below what the specification says in double.
-        high: largest action, likewise.
-        rest_value: the command under which the robot stays as it is, in dimensions that do not hold.
-        holds: where rest is the last command.
-        binary: where only `low` and `high` themselves can be commanded.
-        largest_change: from one command to the next, per control step; infinite where there is no limit.
+        low: smallest action, in single precision and not below the specification's bound in double precision.
+        high: largest action, in single precision and not above the specification's bound.
+        rest_value: the command of rest, in dimensions where rest does not hold the last command.
+        holds: dimensions where rest is the last command.
+        binary: dimensions where only `low` and `high` themselves can be commanded.
+        largest_change: largest change from one command to the next, per control step. Infinite without a limit.
     """
 
     low: Tensor
@@ -38,16 +38,16 @@ class ActionLimits:
     holds: Tensor
     binary: Tensor
     largest_change: Tensor
-    # Asked in every evaluation: on a GPU, reading them from the tensors would wait for it.
+    # Kept as plain values, because every evaluation needs them, and reading tensors would wait for the GPU.
     any_binary: bool = False
     any_rate: bool = False
 
     @classmethod
     def of(cls, action: ActionSpec, control_step_s: float, device: torch.device | str = "cpu") -> Self:
-        """Of what a robot can be told to do, once per control step of `control_step_s` [s].
+        """The limits of an action's specification, for control steps of `control_step_s` [s].
 
         Raises:
-            UserError: for a binary dimension whose limit would never let it switch.
+            UserError: for a binary dimension whose limit on changes would never let it switch.
         """
         low, high = (torch.from_numpy(values.copy()) for values in action.bounds)
         change = [math.inf if rate is None else rate * control_step_s for rate in action.max_rate]
@@ -81,23 +81,23 @@ class ActionLimits:
 
     @property
     def span(self) -> Tensor:
-        """From the smallest to the largest action, `[A]`."""
+        """Difference between the largest and the smallest action, `[A]`."""
         return self.high - self.low
 
     def clip(self, actions: Tensor) -> Tensor:
-        """`actions [..., A]` moved to the nearest point within bounds. NaN stays NaN: who made it must answer."""
+        """`actions [..., A]` moved to the nearest point within bounds. NaN stays NaN, and the caller must handle it."""
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
     def rest(self, last: Tensor) -> Tensor:
-        """The command `[..., A]` under which a robot stays as it is, after the command `last [..., A]`."""
+        """The command of rest `[..., A]` after the command `last [..., A]`."""
         return self.clip(torch.where(self.holds, last, self.rest_value))
 
     def project(self, actions: Tensor, last: Tensor) -> Tensor:
-        """Commands that may be given one after the other, near `actions [B, (S,) H, A]`; of the same shape.
+        """Commands near `actions [B, (S,) H, A]`, of the same shape, that satisfy all limits.
 
-        Within bounds, binary dimensions at one of their two values, and no change larger than allowed, beginning with
-        the one from `last [B, A]` (which counts as if it lay within bounds itself). What is allowed already comes back
-        as it is. NaN stays NaN.
+        They lie within bounds, binary dimensions have one of their two values, and no change is larger than allowed.
+        The first change is the one from `last [B, A]`, which is clipped to the bounds before. Actions that satisfy all
+        limits are returned unchanged. NaN stays NaN.
         """
         allowed = self.clip(actions)
         if self.any_binary:
@@ -109,14 +109,14 @@ class ActionLimits:
         before = self.clip(last) if actions.ndim == last.ndim + 1 else self.clip(last)[:, None]
         commands = []
         for wanted in allowed.unbind(-2):
-            # The one before lies within bounds: so does all that lies between it and what is wanted.
+            # The command before and the wanted one lie within bounds, so any command between them does too.
             before = torch.maximum(torch.minimum(wanted, before + self.largest_change), before - self.largest_change)
             commands.append(before)
         return torch.stack(commands, dim=-2)
 
 
 def _rounded_down(change: float, low: float, high: float) -> float:
-    """A limit on changes that holds exactly although commands are added up in single precision."""
+    """A slightly smaller limit on changes, so that `change` holds exactly despite sums in single precision."""
     if math.isinf(change):
         return change
     return max(change - _ROUNDING * (max(abs(low), abs(high)) + change), 0.0)

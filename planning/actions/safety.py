@@ -9,10 +9,10 @@ from planning.actions.limits import ActionLimits
 
 
 def safe_actions(actions: Tensor, limits: ActionLimits, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions `[B, A]` that may be executed after the command `last [B, A]`, and which rows `[B]` had to be replaced.
+    """Actions `[B, A]` that may be executed after the command `last [B, A]`, and whether each row `[B]` was replaced.
 
-    A row with a number that is not finite becomes rest. That is tested before clipping: clipping a NaN can give a
-    bound, which is the fastest motion there is.
+    A row with a number that is not finite is replaced by rest. This is tested before clipping, because clipping a NaN
+    can give a bound, which is the fastest motion.
     """
     replaced = ~actions.isfinite().all(-1)
     wanted = torch.where(replaced[:, None], limits.rest(last), actions)
@@ -20,5 +20,5 @@ def safe_actions(actions: Tensor, limits: ActionLimits, last: Tensor) -> tuple[T
 
 
 def finite_or_worst(cost: Tensor) -> Tensor:
-    """`cost` with everything that is not finite as +inf. Minus infinity is a broken model, not a perfect plan."""
+    """`cost` with +inf for all values that are not finite. Minus infinity means a broken model, not a perfect plan."""
     return torch.where(cost.isfinite(), cost, torch.inf)

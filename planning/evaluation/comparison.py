@@ -1,4 +1,4 @@
-"""Is one method better than another? Two evaluations of the same pairs, compared pair by pair."""
+"""Compares two methods by their evaluations on the same pairs, pair by pair."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OUTCOMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Evaluations of one method, one per training of it.
+    """The evaluations of one method, one per training.
 
     Attributes:
-        task: what all of them were asked: pairs, budget, simulator.
-        outcomes: by the names of `OUTCOMES`, bool `[trainings, pairs]`.
+        task: the task of all evaluations, such as pairs, budget and simulator.
+        outcomes: outcomes by their names in `OUTCOMES`, bool `[trainings, pairs]`.
     """
 
     task: dict[str, Any]
@@ -57,7 +57,7 @@ def read_results(path: str) -> dict[str, Any]:
 
 
 def _unlike_results(content: Any) -> str:
-    """What is wrong with the content of a file that should hold results; nothing, where it does."""
+    """What is wrong with the content of a results file. The text is empty if nothing is."""
     if not isinstance(content, dict):
         return "it holds no names"
     missing = [key for key in ("task", "manifest_hash", "budget", "simulator", "episodes") if key not in content]
@@ -73,7 +73,7 @@ def _unlike_results(content: Any) -> str:
 
 
 def read_method(paths: Sequence[str]) -> Method:
-    """Raises UserError for results that cannot be read, or that are not about the same task."""
+    """The method with results at `paths`. Raises UserError for unreadable results, and for results of several tasks."""
     results = [read_results(path) for path in paths]
     tasks = [{key: r[key] for key in ("task", "manifest_hash", "budget", "simulator")} for r in results]
     for path, task in zip(paths, tasks, strict=True):
@@ -86,7 +86,7 @@ def read_method(paths: Sequence[str]) -> Method:
 
 
 def require_same(task: dict[str, Any], other: dict[str, Any], path: str, other_path: str) -> None:
-    """Raises UserError, naming the first difference, for results `path` and `other_path` of other tasks."""
+    """Raises UserError that names the first difference if the results have different tasks."""
     for key, value in task.items():
         if value != other[key]:
             raise UserError(
@@ -97,13 +97,14 @@ def require_same(task: dict[str, Any], other: dict[str, Any], path: str, other_p
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a pair-by-pair comparison found.
+    """The result of a pair-by-pair comparison.
 
     Attributes:
         a, b: success rates over all trainings and pairs.
-        difference: of the rates, a - b; its 95 % interval is from `low` to `high`, pairs and trainings resampled.
-        a_only, b_only: attempts in which one reached the goal and the other did not.
-        p: of a difference this large by chance (McNemar, exact).
+        difference: difference of the rates, a - b. Its 95 % interval, over resampled pairs and trainings, is from `low`
+            to `high`.
+        a_only, b_only: attempts in which only that method reached the goal.
+        p: probability of a difference this large by chance (McNemar, exact).
     """
 
     a: Rate

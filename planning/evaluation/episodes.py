@@ -1,4 +1,4 @@
-"""Episodes toward the goals of a manifest: run, judged and logged, several at a time."""
+"""Runs, evaluates and logs episodes toward the goals of a manifest, several at a time."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from worldmodel.core.files import naming
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What became of one pair.
+    """The outcome of one pair.
 
     Attributes:
         index: position in the manifest.
         success_any: whether the goal was reached after any step.
-        success_final: whether it was reached after the last one.
+        success_final: whether the goal was reached after the last step.
         half_any: like `success_any`, with half of every tolerance.
         half_final: like `success_final`, with half of every tolerance.
-        reached_at: control steps until the goal was first reached; None if it never was.
-        final_errors: per metric, in its unit; None where the simulation diverged.
-        diverged: whether the simulation broke down, which counts as failure at the end.
+        reached_at: control steps until the goal was first reached, None if it never was.
+        final_errors: errors at the end by metric, in its unit. None if the simulation diverged.
+        diverged: whether the simulation diverged, which counts as failure at the end.
         states: simulator states from start to end, `[T+1][N]`.
-        steps_without_plan: control steps in which there was no usable plan; 0 in logs of before it was counted.
+        steps_without_plan: control steps without a usable plan. It is 0 in old logs, which do not have it.
     """
 
     index: int
@@ -48,7 +48,7 @@ class Episode:
 
 
 def judge(env: Environment, index: int, goal: Floats, happened: Trajectory) -> Episode:
-    """What became of pair `index` with the goal state `goal [N]`."""
+    """The outcome of pair `index`, whose goal state is `goal [N]`."""
     states = happened.states
     errors = env.goal_errors(states, goal)
     reached = np.asarray(env.is_success(states, goal))
@@ -67,18 +67,18 @@ def judge(env: Environment, index: int, goal: Floats, happened: Trajectory) -> E
     )
 
 
-# `on_progress(steps, episodes)`: so many control steps are newly done, and all of these episodes are finished.
+# `on_progress(steps, episodes)`: the number of new control steps, and all finished episodes.
 OnProgress = Callable[[int, Sequence[Episode]], None]
 
 
 class EpisodeLog:
-    """Finished episodes, one JSON line each, so that an interrupted evaluation goes on where it was."""
+    """Log of finished episodes, one JSON line each, from which an interrupted evaluation resumes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[int, Episode]:
-        """Finished episodes by index. A line that a crash cut short does not count."""
+        """Finished episodes by index. A line that a crash cut short is ignored."""
         episodes: dict[int, Episode] = {}
         if self.path.exists():
             for line in self.path.read_text().splitlines():
@@ -92,7 +92,7 @@ class EpisodeLog:
     def append(self, episodes: Iterable[Episode]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), self.path.open("a+b") as file:
-            # After a line that was cut short, a new one must not be glued to it.
+            # A new line must not be appended to a line that was cut short.
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
                 file.write(b"\n")
             for episode in episodes:
@@ -102,7 +102,7 @@ class EpisodeLog:
 
 
 class _Ticks:
-    """Tells `on_progress` of every control step of `rows` episodes, which may end before their budget does."""
+    """Reports every control step of `rows` episodes to `on_progress`. An episode may end before its budget."""
 
     def __init__(self, on_progress: OnProgress, rows: int, finished: Sequence[Episode]) -> None:
         self._on_progress, self._rows, self._finished = on_progress, rows, finished
@@ -124,10 +124,10 @@ def run_all(
     log: EpisodeLog,
     on_progress: OnProgress = lambda steps, episodes: None,
 ) -> list[Episode]:
-    """Every pair's episode, those that `log` holds already taken from there, `len(envs)` at a time.
+    """The episodes of all pairs. Episodes in `log` are taken from it, and the others run, `len(envs)` at a time.
 
-    Who shares a batch makes no difference to an episode (`planning.controller`): an interrupted log may go on in other
-    company, and with another batch.
+    The other episodes of a batch make no difference to an episode (`planning.controller`), so an interrupted log may
+    be resumed with another batch size.
     """
     done = log.read()
     done = {index: done[index] for index in sorted(done) if index < len(pairs)}

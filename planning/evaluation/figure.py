@@ -1,4 +1,4 @@
-"""`plan.png`: one figure that summarises a run."""
+"""Draws `plan.png`, one figure that summarises a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLOURS = ("#e07a00", "#00798c", "#7a3b96", "#5a7d2a")
 
 
 def draw_plan(env: Environment, task: Task, outcome: Outcome, verdict: str, path: Path) -> None:
-    """Start, goal and end, the paths on the way, and how the distances fell. `verdict` is the headline."""
+    """Draw start, goal and end, the paths, and the distances over time. `verdict` is the headline."""
     figure = Figure(figsize=(10, 6.6), dpi=110, layout="constrained")
     figure.suptitle(textwrap.fill(verdict, 90), fontsize=12)
     grid = figure.add_gridspec(2, 6, height_ratios=[3.2, 2])
@@ -63,13 +63,13 @@ def _draw_paths(env: Environment, states: NDArray[np.float64], axes: Axes) -> No
 
 def _draw_distance(axes: Axes, distance: NDArray[np.float64]) -> None:
     axes.plot(distance, ".-", color="#333333", markersize=4)
-    # A broken model has no finite distance, and a run that starts at its goal has none but zero.
+    # A broken model has no finite distance, and a run that starts at its goal may have only distances of zero.
     axes.set_ylim(0, 1.1 * distance[np.isfinite(distance)].max(initial=1e-3))
     _label(axes, "latent distance to the goal")
 
 
 def _draw_errors(env: Environment, axes: Axes, outcome: Outcome) -> None:
-    """Every metric in units of its tolerance, so that they share an axis and success lies below one line."""
+    """Draw every metric in units of its tolerance, so that they share an axis, and success lies below one line."""
     for colour, metric in zip(_COLOURS, env.metrics, strict=False):
         error = outcome.errors[metric.name]
         label = f"{metric.name} (at the end {short(error[-1])} {metric.unit}, tolerance {short(metric.tolerance)})"

@@ -19,8 +19,8 @@ from planning.evaluation.task import Task
 from planning.types import Decoder
 from worldmodel.core.observation import Observation
 
-Pictures = Mapping[str, NDArray[np.uint8]]
-_MOST_STEPS: Final = 1000  # that are noted; the pictures of a longer run would fill the memory
+Images = Mapping[str, NDArray[np.uint8]]
+_MOST_STEPS: Final = 1000  # that are noted; the images of a longer run would fill the memory
 _MOST_COMPARED: Final = 50  # plans, spread over the run: more of them would take longer than the run
 
 
@@ -81,7 +81,7 @@ class Promised:
     end, what happened later is not what it asked for, and that counts as well.
 
     Attributes:
-        pairs: how many pictures were compared.
+        pairs: how many images were compared.
         pixels: root mean square difference of the pixels, of 255.
         features: root mean square difference of the frozen encoder's features.
         pixels_unchanged: the former, had the plan said that nothing changes.
@@ -96,7 +96,7 @@ class Promised:
 
 
 class Comparison:
-    """A run that is over, in pictures.
+    """A run that is over, in images.
 
     Args:
         watched: what was noted of it.
@@ -110,24 +110,24 @@ class Comparison:
         self._now = _on_cpu(self._decoder.reconstruct(Observation(self.seen, proprio)))
 
     def __len__(self) -> int:
-        """Pictures of each camera, `T + 1`."""
+        """Images of each camera, `T + 1`."""
         return len(next(iter(self.seen.values())))
 
-    def shown(self, step: int, ahead: int) -> tuple[int, Pictures] | None:
+    def shown(self, step: int, ahead: int) -> tuple[int, Images] | None:
         """What control step `step` was imagined to look like, `[H', W', 3]` by camera, and how many steps before.
 
         It is said by the plan that was made as nearly as possible `ahead` steps before. At step 0, where nothing had
         been planned, it is what was just seen, decoded. None where no plan says anything.
         """
         if step == 0:
-            return 0, {name: pictures[0] for name, pictures in self._now.items()}
+            return 0, {name: images[0] for name, images in self._now.items()}
         covering = [promise for promise in self._promises if promise.covers(step)]
         if not covering:
             return None
         chosen = min(covering, key=lambda promise: (abs(step - promise.step - ahead), promise.step))
         before = step - chosen.step
-        pictures = _on_cpu(self._decoder.show(chosen.codes[before - 1 : before]))
-        return before, {name: one[0] for name, one in pictures.items()}
+        images = _on_cpu(self._decoder.show(chosen.codes[before - 1 : before]))
+        return before, {name: one[0] for name, one in images.items()}
 
     def promised(self) -> Promised:
         """See `Promised`."""
@@ -147,13 +147,13 @@ class Comparison:
 
     def _errors(self, promise: Promise, steps: NDArray[np.int64], seen: Tensor) -> NDArray[np.float64]:
         """The four differences at `steps [K]`, `[4, K]`, from features of what was seen `[T + 1, F]`."""
-        pictures = _on_cpu(self._decoder.show(promise.codes[: len(steps)]))
+        images = _on_cpu(self._decoder.show(promise.codes[: len(steps)]))
         happened = {name: of_camera[steps] for name, of_camera in self.seen.items()}
         then = {name: of_camera[[promise.step]] for name, of_camera in self.seen.items()}
         return np.stack(
             [
-                pixel_error(pictures, happened),
-                self._distance(self._decoder.features(pictures), seen[steps]),
+                pixel_error(images, happened),
+                self._distance(self._decoder.features(images), seen[steps]),
                 pixel_error(then, happened),
                 self._distance(seen[[promise.step]], seen[steps]),
             ]
@@ -163,11 +163,11 @@ class Comparison:
         return self._decoder.feature_distance(features, others).double().cpu().numpy()
 
 
-def _on_cpu(pictures: Mapping[str, Tensor]) -> dict[str, NDArray[np.uint8]]:
-    return {name: of_camera.cpu().numpy() for name, of_camera in pictures.items()}
+def _on_cpu(images: Mapping[str, Tensor]) -> dict[str, NDArray[np.uint8]]:
+    return {name: of_camera.cpu().numpy() for name, of_camera in images.items()}
 
 
-def pixel_error(pictures: Pictures, others: Pictures) -> NDArray[np.float64]:
+def pixel_error(images: Images, others: Images) -> NDArray[np.float64]:
     """Root mean square difference `[B]` of the pixels of all cameras, of 255."""
-    squared = [np.square(of_camera.astype(np.float64) - others[name]) for name, of_camera in pictures.items()]
+    squared = [np.square(of_camera.astype(np.float64) - others[name]) for name, of_camera in images.items()]
     return np.sqrt(np.concatenate([each.reshape(len(each), -1) for each in squared], axis=1).mean(1))

@@ -17,17 +17,17 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.seeds import FIRST_EVALUATION_SEED
 
-# Exploration noise: collection seeds its episodes with (seed, i); a third number makes streams that it never meets.
+# Collection seeds its episodes with (seed, i). This third number gives the exploration here other random streams.
 _NAMESPACE = 0x6D616E
 _LATEST_START = 50  # control steps into the episode
-# Larger ones are typing errors: a day of simulation, or more.
+# Larger numbers are typing errors, since they would take a day of simulation or more.
 MOST_PAIRS: Final = 100_000
 MOST_BUDGET: Final = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A task: bring the world from `start` to `goal`, simulator states `[N]`; `seed` is the episode they come from."""
+    """The task to go from `start` to `goal`, simulator states `[N]`. `seed` is that of the episode with both."""
 
     seed: int
     start: tuple[float, ...]
@@ -39,9 +39,9 @@ class ManifestConfig:
     """Options of an evaluation's manifest.
 
     Attributes:
-        seed: draw fresh pairs from this seed; None takes the frozen list.
-        n: how many pairs; of the frozen list, the first n.
-        steps_ahead: control steps from start to goal in the episode they come from (fresh pairs only).
+        seed: seed of new pairs, None for the frozen manifest.
+        n: number of pairs. From the frozen manifest, these are the first n.
+        steps_ahead: control steps from start to goal in the episode with both (new pairs only).
     """
 
     seed: int | None = None
@@ -58,12 +58,12 @@ class ManifestConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Pairs and what they depend on.
+    """Pairs, and everything that they depend on.
 
     Attributes:
         env: name of the environment.
-        simulator: its version; contacts differ between versions.
-        options: the environment's options that change what is seen.
+        simulator: version of the simulator, since contacts differ between versions.
+        options: the environment's options that change its images.
         seed: seed of the draw.
         steps_ahead: control steps from start to goal.
         pairs: the tasks.
@@ -78,11 +78,11 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the content; Python writes floats so that they read back exactly."""
+        """Hash of the content. Python writes floats so that they read back exactly."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
     def first(self, n: int) -> Manifest:
-        """The manifest of the first `n` pairs. Raises UserError where there are fewer."""
+        """The manifest of the first `n` pairs. Raises UserError if there are fewer."""
         if n > len(self.pairs):
             raise UserError(
                 f"manifest.n={n}: this frozen manifest of {self.env} has {len(self.pairs)} pairs; "
@@ -100,7 +100,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises UserError for a file that is missing, not a manifest, or changed since it was written."""
+    """The manifest in `path`. Raises UserError if it is missing, no manifest, or changed since it was written."""
     try:
         content = json.loads(path.read_text())
         claimed = content.pop("sha256")
@@ -118,10 +118,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
-    """Where the frozen manifest of `env` lies; what is switched on in `options` has its own.
+    """Path of the frozen manifest of `env`. Every set of options that are switched on has its own.
 
-    It is inside the package, where it comes with it or where this is the project's own folder. Of an installed package,
-    which is not a place to write to, users keep theirs in `runs/<env>/`.
+    It is in the package if the package ships it, or if this is the project's own folder. An installed package is not a
+    place for writing, so the manifests of its users are in `runs/<env>/`.
     """
     switched_on = sorted(name for name, value in options.items() if value is True)
     package = Path(str(resources.files("planning")))
@@ -132,7 +132,7 @@ def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
 
 
 def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], config: ManifestConfig) -> Manifest:
-    """The frozen manifest of `env`, or fresh pairs where `config.seed` asks for them."""
+    """The frozen manifest of `env`, or new pairs if `config.seed` is given."""
     if config.seed is not None:
         return draw(env, simulator, options, config.seed, config.n, config.steps_ahead)
     path = frozen_path(env.name, options)
@@ -147,13 +147,13 @@ def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], conf
 def draw(
     env: Environment, simulator: str, options: dict[str, Any], seed: int, n: int = 100, steps_ahead: int = 25
 ) -> Manifest:
-    """`n` pairs from exploratory episodes of their own.
+    """Draw `n` pairs from new exploratory episodes.
 
-    Episode i is seeded with `SeedSequence([seed, i, namespace])`; its start is a random step of it, its goal
-    `steps_ahead` later. Episodes in which nothing worth the name happened, or that diverged, are passed over.
+    Episode i is seeded with `SeedSequence([seed, i, namespace])`. The start is a random step of the episode, and the
+    goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped.
 
     Raises:
-        UserError: when hardly any episode gives a pair.
+        UserError: if hardly any episode gives a pair.
     """
     pairs: list[Pair] = []
     for index in range(100 * n):

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from planning.environment import Environment
-from planning.evaluation.imagination import Comparison, Pictures, pixel_error
+from planning.evaluation.imagination import Comparison, Images, pixel_error
 from worldmodel.core.files import appearing
 
 FRAME_SIZE = 256  # pixels
-_CAPTION = 32  # height of a strip with captions [pixels], a multiple of 16 for the same reason
+_CAPTION = 32  # height of a strip with captions [pixels], a multiple of 16 for video codecs
 _FONT_SIZE = 15
-_GAP = 16  # keeps the width a multiple of 16, as video codecs like it
+_GAP = 16  # keeps the width a multiple of 16 for video codecs
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: float) -> None:
-    """An H.264 mp4 of uint8 frames `[H, W, 3]`, with H and W multiples of 16, that every browser plays.
+    """Write uint8 frames `[H, W, 3]`, with H and W multiples of 16, as an H.264 mp4 that every browser plays.
 
-    It appears when it is written, or not at all. Raises OSError where it cannot be.
+    The file appears complete or not at all. Raises OSError if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as partial:
@@ -46,13 +46,13 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], frames_per_s: f
 def _send(writer: Generator[None, NDArray[np.uint8] | None], frame: NDArray[np.uint8]) -> int:
     try:
         writer.send(np.ascontiguousarray(frame))
-    except OSError as error:  # without a number, and with a page about ffmpeg's command
+    except OSError as error:  # it has no number, and a page about ffmpeg's command
         raise OSError(errno.EIO, "ffmpeg ended before the video did") from error
     return 1
 
 
 def _require_whole(video: Path, num_frames: int) -> None:
-    """ffmpeg says nothing where the disk is full, and leaves what there was room for."""
+    """Raises OSError for a video that is cut short. If the disk is full, ffmpeg cuts it without an error."""
     try:
         written, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
     except RuntimeError:
@@ -64,7 +64,7 @@ def _require_whole(video: Path, num_frames: int) -> None:
 def side_by_side(
     env: Environment, states: NDArray[np.float64], goal: NDArray[np.uint8], hold_frames: int = 10
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frames of the episode `states [T, N]` beside its goal picture `[H, W, 3]`; the last one stays for a while."""
+    """Frames of the episode `states [T, N]` beside its goal image `[H, W, 3]`. The last frame is held for a while."""
     size = (FRAME_SIZE, FRAME_SIZE)
     picture = np.asarray(Image.fromarray(goal).resize(size, Image.Resampling.LANCZOS))
     gap = np.full((FRAME_SIZE, _GAP, 3), 255, np.uint8)
@@ -82,7 +82,7 @@ def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.u
     Cameras are below one another. The difference is that of every pixel, away from white.
     """
     for step in range(len(comparison)):
-        happened = {name: pictures[step] for name, pictures in comparison.seen.items()}
+        happened = {name: images[step] for name, images in comparison.seen.items()}
         shown = comparison.shown(step, ahead)
         if shown is None:
             captions = (f"step {step}: happened", "no plan", "")
@@ -98,22 +98,22 @@ def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.u
         yield _captioned(captions, rows)
 
 
-def _error(pictures: Pictures, others: Pictures) -> float:
-    rows = [{name: one[None] for name, one in each.items()} for each in (pictures, others)]
+def _error(images: Images, others: Images) -> float:
+    rows = [{name: one[None] for name, one in each.items()} for each in (images, others)]
     return float(pixel_error(*rows)[0])
 
 
-def _blank(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.full_like(picture, 200)
+def _blank(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.full_like(image, 200)
 
 
-def _away_from_white(picture: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return (255 - np.abs(picture.astype(np.int16) - other)).astype(np.uint8)
+def _away_from_white(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (255 - np.abs(image.astype(np.int16) - other)).astype(np.uint8)
 
 
 def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8], ...]]) -> NDArray[np.uint8]:
-    """Rows of pictures `[H, W, 3]`, each as high as `FRAME_SIZE`, below a strip of captions."""
-    lines = [np.concatenate([_enlarged(picture) for picture in row], axis=1) for row in rows]
+    """Rows of images `[H, W, 3]`, each as high as `FRAME_SIZE`, below a strip of captions."""
+    lines = [np.concatenate([_enlarged(image) for image in row], axis=1) for row in rows]
     width = max(line.shape[1] for line in lines)
     padded = [np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
     strip = Image.new("RGB", (width, _CAPTION), "white")
@@ -123,9 +123,9 @@ def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8]
     return np.concatenate([np.asarray(strip), *padded])
 
 
-def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """With a gap to its right; sharp-edged, so that every pixel can be told."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     wide = max(16, 16 * round(FRAME_SIZE * width / height / 16))
-    large = np.asarray(Image.fromarray(picture).resize((wide, FRAME_SIZE), Image.Resampling.NEAREST))
+    large = np.asarray(Image.fromarray(image).resize((wide, FRAME_SIZE), Image.Resampling.NEAREST))
     return np.pad(large, ((0, 0), (0, _GAP), (0, 0)), constant_values=255)

@@ -1,4 +1,4 @@
-"""The oracle: the same optimiser with the simulator as its model."""
+"""The oracle, which is the same optimiser with the simulator as its model."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Oracle(Policy):
         return dataclasses.replace(Decision.blind(self._last.numpy().copy()), replaced=replaced.numpy())
 
     def _cost(self, actions: Tensor) -> Tensor:
-        """Cost `[B, S]` of `actions [B, S, H, A]`. MuJoCo lets go of Python's lock: a thread per processor pays."""
+        """Cost `[B, S]` of `actions [B, S, H, A]`. Threads run in parallel, since MuJoCo releases Python's lock."""
         with ThreadPoolExecutor(num_processors()) as threads:
             costs = list(threads.map(_simulated_cost, self._envs, actions.double().numpy(), self._goals))
         return self._strategy.objective.reduce(torch.as_tensor(np.stack(costs), dtype=torch.float32))
 
 
 def _simulated_cost(env: Environment, actions: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """True cost `[S, H]` along `actions [S, H, A]` from where `env` stands."""
+    """True cost `[S, H]` after each of `actions [S, H, A]`, from the present state of `env`."""
     return env.goal_cost(env.simulate(env.get_state(), actions), goal)

@@ -17,10 +17,10 @@ from planning.evaluation.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class StopRule:
-    """When a run ends.
+    """The rule for the end of a run.
 
     Attributes:
-        budget: control steps at most.
+        budget: largest number of control steps.
         when_reached: whether to stop once the goal is reached.
     """
 
@@ -30,21 +30,21 @@ class StopRule:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of it.
+    """The outcome of a run.
 
     Attributes:
         reached: whether the goal was reached after any step.
-        held: whether it was after the last one.
-        judged_by: `simulator` (its success rule, where the goal's state is known) or `model` (latent distance).
+        held: whether the goal was reached after the last step.
+        judged_by: `simulator` for its success rule, if the goal's state is known, or `model` for the latent distance.
         states: simulator states from start to end, `[T+1, N]`.
-        distance: latent distance to the goal of the moment, at the start and after every step, `[T+1]`.
-        sub_goal: which of several goals was headed for then, `[T+1]`.
-        near: whether the model took itself to be at the last goal then, `[T+1]`.
-        plan_ms: per step, observation to action [ms], `[T]`.
-        replaced: steps without a usable plan.
-        refused: those of them whose plan was not seen to lead nearer to the goal.
-        diverged: whether the simulation broke down.
-        errors: per metric after every step, `[T+1]`, in its unit; empty without a goal state.
+        distance: latent distance to the current sub-goal, at the start and after every step, `[T+1]`.
+        sub_goal: index of the current sub-goal at these times, `[T+1]`.
+        near: whether the model counted the last goal as reached at these times, `[T+1]`.
+        plan_ms: time from observation to action of every step [ms], `[T]`.
+        replaced: number of steps without a usable plan.
+        refused: number of these steps in which the verification refused the plan.
+        diverged: whether the simulation diverged.
+        errors: errors by metric at these times, `[T+1]`, in its unit. Empty without a goal state.
     """
 
     reached: bool
@@ -68,25 +68,25 @@ def attempt(
     stop: StopRule,
     on_step: Callable[[int, Decision], None] = lambda step, decision: None,
 ) -> Outcome:
-    """Act until `stop` says so. `on_step(step, decision)` hears of every decision that is acted on, from step 1 on."""
+    """Act until `stop` ends the run. `on_step(step, decision)` is called for every executed decision, from step 1."""
     decisions: list[Decision] = []
 
     def at_goal(state: Floats, decision: Decision) -> bool:
         if task.goal_state is None:
             return bool(decision.reached[0])
-        # What comes before the last goal is only the way there.
+        # Success counts only while the last goal is the current one.
         return int(decision.sub_goal[0]) == len(task.goals) - 1 and bool(env.is_success(state, task.goal_state))
 
     def look(step: int, decision: Decision, states: Sequence[Floats]) -> bool:
         decisions.append(decision)
-        # The last look only measures: its action is not taken.
+        # The last decision only measures the distance. Its action is not executed.
         if step == stop.budget or (stop.when_reached and at_goal(states[0], decision)):
             return True
         on_step(step + 1, decision)
         return False
 
     (happened,) = rollout([env], [task], policy, stop.budget, look, look_at_end=True)
-    # Of a simulation that broke down, the last decision led to no state.
+    # If the simulation diverged, the last decision led to no state.
     verdicts = [at_goal(state, decision) for state, decision in zip(happened.states, decisions, strict=False)]
     acted = decisions[: len(decisions) - (not happened.diverged)]
     return Outcome(
@@ -106,7 +106,10 @@ def attempt(
 
 
 def describe(env: Environment, outcome: Outcome, reached_distance: float) -> str:
-    """The verdict in one line: reached or not, by whose judgement, how close, and whether the other judge agrees."""
+    """The verdict in one line. It says whether and by which rule the goal was reached, and the distance.
+
+    If the simulator decides, it also says if the model disagrees.
+    """
     steps = len(outcome.states) - 1
     if outcome.diverged:
         return f"not reached: the simulation diverged after {steps} steps"

@@ -21,11 +21,11 @@ from worldmodel.core.spec import EnvironmentSpec
 
 
 class WorldModelPolicy(Policy):
-    """Plans in a world model, from pictures and proprioception alone.
+    """Plans in a world model, from images and proprioception alone.
 
     Attributes:
-        plan_ms: of every plan, time from the observations of all rows to their actions [ms]. Control steps in which an
-            earlier plan goes on are not counted.
+        plan_ms: time of every plan from the observations of all rows to their actions [ms]. Control steps that
+            continue an earlier plan are not counted.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class WorldModelPolicy(Policy):
 
 
 class Baseline(Policy):
-    """Acts without a goal. What it wants is made to hold all limits.
+    """Acts without a goal. Its actions are projected to all limits.
 
     Args:
-        spec: of the environment.
-        start: `[A]`, what is held where an episode begins and no reading shows it.
+        spec: specification of the environment.
+        start: `[A]`, the command at the start of an episode in dimensions that hold and have no reading.
     """
 
     def __init__(self, spec: EnvironmentSpec, start: NDArray[np.float32] | None = None) -> None:
@@ -89,7 +89,7 @@ class Baseline(Policy):
         return Decision.blind(self._last.numpy().copy())
 
     def wanted(self, last: Tensor) -> Tensor:
-        """Actions `[B, A]` after the commands `last [B, A]`."""
+        """Actions `[B, A]` after the commands `last [B, A]`, before limits are applied."""
         raise NotImplementedError
 
 
@@ -101,7 +101,7 @@ class NoAction(Baseline):
 
 
 class UniformRandom(Baseline):
-    """Draws actions uniformly within bounds, from a stream of each episode's own."""
+    """Draws actions uniformly within bounds. Every episode has its own random stream."""
 
     def __init__(self, spec: EnvironmentSpec, seed: int, start: NDArray[np.float32] | None = None) -> None:
         super().__init__(spec, start)

@@ -13,13 +13,13 @@ from planning.evaluation.statistics import wilson_interval
 
 
 def short(value: float) -> str:
-    """A measured quantity with two figures, or as a whole number from 100 on: never in powers of ten."""
+    """A measured quantity with two digits, or as a whole number from 100 on. It never uses powers of ten."""
     return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A success rate with its 95 % interval (Wilson), fractions."""
+    """A success rate with its 95 % interval (Wilson), as fractions."""
 
     value: float
     low: float
@@ -36,15 +36,15 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What one policy did on all pairs.
+    """The results of one policy on all pairs.
 
     Attributes:
-        n: episodes.
-        success_any: the goal was reached after any step; `success_final`: after the last one.
-        half_any: like `success_any` with half the tolerances; `half_final` likewise.
-        final_errors: per metric the median at the end, in its unit, over the episodes that did not diverge.
-        diverged: episodes in which the simulation broke down.
-        steps_without_plan: control steps of all episodes in which there was no usable plan.
+        n: number of episodes.
+        success_any: rate of reaching the goal after any step. `success_final` is the rate after the last step.
+        half_any: like `success_any`, with half the tolerances. `half_final` is like `success_final`.
+        final_errors: median error at the end by metric, in its unit, over the episodes that did not diverge.
+        diverged: number of episodes in which the simulation diverged.
+        steps_without_plan: number of control steps without a usable plan in all episodes.
     """
 
     n: int
@@ -71,7 +71,7 @@ class Summary:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: rates as fractions, each beside its interval."""
+        """The summary as plain JSON values. Rates are fractions, each with its interval."""
         values: dict[str, Any] = {
             "n": self.n,
             "diverged": self.diverged,
@@ -87,13 +87,13 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """How long planning takes.
+    """The time that planning takes.
 
     Attributes:
-        plan_ms_median: one plan for one environment, observation to action, [ms].
-        plan_ms_p99: its 99th percentile [ms].
-        batch: environments planned for at once in the evaluation.
-        batched_plans_per_s: plans made per second there; None where all episodes came from the log.
+        plan_ms_median: median time from observation to action of one plan for one environment [ms].
+        plan_ms_p99: 99th percentile of that time [ms].
+        batch: number of environments planned for at once in the evaluation.
+        batched_plans_per_s: plans per second in the evaluation. None if all episodes came from the log.
     """
 
     plan_ms_median: float

@@ -24,16 +24,16 @@ class Policy(abc.ABC):
 
     @abc.abstractmethod
     def act(self, observation: Observation) -> Decision:
-        """What to do after seeing `[B, ...]`."""
+        """The decision after an observation `[B, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """What happened in one environment.
+    """The trajectory of one environment.
 
     Attributes:
-        states: simulator states from start to end, `[T+1, N]`; of a simulation that broke down, up to then.
-        diverged: whether it broke down.
+        states: simulator states from start to end, `[T+1, N]`. They end where a simulation diverges.
+        diverged: whether the simulation diverged.
         steps_without_plan: control steps in which the policy had no usable plan and rested.
     """
 
@@ -42,8 +42,8 @@ class Trajectory:
     steps_without_plan: int
 
 
-# `on_step(step, decision, states)`: before the actions of control step `step` (from 0 on) are taken in `states [B][N]`.
-# Where it returns True, they are not taken, and the episodes end.
+# `on_step(step, decision, states)` is called before the actions of control step `step` (from 0 on) are executed in
+# `states [B][N]`. If it returns True, they are not executed, and the episodes end.
 OnStep = Callable[[int, Decision, Sequence[Floats]], bool | None]
 
 
@@ -57,8 +57,8 @@ def rollout(
 ) -> list[Trajectory]:
     """One episode per task, in `envs[:B]`, of `budget` control steps or until `on_step` ends them.
 
-    An episode goes on after success, since holding the goal is measured too; a diverged one stands still, and all end
-    when all have diverged. With `look_at_end`, the policy also decides after the last step, which only `on_step` hears.
+    An episode continues after success, since holding the goal is measured too. A diverged episode stands still, and all
+    end when all have diverged. With `look_at_end`, the policy also decides after the last step, for `on_step` only.
     """
     envs = envs[: len(tasks)]
     latest, states = [], []
@@ -78,7 +78,7 @@ def rollout(
             if diverged[row]:
                 continue
             observation, _, terminated, _, info = env.step(decision.actions[row])
-            # Simulators return their own kind of truth, which JSON does not know.
+            # Simulators may return a type of their own, which JSON does not know.
             diverged[row] = bool(terminated)
             if not diverged[row]:
                 latest[row] = Observation.of(observation)

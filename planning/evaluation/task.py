@@ -1,4 +1,4 @@
-"""The task of an episode: where it starts, and which goal it has."""
+"""The task of an episode, which is its start and its goal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal, ImageGoal
 from worldmodel.core.spec import EnvironmentSpec
 
-# A state's rendering differs clearly from a picture where more than this share of the pixels is off by more than that
-# [of 255]. The same state drawn larger and averaged down stays at half of the share, a state that is a task away is
-# beyond it (48 states of push and reacher).
+# An image does not show a state if more than this share of its pixels differs from the rendering by more than the level
+# below [of 255]. On 48 states of push and reacher, the same state rendered larger and averaged down stays at half of
+# this share, and another state as far away as the goal of a task exceeds it.
 _DIFFERENT_PIXELS: Final = 0.01
 _DIFFERENT: Final = 48
 
@@ -30,14 +30,14 @@ class Task:
     """One start and one goal, or several goals in turn.
 
     Attributes:
-        goals: in their order, as a model reads them.
-        picture: what the first camera should see at last, uint8 `[H, W, 3]`.
-        start_state: where to start, `[N]`; None where `start_seed` decides.
+        goals: the goals in their order, as a model reads them.
+        picture: the last goal's image of the first camera, uint8 `[H, W, 3]`.
+        start_state: simulator state at the start, `[N]`. None if `start_seed` decides.
         start_seed: seed of the environment's reset.
-        goal_state: the simulator state that the last goal shows, `[N]`; None for a photo. No planner sees it.
-        title: where the goal comes from, for the user.
-        seed: of a stream of random numbers of this task's own.
-        notes: what the user should know of the goal.
+        goal_state: simulator state that the last goal shows, `[N]`. None for a photo. No planner sees it.
+        title: origin of the goal, for the user.
+        seed: seed of this task's own random stream.
+        notes: notes on the goal for the user.
     """
 
     goals: tuple[Goal, ...]
@@ -51,14 +51,14 @@ class Task:
 
 
 def from_pair(env: Environment, pair: Pair, title: str = "") -> Task:
-    """From a pair of a manifest."""
+    """The task of a pair of a manifest."""
     goal = np.array(pair.goal)
     images = env.goal_images(goal)
     return Task((ImageGoal(images),), next(iter(images.values())), np.array(pair.start), 0, goal, title, pair.seed)
 
 
 def from_manifest(env: Environment, manifest: Manifest, seed: int | None) -> Task:
-    """The pair that `seed` points to, counting round; the only one, where fresh ones were drawn with `seed`."""
+    """The task of pair number `seed`, modulo their number. New pairs, drawn with `seed`, are only one."""
     index = (seed or 0) % len(manifest.pairs)
     several = len(manifest.pairs) > 1
     title = f"pair {index} of the manifest" if several else f"a pair drawn with seed {manifest.seed}"
@@ -66,12 +66,13 @@ def from_manifest(env: Environment, manifest: Manifest, seed: int | None) -> Tas
 
 
 def from_images(env: Environment, spec: EnvironmentSpec, given: Any, seed: int | None, fit: str = CROP) -> Task:
-    """Toward pictures: one, one per camera, or a list of either. See `planning.goals`.
+    """The task of goal images: one image, one per camera, or a list of either. See `planning.goals`.
 
-    The start is what the first file says, unless the user gave a seed; the last file's goal state judges.
+    The first file may hold the start, unless the user gave a seed. The last file may hold the goal state, which decides
+    success.
 
     Raises:
-        UserError: for pictures that cannot be used, and for those that another environment has made.
+        UserError: for images that cannot be used, and for images from another environment.
     """
     goals, notes = [read_pictures(one, spec, fit) for one in sub_goals(given)], []
     starts: list[Floats | None] = []
@@ -100,12 +101,12 @@ def _title(given: str | Path | Mapping[str, Any]) -> str:
 def _checked_states(
     env: Environment, spec: EnvironmentSpec, pictures: Mapping[str, GoalImage], name: str
 ) -> tuple[Floats | None, Floats | None, str]:
-    """Start and goal state of one goal, as far as they can be believed, and what to tell the user."""
+    """Start and goal state of one goal if they are credible, and a note for the user."""
     for image in pictures.values():
         if image.environment is not None and image.environment != spec.env:
             raise UserError(f"goal {name} shows {image.environment}, not {spec.env}: expected a picture of {spec.env}")
         for state in (image.start_state, image.goal_state):
-            # Files from before they named their environment.
+            # Old files do not name their environment.
             if state is not None and len(state) != spec.state_size:
                 raise UserError(
                     f"goal {name} holds a state of {len(state)} numbers, and {spec.env} has states of "
@@ -120,11 +121,11 @@ def _checked_states(
 
 
 def _shows(env: Environment, state: Floats, pictures: Mapping[str, NDArray[np.uint8]]) -> bool:
-    """Whether pictures `[H, W, 3]`, by camera, can be of `state [N]`."""
+    """Whether images `[H, W, 3]`, by camera, can show `state [N]`."""
     for camera, pixels in pictures.items():
         try:
             rendered = env.render_state(state, camera)
-        except ValueError:  # a state that the simulator refuses
+        except ValueError:  # the simulator refuses the state
             return False
         off = np.abs(rendered.astype(np.int16) - pixels).max(-1) > _DIFFERENT
         if off.mean() > _DIFFERENT_PIXELS:

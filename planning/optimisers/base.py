@@ -18,7 +18,7 @@ from planning.types import Optimiser, Plan, Problem
 from worldmodel.core.errors import UserError
 from worldmodel.core.tensor_record import TensorRecord
 
-# Far above what any published planner uses; what a horizon and a model make of it in memory, `planning.registry` says.
+# Far above the numbers of any published planner. `planning.registry` checks the memory for a horizon and a model.
 MOST_SAMPLES: Final = 100_000
 MOST_ITERATIONS: Final = 1_000
 
@@ -28,8 +28,8 @@ class OptimiserEntry:
     """An optimiser that users choose by name.
 
     Attributes:
-        make: from its options.
-        config: a frozen dataclass: the options, with their default values.
+        make: makes the optimiser from an instance of `config`.
+        config: a frozen dataclass of the options, with their default values.
     """
 
     make: Callable[[Any], Optimiser]
@@ -77,12 +77,12 @@ class Search(TensorRecord):
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart(TensorRecord):
-    """What a sampling optimiser remembers.
+    """The memory of a sampling optimiser.
 
     Attributes:
-        actions: `[B, H, A]`, the last plan before limits on changes and binary dimensions were applied to it: applied
-            anew to what is left of it, they give what is left of the plan.
-        step: `[B]`, the control step in which it was made.
+        actions: `[B, H, A]`, the last plan before limits on changes and binary dimensions were applied. Applying them
+            to the remaining actions gives the rest of the plan.
+        step: `[B]`, the control step in which the plan was made.
     """
 
     actions: Tensor
@@ -111,7 +111,7 @@ class SamplingOptimiser(Optimiser):
     def refit(self, search: Search, knots: Tensor, cost: Tensor, limits: ActionLimits) -> Search:
         """The next distribution, from the candidates' `knots [B, S, K, A]` and their costs `[B, S]`.
 
-        The cost of a bad candidate may be infinite; it is never NaN. A row whose costs are all infinite keeps its mean.
+        The cost of a bad candidate may be infinite, but never NaN. A row whose costs are all infinite keeps its mean.
         """
 
     def begin(self, mean: Tensor, limits: ActionLimits) -> Search:
@@ -162,7 +162,7 @@ class SamplingOptimiser(Optimiser):
         return Plan(actions, best_cost, WarmStart(wanted, made_at), torch.stack(trace, dim=1))
 
     def _require_shape(self, method: str, values: Tensor, shape: Sequence[int]) -> None:
-        """Raises UserError where a subclass, which may be a user's, gives something else."""
+        """Raises UserError if a subclass, which may be a user's, returns values of another shape."""
         if tuple(values.shape) != tuple(shape):
             raise UserError(
                 f"{method} of {type(self).__name__} gives {list(values.shape)}: expected {list(shape)}, as its "
@@ -171,7 +171,7 @@ class SamplingOptimiser(Optimiser):
 
 
 def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:
-    """The plan `[B, H, A]` to begin with: what is left of the last one; rest, where there is none."""
+    """The initial mean `[B, H, A]`. It is the rest of the last plan, or rest if there is none."""
     if memory is None:
         return problem.rest()
     assert isinstance(memory, WarmStart), "memory is given back to who made it"
@@ -185,7 +185,7 @@ def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:
 
 
 def _with_proposals(drawn: Tensor, problem: Problem, action_repeat: int, generator: torch.Generator) -> Tensor:
-    """The candidates `[B, S-1, K, A]`, the last of them replaced by what is proposed."""
+    """The candidates `[B, S-1, K, A]`, of which the last are replaced by the proposed ones."""
     assert problem.propose is not None
     most = drawn.shape[1]
     proposed = to_knots(problem.propose(most, generator).to(drawn), action_repeat, problem.step)[:, :most]
@@ -193,7 +193,7 @@ def _with_proposals(drawn: Tensor, problem: Problem, action_repeat: int, generat
 
 
 def _mean_unless_worthless(mean_cost: Tensor, mean: Tensor, best: Tensor, best_cost: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean `[B, K, A]` and its cost `[B]`; the best sample in rows where only the mean's cost is not finite."""
+    """The mean `[B, K, A]` and its cost `[B]`, or the best sample in rows where only the mean's cost is not finite."""
     cost = mean_cost[:, 0]
     fall_back = cost.isinf() & best_cost.isfinite()
     return torch.where(fall_back[:, None, None], best, mean), torch.where(fall_back, best_cost, cost)

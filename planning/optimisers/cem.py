@@ -18,14 +18,14 @@ class CEMConfig(SamplingConfig):
     """Options of `CEM`, beside those of `SamplingConfig`.
 
     Attributes:
-        elites: how many of the best samples the distribution is refitted to.
-        temperature: how far the cost of an elite, as a fraction of the spread between the best and the worst elite,
-            may lie above the best before its say in the new mean falls to 1/e. Infinite: all elites have the same say,
-            which washes out the one sample that found the way to the block among many that missed it.
+        elites: number of best samples that the distribution is refitted to.
+        temperature: excess cost over the best elite at which an elite's weight in the new mean falls to 1/e, as a
+            fraction of the difference between worst and best elite. If it is infinite, all elites have the same weight.
+            A single sample that found the way to the block is then averaged with many that missed it.
         initial_std: standard deviation at the start of every plan, as a fraction of half the action range.
-        min_std: smallest standard deviation, likewise; keeps the search alive.
+        min_std: smallest standard deviation, as the same fraction. It keeps the search alive.
         momentum: share of the old mean and standard deviation that a refit keeps.
-        colour: exponent of the noise's spectrum along the horizon; 0 is white.
+        colour: exponent of the noise's spectrum along the horizon. 0 is white noise.
     """
 
     elites: int = 16
@@ -37,7 +37,7 @@ class CEMConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # With every sample an elite, the cost would have no say.
+        # If every sample were an elite, the cost would have no effect.
         if not 1 <= self.elites < self.samples:
             raise ValueError(f"elites {self.elites} must be at least 1 and below samples {self.samples}")
         if not self.temperature > 0:
@@ -57,12 +57,12 @@ class CEM(SamplingOptimiser):
 
     Each iteration draws `a_s = clip(mean + std * noise_s)`, sorts by cost, and moves toward the elites' moments:
     `mean <- m mean + (1 - m) mean_elites`, `std <- max(m std + (1 - m) std_elites, min_std)`. The present mean is one
-    of the candidates. Rubinstein (1999); used so by V-JEPA 2-AC (arXiv 2506.09985). With a finite temperature the
+    of the candidates (Rubinstein 1999, as used by V-JEPA 2-AC, arXiv 2506.09985). With a finite temperature the
     elites' mean is weighted by cost, as in MPPI (Williams et al. 2015, arXiv 1509.01149) and TD-MPC (arXiv 2203.04955).
     Their standard deviation about that mean is not: one elite with most of the weight would end the search.
 
-    A cost that is not finite can never be elite. A binary dimension is searched like any other: which of its two values
-    is commanded depends on the side of the middle.
+    A sample whose cost is not finite is never an elite. A binary dimension is searched like any other. Its command is
+    the value on the same side of the middle.
     """
 
     config: CEMConfig
@@ -93,13 +93,13 @@ class CEM(SamplingOptimiser):
 
 
 def elite_weights(cost: Tensor, temperature: float) -> Tensor:
-    """What each elite counts in the new mean `[B, E]`, from its cost `[B, E]` in ascending order: sums to 1 over a row.
+    """Weights `[B, E]` of the elites in the new mean, from their costs `[B, E]` in ascending order. A row sums to 1.
 
-    Proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not matter. Elites
-    whose cost is not finite count nothing; a row without a finite cost is all zero.
+    They are proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not
+    matter. Elites whose cost is not finite have weight zero. A row without a finite cost is all zero.
     """
     finite, tiny = cost.isfinite(), torch.finfo(cost.dtype).tiny
-    # Halves: the difference of two finite costs need not be finite.
+    # Halved before subtraction, since the difference of two finite costs need not be finite.
     above_best = torch.where(finite, cost / 2 - cost[:, :1] / 2, 0.0)
     spread = above_best.amax(1, keepdim=True)
     exponent = torch.where(spread > 0, above_best / (temperature * spread).clamp(min=tiny), 0.0)

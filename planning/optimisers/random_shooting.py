@@ -1,4 +1,4 @@
-"""Random shooting, the baseline of all optimisers."""
+"""Random shooting, the baseline of optimisers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RandomShootingConfig:
         self.sampling()
 
     def sampling(self) -> SamplingConfig:
-        """A single round, of which the best sample is taken."""
+        """Options for a single iteration that returns its best sample."""
         return SamplingConfig(self.samples, iterations=1, result="best", action_repeat=self.action_repeat)
 
 
@@ -46,7 +46,7 @@ class RandomShooting(SamplingOptimiser):
         return (limits.low + share.to(search.mean) * limits.span).expand(rows, -1, -1, -1)
 
     def refit(self, search: Search, knots: Tensor, cost: Tensor, limits: ActionLimits) -> Search:
-        """There is no second round."""
+        """Returns the distribution unchanged, since there is no second iteration."""
         return search
 
 

@@ -77,8 +77,8 @@ def test_sub_goals_are_compared_in_their_turn() -> None:
 
 
 class Broken(PointDecoder):
-    def features(self, pictures: Any) -> torch.Tensor:
-        return super().features(pictures) * torch.nan
+    def features(self, images: Any) -> torch.Tensor:
+        return super().features(images) * torch.nan
 
 
 def test_what_cannot_be_compared_is_not_executed() -> None:

@@ -160,11 +160,13 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
     with EpisodeWriter(tmp_path / "data.zarr", SPEC, {"seed": 0}, episodes_per_commit=8) as writer:
         for seed in range(24):
             writer.append(dataclasses.replace(make_episode(100 + seed), seed=seed))
+    finished = tmp_path / "runs" / "toy" / ("encoder" if module == PRETRAIN else "model")
+    told = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps({**told, "data": str(tmp_path / "data.zarr")}))
     given = (CPU, f"data={tmp_path / 'data.zarr'}", *TOY[module])
     result = run(module, given, tmp_path)
     assert result.exit_code == 2 and "holds a run on another recording" in result.stderr, result
 
-    finished = tmp_path / "runs" / "toy" / ("encoder" if module == PRETRAIN else "model")
     shutil.rmtree(finished)
     result = run(module, given, tmp_path)
     assert result.exit_code == 0, result

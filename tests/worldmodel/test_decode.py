@@ -62,9 +62,9 @@ def test_it_leaves_a_decoder_of_that_model_and_says_how_good_it_is(
     config = json.loads((folder / "config.json").read_text())
     assert config["kind"] == "decoder" and config["provenance"]["store"] == toy_store.identity
     figures = config["provenance"]["held_out"]
-    assert figures["psnr"] > figures["psnr_mean_picture"] > 10
+    assert figures["psnr"] > figures["psnr_mean_image"] > 10
     for words in (
-        f"held-out pictures: PSNR {figures['psnr']:.1f} dB; the mean picture {figures['psnr_mean_picture']:.1f} dB",
+        f"held-out images: PSNR {figures['psnr']:.1f} dB; the mean image {figures['psnr_mean_image']:.1f} dB",
         "decoder: runs/toy/decoder",
         'RobotController(..., decoder="runs/toy/decoder", verify=0.1)',
     ):

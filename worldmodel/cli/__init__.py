@@ -1,1 +1,1 @@
-"""The command line: the only room that imports Hydra and rich."""
+"""The command line. No other package imports Hydra or rich."""

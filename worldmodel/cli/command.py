@@ -1,6 +1,6 @@
-"""What every entry point shares: reading its options, and telling the user what was wrong with them.
+"""The common part of all commands, which reads their options and reports errors to the user.
 
-A mistake of the user's ends in one line and exit code 2; a traceback means a bug of ours.
+A mistake of the user ends in one line and exit code 2. A traceback means a bug in this project.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _HELP: Final = ("-h", "--help")
 
 
 def plain_options(config: Config) -> Config:
-    """The options of a command itself: what is not in a group or section."""
+    """A command's own options, which are in no group or section."""
     return {key: value for key, value in config.items() if not isinstance(value, dict)}
 
 
 def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
-    """Make `main(config)` a command line program over `configs/<config_name>.yaml`, whose `--help` is that file.
+    """Make `main(config)` a command with the options of `configs/<config_name>.yaml`, which `--help` prints.
 
-    Exit codes: 0 done, 1 the run failed (its message says why), 2 the user's input cannot be used,
-    130 interrupted (what was done is kept).
+    Exit codes are 0 (success), 1 (the run failed, and a message says why), 2 (the user's input cannot be used) and
+    130 (interrupted, with finished work kept).
 
     Args:
-        config_name: of the file, without its suffix.
-        goes_on: whether the same command goes on where it was interrupted, or begins anew.
+        config_name: name of the file, without its suffix.
+        goes_on: whether the same command continues after an interruption, or starts over.
     """
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
@@ -75,9 +75,9 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Co
 
 
 def show_help(config_name: str) -> None:
-    """`--help` of the command over `configs/<config_name>.yaml`, whose options `sys.argv` has."""
+    """Print the `--help` of the command with `configs/<config_name>.yaml`. `sys.argv` has the options."""
     with ending_in_one_line(_BEGINS_ANEW):
-        # Hydra's own page knows neither what an option means nor which groups the command takes.
+        # Hydra's own page explains neither the meaning of options nor the groups that the command takes.
         text = help_text(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
         console.print(as_typed(text), markup=False)
 
@@ -88,9 +88,9 @@ def _run(config_name: str, main: Callable[[Config], None], arguments: list[str])
     if any(flag in _HELP for flag in flags):
         show_help(config_name)
         return
-    if flags:  # of Hydra's: --cfg job, --multirun
+    if flags:  # flags of Hydra, such as --cfg job and --multirun
         if not any(flag in ("-m", "--multirun") for flag in flags):
-            composed(config_name, overrides)  # before Hydra does, for the message
+            composed(config_name, overrides)  # raises our message for a mistake, before Hydra raises its own
         GlobalHydra.instance().clear()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(_quietly(main))()
         return
@@ -100,29 +100,29 @@ def _run(config_name: str, main: Callable[[Config], None], arguments: list[str])
 
 
 def _checked(config: Config) -> Config:
-    """What all commands ask of an environment. Raises UserError."""
+    """Check the environment's options that all commands share. Raises UserError."""
     env = config.get("env")
     if isinstance(env, dict):
         # Files are written to `runs/<name>/`.
         require_name("env.name", env.get("name"))
         size = env.get("image_size", 1)
-        if type(size) is int and not 1 <= size <= MOST_PIXELS:  # before anything of that size is drawn
+        if type(size) is int and not 1 <= size <= MOST_PIXELS:  # refused before any image of that size is rendered
             raise UserError(f"env.image_size {size} cannot be used: expected a whole number from 1 to {MOST_PIXELS}")
     return config
 
 
-# What the operating system answers who may not write: no room, no quota, read-only, a disk that fails, no right to.
+# Errors of the operating system for refused writes: no room, no quota, read-only, a failing disk, no permission.
 _REFUSALS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-# And what to a path that cannot be one, however it was typed.
+# Errors of the operating system for paths that cannot be used, which are mistakes of the user.
 _NO_PATHS: Final = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 @contextlib.contextmanager
 def ending_in_one_line(interrupted: str) -> Iterator[None]:
-    """Around a whole command: whatever is not a bug of ours ends it in one line and its exit code (see `command`).
+    """A context for a whole command. Every error but a bug ends it in one line and an exit code (see `command`).
 
     Args:
-        interrupted: what to say after a Ctrl-C.
+        interrupted: the message after a Ctrl-C.
     """
     with notices(), interruptions() as asked:
         try:
@@ -130,7 +130,7 @@ def ending_in_one_line(interrupted: str) -> Iterator[None]:
         except KeyboardInterrupt:
             _interrupted(interrupted)
         except Exception as error:
-            if asked.received:  # what a library made of it
+            if asked.received:  # a library turned the interruption into another exception
                 _interrupted(interrupted)
             if isinstance(error, UserError):
                 fail(str(error))
@@ -149,11 +149,11 @@ def _interrupted(message: str) -> NoReturn:
 
 
 def _stop_reason(error: Exception) -> str | None:
-    """Why a run has failed, if it is no bug: it says so itself, or the machine's memory is at its end."""
+    """The reason for a failed run, if it is RunStopped or a lack of memory; None for a bug."""
     if isinstance(error, RunStopped):
         return str(error)
     text = " ".join(str(error).split())
-    # torch raises a RuntimeError on the CPU: "can't allocate memory: you tried to allocate 123 bytes".
+    # On the CPU, torch raises a RuntimeError: "can't allocate memory: you tried to allocate 123 bytes".
     if isinstance(error, MemoryError) or re.search(r"can't allocate memory|out of memory", text, re.IGNORECASE):
         tried = re.search(r"tried to allocate ([\d.]+ \w+)", text)
         amount = f" ({tried[1]} were asked for at once)" if tried else ""
@@ -162,7 +162,7 @@ def _stop_reason(error: Exception) -> str | None:
 
 
 def refusal(error: OSError) -> str | None:
-    """One line, if this is the operating system that does not let us write; None for any other error."""
+    """One line about a write that the operating system refuses; None for any other error."""
     if error.errno not in _REFUSALS:
         return None
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
@@ -170,7 +170,7 @@ def refusal(error: OSError) -> str | None:
 
 def stopped(message: str) -> int:
     """Print one line on why a run has failed. Returns its exit code."""
-    with contextlib.suppress(OSError):  # what cannot be written may be this
+    with contextlib.suppress(OSError):  # the output itself may be what cannot be written
         console.print(f"[red]stopped[/]: {shown(as_typed(message))}")
     return 1
 
@@ -182,7 +182,7 @@ def fail(message: str) -> NoReturn:
 
 
 def _quietly(main: Callable[[Config], None]) -> Callable[[DictConfig], None]:
-    """Hydra prints tracebacks of its own for exceptions; what ends in one line must leave before it sees one."""
+    """`main` with its errors ended in one line, before Hydra sees them and prints a traceback of its own."""
 
     def wrapped(config: DictConfig) -> None:
         with ending_in_one_line(_GOES_ON):
@@ -193,17 +193,17 @@ def _quietly(main: Callable[[Config], None]) -> Callable[[DictConfig], None]:
 
 
 def env_selection() -> str:
-    """What to type so that another command opens the same environment, for example `env=push env.distractors=true`."""
+    """The options with which another command opens the same environment, such as `env=push env.distractors=true`."""
     chosen = HydraConfig.get()
     options = [override for override in chosen.overrides.task if override.startswith("env.")]
     return " ".join([f"env={chosen.runtime.choices['env']}", *options])
 
 
 def next_command(module: str, *options: str, **renamed: str) -> str:
-    """The line that tells what to type next: `next: python -m worldmodel.pretrain env=push data=elsewhere.zarr`.
+    """A line with the next command, such as `next: python -m worldmodel.pretrain env=push data=elsewhere.zarr`.
 
-    The same environment, then what the user gave this command and the next one needs too, `renamed` from its name here
-    to its name there, then further `options`. Who typed `wm collect` reads `next: wm pretrain ...`.
+    It has the same environment, the user's options that the next command needs too, and further `options`. `renamed`
+    maps the name of an option here to its name there. A user who typed `wm collect` sees `next: wm pretrain ...`.
     """
     given = dict(override.split("=", 1) for override in HydraConfig.get().overrides.task if "=" in override)
     passed_on = [f"{there}={given[here]}" for here, there in renamed.items() if here in given]

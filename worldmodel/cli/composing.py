@@ -1,4 +1,4 @@
-"""From `configs/` and what the user typed to plain values, with one line for everything that does not fit."""
+"""Composes plain values from `configs/` and the user's options. Every mistake gives an error of one line."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from worldmodel.core.configs import CONFIGS, GROUPS_OF_PLUGINS, group_choices, p
 from worldmodel.core.errors import UserError, choices_message
 
 Config = dict[str, Any]
-_LONGEST: Final = 60  # characters of what the user typed that a message repeats
+_LONGEST: Final = 60  # characters of the user's input that a message quotes
 
 
 def as_plain(config: DictConfig) -> Config:
-    """A composed configuration as plain values, interpolations resolved.
+    """A composed configuration as plain values, with interpolations resolved.
 
     Raises:
-        UserError: for an interpolation that leads nowhere, or round in a circle, and for a value that is missing.
+        UserError: for an interpolation without a target or in a circle, and for a missing value.
     """
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is missing: it has no default") from error
-    # RecursionError and ValueError: a circle, and what interpolations make of text that is no number.
+    # A circle raises RecursionError, and interpolation of a text that is not a number raises ValueError.
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
         reason = "a circle" if isinstance(error, RecursionError) else _first_line(error)
         raise UserError(f"options cannot be resolved: {reason}") from error
@@ -44,12 +44,12 @@ def as_plain(config: DictConfig) -> Config:
 
 
 def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
-    """`configs/<config_name>.yaml` with `overrides`; a mistake in them gets our one line rather than Hydra's page.
+    """`configs/<config_name>.yaml` with `overrides`. A mistake in them gives one line instead of Hydra's page.
 
     Args:
-        config_name: of the file, without its suffix.
-        overrides: as they are typed, `key=value`.
-        with_hydra: keep the section `hydra`, which knows the overrides and the choices of groups.
+        config_name: name of the file, without its suffix.
+        overrides: the options `key=value`, as typed.
+        with_hydra: keep the section `hydra`, which has the overrides and the choices of groups.
 
     Raises:
         UserError: when the overrides do not compose.
@@ -60,17 +60,17 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             return compose(config_name, overrides, return_hydra_config=with_hydra)
-        # Hydra's parser and OmegaConf answer odd text with errors of every kind: of Python's numbers, of recursion, ...
+        # Hydra's parser and OmegaConf raise many kinds of errors for odd text, also ValueError and RecursionError.
         except Exception as error:
             try:
                 message = _explain(error, config_name, overrides)
-            except Exception:  # the explanation composes, too
+            except Exception:  # the explanation composes too, and can fail likewise
                 message = _first_line(error)
             raise UserError(message) from error
 
 
 def short(text: str) -> str:
-    """`text`, cut where it is too long for a message."""
+    """`text`, cut if it is too long for a message."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
@@ -79,7 +79,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _add_plugins() -> None:
-    """Make what plug-ins bring known to Hydra, as if there were a file for each in `configs/`."""
+    """Make the choices of plug-ins known to Hydra, as if each had a file in `configs/`."""
     for group in GROUPS_OF_PLUGINS:
         for name in plugin_choices(group):
             ConfigStore.instance().store(group=group, name=name, node=read_choice(group, name))
@@ -93,7 +93,7 @@ def _key_of(override: str) -> str:
 
 
 def _check(config_name: str, overrides: Iterable[str]) -> None:
-    """What Hydra would accept, or say badly."""
+    """Raises UserError for mistakes that Hydra would accept or explain badly."""
     groups, sections = defaults_of(config_name), _sections(config_name)
     given = set()
     for override in overrides:
@@ -124,13 +124,13 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
 
 
 def _top(config_name: str) -> list[str]:
-    """What can be set of a command, without its sections' own options."""
+    """The names that can be set in a command, without the options within its sections."""
     names = (*_read(config_name), *defaults_of(config_name))
     return [name for name in names if name not in ("defaults", "hydra") and "@" not in name]
 
 
 def defaults_of(config_name: str) -> dict[str, str]:
-    """The groups that a command's file takes, with its choice of each; ??? where the user has to choose."""
+    """The groups that a command's file takes, with the default choice of each; ??? if the user has to choose."""
     content = _read(config_name)
     entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     chosen = {str(key): str(value) for entry in entries for key, value in entry.items()}
@@ -145,7 +145,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _sections(config_name: str) -> set[str]:
-    """Dotted names of all sections of a command, whatever is chosen of its groups."""
+    """Dotted names of all sections of a command, for all choices of its groups."""
     content = {k: v for k, v in _read(config_name).items() if k not in ("defaults", "hydra")}
     found = set(_inner_sections(content))
     for group in defaults_of(config_name):
@@ -183,7 +183,7 @@ def _is_one_value(override: str) -> bool:
 
 
 def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
-    """Turn Hydra's complaint about `overrides` into one line with the valid choices."""
+    """Turn Hydra's error about `overrides` into one line with the valid choices."""
     text = str(error)
     for override in overrides:
         if not _is_one_value(override):
@@ -192,7 +192,7 @@ def _explain(error: Exception, config_name: str, overrides: list[str]) -> str:
                 return f"option '{short(override)}' cannot be read: a number of so many digits is none that we know"
             quoted = "" if len(value) > _LONGEST else f": \"{key}='{value}'\""
             return f"option '{short(override)}' cannot be read: a value with special characters needs quotes{quoted}"
-    # The longest key first: `env` is also part of a complaint about `env.distractor`.
+    # The longest key comes first, since an error about `env.distractor` also contains `env`.
     for override in sorted(overrides, key=lambda o: -len(_key_of(o))):
         key = _key_of(override)
         if key and (f"'{key.split('.')[-1]}'" in text or key in text):
@@ -213,10 +213,10 @@ _LONGEST_NAME: Final = 100
 
 
 def require_name(option: str, value: object) -> str:
-    """What files are filed under: it names a folder, and cannot lead out of the one that it stands in.
+    """`value` if it is a name for a folder, which cannot lead out of its parent folder.
 
     Raises:
-        UserError: for anything else.
+        UserError: for any other value.
     """
     if not isinstance(value, str) or len(value) > _LONGEST_NAME or not _NAME.fullmatch(value):
         raise UserError(

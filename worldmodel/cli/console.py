@@ -1,4 +1,4 @@
-"""Where commands print, and what the rest of this project has to tell on the way."""
+"""The console of all commands, on which log messages of this project appear, too."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["console", "escape", "notices", "shown"]
 
 console = Console(highlight=False, soft_wrap=True)
 
-# Loggers of this project, each above those of its modules.
+# The top loggers of this project, which receive the messages of all modules.
 _LOGGERS: Final = ("envs", "planning", "worldmodel")
 
 
 class _Notices(logging.Handler):
-    """Prints `dropped: the unfinished episode` with its first word in colour."""
+    """Prints log messages. In a warning such as `dropped: the unfinished episode`, the first word is coloured."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -29,16 +29,16 @@ class _Notices(logging.Handler):
             word, colon, rest = text.partition(":")
             is_titled = colon and len(word) < 30 and record.levelno >= logging.WARNING
             console.print(f"[yellow]{escape(word)}[/]:{escape(rest)}" if is_titled else escape(text))
-        except Exception:  # as every handler of `logging` does: telling must not end what is told about
+        except Exception:  # as in all handlers of `logging`, since a failed report must not end the operation
             self.handleError(record)
 
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """In here, what this project's modules tell by `logging` is printed on the console.
+    """A context in which log messages of this project's modules are printed on the console.
 
-    In a program of the user's own, which does not enter this, Python prints their warnings on standard error, and the
-    program may do with them what it likes.
+    A user's own program does not enter it. There Python prints warnings on standard error, unless the program
+    configures logging.
     """
     handler = _Notices()
     before = {}
@@ -59,5 +59,5 @@ def notices() -> Iterator[None]:
 
 
 def shown(text: object) -> str:
-    """Text that others wrote, for `console.print` and tables: no control sequence, no markup, no password."""
+    """Untrusted text for `console.print` and tables, without control sequences, markup or passwords."""
     return escape(printable(without_secrets(text)))

@@ -1,7 +1,7 @@
-"""`wm <command> ...`: every command of this project, from any folder.
+"""The program `wm <command> ...`, which runs every command of this project from any folder.
 
-A program that is installed does not look for modules in the folder that it is started in, as `python -m` does. So a
-folder of the user's may hold `envs/`, `configs/` or `planning.py` of its own.
+Unlike `python -m`, an installed program does not look for modules in the current folder. So the user's folder may have
+its own `envs/`, `configs/` or `planning.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PACKAGE = "worldmodel-toolkit"
 
 
 def main() -> int:
-    """Run the command that `sys.argv` names. Returns its exit code: 0, 1, 2 or 130, as the commands have it."""
+    """Run the command that `sys.argv` names. Returns the command's exit code, 0, 1, 2 or 130."""
     until_main(is_command=True)
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -34,17 +34,17 @@ def main() -> int:
     sys.argv = [sys.argv[0], *rest]
     module, config = PROGRAMS[name].module, PROGRAMS[name].config
     if config is not None and any(argument in ("-h", "--help") for argument in rest):
-        # Without the command itself, whose imports take seconds.
+        # The command itself is not imported, since its imports take seconds.
         importlib.import_module("worldmodel.cli.command").show_help(config)
         return 0
-    if module == "worldmodel.data":  # the one with commands of its own
+    if module == "worldmodel.data":  # this module has subcommands
         return int(importlib.import_module(f"{module}.__main__").main(rest))
     importlib.import_module(module).main()
     return 0
 
 
 def version() -> str:
-    """Of this project, as it is installed."""
+    """The installed version of this project."""
     try:
         return metadata.version(_PACKAGE)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The commands: what each does, which module it is, and how the user types it."""
+"""The list of commands, with the module, purpose and configuration file of each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Program:
     """One command.
 
     Attributes:
-        module: whose `main` it is; imported when it is asked for. It is typed as `python -m <module>`, too.
-        purpose: one line.
-        config: the file of `configs/` that its options are in; None where it reads them itself.
+        module: module with the command's `main`, imported on use. `python -m <module>` runs it, too.
+        purpose: purpose of the command, in one line.
+        config: file of `configs/` with its options; None if the command parses its own options.
     """
 
     module: str
@@ -48,7 +48,7 @@ def is_typed_short() -> bool:
 
 
 def as_typed(text: str) -> str:
-    """`text` with every `python -m envs.collect` as `wm collect`, where that is how the user types commands."""
+    """`text` with commands such as `python -m envs.collect` as `wm collect`, if the user typed `wm`."""
     if not is_typed_short():
         return text
 

@@ -1,4 +1,4 @@
-"""Progress on the console: a bar on a terminal, and lines where the output goes to a file."""
+"""Progress on the console, as a bar on a terminal, and as lines if the output goes to a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rich.progress import Progress as Bar
 from worldmodel.cli.console import console
 from worldmodel.core.progress import Progress
 
-# Who looks at a file, or through a pipe, should see within 5 s that something goes on, and how fast.
+# A reader of a file or pipe should see within 5 s that the command is working, and how fast.
 FIRST_LINE_S: Final = 2.0
 NEXT_LINE_S: Final = 30.0
 
 
 class Steps:
-    """Shows steps that are done, with their rate so far (a `worldmodel.core.progress.Progress`).
+    """Shows finished steps with their rate so far. It is a `worldmodel.core.progress.Progress`.
 
     Args:
-        unit: what a step is called in the rate.
-        stays: whether the bar stays on the terminal when all is done; lines in a file stay in any case.
-        clock: seconds; for tests.
+        unit: the word for steps in the rate.
+        stays: whether the bar stays on the terminal at the end. Lines in a file always stay.
+        clock: the time [s]; tests give another clock.
     """
 
     def __init__(self, unit: str = "steps", stays: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class Steps:
             self._bar.start()
 
     def step(self, done: int, shown: str = "", total: int | None = None) -> None:
-        """See `Progress`. `total`: where it has become known only now."""
+        """See `Progress`. `total` is given if it was not known at the beginning."""
         now = self._clock()
         self._total, self._shown = total or self._total, shown or self._shown
         per_s = (done - self._first) / max(now - self._began, 1e-9)
@@ -70,7 +70,7 @@ class Steps:
 
     def end(self) -> None:
         """See `Progress`."""
-        if console.is_terminal:  # elsewhere stopping it prints an empty line
+        if console.is_terminal:  # otherwise, stopping the bar would print an empty line
             self._bar.stop()
 
 
@@ -82,7 +82,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def counting(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
-    """A bar, which goes when all is done; the function it gives is called with (done, in all)."""
+    """Show a bar that disappears at the end. The function that it yields is called with (done, in all)."""
     steps = Steps(unit, stays=False)
     steps.begin(title, 0, 0)
     try:
@@ -93,7 +93,7 @@ def counting(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def live_line() -> Iterator[Callable[[str], None]]:
-    """One line that changes; the function it gives is called with its text. A file gets every tenth text as a line."""
+    """Show one changing line. The function that it yields is called with its text. A file gets every tenth text."""
     count = 0
     with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
 
@@ -109,12 +109,12 @@ def live_line() -> Iterator[Callable[[str], None]]:
 
 
 class Trainable(Protocol):
-    """What `run_to_end` runs: `worldmodel.training.trainer.Trainer` is one."""
+    """The interface of a training for `run_to_end`, such as `worldmodel.training.trainer.Trainer`."""
 
     def run(self, title: str, progress: Progress) -> None:
-        """Train to the end, and tell how far it is."""
+        """Train to the end, and report to `progress`."""
 
 
 def run_to_end(trainer: Trainable, title: str) -> None:
-    """Train, with a bar. A training that cannot go on raises RunStopped, which every command ends with in one line."""
+    """Train with a bar. A training that cannot continue raises RunStopped, which every command reports in one line."""
     trainer.run(title, Steps())

@@ -1,4 +1,4 @@
-"""Tables on the console, alike in all commands."""
+"""Tables on the console, in one style for all commands."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _OF_TEXT = ("", "becomes", "column", "kind", "rest", "unit", "what")
 
 
 def table(title: str, *headings: str, narrow: bool = False) -> Table:
-    """An empty table: words to the left, numbers to the right. A column without a heading names the rows.
+    """An empty table, with words aligned left and numbers right. A column without a heading names the rows.
 
-    With `narrow`, columns have a space to their right only.
+    With `narrow`, columns have a space only on their right.
     """
     made = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if narrow else (0, 1, 0, 1)

@@ -1,4 +1,4 @@
-"""What `--help` prints: the text of the configuration files, which say themselves what every option means."""
+"""The text of `--help`. It is made from the configuration files, whose comments explain every option."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ files in {folder} have them."""
 
 
 def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
-    """How a command is typed, what it does, and `configs/<config_name>.yaml` with the groups that it takes.
+    """The usage and purpose of a command, and `configs/<config_name>.yaml` with the groups that it takes.
 
     Args:
-        config_name: of the command.
-        overrides: of a group, for example `env=reacher`: its file is shown in place of the default one.
+        config_name: name of the command's file.
+        overrides: choices of groups, for example `env=reacher`. Their files are shown instead of the default ones.
 
     Raises:
-        UserError: for a choice that there is not.
+        UserError: for a choice that does not exist.
     """
     text = _read(config_name)
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
@@ -31,7 +31,7 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
     chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
     for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")
-        if section:  # `optional objective_for@planner.objective: ${env}`: what one choice changes in a section
+        if section:  # one choice changes a section, as in `optional objective_for@planner.objective: ${env}`
             name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
             if name in group_choices(group):
                 parts += [f"In {section}:", choice_text(group, name)]
@@ -55,6 +55,6 @@ def _read(name: str) -> str:
 
 
 def _options(text: str) -> list[str]:
-    """The paragraphs of a command's file without those that are Hydra's."""
+    """The paragraphs of a command's file, without those for Hydra."""
     paragraphs = text.strip().split("\n\n")
     return [p for p in paragraphs if not any(line in ("defaults:", "hydra:") for line in p.splitlines())]

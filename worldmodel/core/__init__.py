@@ -1,1 +1,1 @@
-"""What all packages share: errors, specifications, seeds, files. It imports nothing else of this project."""
+"""Errors, specifications, seeds and files for all packages. This package imports nothing else of this project."""

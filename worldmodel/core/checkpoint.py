@@ -30,7 +30,7 @@ from worldmodel.core.strict_json import parse_json
 from worldmodel.core.weights import WeightsFile, make_within, open_weights, require_sane, require_shapes
 
 FORMAT_VERSION: Final = 2
-OLD_VERSIONS: Final = (1,)  # without a digest; read all the same
+OLD_VERSIONS: Final = (1,)  # these have no digest, but can still be read
 _MOST_CONFIG: Final = 2**20  # bytes
 
 
@@ -41,7 +41,7 @@ def shipped_names() -> list[str]:
 
 
 def resolve(name_or_path: str) -> Path:
-    """The folder of a shipped checkpoint's name, or of a path. Raises UserError when there is neither."""
+    """The folder for a path or the name of a shipped checkpoint. Raises UserError when neither exists."""
     if name_or_path in shipped_names():
         return Path(str(resources.files("worldmodel") / "pretrained" / name_or_path))
     path = Path(name_or_path)
@@ -56,7 +56,7 @@ def resolve(name_or_path: str) -> Path:
 
 
 def is_there(folder: Path) -> bool:
-    """Whether there is a `config.json`, of whatever kind. Raises UserError for a name that no folder can have."""
+    """Whether the folder has a `config.json` of any kind. Raises UserError for a name that no folder can have."""
     try:
         return (folder / "config.json").exists()
     except (OSError, ValueError) as error:
@@ -74,14 +74,14 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, half: bool) -> None:
-    """Write a checkpoint; `config.json` comes last and makes it whole.
+    """Write a checkpoint. `config.json` is written last and completes it.
 
     Args:
-        folder: made if needed.
+        folder: folder of the checkpoint, which is made if needed.
         kind: `encoder`, `world_model` or `decoder`.
-        config: what is needed to build the module again.
-        module: its parameters and buffers are stored.
-        half: store matrices as float16 (half the size); statistics and vectors stay float32.
+        config: values from which the module can be rebuilt.
+        module: the module whose parameters and buffers are stored.
+        half: store matrices as float16 (half the size). Statistics and vectors stay float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -98,13 +98,13 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
 
 
 def _halved(value: Tensor) -> Tensor:
-    """As float16, unless it has numbers that are too large for that."""
+    """A tensor in float16, or unchanged if it has numbers that are too large for float16."""
     half = value.half()
     return half if bool(half.isfinite().all()) else value
 
 
 def _plain(value: Any) -> Any:
-    """Plain values. What JSON does not know becomes text: numbers that are not finite, bytes in names of files."""
+    """Plain values. Numbers that are not finite and undecodable bytes in file names become text, as JSON needs."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -119,19 +119,19 @@ def _text(values: Mapping[str, Any]) -> bytes:
 
 
 def _digest(values: Mapping[str, Any], weights: str) -> str:
-    """SHA-256 over `values` without their digest, and the SHA-256 of the file of weights."""
+    """SHA-256 over `values` without their digest, and over the SHA-256 of the file of weights."""
     canonical = {key: value for key, value in values.items() if key != "digest"}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode() + weights.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A checkpoint whose `config.json` has been read, and nothing else yet.
+    """A checkpoint of which only `config.json` has been read.
 
     Attributes:
-        folder: where it is.
-        version: of its format.
-        config: what `config.json` says; a stranger's values.
+        folder: folder of the checkpoint.
+        version: version of its format.
+        config: content of `config.json`, which is untrusted.
     """
 
     folder: Path
@@ -142,15 +142,15 @@ class Stored:
         """The module that `make` builds, with the stored weights in place.
 
         Args:
-            make: builds it from `config`, its weights random.
-            renamed: what a tensor of the file is called now.
+            make: builds the module from `config`, with random weights.
+            renamed: the present name of a tensor in the file.
 
         Raises:
             UserError: when the files do not fit each other or the digest, or hold values that make no sense.
         """
         path = self.folder / "model.safetensors"
         with open_weights(path) as file:
-            with torch.random.fork_rng(devices=[]):  # initial weights are drawn in vain
+            with torch.random.fork_rng(devices=[]):  # drawing initial weights must not change the caller's random state
                 module: nn.Module = self._described(lambda: make_within(make, file))
             wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
             require_shapes({renamed(name): shape for name, shape in file.shapes.items()}, wanted, path)
@@ -168,14 +168,14 @@ class Stored:
         return tensors
 
     def _described(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives. Whatever it cannot make of `config` is told in one line."""
+        """The result of `make`. Its errors about `config` become UserErrors of one line."""
         try:
             return make()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self.not_described(error) from error
 
     def not_described(self, error: Exception) -> UserError:
-        """For what `config.json` lacks, or says without sense."""
+        """A UserError for values in `config.json` that are missing or make no sense."""
         what = str(self.config.get("kind")).replace("_", " ")
         article = "an" if what[:1] == "e" else "a"
         reason = f"{error} is missing" if isinstance(error, KeyError) else (str(error).splitlines() or ["?"])[0]
@@ -197,6 +197,6 @@ def read_config(folder: Path, kind: str) -> Stored:
     if config.get("kind") != kind:
         raise UserError(f"{folder} holds a checkpoint of kind {config.get('kind')!r:.40}, expected '{kind}'")
     if version == FORMAT_VERSION and _text(config) != content:
-        # A number can be written in several ways: what was changed by hand, or by damage, need not change a value.
+        # The digest covers values. The same values can be written in other ways, after an edit or damage.
         raise UserError(f"{folder} is damaged: its config.json is not as it was written")
     return Stored(folder, version, config)

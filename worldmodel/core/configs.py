@@ -19,13 +19,13 @@ from worldmodel.core import registry
 from worldmodel.core.errors import UserError, choices_message
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
-_AT_THE_TOP: Final = "# @package _global_"  # what Hydra reads in a file whose options are the command's own
-# Groups of options that a plug-in adds a choice to, with the kind of plug-in that does.
+_AT_THE_TOP: Final = "# @package _global_"  # Hydra's mark of a file whose options have no group name before them
+# Groups of options to which plug-ins can add choices, with the kind of those plug-ins.
 GROUPS_OF_PLUGINS: Final = {"env": "env", "planner": "optimiser", "encoder": "encoder", "family": "family"}
 
 
 def group_choices(group: str) -> list[str]:
-    """What `group=` accepts: the names of the files in `configs/<group>/`, and of plug-ins."""
+    """The choices that `group=` accepts, which are the files in `configs/<group>/` and plug-ins."""
     return sorted({*_files(group), *plugin_choices(group)})
 
 
@@ -34,13 +34,13 @@ def _files(group: str) -> list[str]:
 
 
 def plugin_choices(group: str) -> list[str]:
-    """Those that plug-ins bring, and for which there is no file."""
+    """The choices that plug-ins add and that have no file."""
     kind = GROUPS_OF_PLUGINS.get(group)
     return [] if kind is None else sorted(registry.plugins(kind).keys() - set(_files(group)))
 
 
 def read_choice(group: str, name: str) -> dict[str, Any]:
-    """The values of `configs/<group>/<name>.yaml`, or of a plug-in; those that refer to others (`${...}`) are left out.
+    """The values of `configs/<group>/<name>.yaml` or of a plug-in, without those that refer to others (`${...}`).
 
     Raises:
         UserError: for a name that the group does not have.
@@ -49,7 +49,7 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
         return _of_plugin(group, name)
     if name not in group_choices(group):
         raise UserError(choices_message(group, name, group_choices(group)))
-    values = copy.deepcopy(_parsed(CONFIGS / group / f"{name}.yaml"))  # whoever changes them changes their own
+    values = copy.deepcopy(_parsed(CONFIGS / group / f"{name}.yaml"))  # the caller may change its copy
     return {key: value for key, value in values.items() if not (isinstance(value, str) and "${" in value)}
 
 
@@ -59,21 +59,21 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _of_plugin(group: str, name: str) -> dict[str, Any]:
-    """The defaults of the dataclass that a plug-in's entry has as `config`, in the shape of the group's files."""
+    """The defaults of the dataclass `config` of a plug-in's entry, in the structure of the group's files."""
     config = getattr(registry.plugins(GROUPS_OF_PLUGINS[group])[name], "config", None)
     values = {} if config is None else default_values(config)
-    if group == "planner":  # how often and how far to plan is the controller's
+    if group == "planner":  # the other values, such as the horizon, are the controller's
         return {**read_choice("planner", "cem"), "name": name, "options": values}
     if group == "encoder":
-        values.pop("image_size", None)  # the recording has it
+        values.pop("image_size", None)  # the recording determines it
         return {"kind": name, **values}
-    if group == "env":  # whatever data and checkpoints are filed under, it is made by this plug-in
+    if group == "env":  # `name` only determines where data and checkpoints are stored
         return {"family": name, **values, "name": values.get("name") or name}
     return {"name": name, **values}
 
 
 def default_values(config: type[Any]) -> dict[str, Any]:
-    """Name and default of every field of a dataclass, as plain values; ??? where there is no default.
+    """Name and default of every field of a dataclass, as plain values; ??? for a field without a default.
 
     Raises:
         UserError: for anything but a dataclass.
@@ -106,13 +106,13 @@ def _plain(value: Any) -> Any:
 
 
 def is_at_the_top(group: str, name: str) -> bool:
-    """Whether the options of a choice are written without the name of its group."""
+    """Whether the options of a choice are typed without the name of its group."""
     path = CONFIGS / group / f"{name}.yaml"
     return path.exists() and _AT_THE_TOP in path.read_text().splitlines()
 
 
 def choice_text(group: str, name: str) -> str:
-    """What the user reads about a choice: its file, or the defaults of a plug-in, explained by its docstring."""
+    """The help text of a choice, which is its file, or a plug-in's defaults with the meanings from its docstring."""
     if name not in plugin_choices(group):
         lines = (CONFIGS / group / f"{name}.yaml").read_text().strip().splitlines()
         return "\n".join(line for line in lines if line != _AT_THE_TOP)
@@ -124,7 +124,7 @@ def choice_text(group: str, name: str) -> str:
 
 
 def _lines(values: dict[str, Any], meanings: dict[str, str], indent: str = "") -> Iterator[str]:
-    """As a file of `configs/` has them: a line for each value, with its meaning behind it."""
+    """Values in the form of a file of `configs/`, one per line and followed by its meaning."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield f"{indent}{key}:"
@@ -135,9 +135,9 @@ def _lines(values: dict[str, Any], meanings: dict[str, str], indent: str = "") -
 
 
 def _docstring(config: type[Any] | None) -> tuple[str, dict[str, str]]:
-    """The first line of a dataclass' docstring, and what its section `Attributes:` says of each field."""
+    """The first line of a dataclass' docstring, and the meaning of each field from its section `Attributes:`."""
     text = "" if config is None else config.__doc__ or ""
-    if config is not None and text.startswith(f"{config.__name__}("):  # the one that `dataclass` makes up
+    if config is not None and text.startswith(f"{config.__name__}("):  # a docstring that `dataclass` generated
         return "", {}
     before, _, attributes = text.partition("Attributes:")
     meanings: dict[str, str] = {}

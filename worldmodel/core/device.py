@@ -8,7 +8,7 @@ from worldmodel.core.errors import UserError, choices_message
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` or `mps`. Raises UserError for one that is missing."""
+    """The device for `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `mps`. Raises UserError if missing."""
     available = ["cpu"]
     if torch.cuda.is_available():
         available += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_compile(choice: str | bool, device: torch.device) -> bool:
-    """`auto` (with CUDA, where starting kernels costs more than they do), true or false. Raises UserError."""
+    """Whether to compile. `auto` compiles on CUDA, where launching kernels dominates the time. Raises UserError."""
     if isinstance(choice, bool):
         return choice
     if choice != "auto":
@@ -31,7 +31,7 @@ def pick_compile(choice: str | bool, device: torch.device) -> bool:
 
 
 def pick_precision(name: str) -> torch.dtype:
-    """`bf16` or `fp32`. Raises UserError for another."""
+    """The type for `bf16` or `fp32`. Raises UserError for another name."""
     precisions = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if name not in precisions:
         raise UserError(choices_message("precision", str(name), precisions))

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used. The message names what was received and what is accepted."""
+    """The user's input cannot be used. The message names the value received and the values accepted."""
 
 
 class RunStopped(RuntimeError):
-    """A run cannot go on. What was finished is kept; the message says why. Commands end with it, and exit code 1."""
+    """A run cannot continue. Finished work is kept. Commands end with its message, the reason, and exit code 1."""
 
 
 def choices_message(what: str, received: object, accepted: Iterable[str]) -> str:
-    """`unknown env 'pussh': choose from push, reacher (did you mean push?)`."""
+    """A message such as `unknown env 'pussh': choose from push, reacher (did you mean push?)`."""
     names = sorted(accepted)
     nearest = difflib.get_close_matches(str(received), names, n=1, cutoff=0.5)
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
@@ -27,5 +27,5 @@ def choices_message(what: str, received: object, accepted: Iterable[str]) -> str
 
 
 def how_to_install(extra: str) -> str:
-    """For a message about what is not installed. By path: our name is not registered with any package index."""
+    """The command that installs an extra, for messages. It has a path, since no package index has this project."""
     return f"pip install -c constraints.txt -e '.[{extra}]' in the project's folder"

@@ -14,17 +14,17 @@ from typing import Any, BinaryIO, Final
 
 from worldmodel.core.errors import UserError
 
-PARTIAL: Final = ".partial"  # how the names of unfinished files end
+PARTIAL: Final = ".partial"  # suffix of unfinished files
 
 
 @contextmanager
 def appearing(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
-    """A name beside `path`, for a file that becomes `path` once it is written and is removed after an error.
+    """A temporary path beside `path`. Its file is renamed to `path` once it is written, and removed after an error.
 
     Args:
-        path: in a folder that exists.
-        one_writer: no other process can be writing `path`. Then what a kill leaves behind is overwritten by the next
-            attempt; otherwise every process has a name of its own, and what a kill leaves behind stays.
+        path: path of the finished file, in a folder that exists.
+        one_writer: whether no other process can be writing `path`. If so, the next attempt overwrites the leftovers of
+            a kill. Otherwise every process has its own temporary path, and leftovers stay.
     """
     with _becoming(path, one_writer) as partial:
         yield partial
@@ -34,9 +34,9 @@ def appearing(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path, *, one_writer: bool = False) -> Iterator[BinaryIO]:
-    """Write to the file that this gives; it gets the name `path` once it is on disk, and never after an error.
+    """A file to write to. It gets the name `path` once it is on disk, and never after an error.
 
-    Arguments as of `appearing`.
+    The arguments are those of `appearing`.
     """
     with _becoming(path, one_writer) as partial, partial.open("wb") as file:
         yield file
@@ -45,14 +45,14 @@ def replacing(path: Path, *, one_writer: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_json(content: Any, path: Path, indent: int = 2) -> None:
-    """Write `content` so that people can read it. Raises TypeError for what JSON does not know."""
+    """Write `content` in a readable form. Raises TypeError for values that JSON cannot express."""
     with replacing(path) as file:
         file.write((json.dumps(content, indent=indent) + "\n").encode())
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Around what writes to the file `path`: where a write fails, the operating system does not say to which file."""
+    """A context for writes to `path`. It adds the path to errors, since the operating system does not name the file."""
     try:
         yield
     except OSError as error:
@@ -62,10 +62,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def output_folder(path: str | Path, option: str = "out") -> Path:
-    """Make the folder that a command is going to write to, before it begins to work.
+    """Make the folder that a command will write to, before its work begins.
 
     Raises:
-        UserError: where it cannot be made, or nothing can be written there.
+        UserError: when it cannot be made, or nothing can be written there.
     """
     folder = Path(path)
     try:
@@ -79,10 +79,10 @@ def output_folder(path: str | Path, option: str = "out") -> Path:
 
 
 def output_file(path: str | Path, option: str = "out") -> Path:
-    """Make the folder of a file that a command is going to write.
+    """Make the folder of a file that a command will write.
 
     Raises:
-        UserError: where nothing can be written there, or there is a folder of that name.
+        UserError: when nothing can be written there, or a folder has that name.
     """
     output_folder(Path(path).parent, option)
     if Path(path).is_dir():
@@ -98,7 +98,7 @@ def _becoming(path: Path, one_writer: bool) -> Iterator[Path]:
             yield partial
             partial.replace(path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a disk that fails here has failed before
+        with contextlib.suppress(OSError):  # the error of a failing disk was raised already
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(partial):
             error.filename = str(path)
@@ -107,13 +107,13 @@ def _becoming(path: Path, one_writer: bool) -> Iterator[Path]:
 
 @contextmanager
 def regular_file(path: Path, most: int) -> Iterator[BinaryIO]:
-    """Open a stranger's file for reading. Nothing else of that name is waited for, as a pipe would have it.
+    """Open an untrusted file for reading. A pipe in its place is refused, since its reader could wait for ever.
 
     Raises:
         UserError: for a pipe, a device or a folder, and for a file of more than `most` bytes.
-        OSError: where there is none, or it cannot be read.
+        OSError: when there is no file, or it cannot be read.
     """
-    # Opening a pipe would wait for somebody to write into it.
+    # Without O_NONBLOCK, opening a pipe would wait for a process that writes to it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):

@@ -28,18 +28,20 @@ _LINE: Final = b"interrupted: nothing had begun; the same command begins anew\n"
 
 
 def until_main(*, is_command: bool | None = None) -> None:
-    """From here on Ctrl-C, and SIGTERM, end the process in one line; where it is not one of our commands, do nothing.
+    """From now on, Ctrl-C and SIGTERM end the process in one line, if it is a command of this project.
 
-    Waiting threads are asked to sleep rather than to spin as well, since that has to be said before torch is imported.
+    For such a process, this also makes waiting threads sleep instead of spin, which must be set before torch is
+    imported.
 
     Args:
-        is_command: whether it is one; by default, whether `python -m` is about to run a module of ours.
+        is_command: whether the process is a command of this project. By default, it is one if `python -m` is about to
+            run a module of this project.
     """
     if is_command is None:
         is_command = _typed_module().partition(".")[0] in PACKAGES
     if not is_command or threading.current_thread() is not threading.main_thread():
         return
-    # Two spinning threads make a plan ten times slower where another process wants the processors, too.
+    # Two spinning threads make a plan ten times slower if another process uses the processors, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for number in _SIGNALS:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
@@ -47,7 +49,7 @@ def until_main(*, is_command: bool | None = None) -> None:
 
 
 def _typed_module() -> str:
-    """What stands behind `python -m`, while Python looks for that module; "" at any other time."""
+    """The module after `python -m`, while Python is looking for that module; "" at any other time."""
     if sys.argv[:1] != ["-m"]:
         return ""
     given = sys.orig_argv[1:]
@@ -60,7 +62,7 @@ def _typed_module() -> str:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # Not by an exception: imports of large libraries, and C code that calls Python, swallow or change it.
+    # An exception would not do, since imports of large libraries and C code that calls Python swallow or change it.
     os.write(1, _LINE)
     os._exit(INTERRUPTED)
 
@@ -70,8 +72,8 @@ class Interruptions:
 
     Attributes:
         received: True from the first Ctrl-C or SIGTERM on. Libraries turn the KeyboardInterrupt into errors of their
-            own (torch, while it loads a file: "could not determine the shape of object type"): an exception that comes
-            after a signal is an interruption, whatever it is called.
+            own. For example, torch says "could not determine the shape of object type" while it loads a file. So
+            every exception after a signal counts as an interruption.
     """
 
     def __init__(self) -> None:
@@ -84,8 +86,10 @@ class Interruptions:
 
 @contextmanager
 def interruptions() -> Iterator[Interruptions]:
-    """In here, Ctrl-C and SIGTERM raise KeyboardInterrupt, and are remembered. Elsewhere than in the main thread, the
-    signals stay as they are."""
+    """A context in which Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered.
+
+    In other threads than the main thread, it changes nothing.
+    """
     asked = Interruptions()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -95,5 +99,5 @@ def interruptions() -> Iterator[Interruptions]:
         yield asked
     finally:
         for number, handler in before.items():
-            # After `main`, it would be wrong to say that nothing had begun.
+            # `_leave` must not return, since after `main` its message that nothing had begun would be wrong.
             signal.signal(number, signal.SIG_DFL if handler in (_leave, None) else handler)

@@ -7,40 +7,40 @@ from pathlib import Path
 
 from worldmodel.core.errors import UserError
 
-# Where containers say how much memory they grant: versions 2 and 1 of control groups.
+# Files with the memory limit of a container, in versions 2 and 1 of control groups.
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def num_processors() -> int:
-    """How many processors this process may use: containers often grant fewer than the machine has."""
-    # Only some systems can say so.
+    """Number of processors that this process may use. Containers often grant fewer than the machine has."""
+    # Only some systems have this call.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
-    """How much memory this process may use at most [bytes]; what others use of it is not subtracted."""
+    """Largest memory that this process may use [bytes]. Memory in use by other processes is not subtracted."""
     limits = []
     for path in _MEMORY_LIMITS:
         try:
             limits.append(int(Path(path).read_text()))
-        except (OSError, ValueError):  # elsewhere there is no such file; "max" means no limit
+        except (OSError, ValueError):  # other systems have no such file, and "max" means no limit
             continue
     try:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):  # a system that cannot say so
+    except (ValueError, OSError, AttributeError):  # a system without this information
         limits.append(2**63 - 1)
     return min(limits)
 
 
 def require_memory(what: str, num_bytes: float) -> None:
-    """Refuse what cannot fit, before anything is allocated.
+    """Refuse an option that needs more memory than there is, before anything is allocated.
 
     Args:
         what: the option with its value, for example `trainer.batch_size=100000000`.
-        num_bytes: how much it takes at least.
+        num_bytes: memory that it needs at least [bytes].
 
     Raises:
-        UserError: when that is more than the machine has.
+        UserError: when it needs more than this process may use.
     """
     available = memory_bytes()
     if num_bytes > available:

@@ -1,6 +1,6 @@
 """Observations: one image for each camera, and proprioception.
 
-Shapes: `H, W` height and width of a camera's pictures, `P` proprioceptive readings, `...` leading dimensions, such as
+Shapes: `H, W` height and width of a camera's images, `P` proprioceptive readings, `...` leading dimensions, such as
 `B` robots.
 """
 
@@ -28,7 +28,7 @@ class Observation:
 
     @classmethod
     def of(cls, observation: Mapping[str, Any]) -> Self:
-        """From the observation that an environment of `envs` returns."""
+        """Convert an observation that an environment of `envs` returned."""
         return cls(observation["images"], observation["proprio"])
 
     @classmethod

@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def from_config(cls: type[T], values: Mapping[str, Any], what: str) -> T:
-    """Build the dataclass `cls` from plain values; a list becomes a tuple.
+    """Build the dataclass `cls` from plain values. Lists become tuples.
 
     Raises:
-        UserError: for a key that `cls` does not have, a value of another type, a number that 64 bits do not hold, or a
-            value that `cls` refuses.
+        UserError: for a key that `cls` does not have, a value of another type, a number that does not fit into 64 bits,
+            or a value that `cls` refuses.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{what} is {_shown(values)}: expected its options")
@@ -39,22 +39,22 @@ def from_config(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         raise UserError(f"{what}: {error}") from error
 
 
-_MOST_WHOLE: Final = 2**63 - 1  # what 64 bits hold, and with them every array
-_MOST_SEED: Final = 2**32 - 1  # steps and episodes are added to a seed, and 64 bits hold the sum
-_LONGEST: Final = 60  # characters of a value that a message repeats
+_MOST_WHOLE: Final = 2**63 - 1  # largest number in 64 bits, as arrays have
+_MOST_SEED: Final = 2**32 - 1  # leaves room in 64 bits for steps and episodes, which are added to seeds
+_LONGEST: Final = 60  # characters of a value that a message quotes
 
 
 def _shown(value: object) -> str:
-    """`value` as a message repeats it."""
+    """`value` as a message quotes it."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python does not print numbers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _check_number(what: str, name: str, value: object) -> None:
-    """Refuse numbers that no computation here comes through with."""
+    """Raises UserError for numbers that no computation can handle."""
     if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{what} is nan: expected a number")
     if type(value) is int:
@@ -71,7 +71,7 @@ _PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number",
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value from YAML is what a field is annotated with, as far as that is plain: `int`, `str | None`, ..."""
+    """Whether a value from YAML has a field's annotated type. Only plain types such as `int | None` are checked."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:

@@ -6,19 +6,19 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by one who does steps; shown, written or thrown away by another."""
+    """Receives reports from a long operation. An implementation may display, write or ignore them."""
 
     def begin(self, title: str, done: int, total: int) -> None:
-        """`total` steps are to be done in all, of which `done` were done before."""
+        """An operation of `total` steps begins, of which `done` were finished before."""
 
     def step(self, done: int, shown: str = "") -> None:
-        """`done` steps are done now. `shown`: figures to show beside them; the last ones stay where it is empty."""
+        """`done` steps are finished now. `shown` has figures to show beside them; if empty, the last figures stay."""
 
     def report(self, line: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
 
     def end(self) -> None:
-        """Nothing more comes, for whatever reason."""
+        """The operation ends, for whatever reason."""
 
 
 class Silent:

@@ -2,7 +2,7 @@
 
 Each kind lists this project's own entries in its own package. A package of the user adds entries in either of two ways:
 
-    register("optimiser", "my_search", entry)                # in a program of the user's own
+    register("optimiser", "my_search", entry)                # in a program of the user
 
     [project.entry-points."worldmodel.plugins"]              # in its pyproject.toml, for all commands
     my_package = "my_package.plugin:add"                     # a function that calls `register`
@@ -23,7 +23,7 @@ ENTRY_POINTS: Final = "worldmodel.plugins"
 KINDS: Final = ("env", "optimiser", "encoder", "family", "format")
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-# What YAML and the command line read as a value of another kind: nobody could type such a name.
+# YAML and the command line read these as values of another type, so nobody could type them as names.
 _NO_TEXT = re.compile(r"(?i)null|true|false|yes|no|on|off|nan|inf|[0-9_]+(e[0-9_]+)?")
 _registered: dict[str, dict[str, object]] = {kind: {} for kind in KINDS}
 _ours: dict[str, set[str]] = {kind: set() for kind in KINDS}
@@ -38,7 +38,7 @@ def register(kind: str, name: str, entry: object) -> None:
     """Make `entry` known as `name`.
 
     Raises:
-        UserError: for an unknown kind, a name that cannot be a file's, or one that another entry has already.
+        UserError: for an unknown kind, a name that cannot name a file, or a name that another entry has already.
     """
     if kind not in KINDS:
         raise UserError(choices_message("kind of plug-in", kind, KINDS))
@@ -67,7 +67,7 @@ def load_plugins() -> None:
 
 
 def plugins(kind: str) -> dict[str, object]:
-    """What packages of the user's, or programs, have registered of one kind, by name."""
+    """The entries of one kind that packages and programs of the user have registered, by name."""
     load_plugins()
     return dict(_registered[kind])
 
@@ -77,9 +77,9 @@ class Registry(Generic[T]):
 
     Args:
         kind: one of `KINDS`.
-        what: the word for one of them in messages.
-        ours: what comes with this project: `module:attribute`, imported when it is asked for, or the entry itself.
-        entry: what an entry is, an instance or (`Source`) a subclass of it; None: anything.
+        what: the word for one entry in messages.
+        ours: this project's own entries. A text `module:attribute` is imported on first use.
+        entry: class of which an entry must be an instance or (for `Source`) a subclass; None to accept anything.
     """
 
     def __init__(self, kind: str, what: str, ours: dict[str, str | T], entry: type[Any] | None = None) -> None:
@@ -88,7 +88,7 @@ class Registry(Generic[T]):
         _ours[kind] |= set(ours)
 
     def names(self) -> list[str]:
-        """All of them, sorted. Raises PluginError where a plug-in took one of ours before ours were known."""
+        """All names, sorted. Raises PluginError if a plug-in used a name of ours before ours were known."""
         load_plugins()
         for name in sorted(set(self._ours) & set(_registered[self._kind])):
             raise PluginError(f"{self._kind} '{name}' is registered already: choose another name")

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
 
-MOST_PIXELS: Final = 2048  # of height and width: a chunk of frames stays below what a store reads at once
+MOST_PIXELS: Final = 2048  # limit of height and of width, so that a store can still read a chunk of frames at once
 MOST_CAMERAS: Final = 16
-MOST_ACTION: Final = 3.4e38  # what single precision can hold
-MOST_NUMBERS: Final = 2**16  # of one row of a vector
-# The name of the only camera, where nobody has given it one.
+MOST_ACTION: Final = 3.4e38  # largest number in single precision
+MOST_NUMBERS: Final = 2**16  # numbers in one row of a vector
+# The name of a single camera that has no other name.
 CAMERA: Final = "camera"
-# The command under which a robot stays as it is: of a velocity or a relative move, and of an absolute position.
+# Rest rules, which give the command that keeps a robot at rest. `zero` is for velocities and relative moves, `hold` for
+# absolute positions.
 ZERO, HOLD = "zero", "hold"
 CONTINUOUS, BINARY = "continuous", "binary"
 _CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -170,13 +171,13 @@ class EnvironmentSpec:
 
     Attributes:
         env: name of the environment, for example `push`.
-        cameras: at least one, in an order that stays.
+        cameras: at least one camera, in a fixed order.
         control_step_s: time that one action lasts [s].
         action: what can be commanded.
         proprio_size: number of proprioceptive readings, P.
         state_size: length of the simulator's stored state (0 for a real robot).
-        simulator: what made the recording, with its version; contacts differ between versions.
-        options: the environment's options that change what is seen.
+        simulator: the simulator of the recording, with its version, since contacts differ between versions.
+        options: the environment's options that change its images.
     """
 
     env: str
@@ -206,7 +207,7 @@ class EnvironmentSpec:
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        """In their order."""
+        """Names of the cameras, in order."""
         return tuple(camera.name for camera in self.cameras)
 
     def camera(self, name: str) -> CameraSpec:
@@ -215,14 +216,14 @@ class EnvironmentSpec:
 
     @property
     def only_camera(self) -> CameraSpec:
-        """For what works with a single camera. Raises UserError where there are several."""
+        """The camera, for code that supports only one. Raises UserError if there are several."""
         if len(self.cameras) != 1:
             raise UserError(f"{self.env} has the cameras {', '.join(self.camera_names)}: this works with a single one")
         return self.cameras[0]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnvironmentSpec:
-        """Inverse of `to_dict`; also of descriptions from before cameras had names.
+        """Inverse of `to_dict`. It also reads older descriptions, in which cameras have no names.
 
         Raises:
             UserError: for unknown or missing keys, and for values that make no sense.
@@ -250,9 +251,9 @@ class EnvironmentSpec:
         }
 
     def require_match(self, other: EnvironmentSpec, ours: str, theirs: str) -> None:
-        """Raises UserError, naming both values, where a model for one cannot act in the other.
+        """Raises UserError, naming both values, if a model for one specification cannot act in the other.
 
-        Visual options, the simulator's version, and limits on rates may differ: that is what generalisation means.
+        Visual options, the simulator's version, and limits on rates may differ, since a model may generalise over them.
         """
         if self.env != other.env:
             raise UserError(f"{ours} was made for env {self.env}, not for env {other.env}")
@@ -270,7 +271,7 @@ class EnvironmentSpec:
 
 
 def one_camera(size: int, name: str = CAMERA) -> tuple[CameraSpec]:
-    """The cameras of an environment with a single square one."""
+    """The cameras of an environment with a single square camera."""
     return (CameraSpec(name, size, size),)
 
 
@@ -279,7 +280,7 @@ def _described(cameras: Sequence[CameraSpec]) -> str:
 
 
 def _with_named_camera(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A description of store schemas 1 and 2: one square camera without a name, actions for which zero is rest."""
+    """Complete a description of store schemas 1 or 2, which has one square unnamed camera and no rest rules."""
     old = {"image_size", "action_low", "action_high", "action_units"}
     if not old <= values.keys():
         raise UserError(f"environment description has keys {sorted(values)}, expected {sorted(old)} among them")

@@ -8,27 +8,27 @@ from typing import Any, Final, NoReturn
 
 from worldmodel.core.errors import UserError
 
-_MOST_LEVELS: Final = 64  # of lists in lists: what we write has a dozen
+_MOST_LEVELS: Final = 64  # levels of nested lists; files of this project have a dozen
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """The values of a JSON text in UTF-8, all numbers finite and all texts whole.
+    """The values of a JSON text in UTF-8, with finite numbers and complete characters.
 
     Args:
-        content: of bounded size: that is up to who reads it.
-        name: of the file, for messages.
+        content: the text. The caller must limit its size.
+        name: name of the file, for messages.
 
     Raises:
-        UserError: for what is no JSON, is nested too deep, or has numbers that are no finite ones.
+        UserError: for a text that is not JSON, is nested too deep, or has numbers that are not finite.
     """
     try:
         values = json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
         _require_shallow(values)
-        json.dumps(values, ensure_ascii=False).encode()  # half a character, written as an escape, cannot be printed
+        json.dumps(values, ensure_ascii=False).encode()  # refuses half a surrogate pair, which cannot be printed
         return values
     except RecursionError as error:
         raise UserError(f"{name} cannot be read: its lists are nested too deep") from error
-    except ValueError as error:  # also of a text that is no UTF-8, and of whole numbers of thousands of digits
+    except ValueError as error:  # also for a text that is not UTF-8, and for integers of thousands of digits
         raise UserError(f"{name} cannot be read: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses of tensors whose rows belong together: a model's latents, an optimiser's memory.
+"""Frozen dataclasses of tensors whose rows belong together, such as a model's latents and an optimiser's memory.
 
 Planning does not read their content. It only selects rows and joins them.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class TensorRecord:
-    """Derive a frozen dataclass from it; its fields are tensors `[B, ...]`, other records, or None."""
+    """The base class of such dataclasses. Their fields are tensors `[B, ...]`, other records, or None."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same `change` of shape to every tensor."""
+        """Apply the same `change` of shape to every tensor."""
         return type(self)(**{name: _apply(change, value) for name, value in self._fields().items()})
 
     def rows(self, index: Any) -> Self:
-        """Some of the rows: every tensor indexed by `index` in its first dimension."""
+        """Some of the rows, selected by `index` in the first dimension of every tensor."""
         return self.map(lambda part: part[index])
 
     @classmethod
     def cat(cls, records: Sequence[Self], dim: int = 0) -> Self:
-        """Rows of several records, one after the other."""
+        """Concatenate the rows of several records."""
         together = zip(*(record._fields().values() for record in records), strict=True)
         names = records[0]._fields()
         return type(records[0])(**{name: _cat(parts, dim) for name, parts in zip(names, together, strict=True)})

@@ -18,17 +18,17 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.machine import num_processors
 
 _ROUNDS: Final = 3
-# More threads have to be faster by this factor: when something else begins to run later, fewer are the safer choice.
+# More threads must be faster by this factor, since fewer are the safer choice if another process starts later.
 _WORTH: Final = 1.1
 
 
 def choose_threads(measure: Callable[[], object], choices: tuple[int, ...] = (1, 2)) -> int:
-    """Set torch to as many threads as make `measure` fastest, and return how many those are.
+    """Set torch to the number of threads with which `measure` is fastest, and return that number.
 
     Args:
-        measure: what is going to be done often, for example making one plan. It is called once to warm up, then three
-            times for each choice, in turn, and the fastest of them counts.
-        choices: numbers of threads, ascending; those above the number of processors are left out, 1 never is.
+        measure: an operation that will be repeated often, for example making one plan. It is called once to warm up,
+            and then three times for each choice, in turn. The fastest of the three counts.
+        choices: numbers of threads, ascending. Those above the number of processors are left out, except 1.
     """
     usable = [n for n in choices if n == 1 or n <= num_processors()]
     if len(usable) == 1:
@@ -52,7 +52,7 @@ def choose_threads(measure: Callable[[], object], choices: tuple[int, ...] = (1,
 
 
 def set_threads(wanted: int | str, measure: Callable[[], object]) -> int:
-    """What the option `threads=auto|N` means; the number that is set is returned.
+    """Set torch's threads by the option `threads=auto|N`, and return their number.
 
     Raises:
         UserError: for anything but `auto` and a whole number from 1 to the number of processors.
@@ -68,7 +68,7 @@ def set_threads(wanted: int | str, measure: Callable[[], object]) -> int:
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Whatever is set in here, torch has as many threads afterwards as before."""
+    """A context after which torch has as many threads as before it."""
     before = torch.get_num_threads()
     try:
         yield

@@ -25,10 +25,10 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import regular_file
 from worldmodel.core.strict_json import parse_json
 
-MOST_BYTES: Final = 2**32  # of a file: a billion parameters in single precision
+MOST_BYTES: Final = 2**32  # size of a file with a billion parameters in single precision
 _MOST_HEADER: Final = 2**22
-_SPARE_NUMBERS: Final = 2**22  # that a module may make beside its weights, such as the places of tokens
-# What makes tensors out of nothing, by how it is told their size.
+_SPARE_NUMBERS: Final = 2**22  # numbers in a module beside its weights, such as positions of tokens
+# Functions that create tensors, by the form in which they receive the size.
 _BY_SIZE: Final = {
     torch.empty, torch.full, torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros
 }  # fmt: skip
@@ -38,22 +38,22 @@ Shape = tuple[int, ...]
 
 
 class TooLargeError(ValueError):
-    """A module asks for more than the file can be for."""
+    """A module needs more than the weights in the file can account for."""
 
 
 class WeightsFile:
-    """An open file whose header has been read and checked: it says the truth about the file's size.
+    """An open file whose header has been read and found to match the file's size.
 
     Args:
-        file: at its beginning.
-        size: of the file [bytes].
-        path: for messages.
+        file: the file, at its beginning.
+        size: size of the file [bytes].
+        path: path of the file, for messages.
 
     Attributes:
-        shapes: of all tensors by name.
+        shapes: shapes of all tensors by name.
 
     Raises:
-        UserError: for a header that is none, or tensors of other types than floating point of 16 or 32 bits.
+        UserError: for an invalid header, or tensors of other types than floating point of 16 or 32 bits.
     """
 
     def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
@@ -85,20 +85,20 @@ class WeightsFile:
         return kind, tuple(shape)
 
     def read(self) -> tuple[dict[str, Tensor], str]:
-        """All tensors, and the SHA-256 of the whole file. Raises UserError for what cannot be read."""
+        """All tensors, and the SHA-256 of the whole file. Raises UserError if the file cannot be read."""
         content = self._begin + self._file.read(self._size - len(self._begin))
         try:
             tensors = from_bytes(content)
         except (SafetensorError, ValueError) as error:
             raise UserError(f"{self._path} cannot be read: {error}") from error
-        # The library may read a header otherwise than we, for example one that names a tensor twice.
+        # The library may interpret a header differently, for example one that names a tensor twice.
         require_shapes({name: tuple(value.shape) for name, value in tensors.items()}, self.shapes, self._path)
         return tensors, hashlib.sha256(content).hexdigest()
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[WeightsFile]:
-    """Open a safetensors file and check its header. Raises UserError for what cannot be read."""
+    """Open a safetensors file and check its header. Raises UserError if it cannot be read."""
     try:
         with regular_file(path, MOST_BYTES) as file:
             yield WeightsFile(file, path.stat().st_size, path)
@@ -107,7 +107,7 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
 
 
 def require_shapes(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], path: Path) -> None:
-    """Raises UserError, naming the first that differs, where the tensors of `path` have other shapes than `wanted`."""
+    """Raises UserError, naming the first difference, if `path` has other tensors or shapes than `wanted`."""
     for name in sorted(set(wanted) ^ set(shapes)):
         problem = "missing" if name in wanted else "too many"
         raise UserError(f"{path} does not fit its config.json: tensor {name!r} is {problem}")
@@ -119,7 +119,7 @@ def require_shapes(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], pat
 
 
 class _Within(TorchFunctionMode):
-    """In here, tensors are made only as long as all of them together have at most `most` numbers."""
+    """A context in which all new tensors together may have at most `most` numbers."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -136,9 +136,9 @@ class _Within(TorchFunctionMode):
 
 
 def _numbers_made(function: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> int:
-    """How many numbers a tensor will have that a call of torch is about to make.
+    """Number of elements of the tensor that a call of torch is about to make, computed from the arguments.
 
-    By arithmetic. Torch could tell by making it on its `meta` device, but it imports a thousand modules for that.
+    Torch could tell from a tensor on its `meta` device, but imports a thousand modules for that.
     """
     if function in _BY_SIZE:
         listed = [value for value in (given.get("size"), *args) if isinstance(value, list | tuple)]
@@ -154,14 +154,14 @@ def _numbers_made(function: Any, args: tuple[Any, ...], given: Mapping[str, Any]
 
 
 def make_within(make: Callable[[], nn.Module], weights: WeightsFile) -> nn.Module:
-    """What `make` builds, which must hold the tensors that `weights` has.
+    """The module that `make` builds, which must have the tensors of `weights`.
 
     Raises:
-        TooLargeError: as soon as it takes many more parts than those, or larger ones, before these are allocated.
-        UserError: where it has other tensors.
-        TypeError, ValueError: what `make` raises; also for sizes that are beyond any machine.
+        TooLargeError: as soon as it needs many more parts than `weights` has, or larger ones, before their allocation.
+        UserError: when it has other tensors.
+        TypeError, ValueError: when `make` raises them, or sizes are beyond any machine.
     """
-    # A module has a handful of modules beside each of its parameters, and tensors that are not stored.
+    # Beside each parameter, a module has a handful of submodules and tensors that are not stored.
     most_parts, parts, ours = 8 * len(weights.shapes) + 256, 0, threading.get_ident()
 
     def count(*_: Any) -> None:
@@ -189,7 +189,7 @@ def make_within(make: Callable[[], nn.Module], weights: WeightsFile) -> nn.Modul
 
 
 def require_sane(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises UserError for numbers that are not finite, and for spreads (`std`, `..._std`) that are not above 0."""
+    """Raises UserError for numbers that are not finite, and for divisors (`std`, `..._std`) that are not above 0."""
     for name, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise UserError(f"{path}: tensor {name!r} has numbers that are not finite")

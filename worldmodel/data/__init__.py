@@ -1,4 +1,4 @@
-"""Recordings: the trajectory store, clips drawn from it, and their statistics."""
+"""Recordings: the trajectory store, clips sampled from it, and their statistics."""
 
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.clips import ClipBatch, ClipSampler, FrameClips, Split, split_episodes

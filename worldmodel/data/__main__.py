@@ -32,14 +32,14 @@ _MOST_SHOWN = 20
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argparse, with our one line for what it cannot use."""
+    """An argument parser that refuses input in one line, as all commands do."""
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see `{self.prog} --help`")
 
 
 def inspect_store(path: Path, sheet: str | None) -> int:
-    """Print what is in the store; with `sheet`, write a contact sheet there."""
+    """Print a summary of the store. With `sheet`, write a contact sheet there."""
     picture = None if sheet is None else output_named(sheet, ".png", "sheet")
     store = TrajectoryStore.open(path)
     spec, size = store.spec, bytes_on_disk(store.path)
@@ -79,7 +79,7 @@ def inspect_store(path: Path, sheet: str | None) -> int:
 
 
 def verify_store(path: Path) -> int:
-    """Read everything and print what is damaged; 1 if anything is."""
+    """Read everything and print all damage. Returns 1 if there is any."""
     store = TrajectoryStore.open(path)
     with counting("verify") as progress:
         found = verify(store, progress)
@@ -100,7 +100,7 @@ def verify_store(path: Path) -> int:
 
 
 def view_episode(path: Path, number: int, out: str | None, rerun: str | None) -> int:
-    """Write an episode as a video to `out`, and for the Rerun viewer to `rerun`; without either, a video here."""
+    """Write an episode as a video to `out`, and for the Rerun viewer to `rerun`. By default, write a video here."""
     store = TrajectoryStore.open(path)
     if not 0 <= number < store.num_episodes:
         raise UserError(f"episode {number}: {store.name} has {store.num_episodes} episodes, the first is number 0")
@@ -109,7 +109,7 @@ def view_episode(path: Path, number: int, out: str | None, rerun: str | None) ->
     video = None if out is None else output_named(out, ".mp4", "out")
     recording = None if rerun is None else output_named(rerun, ".rrd", "rerun")
     episode = store.episode(number)
-    # First what may not be installed.
+    # Rerun comes first, since it may not be installed.
     if recording is not None:
         write_rerun(episode, store.spec, recording)
         console.print(f"Rerun recording: {shown(recording)}  (rerun {shown(recording)})")
@@ -121,7 +121,7 @@ def view_episode(path: Path, number: int, out: str | None, rerun: str | None) ->
 
 
 def recover_store(path: Path) -> int:
-    """Cut off an unfinished tail, set damaged episodes aside."""
+    """Cut off an unfinished tail, and set damaged episodes aside."""
     with counting("recover") as progress:
         done = recover(path, progress)
     if done.set_aside is None:
@@ -136,7 +136,7 @@ def recover_store(path: Path) -> int:
 
 
 def upgrade_store(path: Path, out: Path, camera: str) -> int:
-    """A store of the present schema with every frame of an older one."""
+    """Copy a store of an older schema, with every frame, into one of the present schema."""
     store = TrajectoryStore.open(path)
     old = store.spec.only_camera
     spec = dataclasses.replace(store.spec, cameras=(CameraSpec(camera, old.height, old.width),))
@@ -150,7 +150,7 @@ def upgrade_store(path: Path, out: Path, camera: str) -> int:
 
 
 def pack_store(path: Path, out: Path) -> int:
-    """Rewrite into few large files."""
+    """Rewrite a store into few large files."""
     store = TrajectoryStore.open(path)
     with counting("pack") as progress:
         packed = pack(store, out, progress)
@@ -173,7 +173,7 @@ def split_store(path: Path, outs: list[Path], fractions: list[float], seed: int)
 
 
 def merge_stores(paths: list[Path], out: Path) -> int:
-    """All episodes of several stores in one."""
+    """Copy all episodes of several stores into one."""
     stores = [TrajectoryStore.open(path) for path in paths]
     with counting("merge") as progress:
         merged = merge(stores, out, progress)
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 all is well, 1 the store is damaged or cannot be written to, 2 unusable input, 130 interrupted."""
+    """Run one command. Exit codes are 0 (success), 1 (damaged or unwritable store), 2 (invalid input), 130 (Ctrl-C)."""
     with ending_in_one_line("what was finished is kept; the same command goes on from there"):
         given = _parser().parse_args(arguments)
         code: int = given.run(given)

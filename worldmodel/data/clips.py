@@ -1,4 +1,4 @@
-"""Which rows of a store make up which training batch.
+"""Selects the rows of a store for every training batch.
 
 Shapes: `B` clips per batch, `L` frames per clip, `E` episodes.
 """
@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Episode numbers, ascending; no episode is in both.
+    """Episode numbers for training and for evaluation, ascending. No episode is in both.
 
     Attributes:
         train: `[E_train]`.
@@ -30,13 +30,13 @@ class Split:
 
 
 def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Split:
-    """Divide episodes at random, the same way every time for the same arguments.
+    """Divide episodes at random. The same arguments give the same result.
 
     Whole episodes are held out, because neighbouring frames are nearly equal. A fraction above zero holds out at least
-    one and leaves at least one to train on.
+    one episode and leaves at least one for training.
 
     Raises:
-        UserError: for a fraction outside [0, 1), or too few episodes to have both parts.
+        UserError: for a fraction outside [0, 1), or too few episodes for both parts.
     """
     if not 0 <= held_out_fraction < 1:
         raise UserError(f"held_out_fraction {held_out_fraction}: expected 0 up to, not including, 1")
@@ -51,7 +51,7 @@ def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Sp
 
 
 def rows_of(episode_ends: Indices, episodes: Indices) -> Indices:
-    """All rows of `episodes`, in their order."""
+    """All rows of `episodes`, in the order of `episodes`."""
     starts = np.concatenate([[0], episode_ends[:-1]])
     return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in episodes])
 
@@ -61,8 +61,8 @@ class ClipConfig:
     """Shape of the clips.
 
     Attributes:
-        frames: per clip, `L`.
-        strides: control steps between neighbouring frames to choose from.
+        frames: number of frames per clip, `L`.
+        strides: strides to choose from [control steps between neighbouring frames].
     """
 
     frames: int = 4
@@ -71,11 +71,11 @@ class ClipConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipBatch:
-    """Rows to read.
+    """The rows of one batch of clips.
 
-    With a stride of one, the action of `rows[:, t]` leads to `rows[:, t + 1]`; with a larger one, several actions lie
-    between two frames. The action of the last frame is not part of the clip (it is the zero after the last observation
-    where the clip ends with its episode).
+    With a stride of one, the action of `rows[:, t]` leads to `rows[:, t + 1]`. With a larger stride, several actions
+    lie between two frames. The action of the last frame is not part of the clip. At the end of an episode it is the
+    zero that was never taken.
 
     Attributes:
         rows: int64 `[B, L]`, row numbers in the store.
@@ -91,19 +91,19 @@ class ClipBatch:
 class ClipSampler:
     """Random clips that stay within one episode.
 
-    The stride of each clip is uniform over the strides that fit some episode, its place uniform over all places where
-    such a clip fits. Batch `step` is a function of (seed, step) alone, by a counter-based generator (Philox; Salmon et
-    al. 2011), so a resumed training sees the batches that the unbroken one would have seen.
+    The stride of each clip is uniform over the strides that fit into some episode. Its place is uniform over all places
+    where a clip of that stride fits. A counter-based generator (Philox; Salmon et al. 2011) makes batch `step` a
+    function of (seed, step) alone, so a resumed training sees the same batches as an uninterrupted one.
 
     Args:
         episode_ends: int64 `[E]`, row after the last one of each episode.
         clip_length: frames per clip, `L`.
-        strides: control steps between neighbouring frames to choose from.
-        seed: of the order, at least 0.
-        episodes: the episode numbers to draw from; all of them by default.
+        strides: strides to choose from [control steps between neighbouring frames].
+        seed: seed of the sampling, at least 0.
+        episodes: numbers of the episodes to sample from; all of them by default.
 
     Raises:
-        UserError: for a clip length or stride below one, or when no episode is long enough for a single clip.
+        UserError: for a clip length or stride below one, or when no episode is long enough for a clip.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ClipSampler:
         self._seed = seed
         lengths = (ends - self._starts)[self._episodes]
         places = {s: np.maximum(lengths - (clip_length - 1) * s, 0) for s in sorted(set(strides))}
-        # Per stride that fits: the running count of clips up to and including each episode.
+        # For each stride that fits, the cumulative number of clips up to and including each episode.
         self._cumulative = {s: np.cumsum(count) for s, count in places.items() if count.any()}
         if not self._cumulative:
             longest = int(lengths.max(initial=0))
@@ -140,13 +140,13 @@ class ClipSampler:
 
         Args:
             step: training step.
-            batch_size: clips, B; a multiple of `per_episode`.
-            per_episode: so many neighbouring clips of the batch are of one episode and have one stride.
+            batch_size: number of clips, B; a multiple of `per_episode`.
+            per_episode: number of consecutive clips in the batch that share an episode and a stride.
         """
         groups, left_over = divmod(batch_size, per_episode)
         if left_over:
             raise ValueError(f"batch_size {batch_size} is not a multiple of per_episode {per_episode}")
-        # The step in the highest word: 2^192 draws lie between the batches of two steps.
+        # The step is the highest word of the counter, so 2^192 draws lie between the batches of two steps.
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=step << 192))
         choices = np.array(list(self._cumulative), np.int64)
         strides = choices[rng.integers(len(choices), size=groups)]
@@ -171,15 +171,15 @@ class ClipSampler:
 class FrameClips:
     """Clips from the decoded frames of a store's cameras (`worldmodel.data.load_camera_frames`).
 
-    A batch is of one camera, since cameras may differ in size: they take turns. It is a function of the sampler's seed,
-    the step and the rank.
+    Each batch is from one camera, since cameras may differ in size, and the cameras take turns. A batch is a function
+    of the sampler's seed, the step and the rank.
 
     Args:
         frames: by camera, uint8 `[N, H, W, 3]`.
-        sampler: which rows.
-        batch_size: clips, B.
-        rank: of this process among `ranks`, each of which has batches of its own.
-        ranks: how many processes train together.
+        sampler: selects the rows.
+        batch_size: number of clips, B.
+        rank: rank of this process among `ranks`. Each rank has different batches.
+        ranks: number of processes that train together.
     """
 
     def __init__(
@@ -201,5 +201,5 @@ class FrameClips:
         return self.of(cameras[step % len(cameras)], step)
 
     def of(self, camera: str, step: int) -> NDArray[np.uint8]:
-        """Those of one camera."""
+        """The clips of one camera for training step `step`."""
         return self._frames[camera][self._sampler.sample(step * self._ranks + self._rank, self._batch_size).rows]

@@ -1,8 +1,8 @@
 """All frames of a store, decoded once, for training at memory speed.
 
-A cache is an .npy file of the frames of one camera. Behind the array's last byte stand the store's identity and a
-checksum of every block of the array, so that one rename publishes all of it. A cache is checked when it is opened:
-CRC-32C goes through 3 to 10 GB/s, and what it reads is what the training reads next.
+A cache is an .npy file with the frames of one camera. The store's identity and a checksum of every block of the array
+follow the array in the same file, so that one rename publishes all of them. A cache is checked when it is opened.
+CRC-32C processes 3 to 10 GB/s, and the check reads data that the training reads next anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worldmodel.data.store.layout import image_column
 from worldmodel.data.store.lock import WriterLock
 from worldmodel.data.store.reader import TrajectoryStore
 
-_BLOCK_BYTES = 2**20  # that a checksum is of
+_BLOCK_BYTES = 2**20  # bytes covered by one checksum
 _CHECKSUM_BYTES = 4
 
 Progress = Callable[[int, int], None]
@@ -33,10 +33,10 @@ Progress = Callable[[int, int], None]
 def load_camera_frames(
     store: TrajectoryStore, cache_path: str | Path, progress: Progress | None = None
 ) -> dict[str, NDArray[np.uint8]]:
-    """Every frame of every camera, as `load_frames` gives them.
+    """Every frame of every camera, as `load_frames` returns them.
 
-    A single camera's cache is `cache_path`, those of several have the camera's name before the ending:
-    `frames.npy`, or `frames.top.npy` and `frames.wrist.npy`.
+    The cache of a single camera is `cache_path`, for example `frames.npy`. With several cameras, the camera's name
+    precedes the suffix, as in `frames.top.npy` and `frames.wrist.npy`.
     """
     path, cameras = Path(cache_path), store.spec.camera_names
     places = {name: path if len(cameras) == 1 else path.with_suffix(f".{name}{path.suffix}") for name in cameras}
@@ -48,17 +48,17 @@ def load_frames(
 ) -> NDArray[np.uint8]:
     """Every frame of one camera as a read-only memory map uint8 `[N, H, W, 3]` of the .npy file `cache_path`.
 
-    The file is made on first use and whenever it does not belong to this store as it is now, or is damaged. Every
-    episode's frames are checked against the store's checksums.
+    The file is made on first use, and again if it is damaged or does not match the store's present content. Every
+    episode's frames are compared with the store's checksums.
 
     Args:
-        store: where the frames come from.
-        cache_path: where the decoded frames are kept; its folder is made.
+        store: the store with the frames.
+        cache_path: file of the decoded frames; its folder is made.
         progress: called with (frames done, frames in all) while decoding.
-        camera: which; needed only where there are several.
+        camera: name of the camera; needed only if there are several.
 
     Raises:
-        StoreError: when a chunk of the store is missing or damaged, or an episode is not what was recorded.
+        StoreError: when a chunk of the store is missing or damaged, or an episode differs from what was recorded.
         UserError: when the store is empty, it has no such camera or several and none is named, the disk has no room, or
             another process is making the same file.
     """
@@ -81,7 +81,7 @@ def load_frames(
 def _open(store: TrajectoryStore, path: Path, camera: CameraSpec) -> NDArray[np.uint8] | None:
     shape = (store.num_rows, *camera.shape)
     try:
-        open_file(path).close()  # a pipe would make numpy wait
+        open_file(path).close()  # refuses a pipe, on which numpy would wait
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -99,7 +99,7 @@ def _open(store: TrajectoryStore, path: Path, camera: CameraSpec) -> NDArray[np.
 
 
 class _Checksums:
-    """CRC-32C of every block of an array, whose bytes come in any portions."""
+    """CRC-32C of every block of an array, whose bytes may arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -116,7 +116,7 @@ class _Checksums:
 
     @property
     def content(self) -> bytes:
-        """Of all bytes so far, as it stands in the file."""
+        """The checksums of all bytes so far, in the format of the file."""
         return bytes(self._whole) + (_crc(bytes(self._rest)) if self._rest else b"")
 
     def _note(self, block: bytes) -> None:
@@ -153,5 +153,5 @@ def _write_frames(file: BinaryIO, store: TrajectoryStore, camera: CameraSpec, pr
 
 
 def _identity(store: TrajectoryStore, camera: CameraSpec) -> bytes:
-    """Of what is in a cache."""
+    """The identity of a cache's content."""
     return f"{store.identity} {camera.name}\n".encode()

@@ -1,4 +1,4 @@
-"""What is in a store: numbers, and a sheet of pictures."""
+"""Summaries of a store: statistics, oddities, and a contact sheet of images."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from worldmodel.data.statistics import Moments
 from worldmodel.data.store.reader import TrajectoryStore
 
 _BLOCK_ROWS = 65_536
-_LOOKED_AT = 16  # episodes, to see whether anything moves
-_SAME_RATE = 0.01  # by how much rates may differ that are the same: 29.97 is called 30
+_LOOKED_AT = 16  # episodes that are checked for motion
+_SAME_RATE = 0.01  # rates that differ by no more count as equal, since 29.97 is often called 30
 _SHEET_TILE = 96  # pixels
 _SHEET_GAP = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-    """One number of each row of a column, over the whole store, in its own unit.
+    """Statistics of one dimension of a column over the whole store, in the dimension's unit.
 
     Attributes:
         column: action or proprio.
-        index: which number.
-        name: `action_0`, or as the recording calls it.
-        unit: for example `m/s`; empty where the recording does not say.
+        index: index of the dimension.
+        name: its name in the recording, or `action_0`.
+        unit: for example `m/s`; empty if the recording gives none.
         low: smallest value.
         high: largest value.
-        mean: over all rows; the zero after an episode's last observation, which was never taken, does not count.
-        std: standard deviation over them.
+        mean: mean over all rows, without the zero action of an episode's last row, which was never taken.
+        std: standard deviation over the same rows.
     """
 
     column: str
@@ -70,7 +70,7 @@ def dimensions(store: TrajectoryStore) -> list[Dimension]:
 
 
 def oddities(store: TrajectoryStore, found: Sequence[Dimension]) -> list[str]:
-    """What a recording should not have, a sentence each; `found` are its `dimensions`.
+    """Properties that a recording should not have, one sentence each. `found` are its `dimensions`.
 
     Raises:
         StoreError: when a chunk is missing or damaged.
@@ -96,7 +96,7 @@ def oddities(store: TrajectoryStore, found: Sequence[Dimension]) -> list[str]:
 
 
 def _still_cameras(store: TrajectoryStore) -> list[str]:
-    """Cameras all of whose pictures are like the first one of their episode, in the episodes that are looked at."""
+    """Cameras whose images never change within an episode, in the episodes that are checked."""
     still = list(store.spec.camera_names)
     for index in np.unique(np.linspace(0, store.num_episodes - 1, min(_LOOKED_AT, store.num_episodes)).astype(int)):
         if not still:
@@ -107,17 +107,17 @@ def _still_cameras(store: TrajectoryStore) -> list[str]:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Of all files of a store."""
+    """Size of all files of a store."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def contact_sheet(store: TrajectoryStore, episodes: int = 8, moments: int = 8) -> NDArray[np.uint8]:
-    """Pictures of up to `episodes` episodes, one in each row, at up to `moments` moments from beginning to end.
+    """Images of up to `episodes` episodes, one episode per row, at up to `moments` times from beginning to end.
 
-    They are of the first camera. Episodes are spread evenly over the store. uint8 `[height, width, 3]`.
+    The images are from the first camera. Episodes are spread evenly over the store. uint8 `[height, width, 3]`.
 
     Raises:
-        StoreError: when one of them is damaged.
+        StoreError: when one of these episodes is damaged.
     """
     chosen = np.unique(np.linspace(0, store.num_episodes - 1, min(episodes, store.num_episodes)).round().astype(int))
     pitch = _SHEET_TILE + _SHEET_GAP

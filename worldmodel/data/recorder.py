@@ -1,16 +1,16 @@
-"""Recording a live robot, step by step.
+"""Records a live robot, step by step.
 
     with Recorder("runs/arm/data.zarr", spec) as recorder:
         while more_is_wanted():
             images, proprio = robot.start()
             for _ in range(steps):
                 action = policy(images, proprio)
-                recorder.step(images, proprio, action)  # what was seen, and what was done then
+                recorder.step(images, proprio, action)  # an observation, and the action taken at it
                 images, proprio = robot.act(action)
-            recorder.end_episode(images, proprio)  # what came of the last action; from here on the episode is safe
+            recorder.end_episode(images, proprio)  # the observation after the last action; the episode is now safe
 
-`images` is `{"top": ..., "wrist": ...}`, every camera's picture by its name. Of a single camera it may be the picture
-itself. Shapes: `H` and `W` are the height and width of a camera, `A` is `spec.action.size`, `P` is `spec.proprio_size`,
+`images` is `{"top": ..., "wrist": ...}`, one image per camera by name. For a single camera it may be the image itself.
+Shapes: `H` and `W` are the height and width of a camera, `A` is `spec.action.size`, `P` is `spec.proprio_size`,
 `S` is `spec.state_size`.
 """
 
@@ -34,29 +34,30 @@ from worldmodel.data.store.metadata import RowType
 from worldmodel.data.store.reader import Episode
 from worldmodel.data.store.writer import EpisodeWriter
 
-_LOG = logging.getLogger(__name__)  # a robot's process has a log of its own; without one, warnings go to stderr
-NO_SEED: Final = -1  # a robot is not reset with one
+_LOG = logging.getLogger(__name__)  # the robot's program may configure logging; otherwise, warnings go to stderr
+NO_SEED: Final = -1  # a robot has no seed
 
-Images = Mapping[str, ArrayLike] | ArrayLike  # by camera, or of the only one
+Images = Mapping[str, ArrayLike] | ArrayLike  # images by camera, or the image of the only camera
 
 _Row = dict[str, NDArray[Any]]
-_OF_ACTIONS = ("action", REWARD)  # none follows the last observation
+_OF_ACTIONS = ("action", REWARD)  # columns without a value at the last observation
 
 
 class Recorder:
-    """Writes the episodes of a live robot to a trajectory store, or adds to one. For a single thread.
+    """Writes the episodes of a live robot to a new or existing trajectory store, from a single thread.
 
-    An episode of T actions has T + 1 observations: `step` takes an observation and the action that was then taken,
-    `end_episode` the observation after the last action. The unfinished episode is held in memory (H·W·3 bytes per
-    step and camera). When `end_episode` returns, its episode is on disk and stays whole whatever happens to this
-    process or to the machine. Leaving the context in the middle of an episode, also by an error or Ctrl-C, drops that
-    episode and logs a warning. While an episode is being written, Ctrl-C waits (some hundredths of a second).
+    An episode of T actions has T + 1 observations. `step` takes an observation and the action taken at it, and
+    `end_episode` takes the observation after the last action. The unfinished episode is held in memory (H·W·3 bytes per
+    step and camera). When `end_episode` returns, its episode is on disk and survives a crash of this process or of the
+    machine. Leaving the context during an episode, also by an error or Ctrl-C, drops that episode and logs a warning.
+    While an episode is being written, Ctrl-C waits (some hundredths of a second).
 
     Args:
-        path: the store's directory; made if there is none.
-        spec: what is recorded, with the units of the actions. A store that has other facts is not added to.
-        recording: how, as JSON values (for example who drove the robot); a later recorder must say the same.
-        reward: whether every step comes with a reward.
+        path: the store's directory, which is made if needed.
+        spec: specification of the robot, with the units of the actions. A store with another specification is refused.
+        recording: how the robot is recorded, as JSON values (for example who drove it). Later recorders must give the
+            same values.
+        reward: whether every step has a reward.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Recorder:
     ) -> None:
         self._layout = Layout(spec, reward)
         low, high = spec.action.bounds
-        # A policy's double precision may round to the next number outside.
+        # An action in double precision may round to the next float32 beyond a bound.
         self._lowest, self._highest = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
         self._above, self._below = np.nextafter(high, np.float32(-np.inf)), np.nextafter(low, np.float32(np.inf))
         self._binary = np.array(spec.action.kinds) == BINARY
@@ -79,22 +80,22 @@ class Recorder:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that are on disk, whole."""
+        """Number of complete episodes on disk."""
         return self._writer.num_episodes
 
     @property
     def num_steps(self) -> int:
-        """Steps of the unfinished episode."""
+        """Number of steps of the unfinished episode."""
         return len(self._rows)
 
     def __enter__(self) -> Self:
         """Open the store.
 
         Raises:
-            UserError: when another process is writing it (with its process id and host), or it was recorded
-                differently.
-            StoreError: when what is at the path is damaged, or is no store.
-            WritingStopped: when nothing can be written there.
+            UserError: when another process is writing the store (the message has its process id and host), or the store
+                was recorded differently.
+            StoreError: when the store is damaged, or the path holds something else.
+            WritingStopped: when nothing can be written to the path.
         """
         if self._is_open:
             raise UserError(f"the recorder of {self._writer.path} is open already")
@@ -125,18 +126,18 @@ class Recorder:
         state: ArrayLike | None = None,
         reward: ArrayLike | None = None,
     ) -> None:
-        """Add what the robot saw and what it did then. The values are copied.
+        """Add an observation and the action that was taken at it. The values are copied.
 
         Args:
-            images: by camera, uint8 `[H, W, 3]`, RGB; of a single camera also the picture itself.
+            images: by camera, uint8 `[H, W, 3]`, RGB; for a single camera also the image itself.
             proprio: finite numbers `[P]`; kept as float32.
-            action: finite numbers `[A]` in `spec.action.units` and within its bounds, a binary one at either. It
-                was taken at this observation, and is kept as float32.
-            state: finite numbers `[S]`; kept as float64. Only where `spec.state_size` is not 0.
-            reward: a finite number, what came of the action; kept as float32. Only where the recorder has `reward`.
+            action: finite numbers `[A]` in `spec.action.units` and within its bounds; kept as float32. A binary
+                dimension is at one of its bounds.
+            state: finite numbers `[S]`; kept as float64. Only if `spec.state_size` is not 0.
+            reward: reward of the action, a finite number; kept as float32. Only if the recorder has `reward`.
 
         Raises:
-            UserError: when one of them is something else; nothing is added then.
+            UserError: when one of the values is something else. Nothing is added then.
         """
         self._require_open("step")
         row = self._observation(images, proprio, state)
@@ -156,23 +157,23 @@ class Recorder:
         seed: int = NO_SEED,
         instruction: str = "",
     ) -> int:
-        """Write the episode; it is safe when this returns. Its number in the store is returned.
+        """Write the episode, which is safe when this returns. Returns its number in the store.
 
-        Without an observation, nobody saw what came of the last step's action: it is left out, and the last step's
-        observation ends the episode.
+        Without an observation, the outcome of the last step's action is unknown. That action is left out, and the last
+        step's observation ends the episode.
 
         Args:
-            images: as in `step`, after the last action.
-            proprio: finite numbers `[P]`, likewise.
-            state: finite numbers `[S]`, likewise; only where `spec.state_size` is not 0.
-            seed: what the episode began with, where that is a simulator's seed.
-            instruction: what the robot was told to do, at most 512 bytes of UTF-8.
+            images: images after the last action, as in `step`.
+            proprio: finite numbers `[P]` after the last action.
+            state: finite numbers `[S]` after the last action; only if `spec.state_size` is not 0.
+            seed: seed of the simulator's reset, if there was one.
+            instruction: the instruction to the robot, at most 512 bytes of UTF-8.
 
         Raises:
-            UserError: when one of them is something else, or there is no action whose outcome was seen. The unfinished
+            UserError: when one of the values is something else, or no action has an observed outcome. The unfinished
                 episode stays as it is.
-            WritingStopped: when the disk is full, or fails. The unfinished episode stays as it is: this can be called
-                again.
+            WritingStopped: when the disk is full or fails. The unfinished episode stays as it is, and this can be
+                called again.
         """
         self._require_open("end_episode")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**63:
@@ -188,7 +189,7 @@ class Recorder:
         types = self._layout.row_types
         rows[-1] = rows[-1] | {name: np.zeros(types[name].shape, np.float32) for name in types if name in _OF_ACTIONS}
         columns = {name: np.stack([row[name] for row in rows]) for name in types}
-        # In one piece: after a Ctrl-C the episode is either written and no longer pending, or neither.
+        # A Ctrl-C in between would leave an episode that is written and still pending.
         with uninterrupted():
             try:
                 self._writer.append(Episode.of(self._layout, columns, int(seed), instruction))
@@ -199,7 +200,7 @@ class Recorder:
         return self.num_episodes - 1
 
     def discard_episode(self) -> None:
-        """Drop the unfinished episode; without one, do nothing."""
+        """Drop the unfinished episode, if there is one."""
         self._rows.clear()
 
     def _require_open(self, method: str) -> None:
@@ -252,10 +253,10 @@ class Recorder:
 
 
 def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
-    """A copy of `given` as one row of a column: pictures as they are, finite numbers in the column's type.
+    """A copy of `given` as one row of a column. Images are unchanged, and finite numbers get the column's type.
 
     Raises:
-        UserError: naming `what`, when it is something else.
+        UserError: naming `what`, when `given` is something else.
     """
     dtype, shape = row
     is_picture = dtype == np.uint8
@@ -270,8 +271,8 @@ def as_row(what: str, given: ArrayLike | None, row: RowType) -> NDArray[Any]:
     fits = received.dtype == dtype if is_picture else received.dtype.kind in "fiu"
     if not fits or received.shape != shape:
         raise UserError(f"{what} is {received.dtype} {list(received.shape)}: expected {expected}")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused below
-        value = np.array(received, dtype)  # a copy: cameras write the next picture into the same memory
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused below
+        value = np.array(received, dtype)  # a copy, since camera drivers write the next image into the same memory
     if not np.isfinite(value).all():
         index = int(np.flatnonzero(~np.isfinite(value))[0])
         where = f"{what}[{index}]" if shape else what

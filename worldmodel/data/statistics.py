@@ -1,4 +1,4 @@
-"""Mean and standard deviation of what a store holds, for normalising a network's inputs."""
+"""Mean and standard deviation of a store's actions and proprioception, to normalise a network's inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from worldmodel.core.errors import UserError
 from worldmodel.data.store.reader import TrajectoryStore
 
-# A dimension that never changes must not be blown up: its standard deviation counts as at least this, in its own unit.
+# A dimension that never changes must not be amplified, so its standard deviation counts as at least this, in its unit.
 STD_FLOOR = 1e-4
 
 
@@ -21,7 +21,7 @@ class DatasetStatistics:
 
     Attributes:
         action_mean: `[A]`, in physical units.
-        action_std: `[A]`, likewise.
+        action_std: `[A]`, in physical units.
         proprio_mean: `[P]`.
         proprio_std: `[P]`.
     """
@@ -33,7 +33,7 @@ class DatasetStatistics:
 
 
 class Moments:
-    """Running sums in float64, shifted by the first row so that a large mean does not eat a small spread."""
+    """Running sums in float64, shifted by the first row. A small spread beside a large mean thus stays precise."""
 
     def __init__(self, size: int) -> None:
         self._shift = np.zeros(size)
@@ -41,7 +41,7 @@ class Moments:
         self._sum, self._sum_of_squares = np.zeros(size), np.zeros(size)
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Take in `rows [n, size]`."""
+        """Add `rows [n, size]`."""
         values = rows.astype(np.float64)
         if self._count == 0 and len(values):
             self._shift = values[0].copy()
@@ -51,7 +51,7 @@ class Moments:
         self._sum_of_squares += (values**2).sum(0)
 
     def mean_and_std(self, floor: float = STD_FLOOR) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and population standard deviation, at least `floor`, `[size]` each; of no rows, nan."""
+        """Mean and population standard deviation (at least `floor`), `[size]` each; NaN if there are no rows."""
         if not self._count:
             nothing = (float("nan"),) * len(self._shift)
             return nothing, nothing
@@ -62,9 +62,9 @@ class Moments:
 
 
 def compute_statistics(store: TrajectoryStore, episodes: NDArray[np.int64]) -> DatasetStatistics:
-    """Statistics over `episodes`, which should be those that are trained on.
+    """Statistics over `episodes`, which should be the training episodes.
 
-    The zero in each episode's last action row was never taken and does not count.
+    The zero action in each episode's last row was never taken and does not count.
 
     Args:
         store: the recording.

@@ -1,4 +1,4 @@
-"""One episode to look at: as a video, or as a recording for the Rerun viewer (https://rerun.io)."""
+"""Writes one episode as a video, or as a recording for the Rerun viewer (https://rerun.io)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from worldmodel.data.store.files import require_folder
 from worldmodel.data.store.layout import REWARD, image_column
 from worldmodel.data.store.reader import Episode
 
-LEAST_SIDE = 256  # pixels: smaller pictures are enlarged
+LEAST_SIDE = 256  # pixels; smaller images are enlarged
 
 
 def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
-    """An H.264 MP4 that every browser plays: one frame for each of the `T + 1` observations, `control_step_s` long.
+    """Write an H.264 MP4 that every browser plays. Each of the `T + 1` observations is a frame of `control_step_s`.
 
-    Several cameras stand side by side. Pictures are enlarged by the whole number of `enlargement`. The file appears
-    whole, or not.
+    Several cameras are side by side. Images are enlarged by the integer factor of `enlargement`. The file appears whole
+    or not at all.
 
     Raises:
-        WritingStopped: when it cannot be written.
+        WritingStopped: when the file cannot be written.
     """
     pictures = [episode.images[camera] for camera in spec.camera_names]
     height, width, _ = side_by_side([frames[0] for frames in pictures]).shape
@@ -43,7 +43,7 @@ def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
             fps=frames_per_s(spec),
             quality=9,
             macro_block_size=2,
-            ffmpeg_log_level="quiet",  # what goes wrong is one line, below
+            ffmpeg_log_level="quiet",  # errors are reported in one line below
             output_params=["-bf", "0", "-movflags", "+faststart", "-f", "mp4"],
         )
         writer.send(None)  # starts ffmpeg
@@ -56,14 +56,14 @@ def write_video(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
 
 
 def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
-    """A Rerun recording: `images/<camera>` and the numbers over the time `clock` [s] and the number `row`.
+    """Write a Rerun recording of `images/<camera>` and all numbers, over the timelines `clock` [s] and `row`.
 
-    Pictures and numbers are as they were recorded. The action of the last row, which was never taken, is left out, and
-    so is its reward. The file appears whole, or not.
+    Images and numbers are as recorded. The action of the last row, which was never taken, is left out together with its
+    reward. The file appears whole or not at all.
 
     Raises:
         UserError: when Rerun is not installed.
-        WritingStopped: when it cannot be written.
+        WritingStopped: when the file cannot be written.
     """
     try:
         import rerun
@@ -94,7 +94,7 @@ def write_rerun(episode: Episode, spec: EnvironmentSpec, path: Path) -> None:
 
 
 def _numbers(episode: Episode, spec: EnvironmentSpec) -> Iterator[tuple[str, NDArray[Any], list[str]]]:
-    """Columns of numbers `[rows, size]` of at least one number, with what each is called."""
+    """Name, values `[rows, size]` and names of the dimensions of each column of numbers that is not empty."""
     action = [f"{name} {unit}".strip() for name, unit in zip(spec.action.names, spec.action.units, strict=True)]
     yield "action", episode.action[:-1], action
     for name, values in (("proprio", episode.proprio), ("state", episode.state)):
@@ -105,7 +105,7 @@ def _numbers(episode: Episode, spec: EnvironmentSpec) -> Iterator[tuple[str, NDA
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures uint8 `[H, W, 3]` of any sizes from left to right, on black: as high as the highest."""
+    """Join images uint8 `[H, W, 3]` of any sizes from left to right, on black. The result is as high as the highest."""
     if len(pictures) == 1:
         return pictures[0]
     height = max(len(picture) for picture in pictures)
@@ -114,23 +114,23 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def enlargement(height: int, width: int) -> int:
-    """The smallest whole number that makes both sides at least `LEAST_SIDE` pixels, and even for H.264."""
+    """The smallest integer factor that makes both sides at least `LEAST_SIDE` pixels, and even for H.264."""
     factor = max(1, -(-LEAST_SIDE // min(height, width)))
     return factor + (factor % 2 and (height % 2 or width % 2))
 
 
 def enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """uint8 `[H, W, 3]` with each pixel repeated: `[H factor, W factor, 3]`."""
+    """An image uint8 `[H, W, 3]` with each pixel repeated, `[H factor, W factor, 3]`."""
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
 def frames_per_s(spec: EnvironmentSpec) -> Fraction:
-    """The rate of the recording: 1/3 s is exactly 3 per second, whatever its last digit."""
+    """The frame rate of a recording. A control step of 1/3 s is exactly 3 per second, in spite of rounding."""
     return (1 / Fraction(spec.control_step_s)).limit_denominator(1000)
 
 
 def output_named(path: str | Path, suffix: str, option: str) -> Path:
-    """Make the folder of a file whose name has to end in `suffix`. Raises UserError where it cannot be written."""
+    """Make the folder of a file whose name must end in `suffix`. Raises UserError if the file cannot be written."""
     if Path(path).suffix != suffix:
         raise UserError(f"{option} '{path}': expected a name that ends in {suffix}")
     require_folder(path)
@@ -139,17 +139,17 @@ def output_named(path: str | Path, suffix: str, option: str) -> Path:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """Like `appearing`. Raises WritingStopped for what the operating system refuses."""
+    """Like `appearing`. Raises WritingStopped when the operating system refuses to write."""
     try:
         with appearing(path) as partial:
             yield partial
-    except OSError as error:  # also of ffmpeg, with a page about its command
+    except OSError as error:  # ffmpeg's errors come with a page about its command
         reason = error.strerror or str(error).partition("\n")[0]
         raise WritingStopped(f"'{path}' cannot be written to ({reason})") from error
 
 
 def _require_whole(video: Path, num_frames: int) -> None:
-    """ffmpeg ends without a word for us, also where the disk is full."""
+    """Raises OSError for an incomplete video, since ffmpeg ends silently even if the disk is full."""
     try:
         written, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
     except RuntimeError:

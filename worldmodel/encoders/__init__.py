@@ -1,1 +1,1 @@
-"""Frozen encoders: pictures to tokens."""
+"""Frozen encoders from images to tokens."""

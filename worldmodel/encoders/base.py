@@ -1,6 +1,6 @@
-"""What every encoder is: pictures are cut into patches, and each becomes a token.
+"""The base classes of encoders, which cut images into patches and turn each patch into a token.
 
-Shapes: `B` pictures, `H, W` their height and width, `N` tokens of a picture (rows times columns), `D` numbers in each.
+Shapes: `B` images, `H, W` their height and width, `N` tokens of an image (rows times columns), `D` numbers in each.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from worldmodel.core.spec import CameraSpec
 
 
 class Grid(NamedTuple):
-    """How many patches a picture has."""
+    """Number of patches of an image, by rows and columns."""
 
     rows: int
     columns: int
 
     @property
     def tokens(self) -> int:
-        """Of one picture, N."""
+        """Number of tokens of one image, N."""
         return self.rows * self.columns
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchGrid:
-    """How pictures of any size are cut into tokens, whatever becomes of them.
+    """How images of any size are cut into patches. It is the base of every encoder's configuration.
 
     Attributes:
-        kind: what `worldmodel.encoders.registry` lists the encoder as.
+        kind: name of the encoder in `worldmodel.encoders.registry`.
         patch_size: height and width of a token's patch [pixels].
     """
 
@@ -45,11 +45,11 @@ class PatchGrid:
         raise NotImplementedError(type(self).__name__)
 
     def grid(self, height: int, width: int) -> Grid:
-        """Of pictures of that size, whose sides `patch_size` divides."""
+        """The grid of images of that size. `patch_size` must divide both sides."""
         return Grid(height // self.patch_size, width // self.patch_size)
 
     def grid_of(self, camera: CameraSpec) -> Grid:
-        """Of a camera's pictures. Raises UserError where `patch_size` does not divide their sides."""
+        """The grid of a camera's images. Raises UserError if `patch_size` does not divide both sides."""
         if camera.height % self.patch_size or camera.width % self.patch_size:
             fitting = [size for size in range(4, 33) if not (camera.height % size or camera.width % size)]
             others = f"patch_size may be {', '.join(map(str, fitting))}, or " if fitting else ""
@@ -60,16 +60,16 @@ class PatchGrid:
         return self.grid(camera.height, camera.width)
 
     def require_fit(self, cameras: Iterable[CameraSpec]) -> None:
-        """Raises UserError for a camera whose pictures cannot be cut whole."""
+        """Raises UserError for a camera with a side that `patch_size` does not divide."""
         for camera in cameras:
             self.grid_of(camera)
 
 
 class Encoder(nn.Module):
-    """Pictures → tokens. Its parameters and buffers are all that a checkpoint holds of it, beside its `config`."""
+    """Images → tokens. A checkpoint holds only its parameters, its buffers and its `config`."""
 
     config: PatchGrid
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Pictures of any size that can be cut whole, uint8 `[B, H, W, 3]`, → `[B, N, D]`, tokens row by row."""
+        """Images, uint8 `[B, H, W, 3]`, → tokens `[B, N, D]`, row by row. `patch_size` must divide H and W."""
         raise NotImplementedError(type(self).__name__)

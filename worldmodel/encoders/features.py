@@ -1,4 +1,4 @@
-"""Frozen features, and a cache of them, so that the encoder runs once per frame rather than per step.
+"""Frozen features and their cache. With the cache, the encoder runs once per frame instead of once per training step.
 
 Shapes: `R` frames (rows of a store), `N` tokens of a frame, `D` width, `C` channels kept.
 """
@@ -25,7 +25,7 @@ _BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCacheKey:
-    """What the cached features depend on."""
+    """Everything that the cached features depend on."""
 
     store: str
     encoder: str
@@ -59,22 +59,22 @@ def encode_store(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float16]:
-    """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`: float16, a read-only memory map of the file `path`.
+    """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`, float16, as a read-only memory map of file `path`.
 
-    A run that was killed goes on after the last block it noted. A file made for another `key` is made anew, and so is
-    what comes after a block that is not as it was written. Raises OSError where it cannot be written.
+    After a killed run, encoding resumes after the last recorded block. A file for another `key` is replaced. A block
+    that is not as it was written is encoded again, with all later blocks. Raises OSError if writing fails.
     """
     note = path.with_suffix(".json")
     checksums = _intact_blocks(note, path, key)
     done = min(len(checksums) * _BLOCK, key.rows)
     if done == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)  # it would vouch for what is about to be overwritten
+        note.unlink(missing_ok=True)  # its checksums belong to the file that is overwritten now
         with naming(path):
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=key.shape).flush()
     if done < key.rows:
         begin = np.lib.format.open_memmap(path, mode="r").offset
-        # Not through a map of the file: one that the disk has no room for kills the process.
+        # Not through a memory map, since writing to a map kills the process if the disk is full.
         with naming(path), path.open("r+b") as file:
             for start in range(done, key.rows, _BLOCK):
                 stop = min(start + _BLOCK, key.rows)
@@ -92,7 +92,7 @@ def encode_store(
 
 
 def _intact_blocks(note: Path, path: Path, key: FeatureCacheKey) -> list[int]:
-    """Checksums of the blocks that were written for `key` and are still as they were, up to the first that is not."""
+    """Checksums of the intact blocks that were written for `key`, up to the first damaged one."""
     try:
         content = json.loads(note.read_text())
         features = np.load(path, mmap_mode="r")

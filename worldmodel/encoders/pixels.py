@@ -1,6 +1,6 @@
-"""Pixels in the place of an encoder: what any encoder, learned or not, has to beat.
+"""Pixels in place of an encoder, the baseline of all encoders.
 
-Shapes: `B` pictures, `H, W` their height and width, `N` patches of a picture, `D` numbers in each.
+Shapes: `B` images, `H, W` their height and width, `N` patches of an image, `D` numbers in each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PixelConfig(PatchGrid):
     """Shape of the patches.
 
     Attributes:
-        shrink: every `shrink` x `shrink` pixels become their mean first.
+        shrink: side of the squares of pixels that are averaged first.
     """
 
     kind = "pixels"
@@ -39,7 +39,7 @@ class PixelConfig(PatchGrid):
 
 
 class PixelPatches(Encoder):
-    """Downsampled pictures, cut into patches. Nothing in here is learned."""
+    """Downsampled images, cut into patches. Nothing is learned."""
 
     config: PixelConfig
 
@@ -48,7 +48,7 @@ class PixelPatches(Encoder):
         self.config = config
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Pictures, uint8 `[B, H, W, 3]`, → `[B, N, D]`."""
+        """Images, uint8 `[B, H, W, 3]`, → `[B, N, D]`."""
         planes = rearrange(to_unit_range(pixels), "b h w c -> b c h w")
         small = F.avg_pool2d(planes, self.config.shrink)
         side = self.config.patch_size // self.config.shrink
@@ -56,5 +56,5 @@ class PixelPatches(Encoder):
 
 
 def pixel_patches(grid: PatchGrid) -> PixelPatches:
-    """Cut like `grid`."""
+    """Pixel patches of the patch size of `grid`."""
     return PixelPatches(PixelConfig(grid.patch_size))

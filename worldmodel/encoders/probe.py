@@ -1,6 +1,6 @@
-"""What can be read from an encoder's features: a linear probe of what was recorded, and whether features vary at all.
+"""A linear probe of recorded quantities in an encoder's features, and measures of how much the features vary.
 
-Shapes: `R` frames (rows), `H, W` height and width of a camera's pictures, `Y` quantities to be read.
+Shapes: `R` frames (rows), `H, W` height and width of a camera's images, `Y` quantities that the probe estimates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
 
 @dataclasses.dataclass(frozen=True)
 class ProbeData:
-    """Frames and what was recorded with them: uint8 `[R, H, W, 3]` and `[R, Y]`, for training and testing the probe."""
+    """Frames, uint8 `[R, H, W, 3]`, and recorded quantities `[R, Y]`, for training and for testing the probe."""
 
     train_pixels: NDArray[np.uint8]
     train_state: NDArray[np.float32]
@@ -31,12 +31,13 @@ class ProbeData:
 
 @dataclasses.dataclass(frozen=True)
 class Probed:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
-        spread: of the layer-normed features around each position's mean; 1: all of them varies, 0: nothing does.
-        effective_rank: of the features, from 1 to their width.
-        r2: coefficient of determination for every quantity `[Y]`; NaN where it does not vary in the tested frames.
+        spread: spread of the layer-normed features around each position's mean, from 0 (they are constant) to 1 (the
+            means are zero).
+        effective_rank: effective rank of the features, from 1 to their width.
+        r2: coefficient of determination for every quantity `[Y]`, NaN for one that is constant in the tested frames.
     """
 
     spread: float
@@ -45,7 +46,7 @@ class Probed:
 
     @property
     def mean_r2(self) -> float:
-        """Over the quantities that vary; NaN where there are none."""
+        """Mean of `r2` over the quantities that vary, NaN if there are none."""
         varying = [score for score in self.r2 if not np.isnan(score)]
         return float(np.mean(varying)) if varying else float("nan")
 
@@ -53,16 +54,16 @@ class Probed:
 def probe_data(
     store: TrajectoryStore, frames: Mapping[str, NDArray[np.uint8]], split: Split, num_frames: int, seed: int
 ) -> dict[str, ProbeData]:
-    """Of every camera frames with what is known of them (proprioception, then a simulator's state), half held out.
+    """Frames of every camera with their proprioception and then the simulator's state. Half of them are held out.
 
-    Where nothing is held out, nothing is to be read from the frames: they only show whether features still vary.
+    Without held-out episodes, there are no quantities (Y is 0), and the frames only show whether features still vary.
 
     Args:
         store: the recording.
-        frames: its pictures by camera, `[R, H, W, 3]`.
+        frames: images of the recording by camera, `[R, H, W, 3]`.
         split: episodes to train the probe with, and to test it on.
-        num_frames: in all.
-        seed: of the choice.
+        num_frames: number of frames in all.
+        seed: seed of the choice of frames.
     """
     state = np.concatenate([store.column("proprio"), store.column("state")], axis=1).astype(np.float32)
     held_out = split.held_out
@@ -81,12 +82,12 @@ def probe_data(
 
 
 def probe(encoder: Encoder, data: ProbeData, device: torch.device) -> Probed:
-    """Encode the frames, and read every quantity off all their tokens by ridge regression."""
+    """Encode the frames, and estimate every quantity from all tokens of a frame by ridge regression."""
     train, test = (
         encode_frames(encoder, pixels, np.arange(len(pixels)), device)
         for pixels in (data.train_pixels, data.test_pixels)
     )
-    # Layer-normed like the targets of V-JEPA's loss, so that spread 1 means "all of it varies".
+    # Features are layer-normed like the targets of V-JEPA's loss, so their spread is at most 1.
     normed = torch.nn.functional.layer_norm(test, test.shape[-1:])
     found = Probed(spread(normed), effective_rank(normed), ())
     if data.train_state.shape[1] == 0:
@@ -98,7 +99,7 @@ def probe(encoder: Encoder, data: ProbeData, device: torch.device) -> Probed:
 
 
 def probe_encoder(encoder: Encoder, data: ProbeData, device: torch.device) -> dict[str, float]:
-    """`probe` as figures for a log, by name. Without a quantity to be read (`Y` is 0), spread and rank only."""
+    """The figures of `probe` by name, for a log. Without quantities (`Y` is 0), they are spread and rank only."""
     found = probe(encoder, data, device)
     health = {"spread": found.spread, "effective_rank": found.effective_rank}
     if not found.r2:

@@ -1,9 +1,9 @@
-"""Encoders by kind, and where a frozen one comes from.
+"""Encoders by kind, and loading of frozen encoders.
 
-A new kind is one new file and one line in `ENCODERS`, or a package of the user's own that calls
-`worldmodel.core.registry.register("encoder", name, EncoderKind(...))`. The file has a `base.PatchGrid`, the frozen
-dataclass of its shape; a `base.Encoder`, the module that is built from it; and, if its weights do not come out of
-`worldmodel.pretrain`, a function that makes one with its weights in place, which is what `encoder_from=<kind>` calls.
+A new kind is one new file and one line in `ENCODERS`, or a package of the user that calls
+`worldmodel.core.registry.register("encoder", name, EncoderKind(...))`. The file has a frozen dataclass of the encoder's
+shape (a `base.PatchGrid`) and the module that is built from it (a `base.Encoder`). If the weights do not come from
+`worldmodel.pretrain`, it also has a function that makes an encoder with weights. `encoder_from=<kind>` calls it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from worldmodel.encoders.base import Encoder, PatchGrid
 from worldmodel.encoders.pixels import PixelConfig, PixelPatches, pixel_patches
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 
-# What `encoder_from=` accepts beside folders and kinds: a vision transformer that has learned nothing.
+# `encoder_from=` accepts this name beside folders and kinds. It is a vision transformer with random weights.
 RANDOM: Final = "random"
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderKind:
-    """What makes encoders of one kind.
+    """How encoders of one kind are made.
 
     Attributes:
-        config: of its shape, no other kind's; plain values only, since a checkpoint holds them as JSON.
-        module: built from a `config`, its weights still to be loaded: nothing is fetched here.
-        ready: makes one with its weights in place, for pictures that are cut like this as far as it can; None where
+        config: dataclass of the shape, which no other kind uses. It has plain values only, since a checkpoint holds
+            them as JSON.
+        module: makes a module from a `config`. It loads and fetches no weights.
+        ready: makes an encoder with weights whose patches are, as far as possible, those of the given grid. None if
             only training makes one.
     """
 
@@ -61,13 +62,13 @@ def describe_encoder(config: PatchGrid) -> dict[str, Any]:
 
 
 def read_encoder_config(content: Mapping[str, Any], cameras: Sequence[CameraSpec]) -> PatchGrid:
-    """Read back what `describe_encoder` wrote, for the pictures of `cameras`.
+    """Read back what `describe_encoder` wrote, for the images of `cameras`.
 
     Raises:
-        UserError: for what does not describe an encoder, or one that cannot cut those pictures.
+        UserError: for values that describe no encoder, and for an encoder that does not fit the images.
     """
     values = dict(content)
-    # Checkpoints of format 1 have none, and only one square camera, whose size is written twice.
+    # Checkpoints of format 1 have no kind. They have one square camera, and its size is written twice.
     kind = values.pop("kind", "pixels" if "shrink" in values else "vit")
     size = values.pop("image_size", None)
     if size is not None and any((camera.height, camera.width) != (size, size) for camera in cameras):
@@ -81,17 +82,17 @@ def read_encoder_config(content: Mapping[str, Any], cameras: Sequence[CameraSpec
 
 
 def build_encoder(config: PatchGrid) -> Encoder:
-    """The module of that shape, its weights still random if it has any."""
+    """The module of that shape. Any weights are random."""
     return ENCODERS.get(config.kind).module(config)
 
 
 def ready_names() -> list[str]:
-    """What `encoder_from=` accepts beside a folder."""
+    """The names that `encoder_from=` accepts beside a folder."""
     return [RANDOM, *(name for name in ENCODERS.names() if ENCODERS.get(name).ready is not None)]
 
 
 def ready_encoder(name: str, shape: PatchGrid, seed: int) -> Encoder:
-    """One of `ready_names()`, frozen. `shape` is the vision transformer's, of which others take the grid."""
+    """The encoder `name` of `ready_names()`, frozen. `random` takes all of `shape`, and other kinds use its grid."""
     if name == RANDOM:
         assert isinstance(shape, EncoderConfig)
         return random_encoder(shape, seed)
@@ -101,7 +102,7 @@ def ready_encoder(name: str, shape: PatchGrid, seed: int) -> Encoder:
 
 
 def random_encoder(config: EncoderConfig, seed: int) -> VisionTransformer:
-    """A frozen encoder that has learned nothing: what pretraining has to beat."""
+    """A frozen encoder with random weights, the baseline of pretraining."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(config).eval().requires_grad_(False)
@@ -119,10 +120,10 @@ def save_encoder(encoder: Encoder, folder: Path, spec: EnvironmentSpec, provenan
 
 
 def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
-    """Read a frozen encoder, for pictures of `cameras`.
+    """Read a frozen encoder, for images of `cameras`.
 
     Raises:
-        UserError: when the folder holds none, or it was made for pictures of other sizes.
+        UserError: for a folder without a readable encoder, and for an encoder of images of other sizes.
     """
     if not checkpoint.is_there(folder):
         raise UserError(
@@ -150,12 +151,13 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
 
 
 def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
-    """The pretrained encoder in the folder `encoder_from`; or one of `ready_names()`, in the group `encoder`'s shape.
+    """The encoder that `encoder_from` names, either a folder of a pretrained encoder or one of `ready_names()`.
 
-    The group's choice is the shape of a vision transformer, or that of a plug-in's `kind`.
+    In the latter case, `shape` is the configuration group `encoder`. It is the shape of a vision transformer, or that
+    of a plug-in's `kind`.
 
     Raises:
-        UserError: when there is none, or it does not fit the pictures of `cameras`.
+        UserError: for an encoder that does not exist, or does not fit the images of `cameras`.
     """
     if encoder_from not in ready_names():
         return load_encoder(Path(encoder_from), cameras)

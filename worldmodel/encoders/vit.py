@@ -1,7 +1,7 @@
 """Vision transformer over tubelet tokens (V-JEPA, arXiv 2404.08471, section 3; V-JEPA 2, arXiv 2506.09985).
 
-Shapes: `B` clips, `T` frames, `H, W` image height and width, `N` tokens of a clip in (t, y, x) order, `K` tokens
-kept of them, `D` width.
+Shapes: `B` clips, `T` frames, `H, W` image height and width, `N` tokens of a clip in (t, y, x) order, `K` of them that
+are kept, `D` width.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class EncoderConfig(PatchGrid):
         tubelet_frames: frames that one tubelet spans.
         width: size of a token.
         depth: transformer blocks.
-        heads: attention heads; `width / heads` must be even.
-        mlp_ratio: hidden size of a block's MLP over `width`.
+        heads: attention heads. `width / heads` must be even.
+        mlp_ratio: ratio of the hidden size of a block's MLP to `width`.
         positions: `sincos` (added once, V-JEPA) or `rotary` (in every attention, V-JEPA 2).
     """
 
@@ -57,7 +57,7 @@ def token_coordinates(frames: int, grid: Grid) -> Tensor:
 
 
 def _axis_sizes(width: int) -> tuple[int, int, int]:
-    """Split an even `width` into even parts for t, y and x; what does not divide by three goes to space."""
+    """Split an even `width` into even parts for t, y and x. Space gets the remainder of the division by three."""
     time = width // 3 // 2 * 2
     y = (width - time) // 2 // 2 * 2
     return time, y, width - time - y
@@ -74,7 +74,7 @@ def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
 
 
 def rotary_angles(coordinates: Tensor, head_width: int) -> Tensor:
-    """Rotation angles `[..., head_width / 2]` of `coordinates [..., 3]`, a share of the pairs for each axis."""
+    """Rotation angles `[..., head_width / 2]` of `coordinates [..., 3]`. Every axis has a share of the pairs."""
     parts = []
     for axis, size in enumerate(_axis_sizes(head_width)):
         frequency = 10_000.0 ** (-torch.arange(size // 2, device=coordinates.device) / max(size // 2, 1))
@@ -83,7 +83,7 @@ def rotary_angles(coordinates: Tensor, head_width: int) -> Tensor:
 
 
 def rotate(tokens: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs of `tokens [B, heads, K, head_width]` by `angles [B or 1, K, head_width / 2]`."""
+    """Rotate the pairs of `tokens [B, heads, K, head_width]` by `angles [B or 1, K, head_width / 2]`."""
     first, second = tokens.chunk(2, dim=-1)
     cos, sin = angles.cos()[:, None].to(tokens.dtype), angles.sin()[:, None].to(tokens.dtype)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
@@ -92,8 +92,8 @@ def rotate(tokens: Tensor, angles: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over `[B, heads, K, head_width]`.
 
-    For the few tokens of a small picture, torch's fused attention in bf16 takes 3 to 6 times as long on a CPU, forward
-    and backward, as the two batched products that it stands for. In float32, which planning encodes in, it is faster.
+    For the few tokens of a small image, torch's fused attention in bf16 on a CPU takes 3 to 6 times as long, forward
+    and backward, as the two batched products. In float32, which planning uses for encoding, it is faster.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2), dim=-1) @ value
@@ -134,7 +134,7 @@ class Block(nn.Module):
 
 
 def initialise(module: nn.Module, depth: int) -> None:
-    """Truncated normal of 0.02; the layers that write into the residual stream are scaled by 1 / sqrt(2 depth)."""
+    """Truncated normal of 0.02. The layers that write into the residual stream are scaled by 1 / sqrt(2 depth)."""
     for name, parameter in module.named_parameters():
         if parameter.ndim >= 2:
             is_residual = name.endswith(("attention.out.weight", "mlp.2.weight"))
@@ -144,7 +144,7 @@ def initialise(module: nn.Module, depth: int) -> None:
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """uint8 pixels to floats in [-2, 2], roughly zero mean and unit spread for pictures of any kind."""
+    """uint8 pixels to floats in [-2, 2], with roughly zero mean and unit spread for images of any kind."""
     return (pixels.float() / 63.75).sub_(2.0)
 
 
@@ -165,7 +165,7 @@ class VisionTransformer(Encoder):
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         initialise(self, config.depth)
-        # Pixels are correlated within a tubelet: unit-gain weights keep them visible beside the positions.
+        # Pixels are correlated within a tubelet, so unit-gain weights keep them visible beside the positions.
         nn.init.xavier_uniform_(self.tubelet.weight)
 
     def embed(self, clips: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class VisionTransformer(Encoder):
         return self.tubelet(patches)
 
     def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Encode clips `[B, T, H, W, 3]`; with `keep [B, K]` only those tokens are seen at all (`[B, K, D]`)."""
+        """Encode clips `[B, T, H, W, 3]` to `[B, N, D]`, or only their tokens `keep [B, K]` to `[B, K, D]`."""
         tokens = self.embed(clips)
         frames = clips.shape[1] // self.config.tubelet_frames
         coordinates = token_coordinates(frames, self.config.grid(*clips.shape[2:4])).to(clips.device)
@@ -195,7 +195,7 @@ class VisionTransformer(Encoder):
         return self.norm(tokens)
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Still pictures, uint8 `[B, H, W, 3]`, each repeated over one tubelet → `[B, N, D]`.
+        """Images, uint8 `[B, H, W, 3]`, each repeated over one tubelet → `[B, N, D]`.
 
         V-JEPA 2-AC encodes robot frames the same way.
         """

@@ -28,7 +28,7 @@ class CompressionConfig:
     Attributes:
         channels: principal channels per token, C.
         fit_frames: frames that the components are computed from.
-        frames_per_episode: of them, how many from one episode.
+        frames_per_episode: frames that are taken from one episode.
     """
 
     channels: int = 16
@@ -43,7 +43,7 @@ class CompressionConfig:
 
 
 class Compression(nn.Module):
-    """See the module's docstring. Kept with the model as buffers; until `fit`, it maps everything to zero."""
+    """See the module's docstring. Its values are buffers of the model. Before `fit`, it maps everything to zero."""
 
     mean: Tensor
     basis: Tensor
@@ -58,10 +58,10 @@ class Compression(nn.Module):
         self.register_buffer("std", torch.ones(self.channels))
 
     def fit(self, tokens: Tensor) -> float:
-        """Compute the components of `tokens [E, M, N, D]`; returns the share of the variance in episodes that is kept.
+        """Compute the components of `tokens [E, M, N, D]`. Returns the share of the variance in episodes that is kept.
 
         Raises:
-            UserError: when nothing changes.
+            UserError: if the tokens do not change.
         """
         exact = tokens.double()
         centred = (exact - exact.mean(1, keepdim=True)).flatten(0, 2)
@@ -76,7 +76,7 @@ class Compression(nn.Module):
         self.basis.copy_(_leading_directions(centred.T @ centred, self.channels))
         kept = centred @ self.basis.double()
         std = kept.pow(2).mean(0).sqrt()
-        self.std.copy_(std.clamp_min(1e-3 * std.max()))  # the last directions may be empty
+        self.std.copy_(std.clamp_min(1e-3 * std.max()))  # the last directions may have no variance
         return float(kept.pow(2).sum() / total)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Compression(nn.Module):
 
 
 def _leading_directions(gram: Tensor, count: int) -> Tensor:
-    """The `count` eigenvectors `[M, count]` of `gram [M, M]` with the largest eigenvalues, signs made unique."""
+    """The `count` eigenvectors `[M, count]` of `gram [M, M]` with the largest eigenvalues and with unique signs."""
     vectors = torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :count]
     signs = torch.gather(vectors, 0, vectors.abs().argmax(0, keepdim=True)).sign()
     return vectors * signs

@@ -6,7 +6,7 @@
     cost = model.distance(ahead, model.goal(goal))               # [B, S, H]
 
 Shapes: `B` robots, `S` sampled action sequences of each, `H` control steps ahead, `A` action dimensions, `P`
-proprioceptive readings, `H, W` height and width of a camera's pictures.
+proprioceptive readings, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class WorldModel(nn.Module, abc.ABC):
         """Latent state `[B, ...]` after an observation. Every frame is encoded once, since `previous` holds the past.
 
         Args:
-            previous: latent state `[B, ...]` one control step ago; None at the start of an episode.
+            previous: latent state `[B, ...]` one control step ago, None at the start of an episode.
             observation: observation of B robots, as numpy arrays or tensors on any device.
-            action: the action between the two, `[B, A]` in physical units; None at the start of an episode.
+            action: the action between the two, `[B, A]` in physical units. None at the start of an episode.
 
         Raises:
             UserError: for an observation of other cameras or shapes than those of `spec`.
@@ -120,7 +120,7 @@ class WorldModel(nn.Module, abc.ABC):
         return next(self.buffers()).device
 
     def read_images(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Pictures `[B, H, W, 3]` of all cameras, on the model's device, in the order of `spec`.
+        """Images `[B, H, W, 3]` of all cameras, on the model's device, in the order of `spec`.
 
         Raises:
             UserError: for other cameras, shapes or types, naming both.
@@ -140,7 +140,7 @@ class WorldModel(nn.Module, abc.ABC):
         return read
 
     def read_observation(self, observation: Observation) -> tuple[dict[str, Tensor], Tensor]:
-        """Pictures by camera `[B, H, W, 3]` and proprioception `[B, P]`, on the model's device. Raises UserError."""
+        """Images by camera `[B, H, W, 3]` and proprioception `[B, P]`, on the model's device. Raises UserError."""
         images = self.read_images(observation.images)
         rows = {len(pixels) for pixels in images.values()}
         proprio = torch.as_tensor(observation.proprio)
@@ -152,7 +152,7 @@ class WorldModel(nn.Module, abc.ABC):
         return images, proprio.to(self.device, torch.float32)
 
     def read_image_goal(self, goal: Goal) -> dict[str, Tensor]:
-        """The pictures `[1, H, W, 3]` of an `ImageGoal`. Raises UserError for another kind of goal, and as above."""
+        """The images `[1, H, W, 3]` of an `ImageGoal`. Raises UserError for another kind of goal, and as above."""
         if not isinstance(goal, ImageGoal):
             raise UserError(
                 f"a world model of family {self.family} cannot read a {type(goal).__name__}: expected ImageGoal"
@@ -169,37 +169,37 @@ def _described(values: Tensor) -> str:
 
 @runtime_checkable
 class SupportsConfidence(Protocol):
-    """Says how far it is to be trusted."""
+    """A model that estimates its confidence."""
 
     def confidence(self, latents: Any) -> Tensor:
-        """From 0 to 1, of the latents' leading shape."""
+        """Confidence from 0 to 1, of the latents' leading shape."""
 
 
 @runtime_checkable
 class Decodable(Protocol):
-    """Says what can be seen of its latents. That is all that a decoder needs of a family."""
+    """A model for which a decoder can be trained. The decoder needs nothing else of a family."""
 
     def decodable(self, latents: Any) -> Tensor:
-        """The numbers `[..., D]` of latents with the leading shape `[...]` that a picture depends on.
+        """The part `[..., D]` of latents with the leading shape `[...]` on which an image depends.
 
-        Observed and imagined latents have the same ones. A decoder is trained on the former, and shows the latter.
+        Observed and imagined latents have the same part. A decoder is trained on the former and renders the latter.
         """
 
 
 @runtime_checkable
 class SupportsDecoding(Protocol):
-    """Shows what is imagined. `worldmodel.models.decoder.decoder.Decoder` does it for every model that is `Decodable`.
+    """Renders latents. `worldmodel.models.decoder.decoder.Decoder` does so for every model that is `Decodable`.
 
-    It is an object of its own, with weights of its own, since no model needs it to act.
+    A decoder is an object with weights of its own, since no model needs it to act.
     """
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
-        """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
+        """Images by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
 
 
 @runtime_checkable
 class SupportsReward(Protocol):
-    """Predicts what a task rewards."""
+    """A model that predicts a task's reward."""
 
     def reward(self, latents: Any, actions: Tensor) -> Tensor:
         """Reward `[...]` of `actions [..., A]` that led to latents `[..., ...]`."""

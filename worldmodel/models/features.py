@@ -21,7 +21,7 @@ from worldmodel.models.stages import Stage, TrainingContext
 
 
 def camera_folder(context: TrainingContext, camera: str) -> Path:
-    """Where the stages of one camera keep what they need to go on."""
+    """The folder where the stages of one camera keep what they need to resume."""
     folder = context.folder / "cameras" / camera
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -31,7 +31,7 @@ class StatisticsStage(Stage):
     """Mean and spread of proprioception and actions.
 
     Args:
-        normaliser: that of a model.
+        normaliser: a function that returns the normaliser of a model.
     """
 
     name = "statistics"
@@ -48,12 +48,12 @@ class FeatureStage(Stage):
     """Fits the compression of one camera's features, and encodes all of its frames.
 
     Args:
-        camera: its name.
-        config: how they are compressed.
-        compression: that of the camera in a model.
+        camera: name of the camera.
+        config: options of the compression.
+        compression: a function that returns this camera's compression in a model.
 
     Attributes:
-        tokens: compressed features float16 `[R, N, C]`, once the stage has run.
+        tokens: compressed features, float16 `[R, N, C]`. They exist once the stage has run.
     """
 
     tokens: NDArray[np.float16]

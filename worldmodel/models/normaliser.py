@@ -29,7 +29,7 @@ class Normaliser(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(size))
 
     def fit(self, store: TrajectoryStore, episodes: NDArray[np.int64]) -> None:
-        """Note the statistics of `episodes`, those that are trained on. Raises UserError where there is none."""
+        """Store the statistics of the training `episodes`. Raises UserError if there are none."""
         statistics = compute_statistics(store, episodes)
         for name in ("proprio_mean", "proprio_std", "action_mean", "action_std"):
             getattr(self, name).copy_(torch.tensor(getattr(statistics, name)))

@@ -24,7 +24,7 @@ from worldmodel.encoders.base import PatchGrid
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.stages import Stage
 
-# Checkpoints from before there were families name none.
+# The family of checkpoints that name none, which were made before families existed.
 FIRST_FAMILY: Final = "keypoint"
 
 
@@ -33,18 +33,18 @@ class Family:
     """A family of world models.
 
     Attributes:
-        name: what `family=` accepts, and config.json names.
-        config: a frozen dataclass of the options that `worldmodel.train` takes for it: one field for each section,
-            annotated with the frozen dataclass of that section. One is `trainer`, a `TrainerConfig`: that of the last
-            stage, whose seed is the whole training's.
-        shapes: `(options, encoder) → values`: the sizes of a model with those options, as plain values.
-        build: `(spec, values) → model`: one of those sizes with random weights. `values` may be a stranger's: what
-            makes no sense raises UserError, KeyError, TypeError or ValueError. Loading stops it where it makes more or
-            larger tensors than the checkpoint has.
-        stages: `(options, store, split) → stages` of its training, in their order. Raises UserError for what cannot be
-            trained so; nothing has been written by then.
-        from_format_1: `values → (values now, names of tensors before → now)`, for checkpoints of format 1; None where
-            there are none.
+        name: the name in `family=` and in config.json.
+        config: a frozen dataclass of the family's options in `worldmodel.train`. It has one field for each section,
+            annotated with the frozen dataclass of that section. The field `trainer` is the `TrainerConfig` of the last
+            stage, and its seed is the seed of the whole training.
+        shapes: `(options, encoder) → values`. It returns the sizes of a model with those options, as plain values.
+        build: `(spec, values) → model`. It returns a model of those sizes with random weights. `values` may come from
+            an untrusted file. Values that make no sense raise UserError, KeyError, TypeError or ValueError. Loading
+            stops `build` when it makes more or larger tensors than the checkpoint has.
+        stages: `(options, store, split) → stages` of the training, in their order. It raises UserError for options or
+            data that cannot be trained on, before anything is written.
+        from_format_1: `values → (new values, function from old to new tensor names)`, for checkpoints of format 1.
+            None for a family without them.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Family:
         }
         try:
             return self.config(**sections)
-        except ValueError as error:  # sections that do not fit each other
+        except ValueError as error:  # some sections contradict each other
             raise UserError(str(error)) from error
 
 
@@ -79,10 +79,10 @@ FAMILIES: Final[Registry[Family]] = Registry(
 
 
 def load_model(name_or_path: str, device: torch.device) -> WorldModel:
-    """A shipped world model by name, or one from a folder, whatever its family; ready to plan with.
+    """A shipped world model by name, or one of any family from a folder. It is ready for planning.
 
     Raises:
-        UserError: when it is not there, damaged, of an unknown family, or made by a newer program.
+        UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program.
     """
     stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
     name = stored.config.get("family", FIRST_FAMILY)

@@ -1,6 +1,7 @@
-"""Figures on held-out sequences that all families report, so that families can be compared.
+"""Metrics on held-out sequences that all families report, so that families can be compared.
 
-Shapes: `B` sequences, `R` rivals of each, `H` control steps ahead, `A` action dimensions.
+Shapes: `B` sequences, `R` rivals (action sequences of other situations) of each, `H` control steps ahead, `A` action
+dimensions.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ _RIVALS = 16
 
 
 def error_report(errors: Tensor, copies: Tensor) -> dict[str, float]:
-    """Mean error, and by step over that of "nothing changes".
+    """Mean error, and its ratio by step to the error of the prediction "nothing changes".
 
     Args:
-        errors: distances `[B, H]` of imagined moments to the real ones.
-        copies: distances `[B, H]` of the last moment that was seen to the real ones.
+        errors: distances `[B, H]` of imagined frames to the real ones.
+        copies: distances `[B, H]` of the last observed frame to the real ones.
     """
     error, copy = errors.mean(0), copies.mean(0)
     by_step = {f"error_over_copy_{h + 1:02d}": float(error[h] / copy[h]) for h in range(len(error))}
@@ -24,9 +25,9 @@ def error_report(errors: Tensor, copies: Tensor) -> dict[str, float]:
 
 
 def with_rivals(actions: Tensor, generator: torch.Generator) -> Tensor:
-    """`actions [B, H, A]`, and after each those of R other sequences: `[B, 1 + R, H, A]`.
+    """Action sequences `[B, 1 + R, H, A]`: each of `actions [B, H, A]`, followed by those of R other sequences.
 
-    As plausible as the true ones, but for another situation.
+    The rivals are as plausible as the true actions, but were taken in another situation.
     """
     number = len(actions)
     others = torch.randint(1, max(number, 2), (number, _RIVALS), generator=generator)  # never the sequence itself
@@ -35,12 +36,12 @@ def with_rivals(actions: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def share_won(to_goal: Tensor) -> Tensor:
-    """How often `[B]` the true actions lead nearer to where they really led than a rival's do.
+    """Share `[B]` of rivals whose imagined end is farther from the recorded end than that of the true actions.
 
-    0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties for everybody and count as chance.
+    0.5 is chance, 1 is perfect. Sequences in which nothing moves are ties and count as chance.
 
     Args:
-        to_goal: distances `[B, 1 + R]` of where actions are imagined to lead, the true ones first.
+        to_goal: distances `[B, 1 + R]` of the imagined ends to the recorded end, the true actions first.
     """
     true, rivals = to_goal[:, :1], to_goal[:, 1:]
     return ((true < rivals).float() + 0.5 * (true == rivals).float()).mean(1)

@@ -1,6 +1,6 @@
 """The training stages of a world model. They run in order, and each uses the results of the previous ones.
 
-Shapes: `R` rows of the recording, `H, W` height and width of a camera's pictures.
+Shapes: `R` rows of the recording, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from worldmodel.training.trainer import Trainer, TrainerConfig, TrainingTask
 
 @dataclasses.dataclass(frozen=True)
 class TrainingContext:
-    """What all stages of a training share.
+    """Everything that all stages of a training share.
 
     Attributes:
-        model: what is trained; its encoder is in place, all else is as `Family.build` made it.
+        model: the model that is trained. Its encoder has its weights, and the rest is as `Family.build` made it.
         store: the recording.
-        frames: its pictures by camera, uint8 `[R, H, W, 3]`, read-only.
-        split: the episodes to learn from, and those to report on.
-        held_out: how many sequences of the latter are reported on.
-        encoder: frozen, on `device`.
-        encoder_hash: of its weights.
-        device: where to train.
-        folder: of the run; a stage keeps what it needs to go on in a folder of its own below.
-        seed: of everything random.
+        frames: images of the recording by camera, uint8 `[R, H, W, 3]`, read-only.
+        split: the training episodes and the held-out episodes.
+        held_out: number of held-out sequences that are reported on.
+        encoder: the frozen encoder, on `device`.
+        encoder_hash: hash of the encoder's weights.
+        device: device of the training.
+        folder: folder of the run. A stage keeps what it needs to resume in a folder of its own below.
+        seed: seed of everything random.
         counting: shows progress.
         say: tells the user something, in one line.
         run_to_end: runs a trainer under a title, and shows its progress.
@@ -57,28 +57,28 @@ class TrainingContext:
     run_to_end: Callable[[Trainer, str], None]
 
     def train(self, task: TrainingTask, config: TrainerConfig, title: str, section: str, folder: Path) -> None:
-        """Train `task` to its end, or go on training it.
+        """Train `task` to its end, or resume its training.
 
         Args:
-            task: what is trained.
-            config: how.
-            title: for the user.
-            section: of the command's options, which `config` was read from.
-            folder: where its log and its state are kept; that of the run for the last one, folders below for others.
+            task: the task.
+            config: options of the trainer.
+            title: title that the user sees.
+            section: section of the command's options that `config` was read from.
+            folder: folder of the log and the training state. The last task uses that of the run, others folders below.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.run_to_end(Trainer(task, config, folder, self.device, section), title)
 
 
 class Stage(abc.ABC):
-    """One stage. What it finds out for later ones, it keeps as an attribute, and they are made with it.
+    """One stage. It keeps results for later stages in attributes, and later stages are constructed with it.
 
     Attributes:
-        name: for the user.
+        name: name that the user sees.
     """
 
     name: str
 
     @abc.abstractmethod
     def run(self, context: TrainingContext) -> None:
-        """Train a part of `context.model`, or go on where a killed run stopped; the same bits come of both."""
+        """Train a part of `context.model`, or resume a killed run. Both give bit for bit the same result."""

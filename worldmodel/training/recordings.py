@@ -1,6 +1,6 @@
-"""What the training commands make of a recording before they train.
+"""Opens recordings for the training commands.
 
-Shapes: `R` rows of the recording, `H, W` height and width of a camera's pictures.
+Shapes: `R` rows of the recording, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:
     """The recording at `path`, for the environment that the options `env` describe.
 
     Raises:
-        UserError: when it is of another environment: a model of it could act in none, and would be filed under a name
-            that it has nothing to do with.
+        UserError: when it is of another environment. A model trained on it could not act in the given environment, and
+            would be stored under a wrong name.
         StoreError: when it cannot be read.
     """
     store, name = TrajectoryStore.open(path), env.get("name")
@@ -39,7 +39,7 @@ def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:
 
 
 def load_cameras(store: TrajectoryStore, cache: Path, counting: Counting) -> dict[str, NDArray[np.uint8]]:
-    """All frames by camera, uint8 `[R, H, W, 3]`, from their caches, or decoded into them; `counting` shows progress.
+    """All frames by camera, uint8 `[R, H, W, 3]`. Missing caches are made first, while `counting` shows progress.
 
     Raises: as `worldmodel.data.frames.load_frames`.
     """

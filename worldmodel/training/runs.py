@@ -1,4 +1,4 @@
-"""A training run's folder: begun once, gone on with by the same command, refused to another one."""
+"""The folder of a training run. The same command continues the run, and a command with other options is refused."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _WITHOUT_INFLUENCE = ("device", "out")
 
 
 def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]:
-    """What decides a run's result, as JSON values: its options, and the hashes of what it is `made_from`.
+    """Everything that determines a run's result, as JSON values: its options, and the hashes of its inputs.
 
-    It is written into folders that are given away, so addresses come without their passwords.
+    The folders that hold it may be shared, so passwords in addresses are removed.
     """
     told = {key: value for key, value in options.items() if key not in _WITHOUT_INFLUENCE}
     return {**{k: without_secrets(v) if isinstance(v, str) else v for k, v in told.items()}, **made_from}
 
 
 def open_run(folder: Path, description: dict[str, Any]) -> None:
-    """Begin the run `description` in `folder`, or go on with it.
+    """Begin the run `description` in `folder`, or continue it.
 
-    A run of which no step is kept has not begun: it is nothing that another command could spoil.
+    A run without a stored step counts as not begun, since another command would not destroy any work.
 
     Raises:
-        UserError: when the folder holds a run with other options, naming the first that differs.
+        UserError: when the folder holds a run with other options. The message names the first that differs.
     """
     path = folder / "run.json"
     wanted = json.loads(json.dumps(description))
@@ -72,5 +72,5 @@ def is_finished(folder: Path) -> bool:
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a step of it is kept: of the run itself, or of one of its stages, which have folders of their own."""
+    """Whether the run has a stored step, either of its own or of one of its stages, which have folders of their own."""
     return is_finished(folder) or any(folder.rglob("training.pt"))

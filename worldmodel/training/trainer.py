@@ -1,7 +1,7 @@
-"""The training loop: schedules, logs, checkpoints, and going on bit for bit where a killed run stopped.
+"""The training loop, with schedules, logs and checkpoints. A killed run can be resumed bit for bit.
 
-Everything random in a step is a function of (seed, step), and a checkpoint holds parameters, optimiser and step. So a
-run that was killed and resumed ends with the same bits as one that was not (on the same machine and thread count).
+All randomness of a step is a function of (seed, step), and a checkpoint holds parameters, optimiser and step. So a run
+that was killed and resumed ends with the same bits as an uninterrupted one (on the same machine and thread count).
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from worldmodel.core.progress import Progress, Silent
 
 
 class TrainingStopped(RunStopped):
-    """Training cannot go on in a useful way (collapse, non-finite loss). The last good checkpoint is kept."""
+    """Further training would be useless (collapse, non-finite loss). The last good checkpoint is kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How to optimise. What differs between the trainings of `configs/` has no default.
+    """Options of `Trainer`. Those that differ between the trainings of `configs/` have no default.
 
     Attributes:
-        steps: optimiser steps of the whole run; the schedules span them.
+        steps: optimiser steps of the whole run. The schedules span all of them.
         batch_size: items per step.
-        learning_rate: peak, reached after `warmup` of the steps, then a cosine down to `final_learning_rate`.
+        learning_rate: peak learning rate. It is reached after the warm-up, and then falls to `final_learning_rate` by a
+            cosine.
         final_learning_rate: learning rate at the end.
-        warmup: fraction of the steps.
+        warmup: length of the warm-up, as a fraction of the steps.
         weight_decay: decay of matrices at the start; norms and biases are never decayed.
-        final_weight_decay: at the end, by a cosine.
+        final_weight_decay: decay of matrices at the end, which is reached by a cosine.
         clip_norm: largest gradient norm.
         precision: `bf16` (autocast) or `fp32`.
-        seed: of everything random.
+        seed: seed of all randomness.
         checkpoint_every_s: time between checkpoints [s].
         log_every: steps between log lines.
         evaluate_every: steps between evaluations.
@@ -85,29 +86,29 @@ class TrainerConfig:
 
 
 class TrainingTask(abc.ABC):
-    """What is trained. `module` holds all that a checkpoint must hold."""
+    """A task that `Trainer` runs. `module` has everything that a checkpoint must hold."""
 
     module: nn.Module
 
     @abc.abstractmethod
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Forward pass for `step`: scalars by name, `loss` among them. Randomness comes from (seed, step) alone."""
+        """Forward pass of `step`. Returns scalars by name, with `loss`. Randomness depends on (seed, step) alone."""
 
     def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
-        """Called after the optimiser has moved."""
+        """Called after every step of the optimiser."""
 
     @abc.abstractmethod
     def evaluate(self, step: int) -> dict[str, float]:
-        """What the loss hides. Raises TrainingStopped when going on makes no sense."""
+        """Measures that the loss does not show. Raises TrainingStopped when further training is useless."""
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """From `start` at 0 to `end` at 1."""
+    """A cosine from `start` at progress 0 to `end` at progress 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
 def learning_rate_at(step: int, config: TrainerConfig) -> float:
-    """Linear warm-up, then cosine."""
+    """Learning rate of a step, with a linear warm-up and then a cosine."""
     warmup_steps = max(1, round(config.warmup * config.steps))
     if step < warmup_steps:
         return config.learning_rate * (step + 1) / warmup_steps
@@ -116,7 +117,7 @@ def learning_rate_at(step: int, config: TrainerConfig) -> float:
 
 
 class JsonlLog:
-    """One JSON object per line, and the same numbers to TensorBoard."""
+    """Writes one JSON object per line, and the same numbers to TensorBoard."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self._path = folder / "log.jsonl"
@@ -127,7 +128,7 @@ class JsonlLog:
                     if json.loads(line)["step"] < resume_step:
                         kept.append(line)
                 except (json.JSONDecodeError, KeyError):
-                    continue  # the line that a kill cut short
+                    continue  # a kill cut this line short
         with replacing(self._path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
         self._board_path = folder / "tensorboard"
@@ -135,7 +136,7 @@ class JsonlLog:
             self._board = SummaryWriter(str(self._board_path), purge_step=resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append `values` of `step`; what is not finite has no JSON and becomes null."""
+        """Append the `values` of `step`. Numbers that are not finite do not exist in JSON and become null."""
         rounded = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
         with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
@@ -151,7 +152,7 @@ class JsonlLog:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step."""
+    """A context that collects SIGINT and SIGTERM, so that they do not end the process during a step."""
     received: list[int] = []
     previous = {}
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -165,7 +166,7 @@ def interruptible() -> Iterator[list[int]]:
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """TensorBoard writes in a thread of its own, and its errors come back to us: Python need not show them, too."""
+    """A context that stops Python from printing errors of TensorBoard's writer thread, which are raised here anyway."""
     show = threading.excepthook
     threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else show(error)
     try:
@@ -175,17 +176,17 @@ def _told_once() -> Iterator[None]:
 
 
 class Trainer:
-    """Runs a task to the end of its schedule, from wherever the run's folder says it stopped.
+    """Runs a task to the end of its schedule, from the last checkpoint in the run's folder.
 
     Args:
-        task: what is trained.
-        config: how.
-        folder: of the run.
-        device: where.
-        section: of the command's options, which `config` was read from.
+        task: the task to train.
+        config: options of the training.
+        folder: folder of the run.
+        device: device of the training.
+        section: section of the command's options that `config` comes from.
 
     Raises:
-        UserError: when a checkpoint in the folder cannot be gone on from.
+        UserError: when a checkpoint in the folder cannot be resumed.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        content = io.BytesIO()  # writing to a file, torch hides why it could not
+        content = io.BytesIO()  # torch hides the reason of an error when it writes to a file
         torch.save(state, content)
         with replacing(self._path, one_writer=True) as file:
             file.write(content.getbuffer())
@@ -248,7 +249,7 @@ class Trainer:
         values["gradient_norm"] = nn.utils.clip_grad_norm_(
             [p for g in self.optimiser.param_groups for p in g["params"]], config.clip_norm
         )
-        # A finite loss can have a gradient that is not; clipping would spread it to every parameter.
+        # A finite loss can have a gradient that is not finite. Clipping would spread it to every parameter.
         self._require_finite("gradient norm", values["gradient_norm"])
         self.optimiser.step()
         self.task.after_step(self.step, config.steps)
@@ -256,12 +257,13 @@ class Trainer:
 
     @_told_once()
     def run(self, title: str, progress: Progress | None = None) -> None:
-        """Train to the end, and tell `progress` how far it is.
+        """Train to the end, and report to `progress`.
 
         Raises:
             KeyboardInterrupt: on SIGINT or SIGTERM, after a checkpoint.
-            OSError: when the folder cannot be written to; the last good checkpoint stays.
-            TrainingStopped: when the task or the loss says so; the last good checkpoint stays.
+            OSError: when the folder cannot be written to. The last good checkpoint stays.
+            TrainingStopped: when the task ends the training, or a loss or gradient is not finite. The last good
+                checkpoint stays.
         """
         shown = Silent() if progress is None else progress
         log = JsonlLog(self.folder, self.step)

@@ -1,8 +1,8 @@
-"""What `pip install ./examples/plugin` adds. Modules are imported here, since nothing needs them before."""
+"""The plug-in that `pip install ./examples/plugin` adds. Modules are imported in `add`, when they are needed."""
 
 
 def add() -> None:
-    """Called once, before a command looks for names."""
+    """Register everything. It is called once, before a command looks up names."""
     from worldmodel.core.registry import register
     from worldmodel_example import encoder, environment, planner
 

@@ -1,4 +1,4 @@
-"""`encoder_from=colours`: the mean colour of every patch, and how much it varies inside. Nothing is learned."""
+"""`encoder_from=colours`: mean and spread of the colours of every patch. Nothing is learned."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class ColourConfig(PatchGrid):
 
 
 class Colours(Encoder):
-    """Pictures, uint8 `[B, H, W, 3]`, to tokens `[B, N, 6]`, row by row."""
+    """Images, uint8 `[B, H, W, 3]`, to tokens `[B, N, 6]`, row by row."""
 
     def __init__(self, config: ColourConfig) -> None:
         super().__init__()

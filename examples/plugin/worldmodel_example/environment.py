@@ -1,4 +1,4 @@
-"""`env=cart`: bring a cart on a rail to where a picture shows it. A world is what can be simulated and seen."""
+"""`env=cart`: bring a cart on a rail to its position in a goal image."""
 
 import dataclasses
 
@@ -33,17 +33,17 @@ XML = """<mujoco>
 
 @dataclasses.dataclass(frozen=True)
 class CartConfig:
-    """How it is seen.
+    """Options of the environment.
 
     Attributes:
-        image_size: height of the pictures [pixels]; they are twice as wide.
+        image_size: height of the images [pixels]. They are twice as wide.
     """
 
     image_size: int = 32
 
 
 class CartWorld(MujocoWorld):
-    """Ten actions a second, each a velocity [m/s]."""
+    """The simulation of the cart. It takes ten actions a second, each a velocity [m/s]."""
 
     def __init__(self, config: CartConfig) -> None:
         camera = CameraConfig("front", config.image_size, 2 * config.image_size, camera="front")

@@ -14,14 +14,14 @@ class MPPIConfig(SamplingConfig):
     """Options of `MPPI`, beside those of every sampling planner.
 
     Attributes:
-        temperature: share of the costs' spread that a candidate may be worse than the best and still count.
+        temperature: excess cost over the best at which a weight falls to 1/e, as a share of the costs' spread.
     """
 
     temperature: float = 0.1
 
 
 class MPPI(SamplingOptimiser):
-    """Every candidate counts, the better the more (Williams et al. 2017, arXiv 1707.02342).
+    """Averages all candidates, with weights that fall with their costs (Williams et al. 2017, arXiv 1707.02342).
 
     `mean <- sum_s w_s a_s` with `w_s ~ exp(-(J_s - min J) / temperature)`.
     """
@@ -37,7 +37,7 @@ class MPPI(SamplingOptimiser):
         spread = finite.std(1, keepdim=True).clamp(min=1e-9)
         weight = torch.softmax(-cost / (self.config.temperature * spread), dim=1)
         mean = torch.einsum("bs,bska->bka", weight, knots)
-        # Where nothing is known to be better, it stays where it was.
+        # Without a finite cost, the mean stays as it was.
         return Search(torch.where(cost.isfinite().any(1)[:, None, None], mean, search.mean), search.std)
 
 

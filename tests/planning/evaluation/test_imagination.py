@@ -90,7 +90,7 @@ def test_the_plan_that_was_made_so_far_ahead_is_shown() -> None:
     np.testing.assert_allclose(shown[1]["camera"][..., :2].astype(int), seldom.seen["camera"][3, ..., :2], atol=1)
 
 
-def test_a_run_without_plans_has_pictures_all_the_same() -> None:
+def test_a_run_without_plans_has_images_all_the_same() -> None:
     comparison = run(PointModel(broken_beyond=-1))
     assert comparison.shown(1, 1) is None
     assert comparison.promised().pairs == [STEPS + 1]

@@ -289,7 +289,7 @@ def test_the_shell_sees_the_exit_code(tmp_path: Path) -> None:
 
 
 def test_what_to_type_next_has_no_password() -> None:
-    typed = ["env=robot", "env.name=arm", "data=https://me:secret@host/data.zarr?key=1"]
+    typed = ["env=robot", "env.name=arm", "data='https://me:secret@host/data.zarr?key=1'"]
     HydraConfig.instance().set_config(composed("pretrain", typed, with_hydra=True))
     line = next_command("worldmodel.train", data="data")
-    assert "secret" not in line and "key" not in line and "data=https://***@host/data.zarr?***" in line
+    assert "secret" not in line and "key" not in line and "data='https://***@host/data.zarr?***'" in line

@@ -1,5 +1,5 @@
-"""Recordings of other people's: reading them into a trajectory store, and giving ours to other programs.
+"""Imports other people's data sets into a trajectory store, and exports stores for other programs.
 
-Every format is one file with a `Source`; `registry` names them. What a source holds is told by `source`, which of its
-columns become what by `mapping`, and `importing` writes them through the store's own writer.
+Every format is one file with a `Source`, and `registry` lists them. `source` defines how a data set is read, `mapping`
+chooses the role of each column, and `importing` writes the result with the store's own writer.
 """

@@ -1,12 +1,12 @@
-"""What can be commanded, told from the data set, from its actions, and from what the user says.
+"""Infers the action's specification from the data set's description, its actions, and the user's options.
 
-The rest rule of a dimension, where the user gives none:
+If the user gives no rest rule, a dimension gets
 
-    hold   its bounds leave zero out, or it is binary, or it follows a proprioceptive reading: a position
-    zero   otherwise: a velocity, or a relative move
+    hold   (a position) if its bounds exclude zero, or it is binary, or a proprioceptive reading follows it
+    zero   (a velocity or a relative move) otherwise
 
-It follows a reading of the same name that is near it, or one that is very near it. A reading that is told to be a
-velocity is not followed, whatever the numbers say.
+A reading follows a dimension if it is near the action and has the same name, or if it is very near the action.
+Dimensions and readings whose names mean a velocity are excluded, whatever the numbers say.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from worldmodel.data.formats.mapping import Choice, Part
 from worldmodel.data.formats.source import Facts, Feature, FormatError
 from worldmodel.data.formats.survey import Survey
 
-# How far an action may be from the reading that follows it, in standard deviations of the action: of the same name, and
-# of any name. And from the reading at which it is taken: a position moves little within a step, what repeats the last
-# command may move by all its range.
+# Largest distances in standard deviations of the action. The first two are to the reading one step later, of the same
+# name and of any name. The third is to the reading at which the action is taken. It excludes readings that repeat the
+# last command, since these can jump by their whole range in one step, while a position moves little.
 _NEAR, _VERY_NEAR, _NEAR_BEFORE = 1.0, 0.2, 0.5
 _VELOCITY = re.compile(r"vel|delta|speed|rate|torque|effort|force", re.IGNORECASE)
 _MOST_NAME: Final = 64  # characters
@@ -35,14 +35,14 @@ _MOST_NAME: Final = 64  # characters
 
 @dataclasses.dataclass(frozen=True)
 class ActionOptions:
-    """What a user says of the action; None is found out. One value for all dimensions, or one for each.
+    """The user's options of the action, with one value for all dimensions or one for each. None means to infer it.
 
     Attributes:
         low: smallest action.
         high: largest action.
         units: for example `m/s`.
         rest: `zero`, `hold` or a number.
-        binary: names of the dimensions that know two values only; empty for none.
+        binary: names of the dimensions that take only two values; empty for none.
         max_rate: largest change from one command to the next [unit/s]; `none` for no limit.
     """
 
@@ -56,12 +56,12 @@ class ActionOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """An action's specification, and why it is so.
+    """An action's specification, with the reasons for it.
 
     Attributes:
-        spec: of the action.
-        bounds: where its bounds are from, in words.
-        why: of each dimension's rest rule and kind, in words.
+        spec: specification of the action.
+        bounds: origin of its bounds, in words.
+        why: reasons for each dimension's rest rule and kind, in words.
     """
 
     spec: ActionSpec
@@ -75,8 +75,8 @@ def tell_action(
     """Specification of the action of the data set at `where`.
 
     Raises:
-        UserError: when what is given contradicts itself, or the actions that were taken.
-        FormatError: when actions lie outside of the bounds that the data set says.
+        UserError: when the options contradict each other or the recorded actions.
+        FormatError: when actions lie outside of the data set's own bounds.
     """
     width = len(found.low)
     low, high, bounds = _bounds(facts, found, given, where)
@@ -108,7 +108,7 @@ def tell_action(
 
 
 def names_of(features: Mapping[str, Feature], parts: Sequence[Part], width: int | None) -> tuple[str, ...]:
-    """Names of the numbers in `parts`, one after the other; `action_0 ...` where there are no `width` names."""
+    """Names of the numbers in `parts`, in order; `action_0 ...` if these are not `width` distinct names."""
     names: list[str] = []
     for part in parts:
         feature = features[part.name]
@@ -127,7 +127,7 @@ def names_of(features: Mapping[str, Feature], parts: Sequence[Part], width: int 
 def _bounds(
     facts: Facts, found: Survey, given: ActionOptions, where: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Given, or said by the data set, or else the smallest and largest that was taken."""
+    """The user's bounds, or the data set's, or else the smallest and largest recorded action. Also their origin."""
     width = len(found.low)
     said = (facts.action_low, facts.action_high)
     if facts.spec is not None:
@@ -149,7 +149,7 @@ _GIVEN: Final = "given"
 
 def _require_within(found: Survey, spec: ActionSpec, bounds: str, where: str) -> None:
     low, high = spec.bounds
-    # To the next number: 0.2 becomes a little more in single precision.
+    # One float32 step of tolerance, since 0.2 becomes slightly larger in single precision.
     least, most = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
     outside = (found.low < least) | (found.high > most)
     if not outside.any():
@@ -174,8 +174,8 @@ def _kinds(
 ) -> tuple[tuple[str, ...], list[str]]:
     """Kind of each dimension, and why it is binary."""
     width = len(names)
-    # As float32, which the actions that were taken are.
-    with np.errstate(over="ignore"):  # bounds beyond that are refused by ActionSpec
+    # The recorded actions are float32, too.
+    with np.errstate(over="ignore"):  # ActionSpec refuses bounds beyond float32
         ends = np.array([low, high], np.float64).astype(np.float32)
     two = found.only_two & (found.low == ends[0]) & (found.high == ends[1])
     if given.binary is None:
@@ -199,7 +199,7 @@ def _kinds(
 
 
 def _followed(found: Survey, index: int, name: str, readings: Sequence[str]) -> tuple[int | None, str]:
-    """The reading that shows what a dimension commands, and why; None where none does."""
+    """Index of the reading that follows a dimension, or None, and the reason."""
     distances = found.distances()
     if distances is None or distances.shape[2] != len(readings) or _VELOCITY.search(name):
         return None, ""
@@ -233,7 +233,7 @@ def _rates(given: ActionOptions, width: int, ours: ActionSpec | None) -> tuple[f
 
 
 def for_each(values: Sequence[Any] | None, width: int, option: str) -> tuple[Any, ...]:
-    """One value for each of `width` dimensions, where one or as many are given. Raises UserError for other numbers."""
+    """One value for each of `width` dimensions, from one or `width` values. Raises UserError for another number."""
     if not values:
         return ()
     if len(values) not in (1, width):

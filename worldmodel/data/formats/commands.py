@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data import FORMAT SOURCE STORE` and `export FORMAT STORE TARGET`, as they are typed."""
+"""The commands `python -m worldmodel.data import FORMAT SOURCE STORE` and `export FORMAT STORE TARGET`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROLES = ("action", "proprio", "state", "reward")
 
 
 def import_store(format_name: str, path: Path, out: Path, options: ImportOptions, dry: bool, fill_missing: bool) -> int:
-    """Read a data set into the store `out`; with `dry`, only say what would be written."""
+    """Read a data set into the store `out`. With `dry`, only print what would be written."""
     with open_source(format_name, path, fill_missing) as source:
         with counting("look") as progress:
             plan = plan_import(source, options, progress)
@@ -43,7 +43,7 @@ def import_store(format_name: str, path: Path, out: Path, options: ImportOptions
 
 
 def export_store(format_name: str, path: Path, target: Path, options: ExportOptions) -> int:
-    """Write the store at `path` in another format; 130 when interrupted, after which nothing is at `target`."""
+    """Write the store at `path` in another format. Returns 130 if interrupted, and then `target` is absent."""
     require_folder(target)
     store = TrajectoryStore.open(path)
     try:
@@ -109,7 +109,7 @@ def _show_action(plan: Plan) -> None:
 
 
 def add_import(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command `import`, through `add(name, text, run, store=False)`."""
+    """Add the command `import` with `add(name, text, run, store=False)`."""
 
     def run(given: argparse.Namespace) -> int:
         control = ActionOptions(
@@ -180,7 +180,7 @@ def _add_robot(command: argparse.ArgumentParser) -> None:
 
 
 def add_export(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """The command `export`, through `add(name, text, run, store=False)`."""
+    """Add the command `export` with `add(name, text, run, store=False)`."""
 
     def run(given: argparse.Namespace) -> int:
         options = ExportOptions(given.images, given.crf, given.task)

@@ -1,10 +1,10 @@
-"""Diffusion Policy's replay buffer: a zarr group of format 2, as a folder or as `.zarr.zip`.
+"""Diffusion Policy's replay buffer, which is a zarr group of format 2, as a folder or as `.zarr.zip`.
 
     data/<key>           [N, ...]   all episodes, one after the other
-    meta/episode_ends    [E]        row after the last one of each
+    meta/episode_ends    [E]        row after the last one of each episode
 
-Row t holds the action taken at t and what was seen then. The format does not say how many steps a second has; where
-there is `data/timestamp` [s] (recordings of real robots), it is told from that.
+Row t holds the observation at t and the action taken then. The format has no field for the control rate. It is inferred
+from `data/timestamp` [s], if that exists, as in recordings of real robots.
 
 Layout: `diffusion_policy/common/replay_buffer.py` of https://github.com/real-stanford/diffusion_policy.
 """
@@ -70,7 +70,7 @@ class DiffusionPolicySource(Source):
     def frames(self, episode: int, name: str, rows: int) -> Iterator[NDArray[Any]]:
         array, start = self._arrays[name], int(self._starts[episode])
         per_row = max(1, math.prod(array.shape[1:]) * array.dtype.itemsize)
-        # Whole chunks, so that none is unpacked twice.
+        # A block is a multiple of chunks, so that no chunk is unpacked twice.
         block = max(1, _BLOCK_BYTES // per_row // array.chunks[0]) * array.chunks[0]
         low = start
         while low < start + rows:
@@ -94,7 +94,7 @@ class DiffusionPolicySource(Source):
         self._files.close()
 
     def _rate(self) -> float | None:
-        """The middle of the first episode's time steps, as clocks write them: to three digits."""
+        """The rate of the first episode's median time step, rounded to three digits because clocks are not exact."""
         times = self.timestamps(0, int(self._ends[0]))
         if times is None or len(times) < 2:
             return None

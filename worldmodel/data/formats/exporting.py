@@ -1,4 +1,4 @@
-"""How a store is written for other programs: what a user decides."""
+"""The user's options of an export."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ IMAGES: Final = ("video", "png")
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """How a store is written.
+    """How a store is exported.
 
     Attributes:
         images: `video` or `png`.
-        crf: of a video, from 0 (largest) to 51.
-        task: what the robot does, in words, in episodes without an instruction; else the environment's name.
+        crf: the rate factor of videos, from 0 (largest files) to 51.
+        task: text for episodes without an instruction, which says what the robot does. The default is the
+            environment's name.
     """
 
     images: str = "video"

@@ -1,14 +1,14 @@
-"""A folder of episodes: the simplest thing that a camera and a robot leave behind.
+"""A folder of episodes, as plain files of images and numbers.
 
-    run/episode_000/0001.png, 0002.png, ...     pictures (PNG or JPEG), in the order of the numbers in their names;
-                                                or in a folder of each camera; or videos, camera.mp4
-    run/episode_000/action.csv                  one row per action: numbers, with or without a line of names above
-    run/episode_000/proprio.npy, state.csv      one row per observation; .npy instead of .csv as you like
+    run/episode_000/0001.png, 0002.png, ...     images (PNG or JPEG), in the order of the numbers in their names;
+                                                or a folder of images per camera; or videos, camera.mp4
+    run/episode_000/action.csv                  one row per action; a line of names above the numbers is optional
+    run/episode_000/proprio.npy, state.csv      one row per observation, as .npy or .csv
     run/episode_000/reward.csv                  one number per action
 
-    run/first.mp4, first.csv, first.proprio.npy   or each episode as a video; its actions bear its name
+    run/first.mp4, first.csv, first.proprio.npy   or each episode as a video, with its actions under the same name
 
-There is one observation more than there are actions, or as many: then the last action leads nowhere.
+An episode has as many observations as actions, or one more. If it has as many, its last action has no outcome.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from worldmodel.data.formats.source import Facts, Feature, FormatError, Length, 
 from worldmodel.data.formats.video import VideoReader
 
 _PICTURES, _NUMBERS, _VIDEO = (".png", ".jpg", ".jpeg"), (".csv", ".npy"), ".mp4"
-# What somebody means by such a name is clear, and leaving it out would take something else for it.
+# The meaning of these names is clear. If they were ignored, another file could be taken for the action or proprio.
 _USUAL: Final = {"action": "action", "actions": "action", "proprio": "proprio", "state": "state"}
 _OTHER_KINDS = (".npz", ".txt", ".tsv", ".json", ".h5", ".hdf5", ".parquet", ".pkl", ".pt")
-_SAME_RATE = 0.01  # by how much the rates of videos may differ that are the same
+_SAME_RATE = 0.01  # rates of videos that differ by no more count as equal
 _MOST_CSV_BYTES = 500_000_000
 _ROWS = "one observation more than actions is all taken; where there are as many, the last action is left out"
 
@@ -140,7 +140,7 @@ class FolderSource(Source):
 
 
 def _episodes(root: Path) -> list[dict[str, Path | list[Path]]]:
-    """Columns of each episode: a file, or the pictures of a camera in order."""
+    """The columns of each episode. A column is a file, or a camera's images in order."""
     entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=natural)
     found: list[dict[str, Path | list[Path]]] = []
     for entry in entries:
@@ -205,7 +205,7 @@ def _read_numbers(path: Path) -> NDArray[Any]:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    """The header first: it may claim more than there is."""
+    """Rows of an NPY file. Its header is checked first, since it may claim more data than the file has."""
     require_file(path)
     try:
         with path.open("rb") as file:
@@ -246,7 +246,7 @@ def _read_csv(path: Path) -> NDArray[np.float64]:
 
 
 def _heading(path: Path) -> tuple[str, ...]:
-    """The line of names above the numbers of a CSV file; empty where there is none."""
+    """The line of names above the numbers of a CSV file; empty if there is none."""
     if path.suffix.lower() != ".csv":
         return ()
     first = next((row for row in csv.reader(io.StringIO(read_text(path, _MOST_CSV_BYTES))) if row), [])

@@ -1,7 +1,8 @@
-"""Reading HDF5 files of strangers.
+"""Reads untrusted HDF5 files.
 
-HDF5 can point at other files (external links, external storage, virtual data sets), run any installed filter, and hold
-pickled objects. None of that is followed here; and what was never written, which HDF5 reads as zeros, is an error.
+HDF5 can refer to other files (external links, external storage, virtual data sets), run any installed filter, and hold
+pickled objects. This module accepts none of them. Chunks that were never written, which HDF5 reads as zeros, are
+errors.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 def _reading(path: Path, what: str) -> AbstractContextManager[None]:
-    """What h5py raises for a damaged file, as FormatError."""
+    """A context that turns h5py's errors for damaged files into FormatError."""
     return refusing(_UNREADABLE, f"{path}: {what} cannot be read")
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open for reading. Raises FormatError when it is not there or not HDF5."""
+    """Open a file for reading. Raises FormatError when it does not exist or is not HDF5."""
     require_file(path)
     with _reading(path, "the file"):
         return h5py.File(path, "r")
 
 
 def names_in(group: h5py.Group, most: int, path: Path) -> list[str]:
-    """Names of the members of a group. Raises FormatError when there are more than `most`."""
+    """Names of a group's members. Raises FormatError when there are more than `most`."""
     with _reading(path, str(group.name)):
         require(len(group) <= most, f"{path}: {group.name} has {len(group):,} members: at most {most:,}")
         return list(group)
 
 
 def member(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
-    """What is at `name` under `group`; None where nothing is. Raises FormatError for a link to elsewhere."""
+    """The member `name` of `group`; None if there is none. Raises FormatError for a link to elsewhere."""
     node = group
     with _reading(path, f"{group.name.rstrip('/')}/{name}"):
         for part in name.split("/"):
@@ -68,7 +69,7 @@ def subgroup(group: h5py.Group, name: str, path: Path) -> h5py.Group:
 
 
 def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
-    """The data set `name`, checked. Raises FormatError when there is none that can be trusted."""
+    """The data set `name`, after all checks. Raises FormatError when there is none, or a check fails."""
     found = member(group, name, path)
     if not isinstance(found, h5py.Dataset):
         raise FormatError(f"{path}: {group.name.rstrip('/')}/{name} is not there, or not a data set")
@@ -78,12 +79,12 @@ def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
 
 
 def is_coded(data: h5py.Dataset) -> bool:
-    """Whether rows are byte strings of any length, as coded pictures are."""
+    """Whether rows are byte strings of any length, as encoded images are."""
     return bool(h5py.check_vlen_dtype(data.dtype) == np.dtype(np.uint8))
 
 
 def check_dataset(data: h5py.Dataset, path: Path) -> None:
-    """Raises FormatError unless it is rows of numbers or coded pictures, of a plausible size, all in this file."""
+    """Raises FormatError unless the rows are numbers or encoded images of a plausible size, all in this file."""
     where = f"{path}: {data.name}"
     coded = is_coded(data)
     require(coded or data.dtype.kind in "biuf", f"{where} holds {data.dtype}: only numbers are read, never objects")
@@ -106,14 +107,14 @@ def check_dataset(data: h5py.Dataset, path: Path) -> None:
     expected = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
     written = data.id.get_num_chunks()
     require(written >= expected, f"{where} has {written} of {expected} chunks: the others would be read as zeros")
-    # gzip swells as it will: a chunk that is larger packed than unpacked is no chunk that HDF5 wrote.
+    # HDF5 writes no chunk that is much larger than its content. gzip would expand such a chunk to any size.
     require(
         data.id.get_storage_size() <= 2 * expected * (decoded + 65_536), f"{where} takes more room than its numbers do"
     )
 
 
 def rows_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> NDArray[Any]:
-    """Rows `start:stop`. Raises FormatError when they are not there or cannot be decoded."""
+    """Rows `start:stop`. Raises FormatError when they do not exist or cannot be decoded."""
     where = f"{path}: {data.name}"
     require(0 <= start <= stop <= len(data), f"{where} has {len(data)} rows, not {stop}")
     needed = (stop - start) * max(1, math.prod(data.shape[1:])) * data.dtype.itemsize
@@ -123,16 +124,16 @@ def rows_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> NDArray[An
 
 
 def pictures_of(data: h5py.Dataset, start: int, stop: int, path: Path) -> Iterator[NDArray[Any]]:
-    """Rows `start:stop` one after the other, of which a few are in memory at a time."""
+    """Rows `start:stop` one after the other. Only a few of them are in memory at a time."""
     per_row = max(1, math.prod(data.shape[1:]) * data.dtype.itemsize)
-    # How long byte strings are is only known once they are read.
+    # The length of byte strings is unknown before they are read.
     block = _CODED_ROWS if is_coded(data) else max(1, _BLOCK_BYTES // per_row)
     for low in range(start, stop, block):
         yield from rows_of(data, low, min(stop, low + block), path)
 
 
 def features_in(group: h5py.Group, prefix: str, path: Path, deep: int = _DEEPEST) -> Iterator[Feature]:
-    """All data sets of numbers under `group`, by their names from `prefix` on."""
+    """All data sets of numbers under `group`, with names that begin with `prefix`."""
     for name in names_in(group, MOST_COLUMNS, path):
         found = member(group, name, path)
         if isinstance(found, h5py.Group) and deep > 1:
@@ -147,15 +148,15 @@ def features_in(group: h5py.Group, prefix: str, path: Path, deep: int = _DEEPEST
 
 
 def attribute(node: h5py.Group, name: str, path: Path) -> Any:
-    """An attribute; None where there is none. Raises FormatError when it cannot be read."""
+    """An attribute; None if there is none. Raises FormatError when it cannot be read."""
     with _reading(path, f"attribute {name} of {node.name}"):
-        if name not in node.attrs:  # `get` would take a damaged one for none
+        if name not in node.attrs:  # `get` would treat a damaged attribute as a missing one
             return None
         return node.attrs[name]
 
 
 def text_attribute(node: h5py.Group, name: str, path: Path) -> str | None:
-    """An attribute that is text; None where there is none. Raises FormatError when it is something else."""
+    """An attribute that is text; None if there is none. Raises FormatError when it is something else."""
     value = attribute(node, name, path)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -165,7 +166,7 @@ def text_attribute(node: h5py.Group, name: str, path: Path) -> str | None:
 
 
 def whole_attribute(node: h5py.Group, name: str, path: Path) -> int | None:
-    """An attribute that is a whole number; None where there is none. Raises FormatError when it is something else."""
+    """An attribute that is a whole number; None if there is none. Raises FormatError when it is something else."""
     value = attribute(node, name, path)
     if value is None:
         return None

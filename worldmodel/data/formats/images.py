@@ -1,6 +1,6 @@
-"""Pictures of any camera as the store keeps them: of one size, RGB, 8 bits.
+"""Converts images of any camera to the store's form, which is RGB with 8 bits and one size per camera.
 
-Shapes: `H, W` height and width of a picture.
+Shapes: `H, W` height and width of an image.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from worldmodel.data.formats.source import FormatError, refusing
 
 KEEP: Final = "keep"
 FITS: Final = ("crop", "letterbox", KEEP)
-KEEP_MULTIPLE: Final = 8  # pixels: the usual patch of an encoder
-_SMALLEST = 8  # pixels: below that, a column of numbers is no picture
-# Pillow's many ways to say that the data is broken.
+KEEP_MULTIPLE: Final = 8  # pixels: the usual patch size of encoders
+_SMALLEST = 8  # pixels; a smaller array is no image
+# Pillow raises any of these for broken data.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How an array is a picture.
+    """How an array represents an image.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
+        height: height of the image [pixels].
+        width: width of the image [pixels].
         channels: 1 (grey) or 3.
-        channels_first: whether it is `[C, H, W]`.
+        channels_first: whether the array is `[C, H, W]`.
     """
 
     height: int
@@ -47,7 +47,7 @@ class Layout:
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> Layout | None:
-        """For an array of `shape`; None where it cannot be a picture."""
+        """The layout of an array of `shape`; None if it cannot be an image."""
         if len(shape) == 2:
             found = cls(*shape, 1, False)
         elif len(shape) == 3 and shape[2] in (1, 3):
@@ -60,7 +60,7 @@ class Layout:
 
 
 def holds_pictures(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether rows of a column of numbers are pictures: bytes, or colours as floating-point numbers."""
+    """Whether rows of a column of numbers are images, either of bytes or of floating-point RGB."""
     layout = Layout.of(shape)
     if layout is None:
         return False
@@ -69,14 +69,14 @@ def holds_pictures(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Brings pictures to a size. They are never stretched.
+    """Brings images to a size. They are never stretched.
 
     Attributes:
-        height: in the store [pixels].
-        width: likewise.
-        how: `letterbox` shows all of a picture, with black above and below or left and right. `crop` and `keep` cut the
-            largest part out of its middle that has the right aspect ratio.
-        white: what is white in floating-point pictures, 1 or 255.
+        height: height of images in the store [pixels].
+        width: width of images in the store [pixels].
+        how: `letterbox` shows the whole image, with black above and below or left and right. `crop` and `keep` cut the
+            largest part with the right aspect ratio out of the middle.
+        white: the value of white in floating-point images, 1 or 255.
     """
 
     height: int
@@ -89,7 +89,7 @@ class Fit:
             raise UserError(choices_message("fit", self.how, FITS))
 
     def describe(self, height: int, width: int) -> str:
-        """What is done to a picture, in words."""
+        """What is done to an image of this size, in words."""
         if (height, width) == (self.height, self.width):
             return f"{width} x {height} as they are"
         done, between = [f"{width} x {height}"], self._between(height, width)
@@ -101,10 +101,10 @@ class Fit:
         return ", ".join(done)
 
     def __call__(self, picture: NDArray[Any], where: str) -> NDArray[np.uint8]:
-        """A picture as it is stored, uint8 or float, → uint8 `[height, width, 3]`.
+        """Convert an image as the data set stores it, uint8 or float, to uint8 `[height, width, 3]`.
 
         Raises:
-            FormatError: naming `where` the picture is from, when it is none.
+            FormatError: when the array is not an image. The message names its origin `where`.
         """
         rgb = _to_rgb(picture, self.white, where)
         height, width = rgb.shape[:2]
@@ -120,7 +120,7 @@ class Fit:
         return boxed
 
     def _between(self, height: int, width: int) -> tuple[int, int]:
-        """What a picture is cut, or with borders enlarged, to: it has our aspect ratio, and one of its own sides."""
+        """Size after cutting or adding borders. It has the store's aspect ratio and one side of the original image."""
         high, wide = round(width * self.height / self.width), round(height * self.width / self.height)
         if (high <= height) == (self.how != "letterbox"):
             return max(1, high), width
@@ -128,33 +128,33 @@ class Fit:
 
 
 def kept_size(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """Height and width of a picture whose shorter side becomes `shorter`, cut to multiples of 8 [pixels]."""
+    """Height and width of an image whose shorter side becomes `shorter`, cut to multiples of 8 [pixels]."""
     scale = shorter / min(height, width)
     high, wide = (round(side * scale) // KEEP_MULTIPLE * KEEP_MULTIPLE for side in (height, width))
     return max(high, KEEP_MULTIPLE), max(wide, KEEP_MULTIPLE)
 
 
 def white_of(picture: NDArray[Any]) -> float:
-    """Whether a floating-point picture counts to 1 or to 255; told from the brightest point of a data set's first."""
+    """The value of white in floating-point images, 1 or 255, from the maximum of a data set's first image."""
     return 1.0 if picture.dtype.kind == "f" and float(np.max(picture, initial=0.0)) <= 1.0 else 255.0
 
 
 def decode_picture(coded: bytes, where: str) -> NDArray[np.uint8]:
-    """A PNG or JPEG in RGB or grey, 8 bits per channel, → uint8 `[H, W, 3]`.
+    """Decode a PNG or JPEG in RGB or grey, 8 bits per channel, to uint8 `[H, W, 3]`.
 
-    EXIF rotation is not applied: cameras on robots do not write it. An alpha channel must be opaque everywhere.
+    EXIF rotation is not applied, since cameras on robots do not write it. An alpha channel must be opaque everywhere.
 
     Raises:
-        FormatError: naming `where` it is from, when it is too large, broken or anything else.
+        FormatError: when the image is too large, broken or of another kind. The message names its origin `where`.
     """
     require(len(coded) <= MOST_IMAGE_BYTES, f"{where} has {len(coded):,} bytes: at most {MOST_IMAGE_BYTES:,} accepted")
     with (
         refusing((*_BROKEN, Image.DecompressionBombError), f"{where} is not a PNG or JPEG that can be decoded"),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # of large pictures, which we refuse, and of odd EXIF, which is not read
+        warnings.simplefilter("ignore")  # large images are refused below, and odd EXIF is not read
         with Image.open(io.BytesIO(coded), formats=("PNG", "JPEG")) as image:
-            width, height = image.size  # from the header: nothing is decoded yet
+            width, height = image.size  # from the header; nothing is decoded yet
             require(
                 width * height <= MOST_PIXELS,
                 f"{where} has {width} x {height} pixels: at most {MOST_PIXELS:,} are accepted",
@@ -168,7 +168,7 @@ def decode_picture(coded: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """uint8 `[H, W, 3]` → a PNG, which loses nothing."""
+    """Encode an image uint8 `[H, W, 3]` as PNG, which is lossless."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
@@ -191,7 +191,7 @@ def _to_rgb(picture: NDArray[Any], white: float, where: str) -> NDArray[np.uint8
 
 
 def _resized(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Pillow's bilinear filter widens when it shrinks a picture, so nothing flickers."""
+    """The image in another size. Pillow's bilinear filter widens for smaller sizes, which avoids flicker."""
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
     return np.array(Image.fromarray(np.ascontiguousarray(rgb)).resize((width, height), Image.Resampling.BILINEAR))

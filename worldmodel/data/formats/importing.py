@@ -1,11 +1,11 @@
-"""From a `Source` into a trajectory store.
+"""Writes the episodes of a `Source` into a trajectory store.
 
-The store keeps one observation more than actions: T actions, T + 1 rows, the last action zero. Where a data set has
-T + 1 observations for T actions (Minari; robomimic with `next_obs`), all of it is taken. Where it has as many actions
-as observations (LeRobot, Diffusion Policy), nothing was observed after the last action, and that one is left out.
+The store keeps T + 1 observations for T actions, in T + 1 rows whose last action is zero. If a data set also has T + 1
+observations for T actions (Minari; robomimic with `next_obs`), all of it is taken. If it has as many actions as
+observations (LeRobot, Diffusion Policy), nothing was observed after the last action, which is left out.
 
-Everything goes through `EpisodeWriter`, so a kill leaves whole episodes, and the same command goes on after them. What
-decides the result is written into the store's description: another import into the same store is refused.
+`EpisodeWriter` writes everything, so a kill leaves whole episodes, and the same command continues after them. The
+store's description holds all options that affect the result, so another import into the same store is refused.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from worldmodel.data.store.instruction import INSTRUCTION_BYTES
 from worldmodel.data.store.reader import Episode, StoreError, TrajectoryStore
 from worldmodel.data.store.writer import EpisodeWriter
 
-_COMMIT_BYTES = 64_000_000  # of pictures between two commits, before compression
-_UNEVEN = 0.1  # of a step: rows that are further from their time than this are not evenly spaced
+_COMMIT_BYTES = 64_000_000  # bytes of images between two commits, before compression
+_UNEVEN = 0.1  # fraction of a step; rows are not evenly spaced if one is further from its time than this
 
 
 def run_import(source: Source, plan: Plan, out: Path, progress: Progress) -> TrajectoryStore:
-    """Write what `plan` says to `out`, or go on with it. `progress` is called with (episodes done, in all).
+    """Write the episodes of `plan` to `out`, or continue an import. `progress` is called with (episodes done, in all).
 
     Raises:
-        FormatError: when the source is damaged, or did not hold what it promised.
+        FormatError: when the source is damaged, or differs from its own description.
         UserError: when `out` holds something else.
     """
     total = len(plan.episodes)
@@ -82,7 +82,7 @@ def _read_episode(source: Source, plan: Plan, number: int, rows: int) -> Episode
 
 
 def _pictures(source: Source, camera: Camera, number: int, rows: int) -> NDArray[np.uint8]:
-    """uint8 `[rows, H, W, 3]`."""
+    """The images of one camera and episode, uint8 `[rows, H, W, 3]`."""
     where = f"{camera.column} in episode {number} of {source.path}"
     pixels = np.empty((rows, camera.fit.height, camera.fit.width, 3), np.uint8)
     count = 0
@@ -95,7 +95,7 @@ def _pictures(source: Source, camera: Camera, number: int, rows: int) -> NDArray
 
 
 def shortened(instruction: str) -> str:
-    """In one line, without control characters, and no longer than a store keeps."""
+    """The instruction in one line, without control characters, and cut to the length that a store keeps."""
     return printable(instruction).encode()[:INSTRUCTION_BYTES].decode(errors="ignore")
 
 
@@ -104,7 +104,7 @@ def _check_times(source: Source, plan: Plan, number: int, rows: int) -> None:
     if times is None:
         return
     late = np.abs(times - times[0] - np.arange(rows) * plan.spec.control_step_s) / plan.spec.control_step_s
-    # float32 counts hours in quarters of a millisecond.
+    # After an hour, times in float32 have a resolution of a quarter of a millisecond.
     slack = _UNEVEN + np.abs(times) * np.finfo(np.float32).eps / plan.spec.control_step_s
     if not (late <= slack).all():
         row = int(np.argmax(late > slack))

@@ -1,17 +1,17 @@
 """LeRobotDataset, versions 2.x and 3.0.
 
     meta/info.json       codebase_version, fps, features (dtype, shape, names), path templates, totals
-    v3.0   meta/episodes/chunk-000/file-000.parquet   length, dataset_from_index, and where each episode is:
+    v3.0   meta/episodes/chunk-000/file-000.parquet   length, dataset_from_index, and the place of each episode:
                data/chunk_index, data/file_index, videos/<key>/{chunk_index, file_index, from_timestamp}
            data/chunk-000/file-000.parquet            many episodes in one file
-           videos/<key>/chunk-000/file-000.mp4        likewise
+           videos/<key>/chunk-000/file-000.mp4        many episodes in one file
     v2.x   meta/episodes.jsonl                        episode_index, length
            data/chunk-000/episode_000000.parquet      one file for each episode
-           videos/chunk-000/<key>/episode_000000.mp4  likewise
+           videos/chunk-000/<key>/episode_000000.mp4  one file for each episode
 
-Row t holds the action taken at t and what was seen then. Frames are found by their times, to a quarter of a step.
-Pictures may also stand in the Parquet files, as PNG. The task of an episode's first row is its instruction:
-`meta/tasks.parquet`, in version 2 `meta/tasks.jsonl`.
+Row t holds the observation at t and the action taken then. Frames are found by their times, with a tolerance of a
+quarter of a step. Images may also be in the Parquet files, as PNG. The task of an episode's first row is its
+instruction. Its text is in `meta/tasks.parquet`, or `meta/tasks.jsonl` in version 2.
 
 Layout: https://huggingface.co/docs/lerobot/lerobot-dataset-v3 and LeRobot's own `datasets/utils.py`.
 """
@@ -56,24 +56,24 @@ PROPRIO: Final = "observation.state"
 STATE: Final = "observation.environment_state"
 REWARD: Final = "next.reward"
 TASKS: Final = "meta/tasks.parquet"
-TASK: Final = "__index_level_0__"  # pandas' name for an index without one
-# What LeRobot adds to every data set, and rewards: never an observation.
+TASK: Final = "__index_level_0__"  # pandas' name for an index without a name
+# Columns that LeRobot adds to every data set. They are never observations.
 BOOKKEEPING: Final = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 _IMAGES = ("image", "video")
 _NUMBERS = ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
-_CHUNK_SIZE = 1000  # episodes in a folder of version 2, where the data set does not say
-_TOLERANCE = 0.25  # of a step, between the time of a row and that of its frame
+_CHUNK_SIZE = 1000  # episodes per folder in version 2, unless the data set gives another number
+_TOLERANCE = 0.25  # largest difference between the times of a row and its frame, as a fraction of a step
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where one episode is.
+    """The place of one episode.
 
     Attributes:
-        rows: how many it has.
+        rows: its number of rows.
         data: its Parquet file.
-        videos: for each camera, its video and when it begins there [s].
-        seed: what the environment was reset with.
+        videos: for each camera, the video file and the time in it at which the episode begins [s].
+        seed: seed of the environment's reset.
     """
 
     rows: int
@@ -174,7 +174,7 @@ class LeRobotSource(Source):
         self._video.clear()
 
     def _rows(self, episode: int) -> dict[str, NDArray[Any]]:
-        """All columns of numbers of one episode, of which its file's are kept: the next episode is there too."""
+        """All columns of numbers of one episode. Its file's content is kept, as it may hold the next episode, too."""
         place = self._places[episode]
         names = [name for name, feature in self.features.items() if not feature.is_image]
         if self._table is None or self._table[0] != place.data:
@@ -204,7 +204,7 @@ class LeRobotSource(Source):
         )
 
     def _open_video(self, camera: str, path: Path) -> VideoReader:
-        """The video of a camera, of which one is open at a time."""
+        """The reader of a camera's video. One video per camera is open at a time."""
         found = self._video.get(camera)
         if found is not None and found.path == path:
             return found
@@ -215,7 +215,7 @@ class LeRobotSource(Source):
         return self._video[camera]
 
     def _coded(self, episode: int, name: str, rows: int) -> Iterator[bytes]:
-        """Pictures out of a Parquet file, which is read forward; going back begins it again."""
+        """Encoded images from a Parquet file, which is read forward. Going back starts again from the beginning."""
         path = self._places[episode].data
         begun = self._pictures.get(name)
         if begun is not None and begun[0] == path and begun[1] < episode:
@@ -249,14 +249,14 @@ def _features(info: dict[str, Any], where: str) -> dict[str, Feature]:
         check_row(shape, image, f"{where}: features.{name}")
         beside = name in BOOKKEEPING or (name.startswith("next.") and name != REWARD)
         if beside or not (image or dtype in _NUMBERS):
-            continue  # texts too
+            continue  # also texts
         names = () if image else _names(value.get("names"), math.prod(shape))
         features[name] = Feature(name, shape, "png/jpeg" if dtype == "image" else str(dtype), image, names)
     return features
 
 
 def _names(told: object, size: int) -> tuple[str, ...]:
-    """Names of a column's numbers: a list, or as version 2.0 has it `{"motors": [...]}`; empty for anything else."""
+    """Names of a column's numbers, from a list or from version 2.0's `{"motors": [...]}`; empty for anything else."""
     while isinstance(told, dict) and len(told) == 1:
         (told,) = told.values()
     if isinstance(told, list) and len(told) == size and all(isinstance(name, str) for name in told):

@@ -1,17 +1,18 @@
-"""A store as a LeRobotDataset of version 3.0 (its layout: `lerobot`).
+"""Exports a store as a LeRobotDataset of version 3.0. `lerobot` describes the layout.
 
-    observation.images.<camera>    pictures, as video (H.264) or as PNG in the Parquet files, which loses nothing
+    observation.images.<camera>    images, as video (H.264) or as lossless PNG in the Parquet files
     observation.state              proprio, float32
     observation.environment_state  state, float64
     action                         float32
-    next.reward                    float32, where the store has rewards
+    next.reward                    float32, if the store has rewards
     next.done                      true in the last row of an episode
     task                           the instruction of the episode
 
-An episode of T actions becomes T + 1 rows, so that its last observation is there too. **The last row's action is zero
-and was never taken**; `next.done` tells it. Numbers come back exactly as they were; so does everything, from PNG.
+An episode of T actions becomes T + 1 rows, so that its last observation is included. **The last row's action is zero
+and was never taken.** `next.done` marks that row. A later import restores numbers exactly, and images too if they are
+PNG.
 
-What is written is not visible at its place before it is whole.
+The target folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from worldmodel.data.store.verification import require_whole
 
 _DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
-_RATES = (1e-3, 1e5)  # rows per second: what an import accepts
-_DATA_MB = 100  # LeRobot's own
+_RATES = (1e-3, 1e5)  # rows per second that an import accepts
+_DATA_MB = 100  # LeRobot's own limit for a file
 
 
 def export_lerobot(
@@ -56,8 +57,8 @@ def export_lerobot(
 
     Raises:
         StoreError: when an episode is damaged.
-        UserError: when something is there already, or the store cannot be written so.
-        WritingStopped: when the disk is full, or fails; like every error, it leaves nothing behind.
+        UserError: when the target exists already, or the store cannot be written in this format.
+        WritingStopped: when the disk is full or fails. No error leaves anything behind.
     """
     if not store.num_episodes:
         raise UserError(f"{store.name} holds no episode yet")
@@ -100,7 +101,7 @@ class _Writer:
     def __init__(self, store: TrajectoryStore, root: Path, options: ExportOptions) -> None:
         self._store, self._root, self._options = store, root, options
         rate = 1 / store.spec.control_step_s
-        # A whole number where it is one but for rounding: LeRobot's own data sets have no other.
+        # A rate that is whole but for rounding becomes a whole number, as in all of LeRobot's own data sets.
         self._rate: int | float = round(rate) if abs(rate - round(rate)) < 1e-6 * rate else rate
         video_rate = Fraction(self._rate).limit_denominator(100_000)
         self._features = features_of(store.spec, options.images, self._rate, store.layout.has_reward)
@@ -174,7 +175,7 @@ class _Writer:
         self._num_rows += rows
 
     def finish(self) -> None:
-        """Write what describes it all; `info.json` last."""
+        """Write all descriptions of the data set, with `info.json` last."""
         if (len(self._episodes), self._num_rows) != (self._store.num_episodes, self._store.num_rows):
             raise StoreError(f"{self._store.name} has {self._store.num_rows} rows, {self._num_rows} were written")
         path = self._root / _EPISODES

@@ -1,4 +1,4 @@
-"""Columns of an exported LeRobotDataset of version 3.0, as its files describe them."""
+"""The columns of an exported LeRobotDataset of version 3.0, in the form that its files describe them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DONE: Final = "next.done"
 
 
 def camera_key(name: str) -> str:
-    """LeRobot's name for the pictures of a camera."""
+    """LeRobot's name for the column of a camera's images."""
     return f"observation.images.{name}"
 
 
 def features_of(spec: EnvironmentSpec, images: str, rate: float, has_reward: bool) -> dict[str, dict[str, Any]]:
-    """The `features` of `info.json`, by name; `images` is `video` or `png`, `rate` rows per second."""
+    """The `features` of `info.json`, by name. `images` is `video` or `png`, and `rate` is in rows per second."""
     features = {camera_key(camera.name): _picture(camera, images, rate) for camera in spec.cameras}
     for name, dtype, size, names in (
         (PROPRIO, "float32", spec.proprio_size, [f"proprio_{i}" for i in range(spec.proprio_size)]),
@@ -58,7 +58,7 @@ def _picture(camera: CameraSpec, images: str, rate: float) -> dict[str, Any]:
 
 
 def schema_of(features: dict[str, dict[str, Any]]) -> pa.Schema:
-    """Columns of the Parquet files of rows; videos are not in them."""
+    """Columns of the Parquet files with the rows, which do not include videos."""
     fields = []
     for name, feature in features.items():
         if feature["dtype"] == "video":
@@ -74,7 +74,7 @@ def schema_of(features: dict[str, dict[str, Any]]) -> pa.Schema:
 
 
 def tasks_table(texts: list[str]) -> pa.Table:
-    """A table of pandas' whose index is the text, which is how LeRobot looks a task up."""
+    """A table in pandas' format with the text as its index, by which LeRobot finds a task."""
     index = TASK
     kinds = {"task_index": ("int64", "int64"), index: ("unicode", "object")}
     described = [

@@ -1,6 +1,6 @@
-"""LeRobot's statistics: of every column, for each episode and over all.
+"""LeRobot's statistics of every column, for each episode and over all episodes.
 
-Shapes: `n` rows, `D` numbers in each, `C` channels of a picture. Those of pictures are `[C, 1, 1]`, scaled to 0 to 1.
+Shapes: `n` rows, `D` numbers per row, `C` channels of an image. Statistics of images are `[C, 1, 1]`, in 0 to 1.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES: Final = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-_MOST_PICTURES = 100  # of an episode
-_MOST_SIDE = 150  # pixels: larger pictures are thinned out
+_MOST_PICTURES = 100  # images per episode
+_MOST_SIDE = 150  # pixels; larger images are subsampled
 
 Statistics = dict[str, NDArray[Any]]
 
 
 def of_numbers(values: NDArray[Any]) -> Statistics:
-    """Of a column `[n]` or `[n, D]`: `[D]` each, `count` `[1]`."""
+    """Statistics of a column `[n]` or `[n, D]`, which are `[D]` each, and `[1]` for `count`."""
     rows = values.reshape(len(values), -1).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers near the largest there are
         return _of_rows(rows, len(rows))
 
 
 def of_pictures(pixels: NDArray[np.uint8]) -> Statistics:
-    """Of up to 100 pictures of an episode, spread evenly, uint8 `[n, H, W, C]`."""
+    """Statistics of up to 100 images of an episode, spread evenly over `pixels`, uint8 `[n, H, W, C]`."""
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), _MOST_PICTURES)).round().astype(int))
     step = max(1, min(pixels.shape[1:3]) // _MOST_SIDE)
     points = pixels[chosen, ::step, ::step].reshape(-1, pixels.shape[3])
@@ -35,7 +35,7 @@ def of_pictures(pixels: NDArray[np.uint8]) -> Statistics:
 
 
 def combine(parts: Sequence[dict[str, Statistics]]) -> dict[str, Statistics]:
-    """Over all episodes, from those of each. Quantiles are averaged, as LeRobot does."""
+    """Statistics over all episodes, from those of each episode. Quantiles are averaged, as LeRobot does."""
     with np.errstate(over="ignore", invalid="ignore"):  # squares of numbers near the largest there are
         return {name: _combined([part[name] for part in parts]) for name in parts[0]}
 

@@ -1,4 +1,4 @@
-"""Videos of an exported LeRobotDataset: for each camera its own, many episodes in one file."""
+"""Videos of an exported LeRobotDataset. Each camera has its own files, with many episodes in each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worldmodel.data.formats.lerobot_layout import camera_key
 from worldmodel.data.formats.video import VideoWriter
 
 VIDEO: Final = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-PER_CHUNK, VIDEO_MB = 1000, 200  # LeRobot's own
+PER_CHUNK, VIDEO_MB = 1000, 200  # LeRobot's own limits
 
 
 class Files:
-    """Counts file after file, `PER_CHUNK` to a folder."""
+    """Numbers files consecutively, with `PER_CHUNK` files in a folder."""
 
     def __init__(self) -> None:
         self.number = -1
@@ -30,7 +30,7 @@ class Files:
 
     @property
     def place(self) -> dict[str, int]:
-        """Where the present one is, as the table of episodes has it."""
+        """The place of the present file, in the form of the table of episodes."""
         return {"chunk_index": self.number // PER_CHUNK, "file_index": self.number % PER_CHUNK}
 
 
@@ -44,7 +44,7 @@ class CameraVideos:
         self._num_frames = 0
 
     def add(self, pictures: NDArray[np.uint8]) -> dict[str, float]:
-        """Write an episode `[n, H, W, 3]`. Returns where it is, and from when to when [s]."""
+        """Write an episode `[n, H, W, 3]`. Returns its file, and its start and end in the video [s]."""
         if self._video is None or self._video.num_bytes >= VIDEO_MB * 1_000_000:
             self.close(None, None)
             path = self._root / VIDEO.format(**self._files.next(), video_key=camera_key(self._camera.name))

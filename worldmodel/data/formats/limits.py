@@ -1,4 +1,4 @@
-"""What a file of a stranger's may claim before anything is allocated for it, and where it may point."""
+"""Limits for untrusted files. They bound the sizes that a file may claim, and the paths that it may refer to."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing import Any, Final
 from worldmodel.data.formats.source import FormatError
 
 MOST_EPISODES: Final = 1_000_000
-MOST_ROWS: Final = 1_000_000  # of one episode: nine hours at 30 per second
+MOST_ROWS: Final = 1_000_000  # rows of one episode: nine hours at 30 per second
 MOST_FILES: Final = 5_000_000
 MOST_COLUMNS: Final = 1_000
-MOST_NUMBERS: Final = 4_096  # in one row of a column that is no picture
-MOST_PIXELS: Final = 16_777_216  # of one picture: 4096 x 4096
-MOST_IMAGE_BYTES: Final = 64_000_000  # of one picture, coded
-MOST_CHUNK_BYTES: Final = 1_000_000_000  # decoded at once
-MOST_EPISODE_BYTES: Final = 8_000_000_000  # kept in memory until it is written
+MOST_NUMBERS: Final = 4_096  # numbers in one row of a column that is not an image
+MOST_PIXELS: Final = 16_777_216  # pixels of one image: 4096 x 4096
+MOST_IMAGE_BYTES: Final = 64_000_000  # size of one encoded image
+MOST_CHUNK_BYTES: Final = 1_000_000_000  # bytes decoded at once
+MOST_EPISODE_BYTES: Final = 8_000_000_000  # size of an episode, which stays in memory until it is written
 MOST_JSON_BYTES: Final = 100_000_000
 _FIELD = re.compile(r"\{(?P<name>[a-z_]+)(?::0?(?P<digits>\d{1,2})d)?\}")
 _HEAD_BYTES = 65_536
 
 
 def require(holds: bool, message: str) -> None:
-    """Raises FormatError with `message` unless it holds."""
+    """Raises FormatError with `message` unless the condition `holds`."""
     if not holds:
         raise FormatError(message)
 
 
 def require_file(path: Path) -> None:
-    """Raises FormatError unless `path` is a file: opening a pipe waits for whoever writes to it, for ever."""
+    """Raises FormatError unless `path` is a regular file. Opening a pipe could wait for its writer for ever."""
     require(path.is_file(), f"{path} is not there, or not a file")
 
 
 def check_row(shape: Iterable[int], is_image: bool, where: str) -> None:
-    """Raises FormatError where one row of a column is larger than any robot's."""
+    """Raises FormatError if one row of a column is larger than any robot's."""
     most = 4 * MOST_PIXELS if is_image else MOST_NUMBERS
     sizes = tuple(shape)
     require(
@@ -64,12 +64,12 @@ def number(value: object, low: float, high: float, where: str) -> float:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file. Raises FormatError when it is not there, too large or not JSON."""
+    """Content of a JSON file. Raises FormatError when the file is missing, too large or not JSON."""
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Content of JSON. Raises FormatError when it is none."""
+    """Values of a JSON text. Raises FormatError when the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -77,7 +77,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
-    """Content of a text file in UTF-8. Raises FormatError when it is not there, too large or not text."""
+    """Content of a text file in UTF-8. Raises FormatError when the file is missing, too large or not text."""
     try:
         size = path.stat().st_size
         require_file(path)
@@ -90,10 +90,10 @@ def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
 
 
 def inside(root: Path, relative: str, where: str) -> Path:
-    """The file `relative` under the folder `root`; neither `..` nor a link may lead out of it.
+    """The file `relative` under the folder `root`. Neither `..` nor a link may lead out of the folder.
 
     Raises:
-        FormatError: naming `where` the path was found.
+        FormatError: when the path leads out. The message names `where` the path was found.
     """
     parts = Path(relative).parts
     if not parts or "\0" in relative or Path(relative).is_absolute() or ".." in parts:
@@ -102,7 +102,7 @@ def inside(root: Path, relative: str, where: str) -> Path:
 
 
 def not_linked_out(root: Path, path: Path) -> Path:
-    """`path` itself. Raises FormatError where a link leads from it out of `root`."""
+    """`path` unchanged. Raises FormatError if it leads out of `root` through a link."""
     try:
         resolved = path.resolve()
     except (OSError, RuntimeError) as error:
@@ -115,9 +115,9 @@ def not_linked_out(root: Path, path: Path) -> Path:
 
 
 def fill_template(template: object, where: str, **values: str | int) -> str:
-    """Put `values` into a path template such as `data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet`.
+    """Insert `values` into a path template such as `data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet`.
 
-    Unlike `str.format`, this knows plain names and `:03d` only.
+    Unlike `str.format`, this accepts only plain names and formats such as `:03d`.
 
     Raises:
         FormatError: for anything else in braces.
@@ -138,7 +138,7 @@ def fill_template(template: object, where: str, **values: str | int) -> str:
 
 
 def fingerprint(root: Path, files: Iterable[Path], heads: Iterable[Path]) -> str:
-    """SHA-256 (hexadecimal) of names and sizes of `files` under `root`, and of how those in `heads` begin."""
+    """SHA-256 (hexadecimal) of the names and sizes of `files` under `root`, and of the first bytes of `heads`."""
     digest = hashlib.sha256()
     files, heads = sorted(files), sorted(heads)
     for path in files:
@@ -152,7 +152,7 @@ def fingerprint(root: Path, files: Iterable[Path], heads: Iterable[Path]) -> str
 
 
 def natural(path: Path | str) -> tuple[tuple[int, str], ...]:
-    """Sorts `frame2` before `frame10`."""
+    """A sort key that puts `frame2` before `frame10`."""
     name = path if isinstance(path, str) else path.name
     return tuple((int(part[:18]), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name))
 

@@ -1,8 +1,8 @@
-"""Which columns of a data set become cameras, action, proprioception, state and reward.
+"""Chooses which columns of a data set become cameras, action, proprioception, state and reward.
 
-A column is named as the data set names it. `name[2:5]` takes some of its numbers only; several columns are put one
-after the other. What is not said is found, where there is one candidate only or the format has a usual name for it.
-A camera is called after the last part of its column's name; `front=observation.images.top` calls it otherwise.
+Columns have the data set's own names. `name[2:5]` takes only some numbers of a column, and several columns are
+concatenated. A role without an option gets the column that the format usually uses, or the only candidate. A camera is
+named after the last part of its column's name, unless an option such as `front=observation.images.top` names it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SLICE = re.compile(r"(?P<name>.+)\[(?P<start>\d{0,6}):(?P<stop>\d{0,6})\]")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Numbers `start:stop` of each row of a column, counted after its rows are made flat.
+    """Numbers `start:stop` of each row of a column, counted in the flattened row.
 
     Attributes:
-        name: the column's.
-        start: first number.
-        stop: number after the last one; None for all that follow.
+        name: name of the column.
+        start: index of the first number.
+        stop: index after the last number; None for all that follow.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Part:
 
     @property
     def is_some(self) -> bool:
-        """Whether numbers are left out."""
+        """Whether the part leaves out numbers of its column."""
         return self.start > 0 or self.stop is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What becomes what.
+    """The columns of each role.
 
     Attributes:
-        cameras: columns of pictures, by the camera's name in the store.
-        action: columns of numbers, one after the other.
-        proprio: likewise; may be empty.
-        state: likewise; may be empty.
-        reward: one number, or empty.
+        cameras: columns of images, by the camera's name in the store.
+        action: columns of numbers, which are concatenated.
+        proprio: columns of numbers, which are concatenated; may be empty.
+        state: columns of numbers, which are concatenated; may be empty.
+        reward: a single number, or empty.
     """
 
     cameras: Mapping[str, str]
@@ -79,22 +79,23 @@ def choose(
     state: Sequence[str] | None = None,
     reward: Sequence[str] | None = None,
 ) -> Choice:
-    """Take what was asked for, and find the rest.
+    """Choose the columns that the options name, and infer the others.
 
     Raises:
-        UserError: for a column that is not there or cannot be that; when there are several candidates, naming them all.
+        UserError: for a column that does not exist or cannot have its role. Also for a role with several candidates,
+            which the message lists.
     """
     pictures = [name for name, feature in features.items() if feature.is_image]
     numbers = [name for name, feature in features.items() if not feature.is_image]
     rewards = _chosen("reward", reward, numbers, usual, [], optional=True)
-    # What is asked for as something else, or bears its usual name, was felt and not commanded.
+    # Columns with another role, by an option or by their usual names, are not candidates for the action.
     felt = {usual.get("proprio"), usual.get("state"), usual.get("reward"), *_asked_for(numbers, proprio, state, reward)}
     commanded = [name for name in numbers if name not in felt]
     actions = _chosen("action", action, numbers, usual, commanded, optional=False)
     taken = {usual.get("state"), usual.get("reward"), *(part.name for part in (*actions, *rewards))}
     free = [name for name in numbers if name not in taken]
     readings = _chosen("proprio", proprio, numbers, usual, free, optional=True)
-    # A state is for evaluation only: nothing is taken for one that does not bear the name.
+    # A state is for evaluation only, so a column is never taken as the state merely because it is the only candidate.
     states = _chosen("state", state, numbers, usual, [], optional=True)
     return Choice(_cameras(camera, pictures, usual), actions, readings, states, rewards)
 
@@ -124,7 +125,7 @@ def _cameras(given: Sequence[str] | None, pictures: Sequence[str], usual: Mappin
 
 
 def called(columns: Sequence[str]) -> dict[str, str]:
-    """Columns of pictures by the names of their cameras: the last part of a column's, or all of it where two agree."""
+    """Columns of images by camera name, which is the last part of a column's name, or all of it if two would agree."""
     last = [_as_name(re.split(r"[./]", column)[-1]) for column in columns]
     if len(set(last)) < len(last):
         last = [_as_name(column) for column in columns]
@@ -132,7 +133,7 @@ def called(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _as_name(text: str) -> str:
-    """With letters, digits, `_` and `-` only, as a camera's name has."""
+    """`text` as a camera's name, which consists of letters, digits, `_` and `-`."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:64] or CAMERA
 
 
@@ -179,7 +180,7 @@ def _choices(names: Sequence[str], optional: bool) -> str:
 
 
 def _asked_for(numbers: Sequence[str], *given: Sequence[str] | None) -> list[str]:
-    """Columns that are named in the options `given`."""
+    """The columns that the options `given` name."""
     texts = [text for option in given for text in option or ()]
     slices = [found["name"] for found in map(_SLICE.fullmatch, texts) if found is not None]
     return [name for name in numbers if name in texts or name in slices]

@@ -1,13 +1,13 @@
-"""Minari: a folder with `data/main_data.hdf5` and `data/metadata.json`.
+"""Minari data sets, which are folders with `data/main_data.hdf5` and `data/metadata.json`.
 
     episode_0                attributes `id`, `total_steps` (T), `seed`
     episode_0/observations   [T + 1, ...], or groups of them for Dict spaces (and `_index_0`, ... for Tuple spaces)
-    episode_0/actions        [T, ...], likewise
+    episode_0/actions        [T, ...], or groups as for observations
     episode_0/rewards, terminations, truncations   [T]
     episode_0/infos/...      [T + 1, ...]
 
-The metadata names spaces (`observation_space`, `action_space` as JSON), `total_episodes` and `total_steps`. Pictures
-are kept as they are or, since Minari 0.5, as JPEG: one byte string for each.
+The metadata have the spaces (`observation_space`, `action_space` as JSON), `total_episodes` and `total_steps`. Images
+are stored as arrays or, since Minari 0.5, as JPEG with one byte string per image.
 
 Layout: https://minari.farama.org/content/dataset_standards/ and Minari's own `hdf5_storage.py`.
 """
@@ -155,7 +155,7 @@ def _space(told: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
 
 
 def _boxes(space: dict[str, Any], name: str, deep: int = 4) -> dict[str, dict[str, Any]]:
-    """Box spaces by the names that their columns have."""
+    """Box spaces by the names of their columns."""
     if space.get("type") == "Box":
         return {name: space}
     inner = space.get("subspaces")
@@ -170,14 +170,14 @@ def _boxes(space: dict[str, Any], name: str, deep: int = 4) -> dict[str, dict[st
 
 
 def _bounds(box: dict[str, Any] | None, side: str) -> tuple[float, ...] | None:
-    """Bounds of a Box; None where it has none, or infinite ones."""
+    """Bounds of a Box; None if it has none or infinite ones."""
     values = np.asarray(box.get(side), dtype=object).reshape(-1).tolist() if box is not None else []
     plain = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e30]
     return tuple(float(v) for v in plain) if plain and len(plain) == len(values) else None
 
 
 def _as_coded(feature: Feature, box: dict[str, Any] | None) -> Feature:
-    """Pictures that are kept as JPEG have fewer dimensions than their space says."""
+    """A column of JPEG images with the shape of its space, which the file does not have. Others are unchanged."""
     shape = box.get("shape") if box is not None else None
     picture = tuple(shape) if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else ()
     if feature.dtype != "png/jpeg" and not (feature.dtype == "uint8" and len(feature.shape) == 1 < len(picture)):

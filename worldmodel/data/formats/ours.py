@@ -1,6 +1,6 @@
-"""What of a store other formats have no place for: a file of its own in an exported data set.
+"""A file in exported data sets, which holds facts of a store that other formats cannot express.
 
-Other programs leave it alone. A data set that bears it comes back as the store that it was.
+Other programs ignore the file. An import of a data set with this file restores the store as it was.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from worldmodel.data.formats.limits import MOST_NUMBERS, inside, read_json, requ
 from worldmodel.data.formats.source import FormatError
 
 DESCRIPTION: Final = "meta/trajectory_store.json"
-SEED: Final = "seed"  # column of the episodes' table
+SEED: Final = "seed"  # a column of the table of episodes
 
 
 class Ours(NamedTuple):
-    """What is known of the store that a data set was exported from.
+    """Facts of the store that a data set was exported from.
 
     Attributes:
-        spec: its environment; None where the data set is from elsewhere.
-        untold: what stands in the place of the instruction in episodes that had none.
+        spec: specification of the store's environment; None for a data set from elsewhere.
+        untold: the text that replaces the instruction in episodes without one.
     """
 
     spec: EnvironmentSpec | None = None
@@ -30,15 +30,15 @@ class Ours(NamedTuple):
 
 
 def describe(spec: EnvironmentSpec, recording: dict[str, Any], untold: str) -> dict[str, Any]:
-    """What `read_description` reads."""
+    """The content of the file, as `read_description` reads it."""
     return {"environment": spec.to_dict(), "recording": recording, "untold": untold}
 
 
 def read_description(root: Path) -> Ours:
-    """What is known of the store that was exported to `root`.
+    """Facts of the store that was exported to `root`. They are empty if the file is absent.
 
     Raises:
-        FormatError: when it is there and cannot be understood.
+        FormatError: when the file cannot be understood.
     """
     path = inside(root, DESCRIPTION, DESCRIPTION)
     if not path.is_file():

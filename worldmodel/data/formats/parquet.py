@@ -1,7 +1,7 @@
-"""Reading Parquet files of strangers, column by column, as numpy arrays.
+"""Reads untrusted Parquet files, column by column, as numpy arrays.
 
-pyarrow reads them in another process (`parquet_worker`), one for a whole data set: a damaged file may end that process,
-hang it or fill its memory, and costs one line that names the file.
+pyarrow reads them in another process (`parquet_worker`), which serves a whole data set. A damaged file may crash or
+hang that process or fill its memory. The user then gets one line that names the file.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from worldmodel.data.formats.source import FormatError
 
 _WORKER = Path(__file__).with_name("parquet_worker.py")
 _LIMITS: Final = {
-    "memory": 4 * limits.MOST_CHUNK_BYTES,  # address space: what is decoded, its copy as numpy array, and the libraries
+    "memory": 4 * limits.MOST_CHUNK_BYTES,  # address space for decoded data, their copy as a numpy array, and libraries
     "header": 100_000_000,
-    "rows": 100_000_000,  # of one file
+    "rows": 100_000_000,  # rows of one file
     "columns": 100 * limits.MOST_COLUMNS,
     "numbers": limits.MOST_NUMBERS,
     "chunk": limits.MOST_CHUNK_BYTES,
     "texts": 20_000_000,
 }
-_MOST_ANSWER = 200_000_000  # bytes of the line before the plain bytes: names of columns, lengths of pictures
-PATIENCE_S: Final = 60.0  # for an answer, and more for a large file:
-_LEAST_BYTES_PER_S = 2_000_000  # what the slowest disk and processor manage
-_PIPE_BYTES = 2**20  # the most that Linux gives anybody: the fewer times two processes take turns, the faster
+_MOST_ANSWER = 200_000_000  # bytes of an answer's JSON line, with names of columns and lengths of images
+PATIENCE_S: Final = 60.0  # time limit for an answer, to which the time for the size of the file is added
+_LEAST_BYTES_PER_S = 2_000_000  # rate of the slowest disks and processors
+_PIPE_BYTES = 2**20  # the largest that Linux grants; a larger pipe is faster, since the processes switch less often
 _NUMBERS = "biuf"
 
 
@@ -46,7 +46,7 @@ class ParquetReader:
     """Reads any number of files in one other process, which starts with the first file and ends with `close`.
 
     Args:
-        patience_s: how long an answer may take [s], beside what the size of the file allows for.
+        patience_s: time that an answer may take [s], in addition to a time proportional to the size of the file.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -58,13 +58,13 @@ class ParquetReader:
         self._dropped: list[int] = []
 
     def open(self, path: Path) -> ParquetFile:
-        """Raises FormatError when it is not there, or is none that can be read."""
+        """Open and check a file. Raises FormatError when it is missing or cannot be read."""
         require_file(path)
         told, _ = self.ask({"do": "open", "path": str(path)}, path)
         return ParquetFile(self, path, tuple(told["names"]), told["num_rows"])
 
     def ask(self, request: dict[str, Any], path: Path) -> tuple[dict[str, Any], bytes]:
-        """The answer to a request that concerns the file `path`, and the plain bytes after it. Raises FormatError."""
+        """The answer to a request about the file `path`, and the plain bytes after it. Raises FormatError."""
         worker = self._running()
         assert worker.stdin is not None and worker.stdout is not None
         late = threading.Event()
@@ -89,7 +89,7 @@ class ParquetReader:
             timer.cancel()
             raise FormatError(f"{path} cannot be read ({self._what_happened(late, seconds)})") from error
         except BaseException:
-            self.close()  # in the middle of an answer
+            self.close()  # the rest of the answer is still in the pipe
             raise
         finally:
             timer.cancel()
@@ -102,23 +102,23 @@ class ParquetReader:
         return told, content
 
     def new_stream(self) -> int:
-        """A number for a stream of pictures."""
+        """A new number for a stream of images."""
         self._streams += 1
         return self._streams
 
     def drop_stream(self, number: int) -> None:
-        """A stream that nobody reads on; the other process is told with the next request."""
+        """Give up a stream. The other process learns of it with the next request."""
         self._dropped.append(number)
 
     def close(self) -> None:
-        """End the other process; asking again begins another one."""
+        """End the other process. A later request starts a new one."""
         if self._worker is None:
             return
         worker, self._worker = self._worker, None
         worker.kill()
         for pipe in (worker.stdin, worker.stdout):
             assert pipe is not None
-            with contextlib.suppress(OSError):  # what is left of a request has nobody to read it
+            with contextlib.suppress(OSError):  # the process that should read the rest of a request has ended
                 pipe.close()
         worker.wait()
 
@@ -165,16 +165,16 @@ class ParquetFile:
     """One file, opened and checked.
 
     Attributes:
-        path: where it is.
-        names: of its columns.
-        num_rows: how many rows it has.
+        path: path of the file.
+        names: names of its columns.
+        num_rows: number of its rows.
     """
 
     def __init__(self, reader: ParquetReader, path: Path, names: tuple[str, ...], num_rows: int) -> None:
         self._reader, self.path, self.names, self.num_rows = reader, path, names, num_rows
 
     def read(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError where they are missing, too large or none."""
+        """Columns of numbers, `[n]` or `[n, D]`. Raises FormatError if one is missing, too large or not of numbers."""
         told, content = self._reader.ask({"do": "read", "path": str(self.path), "names": list(names)}, self.path)
         found, offset = {}, 0
         for name, kind, shape in told["columns"]:
@@ -186,15 +186,15 @@ class ParquetFile:
         return found
 
     def texts(self, name: str) -> list[str]:
-        """A column of texts. Raises FormatError where it is missing, too large or something else."""
+        """A column of texts. Raises FormatError if it is missing, too large or something else."""
         told, _ = self._reader.ask({"do": "texts", "path": str(self.path), "name": name}, self.path)
         return [str(text) for text in told["texts"]]
 
     def pictures(self, name: str) -> Generator[tuple[int, bytes], None, None]:
-        """For each row its `episode_index` and the coded picture in column `name`, few of them in memory at a time.
+        """The `episode_index` and the encoded image in column `name` of each row. Few are in memory at a time.
 
         Raises:
-            FormatError: when they are not there, or are kept outside the file.
+            FormatError: when the images are missing, or are stored outside the file.
         """
         stream = self._reader.new_stream()
         self._reader.ask({"do": "stream", "path": str(self.path), "name": name, "stream": stream}, self.path)

@@ -1,14 +1,14 @@
-"""The process that reads Parquet files of strangers: a program of its own, started by `parquet`, never imported.
+"""The program that reads untrusted Parquet files. `parquet` starts it as a process of its own and never imports it.
 
-pyarrow aborts on some damaged files, which no `except` catches. Here it takes a process down that nothing depends on.
-This file imports nothing of ours, so that it starts quickly. It answers requests, one after the other:
+pyarrow aborts on some damaged files, which no `except` catches. Here it can only end a process that nothing depends on.
+This file imports nothing else of this project, so that it starts quickly. It answers requests one after the other:
 
     request   one line of JSON on standard input: {"do": "open", "path": ...}, "read", "texts", "stream" or "next"
     answer    one line of JSON on standard output, then as many plain bytes as its "bytes" says
-              {"error": text} where a file is not what it should be
+              {"error": text} if a file is invalid
 
-Limits come as JSON in the only argument: `memory` of this process, `header`, `rows`, `columns`, `numbers` of a row,
-`chunk`, bytes of what is read at once, and `texts`, bytes of a column of them.
+The only argument holds the limits as JSON. They are `memory` of this process, `header`, `rows`, `columns`, `numbers` of
+a row, `chunk` (bytes that are read at once), and `texts` (bytes of a column of texts).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _PICTURES_AT_ONCE = 16
 
 
 class RefusedError(Exception):
-    """A file is not what it should be, or says that it is too large. The message is for the user."""
+    """A file is invalid, or larger than a limit by its own account. The message is for the user."""
 
 
 @contextmanager
 def _reading(path: str, what: str) -> Iterator[None]:
-    """What pyarrow raises for a damaged file, as RefusedError."""
+    """A context that turns pyarrow's errors for damaged files into RefusedError."""
     try:
         yield
     except _UNREADABLE as error:
@@ -86,7 +86,7 @@ class _File:
             return column.to_pylist()
 
     def pictures(self, name: str) -> Iterator[tuple[list[int], list[bytes]]]:
-        """A few rows at a time: their `episode_index`, and their coded pictures."""
+        """The `episode_index` and the encoded images of a few rows at a time."""
         self._check(["episode_index"], self._limits["chunk"])
         self._check([name], None)
         where, columns = f"{self._path}: {name}", ["episode_index", name]
@@ -106,7 +106,7 @@ class _File:
                 yield episodes.tolist(), [value.as_py() for value in coded]
 
     def _check(self, names: Sequence[str], most_bytes: int | None) -> None:
-        """What the file's own index says of the columns, before any of it is read."""
+        """Check the columns by the file's own index, before any of them is read."""
         for name in names:
             _require(name in self.names, f"{self._path} has no column {name}: it has {', '.join(self.names[:20])}")
         metadata, total = self._file.metadata, 0
@@ -128,9 +128,9 @@ class _File:
 
 
 def _numbers(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
-    """Scalars `[n]`, or lists of one length `[n, D]`; of lists of lists, the numbers in order."""
+    """Scalars as `[n]`, or lists of equal length as `[n, D]`. Nested lists are flattened."""
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # of no chunks at all
+    if isinstance(array, pa.ChunkedArray):  # it has no chunks at all
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
     rows = len(array)
     _require(array.null_count == 0, f"{where} has rows without a value")
@@ -153,7 +153,7 @@ def _numbers(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
 
 
 class _Desk:
-    """Answers requests. The file that was asked for last stays open, and so do all streams of pictures."""
+    """Answers requests. The file of the last request stays open, and so do all streams of images."""
 
     def __init__(self, limits: dict[str, int]) -> None:
         self._limits = limits
@@ -161,7 +161,7 @@ class _Desk:
         self._streams: dict[int, Iterator[tuple[list[int], list[bytes]]]] = {}
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        """What comes back, and the plain bytes after it."""
+        """The answer, and the plain bytes after it."""
         do = request["do"]
         for stream in request["drop"]:
             self._streams.pop(stream, None)
@@ -171,7 +171,7 @@ class _Desk:
                 return {"end": True}, []
             return {"episodes": batch[0], "lengths": [len(coded) for coded in batch[1]]}, batch[1]
         if do == "stream":
-            # A file of its own: reading numbers in between must not move it.
+            # A stream has its own file, which reads of numbers in between do not move.
             self._streams[request["stream"]] = _File(request["path"], self._limits).pictures(request["name"])
             return {}, []
         file = self._open(request["path"])
@@ -193,7 +193,7 @@ class _Desk:
 
 
 def _restrict(memory: int) -> None:
-    """No more memory than `memory` bytes and no core file, where the platform can do that."""
+    """Limit memory to `memory` bytes and disable core files, if the platform can do so."""
     try:
         import resource
     except ImportError:  # Windows
@@ -221,10 +221,10 @@ def _serve(limits: dict[str, int], requests: BinaryIO, answers: BinaryIO) -> Non
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that asks; it closes our input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent program, which closes our input
     given = json.loads(sys.argv[1])
     _restrict(given["memory"])
-    # Whatever a library prints is not an answer.
+    # Output that a library prints must not mix with the answers.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):

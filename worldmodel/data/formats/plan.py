@@ -1,4 +1,4 @@
-"""What an import is going to write, told from a `Source` before anything is written."""
+"""Plans an import. The plan says what will be written, before anything is written."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from worldmodel.data.formats.source import FormatError, Length, Source
 from worldmodel.data.formats.survey import Survey, survey
 
 Progress = Callable[[int, int], None]
-_LARGEST_DEFAULT = 224  # pixels: what encoders are made for; larger only when asked for
-_PATCH, _USUAL_PATCH = 4, 8  # pixels: the smallest patches that an encoder cuts, and those that it cuts by default
-SAME_RATE: Final = 0.01  # by how much rates may differ that are the same: 29.97 is called 30
+_LARGEST_DEFAULT = 224  # pixels: the usual image size of encoders; larger sizes need an option
+_PATCH, _USUAL_PATCH = 4, 8  # pixels: the smallest and the default patch size of encoders
+SAME_RATE: Final = 0.01  # rates that differ by no more count as equal, since 29.97 is often called 30
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportOptions:
-    """What a user decides; None is found out.
+    """The user's options. None means to infer the value.
 
     Attributes:
-        camera: columns of pictures, `KEY` or `NAME=KEY`.
-        action: columns, one after the other.
-        proprio: likewise; `["none"]` for none.
-        state: likewise.
-        reward: likewise, of one number.
-        rate_hz: rows per second, where the data set does not say. Where it does and says the same, its rows are taken
-            as evenly spaced, whatever their times.
-        size: height and width of the store's pictures, or one number for both [pixels]; with `keep`, of the shorter.
-        fit: how pictures are brought to it, `crop`, `letterbox` or `keep` (their own aspect ratio).
+        camera: columns of images, `KEY` or `NAME=KEY`.
+        action: columns, which are concatenated.
+        proprio: columns, which are concatenated; `["none"]` for none.
+        state: columns, as for `proprio`.
+        reward: a column of a single number; `["none"]` for none.
+        rate_hz: rows per second, for data sets without a rate. If the data set has a rate, it must be the same. Its
+            rows then count as evenly spaced, whatever their times.
+        size: height and width of the store's images, or one number for both [pixels]; with `keep`, the shorter side.
+        fit: how images are brought to that size: `crop`, `letterbox` or `keep` (their own aspect ratio).
         env: name of the environment.
-        control: what can be commanded.
-        skip_short: leave out episodes of less than two observations rather than refuse them.
+        control: options of the action.
+        skip_short: leave out episodes with less than two observations, instead of an error.
     """
 
     camera: Sequence[str] | None = None
@@ -58,11 +58,11 @@ class ImportOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """How one camera's pictures come into the store.
+    """How one camera's images come into the store.
 
     Attributes:
-        column: of the data set.
-        picture: height and width of the pictures in it [pixels].
+        column: column of the data set.
+        picture: height and width of its images [pixels].
         fit: how they are brought to the store's size.
     """
 
@@ -73,19 +73,19 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What an import is going to write. Nothing has been written yet.
+    """Everything that an import will write.
 
     Attributes:
-        choice: which columns become what.
-        spec: of the store.
-        recording: of the store.
-        cameras: by name.
-        episodes: `(number in the source, rows to write)` of each.
-        unused_actions: last actions that lead to no observation.
+        choice: the columns of each role.
+        spec: specification in the store.
+        recording: description of the recording in the store.
+        cameras: cameras by name.
+        episodes: `(number in the source, rows to write)` of each episode.
+        unused_actions: number of last actions that lead to no observation.
         skipped: numbers of episodes that are too short.
-        told: why the action's specification is as it is.
-        check_times: whether rows have to be where the data set's own rate puts them; a rate that the user gave counts.
-        notes: what the user should know, a sentence each.
+        told: the action's specification, with the reasons for it.
+        check_times: whether the times of rows must match the data set's rate. They need not if the user gave a rate.
+        notes: hints for the user, one sentence each.
     """
 
     choice: Choice
@@ -101,21 +101,21 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Observations to write."""
+        """Number of observations to write."""
         return sum(rows for _, rows in self.episodes)
 
     @property
     def num_steps(self) -> int:
-        """Actions to write."""
+        """Number of actions to write."""
         return self.num_rows - len(self.episodes)
 
 
 def plan_import(source: Source, options: ImportOptions, progress: Progress) -> Plan:
-    """Read what is needed to know what an import writes: all actions, and one picture of each camera.
+    """Plan an import. This reads all actions, some proprioception, and one image of each camera.
 
     Raises:
         FormatError: when the source is damaged, or contradicts itself.
-        UserError: when something has to be said that the source does not say, or what is said contradicts it.
+        UserError: when an option is missing that the source cannot replace, or an option contradicts the source.
     """
     facts, asked = source.facts, options
     choice = _choice(source, asked)
@@ -155,7 +155,7 @@ def plan_import(source: Source, options: ImportOptions, progress: Progress) -> P
 
 
 def _choice(source: Source, options: ImportOptions) -> Choice:
-    """Of a data set that was exported from a store, all cameras are taken, under the names that they had."""
+    """The columns of each role. A data set that was exported from a store keeps all of that store's cameras."""
     camera, ours = options.camera, source.facts.spec
     if camera is None and ours is not None:
         pictures = [name for name, feature in source.features.items() if feature.is_image]
@@ -183,7 +183,7 @@ def _camera(source: Source, episode: int, name: str, column: str, options: Impor
 
 
 def _recording(source: Source, choice: Choice, cameras: Mapping[str, Camera], options: ImportOptions) -> dict[str, Any]:
-    """What decides the result, beside the specification: another import may not go on with this one."""
+    """Everything beside the specification that affects the result. A different import cannot continue this one."""
     return {
         "imported": source.facts.format,
         "source": source.fingerprint(),
@@ -212,7 +212,7 @@ def _rate(source: Source, options: ImportOptions) -> float:
 
 
 def _size(given: Sequence[int] | None, picture: tuple[int, int], fit: str) -> tuple[int, int]:
-    """Height and width in the store."""
+    """Height and width of a camera's images in the store."""
     smallest = min(*picture, _LARGEST_DEFAULT)
     sizes = (max(_PATCH, smallest - smallest % _PATCH),) if given is None else tuple(given)
     if len(sizes) > 2 or (len(sizes) == 2 and fit == KEEP):
@@ -237,7 +237,7 @@ def _check_side(size: int, sizes: Sequence[int]) -> None:
 
 
 def _notes(found: Survey, spec: EnvironmentSpec) -> Iterator[str]:
-    """What the user should know before training on it."""
+    """Hints for the user before training."""
     for index in np.flatnonzero(found.is_still):
         yield f"action {spec.action.names[index]} never changes: it is {found.low[index]:.6g} in all rows"
     for side in sorted({side for camera in spec.cameras for side in camera.shape[:2] if side % _USUAL_PATCH}):

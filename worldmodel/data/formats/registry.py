@@ -1,7 +1,7 @@
-"""Formats by name. Their libraries come with the extra `formats`, and are imported only when a format is asked for.
+"""Formats by name. Their libraries come with the extra `formats`, and are imported only when a format is used.
 
-A package of the user's adds one by `register("format", name, entry)` (`worldmodel.core.registry`). An entry takes the
-path of a data set and returns a `Source`, as the class of one does.
+A user's package adds a format with `register("format", name, entry)` (`worldmodel.core.registry`). An entry takes the
+path of a data set and returns a `Source`. It can be a subclass of `Source`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def open_source(format_name: str, path: Path, fill_missing: bool = False) -> Sou
     Args:
         format_name: one of `FORMATS`.
         path: where it is.
-        fill_missing: read chunks that are missing as what zarr says, rather than refuse them (diffusion_policy).
+        fill_missing: read missing chunks as zarr's fill value, instead of an error (diffusion_policy).
 
     Raises:
-        FormatError: when it is damaged, or of another format.
-        UserError: when there is nothing, the format is unknown, or its library is not installed.
+        FormatError: when the data set is damaged, or of another format.
+        UserError: when the path does not exist, the format is unknown, or its library is not installed.
     """
     if fill_missing and format_name != _FILLED:
         raise UserError(f"--fill-missing: only the format {_FILLED} has it, not {format_name}")

@@ -1,15 +1,15 @@
-"""robomimic: one HDF5 file, one group per demonstration.
+"""robomimic data sets, which are HDF5 files with one group per demonstration.
 
     data                 attributes `total` (steps in all), `env_args` (JSON: env_name, env_version, env_kwargs)
     data/demo_0          attribute `num_samples`, T
     data/demo_0/obs/<key>       [T, ...]
-    data/demo_0/next_obs/<key>  [T, ...]    what was observed one step later; not in every file
+    data/demo_0/next_obs/<key>  [T, ...]    observations one step later; not in every file
     data/demo_0/actions         [T, A]
-    data/demo_0/states          [T, S]      the simulator's
+    data/demo_0/states          [T, S]      the simulator's states
     data/demo_0/rewards         [T]
 
-`next_obs` ends with the observation that the last action led to. It is taken where all chosen columns have it (`states`
-never does); otherwise the last action is left out.
+`next_obs` ends with the observation that the last action led to. That observation is taken if all chosen columns have
+it (`states` never does). Otherwise the last action is left out.
 
 Layout: https://robomimic.github.io/docs/datasets/overview.html (read for v0.3 to v0.5, which do not differ in it).
 """

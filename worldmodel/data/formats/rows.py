@@ -1,4 +1,4 @@
-"""Numbers of an episode, from the columns that were chosen."""
+"""Reads the numbers of an episode from the chosen columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldmodel.data.formats.source import FormatError, Source
 
 
 def numbers(source: Source, episode: int, role: str, parts: Sequence[Part], rows: int) -> NDArray[Any]:
-    """Columns one after the other, float64 `[rows, D]`. Raises FormatError for a number that is not finite."""
+    """The concatenated columns, float64 `[rows, D]`. Raises FormatError for a number that is not finite."""
     columns = [np.zeros((rows, 0))]
     for part in parts:
         where = f"{part.name} in episode {episode} of {source.path}"
@@ -37,6 +37,6 @@ def numbers(source: Source, episode: int, role: str, parts: Sequence[Part], rows
 
 
 def single(values: NDArray[Any]) -> NDArray[np.float32]:
-    """As the store keeps them; what does not fit becomes infinite."""
-    with np.errstate(over="ignore"):  # infinity is refused later
+    """The values in float32, as the store keeps them. Values that are too large become infinite."""
+    with np.errstate(over="ignore"):  # infinite values are refused later
         return values.astype(np.float32)

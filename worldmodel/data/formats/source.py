@@ -1,8 +1,8 @@
-"""What an import sees of a data set, whatever its format.
+"""The interface of data sets of every format, as an import uses it.
 
-Files come from strangers: a source checks every number it finds in them against `limits` before it allocates anything.
+Files are untrusted. A source checks every number in them against `limits` before it allocates anything.
 
-Shapes: `n` rows of an episode, `H, W, C` height, width and channels of a picture.
+Shapes: `n` rows of an episode, `H, W, C` height, width and channels of an image.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ UNKNOWN_SEED: Final = -1
 
 
 class FormatError(UserError):
-    """A data set is damaged, or is not what its format says. The message names the file, and the key in it."""
+    """A data set is damaged, or violates its format. The message names the file and the key in it."""
 
 
 @contextmanager
 def refusing(errors: tuple[type[Exception], ...], message: str) -> Iterator[None]:
-    """What a library raises for a damaged file, one of `errors`, as FormatError with `message` and the reason."""
+    """A context that turns a library's `errors` for a damaged file into FormatError with `message` and the reason."""
     try:
         yield
-    except FormatError:  # says already what is wrong
+    except FormatError:  # has a full message already
         raise
     except errors as error:
         raise FormatError(f"{message} ({error})") from error
@@ -43,11 +43,11 @@ class Feature:
     """One named column of a data set.
 
     Attributes:
-        name: as the user types it.
-        shape: of one row; of a picture as it is stored, `(H, W, C)` or `(C, H, W)`.
-        dtype: of its numbers, or how pictures are coded: `float32`, `uint8`, `video`, `png/jpeg`.
-        is_image: whether a row is a picture.
-        names: of its numbers, one each; empty where the data set does not say.
+        name: name, as the user types it.
+        shape: shape of one row. For an image it is the stored shape, `(H, W, C)` or `(C, H, W)`.
+        dtype: type of its numbers, for example `float32` or `uint8`, or the encoding of images, `video` or `png/jpeg`.
+        is_image: whether a row is an image.
+        names: name of each number in a row; empty if the data set has no names.
     """
 
     name: str
@@ -59,17 +59,17 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a data set says of itself beside its columns.
+    """A data set's description of itself, without its columns.
 
     Attributes:
-        format: its name and version, for example `LeRobotDataset v3.0`.
+        format: name and version of the format, for example `LeRobotDataset v3.0`.
         env: name of the robot or environment.
-        rate_hz: rows per second; None where it does not say.
-        action_low: smallest action, one number per dimension; None where it does not say.
-        action_high: largest action, likewise.
-        usual: the name that the format itself gives to a role (action, proprio, state, reward), where it has one.
-        spec: the environment of the store that this was exported from, if it was.
-        rows: how rows of actions stand to rows of observations, in words.
+        rate_hz: rows per second; None if unknown.
+        action_low: smallest action, one number per dimension; None if unknown.
+        action_high: largest action, one number per dimension; None if unknown.
+        usual: the format's usual column for a role (action, proprio, state, reward), if it has one.
+        spec: the specification of the store that the data set was exported from, if it was.
+        rows: the relation between rows of actions and rows of observations, in words.
     """
 
     format: str
@@ -83,7 +83,7 @@ class Facts:
 
 
 class Length(NamedTuple):
-    """Rows of one episode."""
+    """Numbers of rows of one episode."""
 
     observations: int
     actions: int
@@ -93,8 +93,8 @@ class Source(abc.ABC):
     """A data set opened for reading.
 
     Attributes:
-        path: where it is.
-        facts: what it says of itself.
+        path: path of the data set.
+        facts: its description of itself.
         features: its columns, by name.
     """
 
@@ -103,10 +103,10 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def lengths(self, choice: Choice) -> list[Length]:
-        """Rows of every episode that are there for `choice`.
+        """Numbers of rows that every episode has for the columns of `choice`.
 
         Raises:
-            FormatError: when columns contradict each other, or the totals that the data set names.
+            FormatError: when columns contradict each other or the data set's totals.
         """
 
     @abc.abstractmethod
@@ -114,35 +114,35 @@ class Source(abc.ABC):
         """The first `rows` rows `[rows, ...]` of a column of numbers.
 
         Raises:
-            FormatError: when they are not there or are not numbers.
+            FormatError: when they do not exist or are not numbers.
         """
 
     @abc.abstractmethod
     def frames(self, episode: int, name: str, rows: int) -> Iterator[NDArray[Any]]:
-        """The first `rows` pictures of a column, decoded, each as it is stored: `[H, W, C]` or `[C, H, W]`.
+        """The first `rows` images of a column, decoded, each in its stored shape `[H, W, C]` or `[C, H, W]`.
 
         Raises:
-            FormatError: when they are not there or cannot be decoded.
+            FormatError: when they do not exist or cannot be decoded.
         """
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Tells this data set from another, without reading all of it (hexadecimal)."""
+        """A hash (hexadecimal) that distinguishes this data set from others, without reading all of it."""
 
     def seed(self, episode: int) -> int:
-        """What the environment was reset with, or `UNKNOWN_SEED`."""
+        """Seed of the environment's reset, or `UNKNOWN_SEED`."""
         return UNKNOWN_SEED
 
     def instruction(self, episode: int) -> str:
-        """What the robot was told to do; empty where the data set does not say."""
+        """The instruction to the robot; empty if the data set has none."""
         return ""
 
     def timestamps(self, episode: int, rows: int) -> NDArray[Any] | None:
-        """When each of the first `rows` rows was taken [s], `[rows]`; None where the data set does not say."""
+        """Times [s] of the first `rows` rows, `[rows]`; None if the data set has no times."""
         return None
 
     def close(self) -> None:  # noqa: B027  (most sources keep nothing open)
-        """Close what is open."""
+        """Close all open files."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What the actions and the proprioception of a data set are like, told from all its episodes before any is written.
+"""Statistics of a data set's actions and proprioception, from which an import infers the action's specification.
 
 Shapes: `A` numbers of an action, `P` proprioceptive readings, `T` actions of an episode.
 """
@@ -15,18 +15,18 @@ from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.rows import numbers, single
 from worldmodel.data.formats.source import FormatError, Source
 
-FEW: Final = 20  # actions: from fewer nothing is concluded
-_MOST_EPISODES, _MOST_ROWS = 64, 256  # whose actions are compared with readings
-_MOST_PAIRS = 4096  # of a number of the action and a reading: no arm has more
+FEW: Final = 20  # actions; fewer allow no conclusion
+_MOST_EPISODES, _MOST_ROWS = 64, 256  # episodes, and rows of each, whose actions are compared with readings
+_MOST_PAIRS = 4096  # pairs of an action's number and a reading; no arm has more
 
 
 class Survey:
-    """Filled episode by episode.
+    """Statistics that are collected episode by episode.
 
     Attributes:
-        low: smallest action `[A]` as float32 keeps it.
-        high: largest action `[A]`, likewise.
-        num_actions: how many there are.
+        low: smallest action `[A]`, rounded to float32.
+        high: largest action `[A]`, rounded to float32.
+        num_actions: number of actions.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,7 +38,7 @@ class Survey:
         self._moments = np.zeros((3, size))
 
     def add(self, action: NDArray[np.float64], proprio: NDArray[np.float64] | None = None) -> None:
-        """One episode: actions `[T, A]`, and readings `[T + 1, P]` where they are to be compared with them."""
+        """Add one episode of actions `[T, A]`. Readings `[T + 1, P]`, if given, are compared with the actions."""
         if not len(action):
             return
         self.low, self.high = np.minimum(self.low, action.min(0)), np.maximum(self.high, action.max(0))
@@ -66,17 +66,19 @@ class Survey:
 
     @property
     def only_two(self) -> NDArray[np.bool_]:
-        """Which numbers of an action `[A]` only ever take two values."""
+        """Which numbers of an action `[A]` take exactly two values."""
         return (self.low < self.high) & ~self._others
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are enough actions to conclude from what they have in common."""
+        """Whether there are enough actions to draw conclusions."""
         return self.num_actions >= FEW
 
     def distances(self) -> NDArray[np.float64] | None:
-        """How far actions are from readings `[2, A, P]`, in standard deviations of the action: from those that follow,
-        and from those they were taken at. None where there is nothing to compare."""
+        """Mean distances `[2, A, P]` of actions to the readings one step later, and to those at which they were taken.
+
+        The unit is the standard deviation of the action. None if there is too little to compare.
+        """
         count, total, squares = self._moments
         if self._sums is None or count[0] < FEW:
             return None
@@ -89,7 +91,7 @@ class Survey:
 def survey(
     source: Source, choice: Choice, episodes: Sequence[tuple[int, int]], progress: Callable[[int, int], None]
 ) -> Survey:
-    """Read all actions, and the proprioception of some episodes. Raises FormatError for what is damaged."""
+    """Read all actions, and the proprioception of some episodes. Raises FormatError for damaged data."""
     found: Survey | None = None
     compared = {int(i) for i in np.linspace(0, len(episodes) - 1, min(len(episodes), _MOST_EPISODES))}
     for done, (number, rows) in enumerate(episodes):

@@ -1,6 +1,6 @@
-"""Frames of video files, by their times, through PyAV.
+"""Reads frames of video files by their times, and writes videos, with PyAV.
 
-A file is handed to the decoder open, with the container named: whatever it contains, it cannot make FFmpeg open another
+The decoder gets an open file and the name of the container. So the content of a file cannot make FFmpeg open another
 file or an address.
 
 Shapes: `H, W` height and width of the frames.
@@ -24,24 +24,24 @@ from worldmodel.data.formats.limits import MOST_PIXELS, MOST_ROWS, require, requ
 from worldmodel.data.formats.source import FormatError, refusing
 
 CODECS: Final = ("av1", "h264", "hevc", "mjpeg", "mpeg4", "vp9")
-_OVERLONG = 3.0  # seconds: what lies further ahead is sought rather than decoded
+_OVERLONG = 3.0  # seconds; a frame further ahead is found by seeking instead of decoding all frames before it
 _RATES = Fraction(1, 1000), Fraction(100_000)
 _UNREADABLE = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
 def _reading(path: Path, what: str) -> AbstractContextManager[None]:
-    """What PyAV raises for a damaged file, as FormatError."""
+    """A context that turns PyAV's errors for damaged files into FormatError."""
     return refusing(_UNREADABLE, f"{path} is not an MP4 that can be read: {what} cannot")
 
 
 class VideoReader:
-    """An MP4 file, read forward for the most part: asking for later and later times decodes every frame once.
+    """An MP4 file, read mostly forward. Requests with increasing times decode every frame once.
 
     Attributes:
         path: the file.
-        height: of the frames [pixels].
-        width: of the frames [pixels].
-        rate_hz: frames per second, on average.
+        height: height of the frames [pixels].
+        width: width of the frames [pixels].
+        rate_hz: average number of frames per second.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class VideoReader:
                 require(len(self._container.streams.video) >= 1, f"{path} has no video in it")
                 self._stream = self._container.streams.video[0]
                 context = self._stream.codec_context
-                if context is None:  # in spite of its type: FFmpeg does not know the code
+                if context is None:  # possible in spite of its type, if FFmpeg does not know the codec
                     raise FormatError(f"{path} is coded in a way that is not known")
                 require(context.name.removeprefix("lib") in (*CODECS, "dav1d"), f"{path} is coded as {context.name}")
                 self.height, self.width = context.height, context.width
@@ -76,7 +76,7 @@ class VideoReader:
         """The frames uint8 `[H, W, 3]` nearest to `times` [s], which must increase.
 
         Raises:
-            FormatError: when there is none within `tolerance_s` of a time, or the same one for two.
+            FormatError: when no frame is within `tolerance_s` of a time, or two times have the same frame.
         """
         used = -np.inf
         for time in times:
@@ -90,14 +90,14 @@ class VideoReader:
             yield self._to_rgb(found[1])
 
     def frames(self, count: int) -> Iterator[NDArray[np.uint8]]:
-        """The first `count` frames, which must be evenly spaced. Raises FormatError when they are not there."""
+        """The first `count` frames, which must be evenly spaced. Raises FormatError when they do not exist."""
         self._seek(0.0)
         assert self._next is not None
         times = self._next[0] + np.arange(count) / self.rate_hz
         yield from self.frames_at(times, 0.5 / self.rate_hz)
 
     def count(self) -> int:
-        """How many frames there are, without decoding them."""
+        """Number of frames, counted without decoding them."""
         count = 0
         with _reading(self.path, "its index"):
             self._container.seek(0, stream=self._stream)
@@ -125,7 +125,7 @@ class VideoReader:
         return best
 
     def _seek(self, time: float) -> None:
-        """To the key frame before `time`."""
+        """Go to the key frame before `time`."""
         assert self._stream.time_base is not None
         with _reading(self.path, f"what is at {time:.4f} s"):
             self._container.seek(max(0, int(time / self._stream.time_base)), stream=self._stream)
@@ -141,7 +141,7 @@ class VideoReader:
                     yield float(frame.pts * self._stream.time_base), frame
 
     def _to_rgb(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        size = (frame.height, frame.width)  # a stream may say another one later
+        size = (frame.height, frame.width)  # the size may change within a stream
         require(size == (self.height, self.width), f"{self.path} changes from {self.height, self.width} to {size}")
         with _reading(self.path, "a frame"):
             return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
@@ -156,14 +156,14 @@ class VideoWriter:
         crf: quality, from 0 (nearly lossless) to 51.
 
     Attributes:
-        num_bytes: of the frames that have been written; some are still being encoded.
+        num_bytes: size of the frames written so far. Some frames are still being encoded.
     """
 
     def __init__(self, path: Path, rate_hz: Fraction | int, height: int, width: int, crf: int) -> None:
         rate_hz = Fraction(rate_hz)
         self._container = av.open(str(path), mode="w", format="mp4", options={"movflags": "+faststart"})
-        # A key frame every other frame, as LeRobot has it, so that any frame is quickly read; no B-frames, so that
-        # times begin at zero.
+        # As in LeRobot, every other frame is a key frame, so that any frame can be read quickly. There are no B-frames,
+        # so that times begin at zero.
         options = {"crf": str(crf), "g": "2", "bf": "0", "preset": "medium"}
         self._stream = self._container.add_stream("libx264", rate=rate_hz, options=options)
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, "yuv420p"
@@ -172,7 +172,7 @@ class VideoWriter:
         self.num_bytes = 0
 
     def add(self, picture: NDArray[np.uint8]) -> None:
-        """The next frame."""
+        """Write the next frame."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts, frame.time_base = self._count, 1 / self._rate_hz
         self._write(frame)

@@ -1,8 +1,8 @@
-"""Reading zarr groups of format 2 from strangers, in a folder or a zip file.
+"""Reads untrusted zarr groups of format 2, in a folder or a zip file.
 
-zarr itself would look up any installed codec by its name, take the place that a chunk unpacks to as it comes, and read
-a missing chunk as zeros. Here codecs are those of a list, a chunk has to have the size that its array says, and a
-missing one is an error unless it is asked for.
+zarr itself would look up any installed codec by name, allocate whatever size a chunk expands to, and read a missing
+chunk as its fill value. Here a list has all accepted codecs, a chunk must have the size that its array declares, and a
+missing chunk is an error unless the caller accepts it.
 
 Specification: https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html
 """
@@ -36,17 +36,17 @@ from worldmodel.data.formats.limits import (
 from worldmodel.data.formats.source import FormatError
 
 CODECS: Final = ("blosc", "gzip", "lz4", "zlib", "zstd")
-_INTO = {"blosc": numcodecs.Blosc, "lz4": numcodecs.LZ4, "zstd": numcodecs.Zstd}  # these check where they unpack to
+_INTO = {"blosc": numcodecs.Blosc, "lz4": numcodecs.LZ4, "zstd": numcodecs.Zstd}  # these check their output buffer
 _BLOSC_HEADER = 16
 _NUMBERS = re.compile(r"[<>|][biuf][1248]")
 _MOST_DIMENSIONS = 6
 _UNREADABLE = (RuntimeError, ValueError, OSError, zlib.error)
-# NotImplementedError, of a version or method that is made up, is a RuntimeError.
+# RuntimeError includes NotImplementedError, which an invalid version or compression method raises.
 _BROKEN_ZIP = (OSError, RuntimeError, EOFError, LookupError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 class Files:
-    """The files of a folder or a zip file, by their names with `/`."""
+    """The files of a folder or a zip file. Parts of their names are separated by `/`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,7 +70,7 @@ class Files:
         return sorted({name.partition("/")[0] for name in inner} - {""})
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
-        """Content of a file; None where there is none. Raises FormatError when it is larger than `most_bytes`."""
+        """Content of a file; None if there is none. Raises FormatError when it is larger than `most_bytes`."""
         where = f"{self.path}: {name}"
         try:
             if self._zip is None:
@@ -83,7 +83,7 @@ class Files:
             if name not in self._zip.NameToInfo:
                 return None
             with self._zip.open(name) as file:
-                content = file.read(most_bytes + 1)  # whatever the archive says of its size
+                content = file.read(most_bytes + 1)  # the size that the archive declares may be wrong
         except _BROKEN_ZIP as error:
             raise FormatError(f"{where} cannot be read ({error})") from error
         require(len(content) <= most_bytes, f"{where} has more than {most_bytes:,} bytes")
@@ -97,19 +97,19 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Array2:
-    """One array. Its first axis is time; chunks may cut all axes.
+    """One array. Its first axis is time. Chunks may divide all axes.
 
     Attributes:
-        files: where it is.
-        name: its folder there.
+        files: the files of the group.
+        name: the array's folder in them.
         shape: `[N, ...]`.
-        chunks: of the same length as `shape`.
-        dtype: numbers only.
-        codec: one of `CODECS`; None where chunks are not packed.
-        separator: between the numbers of a chunk in its file's name.
+        chunks: shape of a chunk, as long as `shape`.
+        dtype: type of the numbers.
+        codec: one of `CODECS`; None if chunks are not compressed.
+        separator: separator of a chunk's indices in the name of its file.
         order: C or F.
-        fill: what a missing chunk reads as.
-        fill_missing: whether it may; otherwise it is an error.
+        fill: value of missing chunks.
+        fill_missing: whether chunks may be missing. Otherwise a missing chunk is an error.
     """
 
     files: Files
@@ -127,7 +127,7 @@ class Array2:
         return self.shape[0]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start:stop`. Raises FormatError when a chunk of them is missing or damaged."""
+        """Rows `start:stop`. Raises FormatError when one of their chunks is missing or damaged."""
         where = f"{self.files.path}: {self.name}"
         require(0 <= start <= stop <= len(self), f"{where} has {len(self)} rows, not {stop}")
         needed = (stop - start) * math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -169,7 +169,7 @@ class Array2:
 
 
 def open_array(files: Files, name: str, fill_missing: bool) -> Array2:
-    """The array in the folder `name`. Raises FormatError when there is none that can be read."""
+    """The array in the folder `name`. Raises FormatError when it is missing or cannot be read."""
     where = f"{files.path}: {name}/.zarray"
     text = files.read(f"{name}/.zarray", MOST_JSON_BYTES)
     if text is None:
@@ -215,16 +215,16 @@ def _sizes(told: dict[str, Any], key: str, where: str) -> tuple[int, ...]:
 
 
 def _unpack(codec: str | None, packed: bytes, size: int) -> bytes | bytearray:
-    """Never more than `size` bytes, whatever the chunk says of itself."""
+    """The content of a chunk. Little more than `size` bytes are allocated, whatever size the chunk declares."""
     if codec is None:
         return packed
     if codec in _INTO:
-        if codec == "blosc":  # it believes what its header says of both sizes
+        if codec == "blosc":  # blosc trusts both sizes in its header
             sizes = struct.unpack_from("<III", packed, 4) if len(packed) >= _BLOSC_HEADER else ()
             if len(sizes) != 3 or (sizes[0], sizes[2]) != (size, len(packed)):
                 raise ValueError(f"{len(packed)} bytes with a header of sizes {list(sizes)}")
         plain = bytearray(size)
         unpacked = _INTO[codec]().decode(packed, out=plain)
         return plain if len(unpacked) == size else bytes(unpacked)
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib or gzip, told from how it begins
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib or gzip, which the first bytes tell apart
     return inflater.decompress(packed, size + 1)

@@ -1,1 +1,1 @@
-"""The trajectory store: written so that nothing committed is lost, read so that no damage goes unnoticed."""
+"""The trajectory store. Writers lose nothing that was committed, and readers notice all damage."""

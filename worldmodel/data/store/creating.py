@@ -1,4 +1,4 @@
-"""Making an empty store, which appears whole or not at all."""
+"""Creates an empty store, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from worldmodel.data.store.layout import CHAIN, ENDS, FORMAT, INSTRUCTIONS, RECO
 from worldmodel.data.store.metadata import RowType
 
 _PIXEL_CHUNK = 16  # frames: about one clip, so that a random clip decodes two chunks
-_VECTOR_CHUNK = 512  # rows: few files, and the last one is still cheap to write again
-_META_CHUNKS = {ENDS: 4096, SEEDS: 4096, RECORDS: 4096, INSTRUCTIONS: 64}  # episodes: likewise
-_PACKED_BYTES = 64_000_000  # of a file of a packed store, before compression
+_VECTOR_CHUNK = 512  # rows: there are few files, and rewriting the last one stays cheap
+_META_CHUNKS = {ENDS: 4096, SEEDS: 4096, RECORDS: 4096, INSTRUCTIONS: 64}  # episodes, for the same reason
+_PACKED_BYTES = 64_000_000  # size of one file of a packed store, before compression
 
 
 def create_store(path: Path, layout: Layout, recording: Mapping[str, Any], packed: bool = False) -> None:
-    """An empty store, which appears at `path` whole or not at all.
+    """Create an empty store, which appears at `path` whole or not at all.
 
-    `packed` puts many chunks into one file (zarr's shards), as archives and object storage like it. A clip is read from
-    it all the same; adding an episode writes the last file anew.
+    `packed` puts many chunks into one file (zarr's shards), which suits archives and object storage. Single clips can
+    still be read from it. Adding an episode rewrites the last file.
     """
     require_folder(path)
     draft = path.with_name(path.name + PARTIAL)
@@ -47,14 +47,14 @@ def create_store(path: Path, layout: Layout, recording: Mapping[str, Any], packe
     }
     attributes["checksum"] = description_checksum(attributes)
     group = zarr.create_group(store, attributes=attributes)
-    group.create_group("meta", attributes=attributes)  # a second copy: without a description, nothing can be read
+    group.create_group("meta", attributes=attributes)  # a second copy: no store can be read without one
     for name, row in layout.array_types.items():
         if name in _META_CHUNKS:
             _create_array(group, name, row, _META_CHUNKS[name])
             continue
         is_picture = len(row.shape) == 3
         chunk = _PIXEL_CHUNK if is_picture else _VECTOR_CHUNK
-        row_bytes = row.dtype.itemsize * math.prod(max(1, size) for size in row.shape)  # in a chunk, no length is 0
+        row_bytes = row.dtype.itemsize * math.prod(max(1, size) for size in row.shape)  # no length of a chunk is 0
         _create_array(group, name, row, chunk, max(1, _PACKED_BYTES // (chunk * row_bytes)) if packed else None)
     group[ENDS].update_attributes({CHAIN: chain(make_records([], [], [], len(layout.digested)))})
     store.sync_directories()
@@ -63,7 +63,7 @@ def create_store(path: Path, layout: Layout, recording: Mapping[str, Any], packe
 
 
 def is_vacant(path: Path) -> bool:
-    """Whether a store can be made at `path`: nothing is there, or an empty folder."""
+    """Whether a store can be created at `path`, which must be absent or an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 

@@ -1,4 +1,4 @@
-"""Files that are on disk, whole, before anybody counts on them."""
+"""Durable writes. A file is complete and on disk before anything refers to it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class WritingStopped(RunStopped):
 
 
 class DurableLocalStore(LocalStore):
-    """A `LocalStore` whose files are on disk, whole, before they get their names.
+    """A `LocalStore` whose files get their names once their content is complete and on disk.
 
-    File names are on disk only after `sync_directories`.
+    The names themselves are on disk only after `sync_directories`.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
@@ -73,7 +73,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Like `mkdir -p`, and on disk when it returns."""
+    """Like `mkdir -p`. The folder is on disk when this returns."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -82,10 +82,10 @@ def make_folder(folder: Path) -> None:
 
 
 def finish_other_tasks() -> None:
-    """Wait for what zarr still reads or writes after one of its concurrent tasks has failed.
+    """Wait for zarr's other reads and writes after one of its concurrent tasks has failed.
 
-    Otherwise a write goes on after its writer has given up and released the lock, and Python complains about each of
-    the tasks when the program ends, below the one line that says what is wrong.
+    Otherwise a write could continue after its writer has given up and released the lock. Python would also complain
+    about each unfinished task at the end of the program, below the one line that explains the error.
     """
     sync(_finish_other_tasks())
 
@@ -97,10 +97,10 @@ async def _finish_other_tasks() -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes to the store at `path` in one piece: Ctrl-C waits until it is over.
+    """A context for one indivisible write to the store at `path`. Ctrl-C takes effect after it.
 
     Raises:
-        WritingStopped: for what the operating system refuses.
+        WritingStopped: when the operating system refuses an operation.
     """
     with uninterrupted(), naming_what_is_refused(path):
         yield
@@ -108,10 +108,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def naming_what_is_refused(path: Path) -> Iterator[None]:
-    """Around what writes to the store at `path`.
+    """A context for writes to the store at `path`.
 
     Raises:
-        WritingStopped: for what the operating system refuses.
+        WritingStopped: when the operating system refuses an operation.
     """
     try:
         yield

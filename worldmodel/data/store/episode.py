@@ -20,10 +20,11 @@ class Episode:
         images: by camera, uint8 `[T+1, H, W, 3]`.
         action: float32 `[T+1, A]`, in physical units; the last row is zero and was never taken.
         proprio: float32 `[T+1, P]`.
-        state: float64 `[T+1, S]`, the simulator's.
-        seed: what the environment was reset with.
-        reward: float32 `[T+1]`: row t came of the action of row t, the last row is zero; None where there are none.
-        instruction: what the robot was told to do; empty where it was told nothing.
+        state: float64 `[T+1, S]`, the simulator's state.
+        seed: seed of the environment's reset.
+        reward: float32 `[T+1]`. Row t is the reward of the action in row t, and the last row is zero. None for a
+            store without rewards.
+        instruction: the instruction to the robot; empty if there was none.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -41,7 +42,7 @@ class Episode:
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
-        """By column, in the order of the store."""
+        """The arrays by column name, in the order of the store."""
         columns: dict[str, NDArray[Any]] = {image_column(camera): rows for camera, rows in self.images.items()}
         columns |= {"action": self.action, "proprio": self.proprio, "state": self.state}
         return columns if self.reward is None else columns | {REWARD: self.reward}

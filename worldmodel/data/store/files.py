@@ -1,7 +1,7 @@
-"""Where the files of a store are: in a folder, or (`worldmodel.data.store.remote`) at an address.
+"""The files of a store, which are in a folder or at an address (`worldmodel.data.store.remote`).
 
-Everything that reads a store reads files in a folder of this machine, `root`. Files at an address are fetched into such
-a folder before they are read, so that there is one way of opening a store, and one set of checks.
+All code that reads a store reads files in a local folder, `root`. Files at an address are first fetched into such a
+folder, so that there is one way to open a store and one set of checks.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import BinaryIO, Protocol, final
 
 from worldmodel.core.errors import UserError
 
-# One slash is enough: `Path` makes one of two, and a folder is never called `https:`.
+# One slash is enough, because `Path` merges two into one, and no folder is called `https:`.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}([^/].*)")
 
 
 class StoreError(UserError):
-    """The store is absent, damaged, or made by a newer program. The message says which, and where."""
+    """The store is absent, damaged, or from a newer program. The message has the reason and the place."""
 
 
 class UnreachableError(StoreError):
-    """A file of a store at an address cannot be fetched. What is there may well be whole."""
+    """A file of a store at an address cannot be fetched. The store itself may be undamaged."""
 
 
 class StoreFiles(Protocol):
@@ -33,34 +33,35 @@ class StoreFiles(Protocol):
 
     @property
     def root(self) -> Path:
-        """The folder of this machine that they are read from."""
+        """The local folder that the files are read from."""
 
     @property
     def name(self) -> str:
-        """What the user calls the store: its path or address."""
+        """The path or address by which the user knows the store."""
 
     @property
     def hint(self) -> str:
-        """What can be done about a damaged file, other than restoring it."""
+        """Advice on a damaged file, other than to restore it."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether they are at an address."""
+        """Whether the store is at an address."""
 
     def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
-        """Bring files into `root`; one that does not exist is not there afterwards.
+        """Bring files into `root`. A file that does not exist in the store is absent from `root` afterwards.
 
         Raises:
-            UnreachableError: when that cannot be told, or a file did not arrive whole, or has more than `most_bytes`.
+            UnreachableError: when a file's existence cannot be determined, or a file arrives incomplete or has more
+                than `most_bytes`.
         """
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Files that turned out to be damaged: the next `fetch` brings them anew."""
+        """Discard files that turned out to be damaged. The next `fetch` brings them again."""
 
 
 @final
 class LocalFiles:
-    """The files of a store in a folder: they are there, or they are not."""
+    """The files of a store in a local folder, where nothing has to be fetched."""
 
     is_remote = False
 
@@ -73,19 +74,19 @@ class LocalFiles:
         return f"`python -m worldmodel.data recover {self.root}` saves what can be saved"
 
     def fetch(self, keys: Sequence[str], most_bytes: int) -> None:
-        """Nothing to be done."""
+        """Do nothing."""
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Nothing to be done: these are the only ones."""
+        """Do nothing, since there is no other copy of the files."""
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading, if it is one: a pipe or device in its place would make the reader wait for ever.
+    """Open a regular file for reading. A pipe or device in its place could make the reader wait for ever.
 
     Raises:
-        OSError: where it cannot be opened, or is something else.
+        OSError: when it cannot be opened, or is not a regular file.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    # Without O_NONBLOCK, opening a pipe would wait for a process that writes to it.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -94,18 +95,18 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def address_in(path: str | Path) -> str | None:
-    """The address that `path` is, for example `https://host/data.zarr`, without a slash at its end; None for a path.
+    """`path` as an address without a final slash, for example `https://host/data.zarr`; None if it is no address.
 
-    Also one that has been through `Path`, which leaves out a slash.
+    An address that has been through `Path`, which leaves out a slash, is recognised too.
     """
     found = _ADDRESS.fullmatch(str(path))
     return f"{found[1].lower()}://{found[2].rstrip('/')}" if found else None
 
 
 def require_folder(path: str | Path) -> None:
-    """Before anything is written to `path`. Raises UserError for an address, and for a path that ends in no name."""
+    """Check a `path` to write to. Raises UserError for an address, and for a path that ends in no name."""
     address = address_in(path)
     if address is not None:
         raise UserError(f"{address} is an address, which is only read: expected a folder of this machine")
-    if Path(path).name in ("", ".."):  # the lock and the draft are beside it, and called after it
+    if Path(path).name in ("", ".."):  # the lock and the draft lie beside it, under names made from its name
         raise UserError(f"'{path}' does not name a folder: expected one, for example {Path(path) / 'data.zarr'}")

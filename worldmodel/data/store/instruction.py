@@ -1,4 +1,4 @@
-"""What a robot was told to do in an episode, as text of fixed size: UTF-8, filled up with zeros."""
+"""The instruction of an episode, as UTF-8 of a fixed size that is padded with zeros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INSTRUCTION_BYTES: Final = 512
 
 
 def encode_instruction(text: object) -> NDArray[np.uint8]:
-    """uint8 `[INSTRUCTION_BYTES]`.
+    """An instruction as uint8 `[INSTRUCTION_BYTES]`.
 
     Raises:
         UserError: for anything but text of at most `INSTRUCTION_BYTES` bytes of UTF-8 without a NUL character.
@@ -35,7 +35,7 @@ def encode_instruction(text: object) -> NDArray[np.uint8]:
 
 
 def decode_instruction(row: NDArray[Any]) -> str:
-    """Inverse of `encode_instruction`. Raises ValueError for what that does not make."""
+    """Inverse of `encode_instruction`. Raises ValueError for bytes that it cannot have returned."""
     content = row.tobytes().rstrip(b"\0")
     if b"\0" in content:
         raise ValueError("text behind the end of the text")

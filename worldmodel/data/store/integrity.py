@@ -1,12 +1,12 @@
-"""Checksums: what every episode and every column of it was when it was recorded.
+"""Checksums of every episode and each of its columns, as they were recorded.
 
-zstd's own checksum guards a chunk. It cannot tell that two chunk files were swapped, that a description was changed, or
-that a file came back from an older backup. So each episode has a record
+zstd's own checksum guards a single chunk. It does not reveal two swapped chunk files, a changed description, or a file
+that came back from an older backup. Therefore each episode has a record
 
-    end [rows], seed, BLAKE2b-128 of each column's bytes (and of the instruction), BLAKE2b-64 of all that
+    end [rows], seed, BLAKE2b-128 of each column's bytes (and of the instruction), BLAKE2b-64 of all of these
 
-and the commit (`meta/episode_ends/zarr.json`) names the BLAKE2b-128 of all records so far. The record repeats where the
-episode ends, so that either copy can be restored from the other. Shapes: `E` episodes, `D` digests of each.
+and the commit (`meta/episode_ends/zarr.json`) holds the BLAKE2b-128 of all records so far. The record repeats the
+episode's end, so that either copy can be restored from the other. Shapes: `E` episodes, `D` digests of each.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ Records = NDArray[np.void]
 
 
 class ColumnDigest:
-    """BLAKE2b-128 of the little-endian bytes of an episode's column, which comes in blocks of rows."""
+    """BLAKE2b-128 of the little-endian bytes of one column of an episode, which arrives in blocks of rows."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=_DIGEST)
 
     def update(self, rows: NDArray[Any]) -> None:
-        """Take in the next rows `[n, ...]`."""
+        """Add the next rows `[n, ...]`."""
         little = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
         self._hash.update(little.reshape(-1).view(np.uint8).data)
 
     def digest(self) -> bytes:
-        """Of all rows so far."""
+        """The digest of all rows so far."""
         return self._hash.digest()
 
 
 def column_digest(values: NDArray[Any]) -> bytes:
-    """That of a whole column `[T+1, ...]`."""
+    """The digest of a whole column `[T+1, ...]`."""
     digest = ColumnDigest()
     digest.update(values)
     return digest.digest()
 
 
 def record_type(num_digests: int) -> np.dtype[Any]:
-    """One record."""
+    """The element type of one record."""
     return np.dtype(
         [("end", "<i8"), ("seed", "<i8"), ("digests", "u1", (num_digests, _DIGEST)), ("check", "u1", _CHECK)]
     )
@@ -73,13 +73,13 @@ def to_bytes(records: Records) -> NDArray[np.uint8]:
 
 
 def from_bytes(rows: NDArray[np.uint8]) -> Records:
-    """Inverse of `to_bytes`: how many digests there are follows from the bytes of a record."""
+    """Inverse of `to_bytes`. The number of digests follows from the size of a record."""
     num_digests = (rows.shape[1] - record_type(0).itemsize) // _DIGEST
     return np.ascontiguousarray(rows).view(record_type(num_digests)).reshape(-1)
 
 
 def intact(records: Records) -> NDArray[np.bool_]:
-    """Which records `[E]` carry their own checksum."""
+    """Which records `[E]` match their own checksum."""
     matches: NDArray[np.bool_] = (records["check"] == _checks(records)).all(axis=1)
     return matches
 
@@ -90,7 +90,7 @@ def chain(records: Records) -> str:
 
 
 def description_checksum(attributes: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) of a store's attributes, their checksum itself left out."""
+    """SHA-256 (hexadecimal) of a store's attributes without their checksum."""
     content = {key: value for key, value in attributes.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

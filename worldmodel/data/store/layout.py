@@ -1,12 +1,12 @@
-"""Which arrays a store has, by its schema, and what its description says of them.
+"""The arrays of a store under each schema, and their description.
 
-    schema 3  data/images/<camera>, data/action, data/proprio, data/state, and data/reward where there is one;
+    schema 3  data/images/<camera>, data/action, data/proprio, data/state, and data/reward if rewards are recorded;
               meta/episode_ends, meta/episode_seed, meta/episode_record, meta/episode_instruction
-    schema 2  one camera, square and without a name (`data/pixels`); neither reward nor instructions
+    schema 2  one square camera without a name (`data/pixels`); neither rewards nor instructions
     schema 1  like 2, without checksums (`meta/episode_record`)
 
-Stores of all schemas are read, and all look alike to a reader: a *column* is what an episode has one row of per
-observation, and the only camera of old stores is called `camera`. Only stores of schema 3 are written.
+Stores of all schemas can be read, and all look alike to a reader. A *column* has one row per observation of an episode.
+The only camera of an old store is called `camera`. Only stores of schema 3 are written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ ENDS: Final = "meta/episode_ends"
 SEEDS: Final = "meta/episode_seed"
 RECORDS: Final = "meta/episode_record"
 INSTRUCTIONS: Final = "meta/episode_instruction"
-# Attribute of `meta/episode_ends`, so that one rename changes both: the checksum of all records.
+# The checksum of all records. It is an attribute of `meta/episode_ends`, so that one rename changes both.
 CHAIN: Final = "records"
 REWARD: Final = "reward"
-INSTRUCTION: Final = "instruction"  # has a digest, as columns have
+INSTRUCTION: Final = "instruction"  # has a digest, like a column
 HOW_TO_MAKE_ONE: Final = (
     "make one with `python -m envs.collect`, `worldmodel.data.Recorder` or `python -m worldmodel.data import`"
 )
@@ -44,7 +44,7 @@ _FIRST_WITH_CHECKSUMS, _FIRST_WITH_CAMERAS = 2, 3
 
 
 def image_column(camera: str) -> str:
-    """The column of a camera's pictures: `images/<camera>`."""
+    """The column of a camera's images, `images/<camera>`."""
     return f"{_IMAGES}{camera}"
 
 
@@ -53,9 +53,9 @@ class Layout:
     """The arrays of one store.
 
     Attributes:
-        spec: what is recorded.
+        spec: specification of the recorded robot.
         has_reward: whether there is a column `reward`.
-        version: of the schema.
+        version: version of the schema.
     """
 
     spec: EnvironmentSpec
@@ -64,7 +64,7 @@ class Layout:
 
     @cached_property
     def row_types(self) -> dict[str, RowType]:
-        """What one row of each column is, in the order of the columns' digests."""
+        """Element type and shape of one row of each column, in the order of the columns' digests."""
         spec = self.spec
         types = {image_column(c.name): RowType(np.dtype(np.uint8), c.shape) for c in spec.cameras}
         types["action"] = RowType(np.dtype(np.float32), (spec.action.size,))
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def digested(self) -> tuple[str, ...]:
-        """What an episode's record has digests of, in their order."""
+        """Names of everything that an episode's record has a digest of, in that order."""
         return (*self.columns, INSTRUCTION) if self.has_instructions else self.columns
 
     @property
@@ -110,10 +110,10 @@ class Layout:
 
     @classmethod
     def described(cls, attributes: dict[str, Any], path: str | Path, hint: str = "") -> Self:
-        """What the description of the store at `path` says.
+        """The layout that the description of the store at `path` gives.
 
         Raises:
-            StoreError: where it cannot be trusted or understood, or makes no sense.
+            StoreError: when the description cannot be trusted or understood, or makes no sense.
         """
         version = check_schema(attributes, path, hint)
         environment = attribute(attributes, "environment", path)
@@ -151,12 +151,12 @@ def check_schema(attributes: dict[str, Any], path: str | Path, hint: str = "") -
 def is_as_written(attributes: dict[str, Any]) -> bool:
     """Whether a store's description has the checksum that was written with it."""
     if "checksum" not in attributes:
-        return bool(attributes.get("schema_version") == 1)  # the only schema without
+        return bool(attributes.get("schema_version") == 1)  # the only schema without a checksum
     return bool(attributes["checksum"] == description_checksum(attributes))
 
 
 def attribute(attributes: dict[str, Any], name: str, path: str | Path) -> dict[str, Any]:
-    """The values `name` of a store's description. Raises StoreError where there are none."""
+    """The values called `name` in a store's description. Raises StoreError if there are none."""
     value = attributes.get(name)
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it does not say its {name}")

@@ -1,4 +1,4 @@
-"""One writer at a time."""
+"""The lock that admits one writer at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any, Self
 
 from worldmodel.core.errors import UserError
 
-_PATIENCE_S = 1.0  # for an owner that has the lock to say who it is
+_PATIENCE_S = 1.0  # time in which a process that has taken the lock writes its identity into the file
 
 
 class WriterLock:
     """Exclusive right to write `target`, held through the file `<target>.lock` beside it.
 
-    The kernel's `flock` decides, so the lock of a process that died is free at once and no process id can be mistaken
-    for another. The file's text (process id, host, start time) tells a second writer who is in the way, and keeps a
-    second host out where the file system does not carry locks between hosts.
+    The lock is the kernel's `flock`. It is free as soon as its process dies, and a reused process id does no harm. The
+    file's text (process id, host, start time) tells a second writer who holds the lock. It also keeps out a second
+    host on file systems that do not carry locks between hosts.
     """
 
     def __init__(self, target: Path) -> None:
@@ -35,7 +35,7 @@ class WriterLock:
         """Take the lock or fail at once.
 
         Raises:
-            UserError: naming the owner, when another writer holds it.
+            UserError: when another writer holds it. The message names the owner.
         """
         assert self._descriptor is None, "already acquired"
         while True:
@@ -50,15 +50,15 @@ class WriterLock:
                 raise
             if current:
                 break
-            os.close(descriptor)  # its owner removed the file between our open and our lock: try the new one
+            os.close(descriptor)  # its owner removed the file between our open and our lock, so try the new one
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back; without one, do nothing."""
+        """Release the lock, if it is held."""
         if self._descriptor is None:
             return
-        with contextlib.suppress(OSError):  # a file that stays is in nobody's way
-            if self._is_current(self._descriptor):  # not another writer's, after somebody removed ours
+        with contextlib.suppress(OSError):  # a leftover file blocks no writer
+            if self._is_current(self._descriptor):  # if our file was removed, the present one may be another writer's
                 self._path.unlink()
         os.close(self._descriptor)
         self._descriptor = None
@@ -70,7 +70,7 @@ class WriterLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                # Its owner may have come a moment ago: the file is still empty, or names the one before.
+                # An owner that has just taken the lock may not have signed the file yet, which is then empty or old.
                 owner = _owner(descriptor)
                 if _may_be_alive(owner) or time.monotonic() > deadline:
                     raise UserError(f"{self._target} is being written by {_describe(owner)}") from None
@@ -105,7 +105,7 @@ def _now() -> str:
 def _owner(descriptor: int) -> dict[str, Any]:
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:  # a process that has just created the file and not yet written to it, or died there
+    except ValueError:  # the process that created the file has not written to it yet, or died before it could
         return {}
     return owner if isinstance(owner, dict) else {}
 
@@ -117,7 +117,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _may_be_alive(owner: dict[str, Any]) -> bool:
-    """Whether there is an owner, and not one of this host that is gone."""
+    """Whether there is an owner that is not known to have ended. Only owners on this host can be checked."""
     if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
         return bool(owner)
     try:

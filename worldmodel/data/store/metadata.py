@@ -1,15 +1,16 @@
-"""Opening the arrays of a store without trusting what its files say of themselves.
+"""Opens the arrays of a store without trusting their metadata.
 
-zarr does what an array's `zarr.json` asks for: it looks up any codec that is installed, and asks for as much memory as
-shapes and compressed chunks declare. A damaged number can then take the machine down, and a file of a stranger's can
-choose which code decodes it. Everything in a store was written by `worldmodel.data.store.writer`, so only what that
-writes is accepted, checked before zarr sees it:
+zarr obeys an array's `zarr.json`. It looks up any installed codec by name, and allocates as much memory as shapes and
+compressed chunks declare. A damaged number could exhaust the machine's memory, and an untrusted file could choose the
+code that decodes it. All stores are written by `worldmodel.data.store.writer`. Therefore only metadata as it writes
+them are accepted, and these rules are checked before zarr reads the array:
 
-- the element type and shape of each row are those of the store's description: fixed-size numbers, never objects
-- codecs: `bytes` and `zstd` with its checksum, in packed stores inside `sharding_indexed` with a `crc32c` on the index
-- chunks along the first axis only, of at most 256 MiB before compression; at most 2^20 of them in a file
-- a chunk is decompressed only if its header announces exactly the size that a chunk has, and a checksum
-- only each array's own `zarr.json` counts: the copies that consolidated metadata keeps go stale with the next episode
+- The element type and shape of a row are those of the store's description. They are fixed-size numbers, never objects.
+- Codecs are `bytes` and `zstd` with its checksum. In packed stores, `sharding_indexed` with a `crc32c` on the index
+  contains them.
+- Chunks divide the first axis only and have at most 256 MiB before compression. A file has at most 2^20 of them.
+- A chunk is decompressed only if its header announces a checksum and exactly the size of a chunk.
+- Only each array's own `zarr.json` counts. Copies in consolidated metadata are out of date after the next episode.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ _BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "litt
 
 
 class MetadataError(Exception):
-    """A `zarr.json` that is not there, cannot be read, or asks for something that no store has."""
+    """A `zarr.json` that is missing or unreadable, or describes something that no store contains."""
 
 
 class RowType(NamedTuple):
-    """One row of a column."""
+    """Element type and shape of one row of a column."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Its size, not compressed."""
+        """The size of a row before compression."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -60,8 +61,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        MetadataError: for anything else that is not an object of a reasonable size.
+        FileNotFoundError: when there is no such file.
+        MetadataError: when it holds anything but an object of a reasonable size.
     """
     try:
         with open_file(file) as opened:
@@ -88,17 +89,17 @@ def group_attributes(path: Path) -> dict[str, Any]:
 
 
 def open_array(root: Path, name: str, row: RowType, store: LocalStore | None = None) -> zarr.Array[Any]:
-    """The array `name` of the store at `root`, if it has rows of the type `row`; written to through `store`, if given.
+    """The array `name`, with rows of type `row`, of the store at `root`. Writes go through `store`, if given.
 
     Raises:
-        MetadataError: when its description is missing, cannot be read or asks for something else.
+        MetadataError: when the array's metadata are missing, unreadable or differ from those of such an array.
     """
     try:
         content = read_json(root / name / "zarr.json")
     except FileNotFoundError as error:
         raise MetadataError("zarr.json is missing") from error
     chunk_bytes = check_array(content, row)
-    # Nothing else that may stand there reaches zarr.
+    # zarr receives no other keys that the file may have.
     known = {field.name for field in dataclasses.fields(ArrayV3Metadata)}
     try:
         metadata = ArrayV3Metadata.from_dict({key: value for key, value in content.items() if key in known})
@@ -113,7 +114,7 @@ def check_array(content: dict[str, Any], row: RowType) -> int:
     """Bytes of a chunk of the array that `content` describes, before compression.
 
     Raises:
-        MetadataError: naming what is found, unless it is an array as the writer makes them.
+        MetadataError: naming what was found, if it is not an array as the writer makes them.
     """
     _require(content, "zarr_format", 3)
     _require(content, "node_type", "array")
@@ -151,7 +152,7 @@ def _require(content: dict[str, Any], key: str, *accepted: Any) -> None:
 
 
 def _configuration(value: object, what: str, name: str) -> dict[str, Any]:
-    """Of `{"name": name, "configuration": {...}}`."""
+    """The configuration in `{"name": name, "configuration": {...}}`."""
     configuration = value.get("configuration") if isinstance(value, dict) else None
     if not isinstance(value, dict) or value.get("name") != name or not isinstance(configuration, dict):
         raise MetadataError(f"{what} is {_short(value)}: expected {name}")
@@ -174,7 +175,7 @@ def _chunk_rows(configuration: dict[str, Any], row: RowType) -> int:
 
 
 def _chunked(row: RowType) -> list[int]:
-    """A row's shape within a chunk, where no length may be 0."""
+    """The shape of a row within a chunk, where no length may be 0."""
     return [max(1, size) for size in row.shape]
 
 
@@ -203,7 +204,7 @@ def _bounded(codecs: tuple[Codec, ...], chunk_bytes: int) -> tuple[Codec, ...]:
 
 
 class _BoundedZstdCodec(ZstdCodec):
-    """zstd that asks for no more memory than a chunk has. A header may announce any size, and zstd believes it."""
+    """zstd that allocates only what a chunk needs. zstd itself allocates any size that a frame's header announces."""
 
     _num_bytes: int
 
@@ -225,9 +226,9 @@ class _BoundedZstdCodec(ZstdCodec):
 
 
 def announced_bytes(header: bytes) -> int | None:
-    """How large a zstd frame says that it is when decompressed; None unless it says so and has a checksum.
+    """The decompressed size that a zstd frame announces; None if it announces none or has no checksum.
 
-    RFC 8878, section 3.1.1.1. `header` holds at least its first 18 bytes, or all of a shorter frame.
+    See RFC 8878, section 3.1.1.1. `header` is at least the first 18 bytes of the frame, or all of a shorter frame.
     """
     if len(header) < 6 or header[:4] != _ZSTD_MAGIC:
         return None

@@ -1,24 +1,24 @@
-"""The trajectory store: recorded episodes in one zarr v3 group.
+"""The trajectory store, which holds recorded episodes in one zarr v3 group.
 
-    data/images/<camera>  [N, H, W, 3] uint8   RGB; every camera with a height and width of its own; chunks of 16 frames
+    data/images/<camera>  [N, H, W, 3] uint8   RGB; each camera has its own height and width; chunks of 16 frames
     data/action    [N, A]       float32    physical units; row t holds the action taken at t
     data/proprio   [N, P]       float32
     data/state     [N, S]       float64    simulator state, for evaluation only
-    data/reward    [N]          float32    row t holds what came of the action at t; only in stores that have rewards
+    data/reward    [N]          float32    row t holds the reward of the action at t; only in stores with rewards
     meta/episode_ends  [E]      int64      row after the last one of each episode
     meta/episode_seed  [E]      int64
     meta/episode_record  [E, ...]  uint8   checksums (`worldmodel.data.store.integrity`)
-    meta/episode_instruction  [E, 512]  uint8  what the robot was told to do (`worldmodel.data.store.instruction`)
+    meta/episode_instruction  [E, 512]  uint8  instruction to the robot (`worldmodel.data.store.instruction`)
 
-An episode of T actions has T + 1 rows, one per observation. **The last row's action is zero and was never taken**: the
-action of row t leads to row t + 1 only where both rows are of one episode. The last row's reward is zero likewise.
+An episode of T actions has T + 1 rows, one per observation. **The last row's action is zero and was never taken.** The
+action of row t leads to row t + 1 only if both rows belong to the same episode. The last row's reward is zero, too.
 
-`episode_ends` is written last, so it alone says what exists: rows beyond its last entry are leftovers of an interrupted
-writer. zarr reads a missing chunk as zeros without a word, so every read here first checks that its chunks exist.
-The layout is that of Diffusion Policy (Chi et al. 2023), in zarr v3. Older schemas: `worldmodel.data.store.layout`.
+`episode_ends` is written last, so it alone determines what exists. Rows beyond its last entry are leftovers of an
+interrupted writer. zarr silently reads a missing chunk as zeros, so every read here first checks that its chunks exist.
+The layout is Diffusion Policy's (Chi et al. 2023), in zarr v3. `worldmodel.data.store.layout` lists older schemas.
 
-Whatever trains, computes or shows something reads whole episodes (`episode`, `column`, `blocks`), which are checked
-against their checksums. `read` gives any rows, and knows only that their chunks can be decoded.
+Training, statistics and displays read whole episodes (`episode`, `column`, `blocks`), which are compared with their
+checksums. `read` returns any rows, and checks only that their chunks can be decoded.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ NO_INSTRUCTION_DIGEST = column_digest(np.zeros(INSTRUCTION_BYTES, np.uint8))
 
 
 class AlteredError(StoreError):
-    """An episode can be decoded, and is not what was recorded."""
+    """An episode can be decoded but differs from what was recorded."""
 
 
 class TrajectoryStore:
-    """Read access to the episodes that were whole when it was opened; a writer may go on adding more.
+    """Read access to the episodes that were committed when the store was opened. A writer may add more meanwhile.
 
-    Open one in each process: it is cheap and shares nothing.
+    Each process should open its own, which is cheap and shares nothing.
 
     Attributes:
-        path: the folder that its files are read from; of a store at an address, a part of the cache.
-        name: what the user calls it: its path or address.
-        is_remote: whether it is at an address.
-        hint: what can be done about damage, for messages.
-        layout: which columns it has.
-        spec: what was recorded.
-        recording: how it was recorded, as its writer described it.
+        path: the folder that files are read from. For a store at an address, it is a part of the cache.
+        name: the path or address by which the user knows the store.
+        is_remote: whether the store is at an address.
+        hint: advice on damage, for messages.
+        layout: the columns of the store.
+        spec: specification of the recorded robot.
+        recording: the writer's description of how the store was recorded.
         episode_ends: int64 `[E]`, row after the last one of each episode.
         episode_seeds: int64 `[E]`.
         records: checksums `[E]`; None for a store of schema 1, which has none.
@@ -88,7 +88,7 @@ class TrajectoryStore:
             raise StoreError(f"{self.name} is of schema 1, which has no checksums: such stores are not read from afar")
         self.spec = self.layout.spec
         self.recording: dict[str, Any] = attribute(attributes, "recording", self.name)
-        # The ends first: whatever a live writer adds afterwards, the arrays hold at least what they promise.
+        # The ends are read first. A live writer may add rows afterwards, but the rows up to these ends exist already.
         types = self.layout.array_types
         index: list[str] = [name for name in (ENDS, SEEDS, RECORDS, INSTRUCTIONS) if name in types]
         self._rows = {name: _rows(files, name, types[name]) for name in index}
@@ -101,10 +101,10 @@ class TrajectoryStore:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open for reading: a folder, or an address (`https://...`, `http://...`, `s3://...`).
+        """Open a folder or an address (`https://...`, `http://...`, `s3://...`) for reading.
 
         Raises:
-            StoreError: when there is no store at `path`, or it is damaged, or newer than this program.
+            StoreError: when there is no store at `path`, or it is damaged or newer than this program.
             UnreachableError: a StoreError, when the server of an address does not answer as it should.
             UserError: when a library for the address is not installed.
         """
@@ -134,9 +134,9 @@ class TrajectoryStore:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 (hexadecimal) of the content: environment, recording, and the checksums of all episodes.
+        """SHA-256 (hexadecimal) of the environment, the recording and the checksums of all episodes.
 
-        A store of schema 1 has no checksums: all of it is read for this, once. Raises StoreError where it is damaged.
+        A store of schema 1 has no checksums, so all of it is read once. Raises StoreError if it is damaged.
         """
         description = json.dumps([self.spec.to_dict(), self.recording], sort_keys=True)
         digest = hashlib.sha256(description.encode())
@@ -160,7 +160,7 @@ class TrajectoryStore:
         """One whole episode.
 
         Raises:
-            StoreError: when a chunk of it is missing or damaged, or it is not what was recorded.
+            StoreError: when one of its chunks is missing or damaged, or the episode differs from what was recorded.
         """
         rows = self.episode_rows(index)
         columns = {name: self.read(name, rows.start, rows.stop) for name in self.layout.columns}
@@ -170,12 +170,12 @@ class TrajectoryStore:
             except AlteredError:
                 if not self.is_remote:
                     raise
-                columns[name] = self.read(name, rows.start, rows.stop)  # anew: the cache has forgotten it
+                columns[name] = self.read(name, rows.start, rows.stop)  # again, since the cache has discarded it
                 self._require_recorded(index, name, column_digest(columns[name]))
         return Episode.of(self.layout, columns, int(self.episode_seeds[index]), self.instruction(index))
 
     def instruction(self, index: int) -> str:
-        """What the robot was told to do in one episode; empty where it was told nothing. Raises StoreError."""
+        """The instruction to the robot in one episode; empty if there was none. Raises StoreError."""
         self.episode_rows(index)
         if not self.layout.has_instructions:
             return ""
@@ -190,7 +190,7 @@ class TrajectoryStore:
         """All rows of a column of numbers, `[N, ...]`.
 
         Raises:
-            StoreError: when a chunk is missing or damaged, or an episode is not what was recorded.
+            StoreError: when a chunk is missing or damaged, or an episode differs from what was recorded.
         """
         rows = self._column_rows(name)
         with self._naming(name):
@@ -202,9 +202,9 @@ class TrajectoryStore:
         return values
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """All rows of a column in their order, in blocks `[n, ...]` of at most a chunk.
+        """All rows of a column in order, in blocks `[n, ...]` of at most one chunk.
 
-        They are known to be what was recorded when the last block of their episode has come.
+        An episode is verified only when the iteration continues past its last block.
 
         Raises: as `column`.
         """
@@ -213,11 +213,11 @@ class TrajectoryStore:
             yield from self.episode_blocks(name, index, reading)
 
     def reading(self, name: str) -> Pass:
-        """For `episode_blocks` of one episode after the other."""
+        """A pass over a column, for calls of `episode_blocks` in the order of the episodes."""
         return Pass(self._column_rows(name), self.num_rows)
 
     def episode_blocks(self, name: str, index: int, reading: Pass) -> Iterator[NDArray[Any]]:
-        """One episode's rows of a column, as `blocks`."""
+        """The rows of one episode and column, in blocks as from `blocks`."""
         rows, digest = self.episode_rows(index), ColumnDigest()
         with self._naming(name):
             for block in reading.blocks(rows.start, rows.stop):
@@ -227,18 +227,18 @@ class TrajectoryStore:
         self._require_recorded(index, name, digest.digest())
 
     def digests(self, index: int) -> dict[str, bytes]:
-        """Of each column of one episode, and of its instruction. Only of stores that have checksums."""
+        """The digests of each column of one episode and of its instruction. Only stores with checksums have them."""
         assert self.records is not None
         recorded = (digest.tobytes() for digest in self.records["digests"][index])
         return {INSTRUCTION: NO_INSTRUCTION_DIGEST} | dict(zip(self.layout.digested, recorded, strict=True))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start:stop` of the column `name`, `[stop - start, ...]`, not checked against their episodes.
+        """Rows `start:stop` of the column `name`, `[stop - start, ...]`, without a comparison of checksums.
 
         Columns are `images/<camera>`, `action`, `proprio`, `state`, and in some stores `reward`.
 
         Raises:
-            StoreError: when a chunk of them is missing or damaged.
+            StoreError: when a chunk of these rows is missing or damaged.
         """
         self._column_rows(name)
         if not 0 <= start <= stop <= self.num_rows:
@@ -251,7 +251,7 @@ class TrajectoryStore:
         return self._rows[name]
 
     def _require_recorded(self, index: int, name: str, digest: bytes) -> None:
-        """Raises AlteredError where a column of an episode has another digest than it had when it was recorded."""
+        """Raises AlteredError if a column of an episode no longer has the digest that was recorded."""
         if self.records is None or self.digests(index)[name] == digest:
             return
         rows = self.episode_rows(index)
@@ -268,7 +268,7 @@ class TrajectoryStore:
 
     @contextlib.contextmanager
     def _naming(self, name: str) -> Iterator[None]:
-        """Around what reads rows. Raises StoreError for a ChunkError."""
+        """A context for reads of rows. It turns a ChunkError into a StoreError."""
         try:
             yield
         except ChunkError as error:
@@ -280,7 +280,7 @@ class TrajectoryStore:
             raise StoreError(f"{where}: restore the file, or {self.hint}") from error
 
     def _read_ends(self) -> NDArray[np.int64]:
-        """Block by block: a shape may claim episodes without end, but they have to increase."""
+        """The episode ends, read in blocks. A damaged shape may claim endless episodes, but ends have to increase."""
         rows = self._rows[ENDS]
         blocks, last = [np.zeros(0, np.int64)], 0
         with self._naming(ENDS):
@@ -309,7 +309,7 @@ class TrajectoryStore:
         return records
 
     def _require_rows(self) -> None:
-        """Raises StoreError where an array is shorter than the ends promise."""
+        """Raises StoreError if an array has fewer rows than the episode ends require."""
         promised = dict.fromkeys(self.layout.columns, self.num_rows)
         if self.layout.has_instructions:
             promised[INSTRUCTIONS] = self.num_episodes
@@ -322,14 +322,14 @@ class TrajectoryStore:
 
 
 def recovered_path(path: Path) -> Path:
-    """Where a recovery keeps the new store that is about to take the place of the one at `path`."""
+    """Where a recovery keeps the new store that will replace the one at `path`."""
     return path.with_name(f"{path.name}.recovered")
 
 
 def _files(path: str | Path) -> StoreFiles:
     address = address_in(path)
     if address is not None:
-        # The ends first, as above: a writer may be adding episodes at this moment.
+        # The ends come first for the same reason as above. A writer may be adding episodes meanwhile.
         return RemoteFiles.open(address, ["zarr.json", f"{ENDS}/zarr.json"], _other_descriptions)
     path = Path(path)
     if not path.exists() and recovered_path(path).exists():
@@ -340,11 +340,11 @@ def _files(path: str | Path) -> StoreFiles:
 
 
 def _other_descriptions(root: Path) -> list[str]:
-    """Files to fetch of a store whose own description is in `root`; none where that is damaged."""
+    """Further files to fetch for a store whose description is in `root`; none if the description is damaged."""
     try:
         layout = Layout.described(group_attributes(root), root)
     except (FileNotFoundError, MetadataError, StoreError):
-        return []  # whoever opens it says so
+        return []  # opening the store reports the damage
     return [f"{name}/zarr.json" for name in layout.array_types if name != ENDS]
 
 

@@ -1,13 +1,12 @@
-"""Bringing a damaged store back: what is whole is kept, what is not is set aside.
+"""Recovers a damaged store. Undamaged episodes are kept, and the damaged store is set aside.
 
 An unfinished tail (rows, files and lengths beyond the last commit) is cut off, as the next writer would do. If anything
-that was committed is damaged, the episodes that are whole are copied into a new store, which then takes the place of
-the old one; the old one stays beside it. Doing all this twice changes nothing more, and after a kill, doing it again
-finishes it.
+committed is damaged, the undamaged episodes are copied into a new store. The new store then replaces the old one, which
+stays beside it. A second recovery changes nothing more. A recovery after a kill finishes the work.
 
-What is whole is told from three places that repeat each other: the description of the store (in its own attributes and
-in those of `meta`), the episodes' index and their records. Array metadata follows from the description. What has to be
-written anew is written in the present schema.
+Three sources that partly repeat each other show what is undamaged. They are the description of the store (in its own
+attributes and in those of `meta`), the episodes' index, and the episodes' records. Array metadata follow from the
+description. A new store is written in the present schema.
 """
 
 from __future__ import annotations
@@ -51,18 +50,18 @@ from worldmodel.data.store.verification import verify
 from worldmodel.data.store.writer import EpisodeWriter
 
 Progress = Callable[[int, int], None]
-_MOST_EPISODES = 10**9  # what a damaged number may claim
-_MOST_LOST_IN_A_ROW = 10_000  # chunks; behind a larger gap nothing is looked for
+_MOST_EPISODES = 10**9  # a larger number of episodes counts as damaged
+_MOST_LOST_IN_A_ROW = 10_000  # chunks; files behind a larger gap are ignored
 
 
 @dataclasses.dataclass(frozen=True)
 class Recovery:
-    """What a recovery did.
+    """The outcome of a recovery.
 
     Attributes:
-        kept: episodes that are in the store now.
-        lost: episodes that are not, as far as it is known that they were there.
-        set_aside: the store as it was, if it had to be replaced.
+        kept: number of episodes in the store afterwards.
+        lost: numbers of the lost episodes, as far as their existence is known.
+        set_aside: path of the damaged store, if it had to be replaced.
     """
 
     kept: int
@@ -74,9 +73,9 @@ def recover(path: Path, progress: Progress) -> Recovery:
     """Make the store at `path` whole. `progress` is called with (episodes done, episodes in all).
 
     Raises:
-        StoreError: when there is no store, it is of a newer program, or both copies of its description are lost.
+        StoreError: when there is no store, it is from a newer program, or both copies of its description are lost.
         UserError: when another writer is at work, or `path` is an address.
-        WritingStopped: when the disk is full, or fails; doing it again finishes it.
+        WritingStopped: when the disk is full or fails. Another call finishes the recovery.
     """
     require_folder(path)
     with naming_what_is_refused(path), WriterLock(path):
@@ -89,7 +88,7 @@ def recover(path: Path, progress: Progress) -> Recovery:
             recovery = Recovery(intact.num_episodes, (), None)
     if intact.layout.version == SCHEMA_VERSION:
         with EpisodeWriter(path, intact.spec, intact.recording, reward=intact.layout.has_reward):
-            pass  # entering it cuts off what is beyond the last commit
+            pass  # entering the context cuts off everything beyond the last commit
     return recovery
 
 
@@ -97,7 +96,7 @@ def _open_if_whole(path: Path, progress: Progress) -> TrajectoryStore | None:
     try:
         store = TrajectoryStore.open(path)
     except StoreError:
-        _read_description(path)  # a newer store, or none, is not damaged: that error stands
+        _read_description(path)  # raises for a newer store or none, which is no damage
         return None
     return None if verify(store, progress) else store
 
@@ -116,7 +115,7 @@ def _rebuild(path: Path, progress: Progress) -> Recovery:
                 if episode is None:
                     raise StoreError("not whole")
                 writer.append(episode)
-            except UserError:  # also an episode without checksums that turns out to be nonsense
+            except UserError:  # also for an episode without checksums whose content is invalid
                 lost.append(number)
             progress(number + 1, salvage.num_episodes)
     kept = writer.num_episodes
@@ -127,7 +126,7 @@ def _rebuild(path: Path, progress: Progress) -> Recovery:
 
 
 def _finish_replacement(path: Path) -> Path | None:
-    """Put a recovered store that is ready in place; where the old one went."""
+    """Move a completed recovered store into place. Returns the new path of the old store, or None."""
     if not recovered_path(path).exists():
         return None
     aside = None
@@ -135,7 +134,7 @@ def _finish_replacement(path: Path) -> Path | None:
         taken = (path.with_name(f"{path.name}.damaged{suffix}") for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
         aside = next(candidate for candidate in taken if not candidate.exists())
         path.rename(aside)
-        sync_directory(path.parent)  # else a power cut might leave neither of the two at their place
+        sync_directory(path.parent)  # otherwise a power cut could leave neither store in its place
     recovered_path(path).rename(path)
     sync_directory(path.parent)
     return aside
@@ -148,7 +147,7 @@ class _Description(NamedTuple):
 
 
 def _read_description(path: Path) -> _Description:
-    """What the store says of itself, from whichever copy is intact."""
+    """The description of the store, from whichever copy is intact."""
     for place in (path, path / "meta"):
         try:
             attributes = read_json(place / "zarr.json").get("attributes")
@@ -156,23 +155,23 @@ def _read_description(path: Path) -> _Description:
             continue
         if not isinstance(attributes, dict) or attributes.get("format") != FORMAT or not is_as_written(attributes):
             continue
-        check_schema(attributes, path)  # a store of a newer program is not damaged
+        check_schema(attributes, path)  # a store from a newer program is not damaged
         try:
             layout = Layout.described(attributes, path)
             recording = attribute(attributes, "recording", path)
-        except StoreError:  # signed, and still nonsense
+        except StoreError:  # the checksum matches, but the content is invalid
             continue
         return _Description(layout, recording, bool(attributes.get("packed", False)))
     if not path.exists():
-        TrajectoryStore.open(path)  # says how to make one
+        TrajectoryStore.open(path)  # its error explains how to make a store
     raise StoreError(f"{path} cannot be recovered: no copy of its description is intact, or it is something else")
 
 
 class _Salvage:
-    """What can be read of a damaged store, through fresh metadata beside hard links to its chunks."""
+    """The readable part of a damaged store. New metadata are created beside hard links to its chunks."""
 
     def __init__(self, path: Path, linked: Path, layout: Layout, packed: bool) -> None:
-        # Without checksums, the array of records is there and empty.
+        # A store without checksums gets an empty array of records.
         self._layout = layout = dataclasses.replace(layout, version=max(2, layout.version))
         create_store(linked, layout, {}, packed)
         group = zarr.open_group(linked, mode="r+")
@@ -190,7 +189,7 @@ class _Salvage:
         self.num_episodes = len(self._ends)
 
     def episodes(self) -> Iterator[Episode | None]:
-        """Every episode in its order; None where something of it is lost."""
+        """Every episode in order; None for one of which something is lost."""
         start: int | None = 0
         for number, end in enumerate(self._ends):
             yield None if start is None or end is None else self._episode(number, start, end)
@@ -216,7 +215,7 @@ class _Salvage:
         return None if instruction is None else Episode.of(self._layout, columns, seed, instruction)
 
     def _instruction(self, number: int, digest: bytes | None) -> str | None:
-        """None where it is lost."""
+        """The instruction of an episode; None if it is lost."""
         if not self._layout.has_instructions or digest == NO_INSTRUCTION_DIGEST:
             return ""
         rows = self._rows[INSTRUCTIONS]
@@ -229,7 +228,7 @@ class _Salvage:
             return None
 
     def _index(self) -> tuple[list[int | None], list[int | None], list[NDArray[np.uint8] | None]]:
-        """Ends, seeds and digests; from the record where it is intact, else from the index where that can be read."""
+        """Ends, seeds and digests of all episodes. An intact record gives all three, the index only ends and seeds."""
         size = self._layout.array_types[RECORDS].shape[0]
         blank = np.zeros(size, np.uint8)
         rows = [blank if row is None else row for row in self._readable(RECORDS)]
@@ -245,7 +244,7 @@ class _Salvage:
         return [m[0] for m in merged], [m[1] for m in merged], [m[2] for m in merged]
 
     def _count(self, records: Records, whole: NDArray[np.bool_], ends: list[int | None]) -> int:
-        """How many episodes there were: as the last commit says, if the records bear it out; else all there are."""
+        """Number of recorded episodes. It is the last commit's, if the records match that; else all traces count."""
         committed, checksum = self._commit
         if committed <= len(records) and checksum == chain(records[:committed]):
             return committed
@@ -255,7 +254,7 @@ class _Salvage:
         return count
 
     def _readable(self, name: str) -> list[Any]:
-        """The rows of an array; None for those of chunks that are missing or damaged."""
+        """The rows of an array; None for each row of a missing or damaged chunk."""
         rows = self._rows[name]
         values: list[Any] = []
         length = rows_per_file(rows.array)
@@ -272,9 +271,9 @@ def _at(values: list[int | None], position: int) -> int | None:
 
 
 def _chunk_files(folder: Path) -> dict[int, Path]:
-    """The files of an array's chunks by number; not what lies so far behind the others that no recording put it there.
+    """The files of an array's chunks by number, without those behind a gap that is too large for any recording.
 
-    A stray file with a huge number would otherwise promise an array that no memory holds.
+    A stray file with a huge number would otherwise imply an array that does not fit into memory.
     """
     files = (file for file in folder.glob("c.*") if file.is_file())
     numbered = {number: file for file in files if (number := chunk_number(file)) is not None}

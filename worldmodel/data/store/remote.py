@@ -1,18 +1,18 @@
-"""Stores at an address: `https://...`, `http://...` or `s3://...`, read through fsspec, kept in a cache.
+"""Stores at an address (`https://...`, `http://...` or `s3://...`), which fsspec reads into a cache.
 
-    <cache>/stores/<of the address>/<of the descriptions>/   files of the store as it was then, under their own names
-    <cache>/stores/<of the address>/latest                   name of the folder that was opened last
+    <cache>/stores/<hash of address>/<hash of descriptions>/   files of this version of the store, under their own names
+    <cache>/stores/<hash of address>/latest                    name of the folder that was opened last
 
 The cache is `$WORLDMODEL_CACHE`, else `$XDG_CACHE_HOME/worldmodel-toolkit`, else `~/.cache/worldmodel-toolkit`.
 
-Opening a store fetches its descriptions (each `zarr.json`). They say what the chunks are: that of `meta/episode_ends`
-holds the checksum of all records, and these hold those of all columns. So chunks are kept in a folder that is named by
-the hash of the descriptions, and a store that has changed gets another one. A chunk that is there is not asked for
-again. A file gets its name when it is whole.
+Opening a store fetches its descriptions (each `zarr.json`), which identify the content of all chunks. The description
+of `meta/episode_ends` holds the checksum of all records, and the records hold the checksums of all columns. Therefore
+the hash of the descriptions names the folder of the chunks, and a changed store gets a new folder. A chunk in the cache
+is not fetched again. A file gets its name when it is complete.
 
-The cache has a size, `$WORLDMODEL_CACHE_GB` (default 20). What was used longest ago makes room; a store that this
-process has opened stays. A file may not be larger than what its array's description allows for, nor take longer to
-arrive than a slow line would need for that.
+The size of the cache is limited to `$WORLDMODEL_CACHE_GB` (default 20). The stores used longest ago are removed first,
+but never a store that this process has opened. A file may not be larger than its array's description allows, nor take
+longer to arrive than a slow connection would need for that size.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ LIBRARIES: Final = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs"}
 _log = logging.getLogger(__name__)
 _LATEST, _OPENING = "latest", "opening-"
 _MOST_DESCRIPTION_BYTES = 2**22
-_MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # whatever an array's description allows for
-_AT_ONCE = 8  # downloads: what takes time is mostly waiting for an answer
-_CONNECT_S, _SILENCE_S = 15, 60  # until a server counts as unreachable
+_MOST_FILE_BYTES = 2 * MOST_CHUNK_BYTES  # limit for every file, also if an array's description allows for more
+_AT_ONCE = 8  # downloads, because most of the time is spent waiting for answers
+_CONNECT_S, _SILENCE_S = 15, 60  # times after which a server counts as unreachable
 _MOST_REASON = 200  # characters
-_PATIENCE_S, _LEAST_BYTES_PER_S = 60, 100_000  # for a whole file: the time for an answer, and a slow line
-CACHE_GB: Final = 20.0  # some days of pictures, and little of a disk
-_COUNT_AFTER = 2**26  # bytes that are fetched between two looks at the size of the cache
+_PATIENCE_S, _LEAST_BYTES_PER_S = 60, 100_000  # time for an answer and rate of a slow connection, to limit one file
+CACHE_GB: Final = 20.0  # holds the images of some days, and is a small part of a disk
+_COUNT_AFTER = 2**26  # bytes fetched between two checks of the cache's size
 
 
 @final
@@ -55,8 +55,8 @@ class RemoteFiles:
     """The files of the store at an address (`worldmodel.data.store.files.StoreFiles`).
 
     Attributes:
-        root: the folder of the cache that they are kept in.
-        name: the address, without what is secret in it.
+        root: the folder of the cache that holds the files.
+        name: the address without its secrets.
     """
 
     is_remote = True
@@ -67,22 +67,22 @@ class RemoteFiles:
         self.name, self.root, self._source = source.name, root, source
         self._fetched = 0
         self._in_use.add(root)
-        with contextlib.suppress(OSError):  # when it was used last
+        with contextlib.suppress(OSError):  # records the time of the last use
             os.utime(root)
         _make_room(self._in_use)
 
     @classmethod
     def open(cls, address: str, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Self:
-        """Fetch the descriptions, `first` before `then`; those that do not exist are left out.
+        """Fetch the descriptions, and leave out those that do not exist.
 
-        `then` says which the others are, from the folder that holds the first ones.
+        The descriptions in `first` are fetched first. From their folder, `then` lists the others.
 
-        Where the server does not answer, the store is opened as it was the last time, and the user is told.
+        If the server does not answer, the version that was opened last is used, and the user is told.
 
         Raises:
-            UnreachableError: when they cannot be fetched.
+            UnreachableError: when the descriptions cannot be fetched.
             StoreError: when there is no store.
-            UserError: when the address is none, a library is not installed, or the cache cannot be written to.
+            UserError: when the address is invalid, a library is not installed, or the cache cannot be written to.
         """
         source = _Source(address)
         place = output_folder(cache_folder() / "stores" / _hash(address.encode()), "WORLDMODEL_CACHE")
@@ -101,7 +101,7 @@ class RemoteFiles:
     def _describe(source: _Source, place: Path, first: Sequence[str], then: Callable[[Path], Sequence[str]]) -> Path:
         digest = hashlib.sha256()
         with tempfile.TemporaryDirectory(dir=place, prefix=_OPENING) as name:
-            # Within a folder that can be renamed: TemporaryDirectory removes its own.
+            # A subfolder can be renamed. TemporaryDirectory removes its own folder at the end.
             draft = Path(name) / "store"
 
             def fetch(key: str) -> None:
@@ -119,10 +119,10 @@ class RemoteFiles:
             root = place / digest.hexdigest()[:32]
             try:
                 draft.rename(root)
-            except OSError:  # it is there
+            except OSError:  # the folder may exist already
                 if not root.exists():
                     raise
-                for key in present:  # the same, unless the cache is damaged
+                for key in present:  # the files there are equal to these, unless the cache is damaged
                     (root / key).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(draft / key, root / key)
         with replacing(place / _LATEST) as latest:
@@ -135,7 +135,7 @@ class RemoteFiles:
         most_bytes = min(most_bytes, _MOST_FILE_BYTES)
         _at_once(lambda key: self._source.fetch(key, self.root / key, most_bytes), missing)
         for key in missing:
-            with contextlib.suppress(FileNotFoundError):  # there is no such file
+            with contextlib.suppress(FileNotFoundError):  # the store has no such file
                 self._fetched += (self.root / key).stat().st_size
         if self._fetched >= _COUNT_AFTER:
             self._fetched = 0
@@ -156,7 +156,7 @@ def cache_folder() -> Path:
 
 
 def cache_bytes() -> int:
-    """What the cache may hold. Raises UserError where `$WORLDMODEL_CACHE_GB` is no number above 0."""
+    """Largest size of the cache [bytes]. Raises UserError if `$WORLDMODEL_CACHE_GB` is not a number above 0."""
     chosen = os.environ.get("WORLDMODEL_CACHE_GB") or str(CACHE_GB)
     try:
         size = float(chosen)
@@ -168,10 +168,10 @@ def cache_bytes() -> int:
 
 
 def _make_room(keep: Collection[Path]) -> None:
-    """Remove stores from the cache, those used longest ago first, until it is as small as it should be."""
+    """Remove the stores that were used longest ago until the cache is within its size."""
     most, used = cache_bytes(), []
     for root in (cache_folder() / "stores").glob("*/*/"):
-        with contextlib.suppress(OSError):  # another process makes room, too
+        with contextlib.suppress(OSError):  # another process may be making room, too
             size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
             used.append((root.stat().st_mtime, size, root))
     total = sum(size for _, size, _ in used)
@@ -184,12 +184,12 @@ def _make_room(keep: Collection[Path]) -> None:
 
 
 class _Source:
-    """What is at an address.
+    """The server's side of an address.
 
     Attributes:
-        address: without a slash at its end.
-        name: the same, without what is secret in it.
-        has_answered: whether anything ever came from there, be it a refusal.
+        address: the address without a final slash.
+        name: the address without its secrets.
+        has_answered: whether the server has ever answered, even with a refusal.
     """
 
     def __init__(self, address: str) -> None:
@@ -198,7 +198,7 @@ class _Source:
         self.has_answered = False
 
     def fetch(self, key: str, target: Path, most_bytes: int) -> None:
-        """Make `target` a copy of the file `key`; do nothing where there is none. Raises UnreachableError."""
+        """Copy the file `key` to `target`, if there is such a file. Raises UnreachableError."""
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix="fetching-")
         os.close(descriptor)
@@ -209,7 +209,7 @@ class _Source:
             self.has_answered = True
         except FileNotFoundError:
             self.has_answered = True
-        # Each file system has errors of its own, in libraries that need not be installed.
+        # Each file system has its own exceptions, in libraries that may not be installed.
         except Exception as error:
             self.has_answered |= isinstance(error, PermissionError) or getattr(error, "status", None) is not None
             reason = printable(without_secrets(error))[:_MOST_REASON] or type(error).__name__
@@ -236,7 +236,7 @@ def _filesystem(address: str) -> Any:
             return fsspec.filesystem(scheme)
         import aiohttp
 
-        # Not in all: a large file over a slow line may take its time, as long as something comes.
+        # There is no total limit here, since a large file may take long while data keep arriving.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
         return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout})
     except ImportError as error:
@@ -247,7 +247,7 @@ def _filesystem(address: str) -> Any:
 
 
 def _limit(most_bytes: int) -> Any:
-    """A callback of fsspec's that ends a download which is larger than any file of a store."""
+    """An fsspec callback that ends a download of more than `most_bytes`."""
     from fsspec.callbacks import Callback
 
     class Limit(Callback):  # type: ignore[misc]
@@ -266,7 +266,7 @@ def _at_once(fetch: Any, keys: Sequence[str]) -> None:
     try:
         list(pool.map(fetch, keys))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, what has not begun would fail as well
+        pool.shutdown(cancel_futures=True)  # after an error, the remaining downloads would fail, too
 
 
 def _describe(key: str) -> str:

@@ -1,7 +1,7 @@
-"""Copying episodes into new stores: packing, splitting, merging, and bringing old ones to the present schema.
+"""Copies episodes into new stores, in order to pack, split, merge or upgrade recordings.
 
-Every copy is checked against the checksums of what it came from. A copy that was interrupted goes on by the same
-command: the writer knows how many episodes it has.
+Every copy is compared with the checksums of its source. The same command continues an interrupted copy, since the
+writer knows how many episodes it has.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from worldmodel.data.store.reader import Episode, TrajectoryStore
 from worldmodel.data.store.writer import EpisodeWriter, require_same_recording
 
 Progress = Callable[[int, int], None]
-_COMMIT_BYTES = 64_000_000  # copied between two commits, before compression
+_COMMIT_BYTES = 64_000_000  # bytes copied between two commits, before compression
 
 
 def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectoryStore:
-    """Rewrite into few large files, for archives and object storage; the content and its checksums stay the same.
+    """Rewrite a store into few large files, for archives and object storage. Content and checksums stay the same.
 
     Raises:
         StoreError: when an episode of `source` is damaged.
         UserError: when `out` holds something else.
-        WritingStopped: when the disk is full, or fails.
+        WritingStopped: when the disk is full or fails.
     """
     _require_apart([out], [source])
     if is_vacant(out):
@@ -49,13 +49,13 @@ def pack(source: TrajectoryStore, out: Path, progress: Progress) -> TrajectorySt
 def split(
     source: TrajectoryStore, outs: Sequence[Path], fractions: Sequence[float], seed: int, progress: Progress
 ) -> list[TrajectoryStore]:
-    """Divide whole episodes at random among new stores, each in the order of the recording.
+    """Divide whole episodes at random among new stores. Each store keeps the order of the recording.
 
     Args:
-        source: where the episodes come from.
-        outs: where they go.
-        fractions: of the episodes, one for each of `outs`; together at most 1.
-        seed: of the draw.
+        source: the store to divide.
+        outs: paths of the new stores.
+        fractions: fraction of the episodes for each of `outs`; their sum is at most 1.
+        seed: seed of the random division.
         progress: called with (episodes done, episodes in all).
 
     Raises:
@@ -76,7 +76,7 @@ def split(
     parts = [np.sort(order[low:high]) for low, high in itertools.pairwise(edges)]
     drawn = {**source.recording, "part_of": source.identity, "part": [seed, *fractions]}
     recordings = [{**drawn, "number": number} for number in range(len(outs))]
-    # All places are looked at before the first is written to.
+    # All outputs are checked before the first is written.
     for out, recording in zip(outs, recordings, strict=True):
         if not is_vacant(out):
             require_same_recording(TrajectoryStore.open(out), _present(source), recording)
@@ -93,7 +93,7 @@ def split(
 
 
 def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> TrajectoryStore:
-    """All episodes of `sources`, one store after the other.
+    """Copy all episodes of `sources` into one store, one source after the other.
 
     Raises:
         StoreError: when an episode is damaged.
@@ -112,18 +112,18 @@ def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> 
 
 
 def upgrade(source: TrajectoryStore, out: Path, spec: EnvironmentSpec, progress: Progress) -> TrajectoryStore:
-    """A store of the present schema with every frame and number of an older one.
+    """Copy a store of an older schema, with every frame and number, into one of the present schema.
 
     Args:
-        source: of schema 1 or 2.
-        out: where the new store goes.
-        spec: what was recorded, said better: the name of its camera, say, or the rest of its actions.
+        source: a store of schema 1 or 2.
+        out: path of the new store.
+        spec: specification with facts that `source` lacks, such as the camera's name or the rest rule of actions.
         progress: called with (episodes done, episodes in all).
 
     Raises:
         StoreError: when an episode of `source` is damaged.
         UserError: when `source` is of the present schema, or `out` holds something else.
-        WritingStopped: when the disk is full, or fails.
+        WritingStopped: when the disk is full or fails.
     """
     if source.layout.version == SCHEMA_VERSION:
         raise UserError(f"{source.name} is of schema {SCHEMA_VERSION} already: there is nothing to be upgraded")
@@ -139,9 +139,9 @@ def copy_episodes(
     progress: Progress,
     spec: EnvironmentSpec | None = None,
 ) -> TrajectoryStore:
-    """Write episodes of one or several stores of one environment to `out`, or go on with it.
+    """Copy episodes from stores of one environment to `out`, or continue such a copy.
 
-    With `spec`, that is what the copy says it holds: with as many cameras, in the same order, and the same sizes.
+    `spec`, if given, replaces the specification of the sources. It has as many cameras, in the same order and sizes.
 
     Raises:
         StoreError: when an episode is damaged.
@@ -176,7 +176,7 @@ def _with_cameras_of(episode: Episode, spec: EnvironmentSpec) -> Episode:
 
 
 def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> None:
-    """Raises UserError for places that are one, or lie within a recording that is copied."""
+    """Raises UserError if two outputs are the same, or one lies within a recording that is copied."""
     places = [out.resolve() for out in outs]
     for out, place in zip(outs, places, strict=True):
         if places.count(place) > 1:
@@ -187,7 +187,7 @@ def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> 
 
 
 def _require_same(copied: TrajectoryStore, numbered: Sequence[tuple[TrajectoryStore, int]]) -> None:
-    """Also what an earlier, interrupted run wrote."""
+    """Raises UserError if an episode differs from its source, even one that an earlier, interrupted run wrote."""
     for number, (source, episode) in enumerate(numbered):
         if source.records is None:
             continue

@@ -1,11 +1,12 @@
-"""Reading rows of a zarr array, with an error wherever zarr would make something up.
+"""Reads rows of a zarr array, and raises an error where zarr would invent values.
 
-Chunks are read and decoded here, in the thread that asks: zarr hands every file and every chunk to other threads, which
-takes many times longer than the decoding of a clip. `worldmodel.data.store.metadata` accepts one layout only, so that
-there is little to do:
+Chunks are read and decoded in the calling thread. zarr hands every file and every chunk to other threads, which takes
+many times longer than decoding a clip. `worldmodel.data.store.metadata` accepts only one layout, which is simple to
+read:
 
-- a file is a zstd frame, which holds a chunk of whole rows as little-endian numbers
-- of a packed store, it is many of them, and at the end their places (offset and length, uint64 each) with a CRC-32C
+- A file is a zstd frame, which holds a chunk of whole rows as little-endian numbers.
+- A file of a packed store is many such frames. At its end are their places (offset and length, uint64 each) and a
+  CRC-32C of the places.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from worldmodel.data.store.files import StoreFiles, open_file
 from worldmodel.data.store.metadata import MOST_HEADER_BYTES, announced_bytes
 
 _CHUNK_FILE = re.compile(r"c(\.\d{1,9})+")
-# What is raised here, and by zstd, for a file that is not what it should be.
+# Exceptions that this module and zstd raise for an invalid file.
 _UNREADABLE = (RuntimeError, ValueError, OSError, OverflowError)
 _FETCHED_TOGETHER = 64  # files
-_PLACE_BYTES, _CRC_BYTES = 16, 4  # in a packed store's files
-# What a byte of a zstd frame holds at most: blocks have up to 128 KiB, the shortest is 4 bytes (RFC 8878, 3.1.1.2).
+_PLACE_BYTES, _CRC_BYTES = 16, 4  # sizes in a packed store's files
+# Largest compression ratio of zstd. A block holds up to 128 KiB and takes at least 4 bytes (RFC 8878, 3.1.1.2).
 _MOST_RATIO = 2**15
-_MOST_KEPT_BYTES = 2**25  # of a chunk that `Pass` keeps for the next episode
+_MOST_KEPT_BYTES = 2**25  # largest chunk that `Pass` keeps for the next episode
 
 
 class ChunkError(Exception):
-    """A chunk that is not there or cannot be decoded.
+    """A chunk is missing or cannot be decoded.
 
     Attributes:
-        file: where it is, or should be.
-        chunk: its number.
-        row: the first of the wanted rows that it would hold.
+        file: the file that holds the chunk, or should hold it.
+        chunk: number of the chunk.
+        row: the first requested row that the chunk should hold.
         what: `is missing` or `cannot be decoded`.
     """
 
@@ -53,17 +54,17 @@ class ChunkError(Exception):
 
 
 def chunk_number(file: Path) -> int | None:
-    """The number of the chunk (along the first axis) that `file` holds; None for a file of another kind."""
+    """The number (along the first axis) of the chunk in `file`; None for a file of another kind."""
     return int(file.name.split(".")[1]) if _CHUNK_FILE.fullmatch(file.name) else None
 
 
 def rows_per_file(array: zarr.Array[Any]) -> int:
-    """Rows that one file of `array` holds: a chunk, or in a packed store a shard."""
+    """Number of rows in one file of `array`, which is a chunk, or a shard in a packed store."""
     return int((array.shards or array.chunks)[0])
 
 
 class StrictRows:
-    """The rows of `array [N, ...]`, which is chunked along the first axis only, in the store with these `files`."""
+    """The rows of `array [N, ...]` in the store with these `files`. Its chunks divide the first axis only."""
 
     def __init__(self, files: StoreFiles, array: zarr.Array[Any]) -> None:
         self._files, self.array = files, array
@@ -75,8 +76,8 @@ class StrictRows:
         """Rows `start:stop`, which must exist.
 
         Raises:
-            ChunkError: for the first chunk of them that is missing or damaged.
-            UnreachableError: when a chunk of them cannot be fetched.
+            ChunkError: for the first of their chunks that is missing or damaged.
+            UnreachableError: when one of their chunks cannot be fetched.
         """
         array = self.array
         if start == stop or 0 in array.shape[1:]:
@@ -90,9 +91,9 @@ class StrictRows:
         return rows.astype(array.dtype, copy=False)
 
     def require(self, start: int, stop: int) -> None:
-        """Before memory is asked for rows `start:stop`: their files are there, and large enough to hold them.
+        """Check that the files of rows `start:stop` exist and are large enough for them, before memory is allocated.
 
-        Raises: as `read`. A damaged shape may promise rows without end.
+        A damaged shape may claim endless rows. Raises: as `read`.
         """
         array = self.array
         if start == stop or 0 in array.shape[1:]:
@@ -106,7 +107,7 @@ class StrictRows:
             self._require_file(number, first, (last - first) * row_bytes)
 
     def _require_file(self, number: int, first: int, num_bytes: int) -> None:
-        """That a file can hold `num_bytes` from row `first` on. A damaged copy in the cache is fetched anew."""
+        """Check that a file can hold `num_bytes` from row `first` on. A damaged copy in the cache is fetched again."""
         for is_anew in (False, True):
             try:
                 status = self._file(number).stat()
@@ -122,15 +123,15 @@ class StrictRows:
             self.fetch(number, number + 1)
 
     def fetch(self, first: int, stop: int) -> None:
-        """Bring the files `first` up to `stop` to this machine. Raises UnreachableError."""
+        """Fetch the files from `first` up to, but not including, `stop`. Raises UnreachableError."""
         self._files.fetch([self._key(number) for number in range(first, stop)], self._most_bytes)
 
     def forget(self, start: int, stop: int) -> None:
-        """Rows `start:stop` can be decoded, but are not what was recorded."""
+        """Discard the files of rows `start:stop`, which can be decoded but differ from what was recorded."""
         self._files.forget([self._key(number) for number in self._numbers(start, stop)])
 
     def _read_number(self, number: int, first: int, rows: NDArray[Any]) -> None:
-        """Fill `rows` with those from `first` on, of the file `number`. A damaged copy in the cache is fetched anew."""
+        """Fill `rows` from file `number`, beginning at row `first`. A damaged copy in the cache is fetched again."""
         start = first - number * rows_per_file(self.array)
         for is_anew in (False, True):
             try:
@@ -145,13 +146,13 @@ class StrictRows:
 
     @property
     def _most_bytes(self) -> int:
-        """What a file can have at most: its chunks, if nothing can be compressed, and in a packed store their index."""
+        """Largest possible size of a file, whose chunks may be incompressible, and which may have an index."""
         row = self.array.dtype.itemsize * math.prod(self.array.shape[1:])
         chunk, count = int(self.array.chunks[0]) * row, rows_per_file(self.array) // int(self.array.chunks[0])
         return count * (_most_packed(chunk) + _PLACE_BYTES) + _CRC_BYTES
 
     def _read_file(self, path: Path, start: int, rows: NDArray[Any]) -> None:
-        """Fill `rows` with those from row `start` of the file on."""
+        """Fill `rows` from the file, beginning at its row `start`."""
         array = self.array
         length, stop = array.chunks[0], start + len(rows)
         with open_file(path) as file:
@@ -159,7 +160,7 @@ class StrictRows:
             for number in range(start // length, (stop - 1) // length + 1):
                 first, last = max(start, number * length), min(stop, (number + 1) * length)
                 wanted = rows[first - start : last - start]
-                # A whole chunk is decoded to where it belongs, of another one the wanted part is copied there.
+                # A chunk that is wanted whole is decoded in place. Otherwise the wanted part is copied.
                 chunk = wanted if len(wanted) == length else np.empty((length, *rows.shape[1:]), rows.dtype)
                 offset, num_bytes = places[number]
                 _decode(file, int(offset), int(num_bytes), chunk)
@@ -179,9 +180,9 @@ class StrictRows:
 
 
 class Pass:
-    """One pass over the rows of a column, from the first to the last, in blocks of at most a chunk.
+    """One pass over the rows of a column, from the first to the last, in blocks of at most one chunk.
 
-    Where neighbouring episodes share a chunk, it is decoded once. `stop` is the row after the last one of the pass.
+    A chunk that neighbouring episodes share is decoded once. `stop` is the row after the last one of the pass.
     """
 
     def __init__(self, rows: StrictRows, stop: int) -> None:
@@ -190,11 +191,11 @@ class Pass:
         self._number, self._chunk = -1, np.zeros(0)
 
     def blocks(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Rows `start:stop` in their order, `[n, ...]` each.
+        """Rows `start:stop` in order, in blocks `[n, ...]`.
 
         Raises:
-            ChunkError: for the first chunk of them that is missing or damaged.
-            UnreachableError: when a chunk of them cannot be fetched.
+            ChunkError: for the first of their chunks that is missing or damaged.
+            UnreachableError: when one of their chunks cannot be fetched.
         """
         array = self._rows.array
         length = int(array.chunks[0])
@@ -212,7 +213,7 @@ class Pass:
                 return self._rows.read(start, stop)
             try:
                 self._chunk = self._rows.read(first, min(first + length, self._stop))
-            except ChunkError as error:  # the row that it names belongs to an episode before this one
+            except ChunkError as error:  # the row in the error may belong to an earlier episode
                 raise ChunkError(error.file, error.chunk, max(error.row, start), error.what) from error
             self._number = number
         return self._chunk[start - first : stop - first]
@@ -226,12 +227,12 @@ class Pass:
 
 
 def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] | NDArray[np.uint64]:
-    """Where each of the `count` chunks in `file` begins, and its length, `[count, 2]`."""
+    """Offset and length of each of the `count` chunks in `file`, `[count, 2]`."""
     size = os.fstat(file.fileno()).st_size
     if not packed:
         return [(0, size)]
     num_bytes = count * _PLACE_BYTES
-    file.seek(size - num_bytes - _CRC_BYTES)  # OSError where the file is shorter
+    file.seek(size - num_bytes - _CRC_BYTES)  # OSError if the file is shorter
     index = file.read(num_bytes)
     if google_crc32c.value(index) != int.from_bytes(file.read(_CRC_BYTES), "little"):
         raise ValueError("the index of the chunks is damaged")
@@ -239,18 +240,18 @@ def _places(file: BinaryIO, count: int, packed: bool) -> list[tuple[int, int]] |
 
 
 def _most_packed(num_bytes: int) -> int:
-    """What zstd makes of `num_bytes` at worst."""
+    """Largest size of `num_bytes` after compression with zstd."""
     return num_bytes + num_bytes // 256 + 64
 
 
 def _decode(file: BinaryIO, offset: int, length: int, chunk: NDArray[Any]) -> None:
-    """Fill `chunk`, which is contiguous, with the one that has its place in `file`."""
-    # A file may be of any size, and an index of a packed store claim anything.
+    """Fill the contiguous array `chunk` from the given place in `file`."""
+    # A file may have any size, and the index of a packed store may claim any length.
     if length > _most_packed(chunk.nbytes):
         raise ValueError("a chunk that is larger than it can be")
     file.seek(offset)
     content = file.read(length)
-    # zstd believes what a frame announces, checks a checksum only where there is one, and leaves out what is missing.
+    # zstd trusts the announced size, checks a checksum only if there is one, and leaves missing content unfilled.
     if announced_bytes(content[:MOST_HEADER_BYTES]) != chunk.nbytes:
         raise ValueError("a chunk of another size, or without a checksum")
     decompress(content, chunk.reshape(-1).view(np.uint8))

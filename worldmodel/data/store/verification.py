@@ -1,4 +1,4 @@
-"""Reading everything once, to know whether it is what was recorded."""
+"""Verifies a store by reading everything once and comparing it with the checksums."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from worldmodel.data.store.rows import Pass
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """One column of one episode that is not what was recorded.
+    """One column of one episode that differs from what was recorded.
 
     Attributes:
-        episode: its number.
+        episode: number of the episode.
         column: for example `images/camera` or `action`, or `instruction`.
-        what: what is wrong with it.
+        what: description of the damage.
     """
 
     episode: int
@@ -27,34 +27,34 @@ class Damage:
 
 
 def verify_episode(store: TrajectoryStore, episode: int) -> list[Damage]:
-    """What is wrong with one episode: chunks that are missing or damaged, and numbers that have changed.
+    """The damage of one episode, which is missing or damaged chunks and changed numbers.
 
     Raises:
-        UnreachableError: when something of it cannot be fetched.
+        UnreachableError: when a file of the episode cannot be fetched.
     """
     return _verify_episode(store, episode, _readings(store))
 
 
 def require_whole(store: TrajectoryStore, episode: int) -> None:
-    """Before an episode is copied.
+    """Check an episode before it is copied.
 
     Raises:
-        StoreError: naming what is wrong with it, and what can be done.
+        StoreError: when it is damaged. The message names the damage and the remedy.
     """
     for damage in verify_episode(store, episode):
-        if store.hint in damage.what:  # it names the store and the episode, too
+        if store.hint in damage.what:  # such a message also names the store and the episode
             raise StoreError(damage.what)
         raise StoreError(f"episode {episode} of {store.name} is damaged ({damage.column} {damage.what}): {store.hint}")
 
 
 def verify(store: TrajectoryStore, progress: Callable[[int, int], None]) -> list[Damage]:
-    """All damage there is. `progress` is called with (episodes done, episodes in all).
+    """All damage in a store. `progress` is called with (episodes done, episodes in all).
 
-    Reads one chunk after the other, so that it takes no more memory than a few of them. A store of schema 1 has no
-    checksums: what zstd itself can tell about each chunk is all that is checked.
+    Chunks are read one after the other, so memory holds only a few of them. A store of schema 1 has no checksums, so
+    only zstd's own check of each chunk applies.
 
     Raises:
-        UnreachableError: when something of it cannot be fetched.
+        UnreachableError: when a file of the store cannot be fetched.
     """
     found, readings = [], _readings(store)
     for episode in range(store.num_episodes):
@@ -77,7 +77,7 @@ def _verify_episode(store: TrajectoryStore, episode: int, readings: Mapping[str,
             for _ in store.episode_blocks(name, episode, readings[name]):
                 pass
         except UnreachableError:
-            raise  # nothing is known of a column that did not arrive
+            raise  # a column that did not arrive may be undamaged
         except AlteredError:
             found.append(Damage(episode, name, "is not what was recorded: its checksum differs"))
         except StoreError as error:

@@ -1,4 +1,4 @@
-"""Adding episodes to a trajectory store so that a kill or a power cut at any moment loses no committed episode."""
+"""Adds episodes to a trajectory store. A kill or a power cut at any time loses no committed episode."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ from worldmodel.data.store.rows import chunk_number, rows_per_file
 
 
 class EpisodeWriter:
-    """Creates a trajectory store, or goes on where an earlier writer stopped, however it stopped.
+    """Creates a trajectory store, or continues one in whatever way its last writer ended.
 
-    `append` keeps episodes in memory; they are safe once `commit` returns (which `append` calls for every
-    `episodes_per_commit` of them, and leaving the context without an error does too). Commit order: rows, seeds and
-    checksums, synced to disk, then the shape in `meta/episode_ends/zarr.json`, replaced atomically together with the
-    checksum of all records. Until that instant a reader sees nothing of the new episodes, after it all of them.
+    `append` keeps episodes in memory. They are safe once `commit` returns. `append` commits after every
+    `episodes_per_commit` episodes, and leaving the context without an error commits the rest. A commit first writes
+    rows, seeds and checksums and syncs them to disk. Then it atomically replaces `meta/episode_ends/zarr.json`, which
+    holds the new shape and the checksum of all records. A reader sees none of the new episodes before that, and all of
+    them afterwards.
 
     Args:
         path: the store's directory; an address is refused with UserError.
-        spec: what is recorded.
-        recording: how, as JSON values (for example the seed); a later writer must say the same.
-        episodes_per_commit: more is faster, and loses more to a kill.
-        reward: whether every episode comes with its rewards.
+        spec: specification of the recorded robot.
+        recording: how the store is recorded, as JSON values (for example the seed). Later writers must give the same.
+        episodes_per_commit: a larger number is faster, and loses more episodes to a kill.
+        reward: whether every episode has rewards.
     """
 
     def __init__(
@@ -86,9 +87,11 @@ class EpisodeWriter:
         return self._num_rows
 
     def __enter__(self) -> Self:
-        """Raises UserError when another writer is at work, or the store was recorded differently.
+        """Open or create the store.
 
-        WritingStopped when the disk is full, or fails.
+        Raises:
+            UserError: when another writer is at work, or the store was recorded differently.
+            WritingStopped: when the disk is full or fails.
         """
         try:
             with writing(self.path):
@@ -106,18 +109,18 @@ class EpisodeWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # Interrupted by the user, what is pending is whole and welcome; after an error it is suspect.
+            # After the user's interruption, pending episodes are complete. After an error, they are doubtful.
             if kind is None or issubclass(kind, KeyboardInterrupt):
                 self.commit()
         finally:
             self._lock.release()
 
     def append(self, episode: Episode) -> None:
-        """Take over one whole episode.
+        """Add one complete episode.
 
         Raises:
             UserError: when it does not have the store's shapes, or holds a number that is not finite.
-            WritingStopped: when the disk is full, or fails.
+            WritingStopped: when the disk is full or fails.
         """
         self._check(episode)
         self._pending.append(episode)
@@ -125,19 +128,19 @@ class EpisodeWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make everything that was appended durable and visible. Doing it twice, or again after a failure, is safe.
+        """Make all appended episodes durable and visible. A repeated call is safe, also after a failure.
 
-        Ctrl-C waits until it is done.
+        Ctrl-C takes effect after the commit.
 
         Raises:
-            WritingStopped: when the disk is full, or fails. What was pending still is.
+            WritingStopped: when the disk is full or fails. The episodes stay pending.
         """
         if self._pending:
             with writing(self.path):
                 self._commit()
 
     def discard_pending(self) -> None:
-        """Forget what was appended and is not committed."""
+        """Drop all episodes that were appended and not committed."""
         self._pending.clear()
 
     def _commit(self) -> None:
@@ -167,7 +170,7 @@ class EpisodeWriter:
         self._pending.clear()
 
     def _publish(self, records: Records) -> None:
-        """Replace the one file that says what exists."""
+        """Replace the one file that determines which episodes exist."""
         array = self._arrays[ENDS]
         metadata = array.metadata.update_shape((len(records),))
         metadata = metadata.update_attributes({CHAIN: chain(records)})
@@ -177,7 +180,7 @@ class EpisodeWriter:
         self._arrays[ENDS] = _described(array, metadata)
 
     def _write_rows(self, name: str, start: int, values: NDArray[Any]) -> None:
-        """Write beyond the end of an array whose shape on disk stays as it is."""
+        """Write beyond the end of an array, without a change to its shape on disk."""
         array = self._arrays[name]
         longer = _described(array, array.metadata.update_shape((start + len(values), *array.shape[1:])))
         longer[start:] = values
@@ -196,7 +199,7 @@ class EpisodeWriter:
             )
         self._records = committed.records
         self._num_rows, self._num_episodes = committed.num_rows, committed.num_episodes
-        if self._num_episodes:  # an append fills up the last chunk: zarr would take a missing one for zeros
+        if self._num_episodes:  # an append fills up the last chunk, and zarr would read a missing one as zeros
             for name in self._layout.columns:
                 committed.read(name, self._num_rows - 1, self._num_rows)
             committed.instruction(self._num_episodes - 1)
@@ -210,14 +213,14 @@ class EpisodeWriter:
             self._remove_chunks_beyond(name, length)
 
     def _open(self, name: str) -> zarr.Array[Any]:
-        # Not by zarr alone: it refuses, in its own way, what a reader passes over.
+        # zarr alone would refuse metadata that a reader ignores, with errors of its own.
         try:
             array = open_array(self.path, name, self._layout.array_types[name], self._store)
         except MetadataError as error:
-            if isinstance(error.__cause__, OSError):  # the disk fails: it could be read a moment ago
+            if isinstance(error.__cause__, OSError):  # the disk fails, since the file was readable just before
                 raise error.__cause__ from None
             raise StoreError(f"{self.path} is damaged: {name}: {error}") from error
-        # By default zarr leaves out chunks that are all zeros: a black frame would read as a lost one.
+        # By default zarr does not write chunks that are all zeros, so a black frame would look like a lost one.
         return array.with_config({"write_empty_chunks": True})
 
     def _remove_chunks_beyond(self, name: str, length: int) -> None:
@@ -249,7 +252,7 @@ class EpisodeWriter:
 
 
 def require_same_recording(store: TrajectoryStore, layout: Layout, recording: Mapping[str, Any]) -> None:
-    """Raises UserError where `store` is a recording of something else, or made otherwise: it is not gone on with."""
+    """Raises UserError if `store` records something else or was recorded differently. It cannot be continued then."""
     made, wanted = store.recording.keys(), _as_json(recording).keys()
     if made != wanted:
         raise UserError(
@@ -274,7 +277,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file. Raises UserError for what JSON has no word for."""
+    """The values as they come back from a JSON file. Raises UserError for values that JSON cannot express."""
     try:
         values: dict[str, Any] = json.loads(json.dumps(dict(recording), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -283,5 +286,5 @@ def _as_json(recording: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(array: zarr.Array[Any], metadata: ArrayMetadata) -> zarr.Array[Any]:
-    """The same array as `metadata` describes it, whatever its file says."""
+    """The same array under the description `metadata`, whatever its file says."""
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path, config=array.async_array.config))

@@ -1,4 +1,4 @@
-"""What a self-supervised loss hides: whether features still vary, and what can be read from them.
+"""Checks that a self-supervised loss does not replace: whether features still vary, and what can be read from them.
 
 Shapes: `R` frames (rows), `N` tokens of a frame, `D` width, `Y` quantities to be read.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 def spread(features: Tensor) -> float:
     """Root mean square of `features [R, N, D]` around each position's own mean.
 
-    Features that depend on the position alone look healthy in every statistic that pools positions; here they are 0.
+    Features that depend on the position alone look healthy in every statistic that pools positions. Here they give 0.
     """
     return float((features - features.mean(0)).pow(2).mean().sqrt())
 
@@ -37,7 +37,7 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     mean_x, mean_y = train_x.mean(0), train_y.mean(0)
     scale = (train_x - mean_x).pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
     inner, outer = (train_x - mean_x) / scale, (test_x - mean_x) / scale
-    # Scaled to unit mean square, so that `ridge` means the same for all features, and rows that are all alike give 0.
+    # Features have unit mean square, so `ridge` means the same for all encoders. Identical rows give 0.
     dual = torch.linalg.solve(inner @ inner.T + ridge * torch.eye(len(inner)), train_y - mean_y)
     residual = test_y - mean_y - outer @ (inner.T @ dual)
     total = (test_y - test_y.mean(0)).pow(2).sum(0)

@@ -21,8 +21,8 @@ class MaskConfig:
 
     Attributes:
         blocks: number of rectangles.
-        spatial_scale: area of each as a fraction of the frame.
-        aspect_ratio: smallest and largest height over width.
+        spatial_scale: area of each rectangle as a fraction of the frame.
+        aspect_ratio: smallest and largest ratio of height to width.
     """
 
     blocks: int
@@ -34,14 +34,14 @@ class MaskConfig:
             raise ValueError(f"a mask needs blocks >= 1 and 0 < spatial_scale < 1, got {self}")
 
 
-# The two masks that V-JEPA predicts at once. Its long-range one has a scale of 0.7, which leaves 2 of 64 tokens.
+# The two masks that V-JEPA predicts at once. V-JEPA's long-range scale of 0.7 would leave only 2 of 64 tokens visible.
 SHORT_RANGE = MaskConfig(blocks=8, spatial_scale=0.15)
 LONG_RANGE = MaskConfig(blocks=2, spatial_scale=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Token numbers, ascending: `visible [B, K]` for the context encoder, `hidden [B, M]` to be predicted."""
+    """Ascending token numbers, `visible [B, K]` for the context encoder and `hidden [B, M]` to be predicted."""
 
     visible: Tensor
     hidden: Tensor
@@ -52,7 +52,7 @@ class Mask:
 
 
 def _draw_rectangle(config: MaskConfig, grid: Grid, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height, width in tokens."""
+    """Top, left, height and width of a random rectangle, in tokens."""
     low, high = (math.log(r) for r in config.aspect_ratio)
     ratio = math.exp(rng.uniform(low, high))
     area = config.spatial_scale * grid.tokens
@@ -79,8 +79,8 @@ def _draw_spatial_mask(config: MaskConfig, grid: Grid, rng: np.random.Generator)
 def sample_mask(config: MaskConfig, batch: int, frames: int, grid: Grid, rng: np.random.Generator) -> Mask:
     """A mask for each of `batch` clips with `frames` tubelet layers of `grid` tokens.
 
-    All clips of a batch keep the same number of tokens, so that they stack: the fewest that any of them keeps. The
-    surplus visible tokens of the others are hidden at random, whole columns in time, and are predicted too.
+    All clips of a batch need the same number of visible tokens. It is the smallest number among them. The other clips
+    hide their surplus tokens at random, at the same position in all frames, and these tokens are predicted too.
     """
     masks = [_draw_spatial_mask(config, grid, rng).reshape(-1) for _ in range(batch)]
     num_visible = min(int((~mask).sum()) for mask in masks)

@@ -1,6 +1,6 @@
-"""The V-JEPA objective: predict what is hidden, in the space of a slowly moving copy of the encoder.
+"""The V-JEPA objective, which predicts features of hidden tokens. The features come from a slow copy of the encoder.
 
-Shapes as in `worldmodel.encoders.vit`; `M` hidden tokens.
+Shapes as in `worldmodel.encoders.vit`, and `M` hidden tokens.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class JepaConfig:
     """The mask predictor and the loss.
 
     Attributes:
-        predictor_width: size of a predictor token; narrower than the encoder.
+        predictor_width: size of a predictor token. It is narrower than the encoder.
         predictor_depth: predictor blocks.
         predictor_heads: attention heads.
         loss: `l1` (V-JEPA's default) or `l2`.
-        targets: `layer_norm` (V-JEPA), or `standardise`: layer norm, then the mean of each position over the batch is
-            removed and each feature is scaled to unit spread. What is the same in every frame is then no target, and
-            shrinking towards it no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over time
-            for the same reason). `instance` removes each clip's own mean before that: what is the same everywhere in
-            a clip, such as its light and the colour of its floor, is then no target either. `whiten` scales each
-            principal direction of the features instead of each feature, so that the weak ones count as much and a
-            few strong ones cannot crowd them out (ZCA, as in W-MSE, arXiv 2007.06346).
-        visible_weight: weight of the same loss on the visible tokens, which a linear map takes to their targets (the
-            dense loss of V-JEPA 2.1). It teaches something only where the target encoder sees another version of
-            the clip; 0 switches it off.
+        targets: normalisation of the targets. `layer_norm` is V-JEPA's. `standardise` also removes the mean of each
+            position over the batch, and scales each feature to unit spread. Constant features are then no target, and
+            shrinking towards the mean no longer lowers the loss (data2vec, arXiv 2202.03555, normalises targets over
+            time for the same reason). `instance` removes each clip's own mean before that. Then features that are
+            constant in a clip, such as its light and the colour of its floor, are no target either. `whiten` scales
+            each principal direction of the features instead of each feature, so that a few strong directions do not
+            dominate the weak ones (ZCA, as in W-MSE, arXiv 2007.06346).
+        visible_weight: weight of the same loss on the visible tokens, whose targets a linear map predicts (the dense
+            loss of V-JEPA 2.1). It is useful only if the target encoder sees another version of the clip. 0 switches
+            it off.
         variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
-            arXiv 2105.04906); 0 switches it off.
-        covariance_weight: weight of the squared off-diagonal covariance of the features, likewise.
+            arXiv 2105.04906). 0 switches it off.
+        covariance_weight: weight of the squared off-diagonal covariance of the features (VICReg). 0 switches it off.
     """
 
     predictor_width: int = 64
@@ -75,7 +75,7 @@ class JepaConfig:
 
 
 class MaskPredictor(nn.Module):
-    """Narrow transformer over context tokens and mask tokens with positions → the hidden tokens' features."""
+    """A narrow transformer from context tokens, and mask tokens with positions, to the hidden tokens' features."""
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
         super().__init__()
@@ -117,24 +117,24 @@ def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_place_means(features: Tensor, frames: int) -> Tensor:
-    """`features [B, N, D]` less each place's mean over clips and time, as `[B, T, places, D]`."""
+    """`features [B, N, D]` minus each position's mean over clips and time, as `[B, T, positions, D]`."""
     by_place = features.unflatten(1, (frames, -1))
     return by_place - by_place.mean((0, 1))
 
 
 def standardise(features: Tensor, frames: int) -> Tensor:
-    """Remove each place's mean over clips and time from `features [B, N, D]`, and scale each feature to unit spread."""
+    """Remove each position's mean over clips and time from `features [B, N, D]`, and scale features to unit spread."""
     centred = _without_place_means(features, frames)
     return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
 
 
 def whiten(features: Tensor, frames: int) -> Tensor:
-    """Remove each place's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
+    """Remove each position's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
     centred = _without_place_means(features, frames)
     rows = centred.flatten(0, 2)
-    # On the CPU: other devices lack the decomposition, or double precision for it.
+    # Computed on the CPU, because other devices lack the decomposition or double precision.
     variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
-    # Directions with less than a thousandth of the strongest one's variance are noise, and stay small.
+    # Directions with less than a thousandth of the largest variance are noise, and stay small.
     scale = (variances + 1e-3 * variances[-1]).clamp_min(1e-8).rsqrt()
     rows = rows @ ((directions * scale) @ directions.T).to(rows)
     rows = rows / rows.pow(2).mean().sqrt().clamp_min(1e-4)
@@ -144,11 +144,11 @@ def whiten(features: Tensor, frames: int) -> Tensor:
 class Jepa(nn.Module):
     """Context encoder, mask predictor and target encoder.
 
-    Loss: mean over hidden tokens i of d(predictor(context)_i - sg(y_i)), y = n(layer_norm(target(clip))), where
-    d(e) is the mean of |e| over the features for `loss` l1 and of e² for l2, n is what `targets` says (nothing for
-    layer_norm), sg stops the gradient, and the target encoder follows the context encoder: xi <- m xi + (1 - m) theta.
-    With several masks their mean; added to it, by their weights, the same loss on visible tokens (`visible_weight`) and
-    VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
+    The loss is the mean over hidden tokens i of d(predictor(context)_i - sg(y_i)), y = n(layer_norm(target(clip))).
+    d(e) is the mean over features of |e| (`loss` l1) or e² (l2). n is the normalisation that `targets` names. sg stops
+    the gradient. The target encoder's weights xi follow those of the context encoder, xi <- m xi + (1 - m) theta.
+    With several masks, the loss is their mean. Added to it, with their weights, are the same loss on visible tokens
+    (`visible_weight`) and VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
     """
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
@@ -161,10 +161,10 @@ class Jepa(nn.Module):
         self.visible_head = nn.Linear(encoder.width, encoder.width) if config.visible_weight else None
 
     def forward(self, clips: Tensor, masks: Sequence[Mask], seen_by_target: Tensor | None = None) -> dict[str, Tensor]:
-        """Loss and its parts for clips `[B, T, H, W, 3]`; `features` are the targets `[B, N, D]`.
+        """Loss and its parts for clips `[B, T, H, W, 3]`. The key `features` has the target features `[B, N, D]`.
 
-        The target encoder may be shown another version of the clips, in another light for example: what differs
-        between the two cannot be predicted, and drops out of the features.
+        `seen_by_target` is another version of the clips for the target encoder, for example in another light. What
+        differs between the two versions cannot be predicted, and features lose it.
         """
         frames = clips.shape[1] // self.encoder.config.tubelet_frames
         grid = self.encoder.config.grid(*clips.shape[2:4])

@@ -1,4 +1,4 @@
-"""V-JEPA pretraining as a `TrainingTask`: clips in, losses and health figures out."""
+"""V-JEPA pretraining as a `TrainingTask`, from clips to losses and to figures on the health of the features."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
 from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
 
-# `(step) -> uint8 [B, T, H, W, 3]`: the clips of that step, a function of it alone. All of one step are of one size;
-# those of another one may be of another size.
+# `(step) -> uint8 [B, T, H, W, 3]`: the clips of a step, which depend only on its number. All clips of one step have
+# the same size. Another step may have another size.
 ClipSource = Callable[[int], NDArray[np.uint8]]
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """What V-JEPA's recipe leaves open.
+    """Options of V-JEPA pretraining.
 
     Attributes:
-        momentum: of the target encoder at the start; it rises to `final_momentum` by a cosine.
-        final_momentum: at the end.
-        masks: predicted at once (mappings become `MaskConfig`); a short-range and a long-range one, as in V-JEPA.
+        momentum: momentum of the target encoder at the start. It rises to `final_momentum` by a cosine.
+        final_momentum: momentum of the target encoder at the end.
+        masks: masks that are predicted at once, by default a short-range and a long-range one as in V-JEPA. Mappings
+            become `MaskConfig`.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
-        two_lights: context and target encoder see the clip in two lights, each jittered by itself.
-        canonical_share: of the clips whose context, too, is shown as the targets see it; where a canonical recording
-            is given.
-        flip: mirror half of the clips left to right.
-        probe_frames: frames for the linear probe, half of them held out.
-        smallest_spread: collapse is declared when the features' spread falls under this.
+        two_lights: whether the clips of the context encoder and of the target encoder are jittered independently.
+        canonical_share: share of clips for which the context encoder also sees the canonical recording, if there is
+            one.
+        flip: whether half of the clips are mirrored left to right.
+        probe_frames: frames for the linear probe. Half of them are held out.
+        smallest_spread: training stops as collapsed if the features' spread falls below this.
     """
 
     momentum: float = 0.99
@@ -71,10 +72,11 @@ class PretrainConfig:
 
 
 def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> float:
-    """Memory that a clip of `frames` frames of `camera` takes in a step of training, at least [bytes].
+    """Least memory that a clip of `frames` frames of `camera` takes in a training step [bytes].
 
-    Its pixels as float32, twice (for context and targets), and what the blocks of the context encoder keep for the
-    backward pass: 34 bytes per token, unit of width and block in half precision (Korthikanti et al., arXiv 2205.05198).
+    It is the sum of the pixels as float32, twice (for context and targets), and of what the blocks of the context
+    encoder keep for the backward pass. The latter takes 34 bytes per token, feature and block in half precision
+    (Korthikanti et al., arXiv 2205.05198).
     """
     tokens = frames // encoder.tubelet_frames * encoder.grid_of(camera).tokens
     return 8.0 * frames * camera.height * camera.width * 3 + 34.0 * tokens * encoder.width * encoder.depth
@@ -83,13 +85,13 @@ def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> f
 class PretrainTask(TrainingTask):
     """Masked latent prediction on clips.
 
-    With `canonical`, the same clips as they look without distractors, the target encoder sees those: what the
-    distractors add is nothing to predict (randomised-to-canonical adaptation, arXiv 1812.07252, in feature space).
+    `canonical` are the same clips without distractors. If they are given, the target encoder sees them, and distractors
+    are not part of the targets (randomised-to-canonical adaptation, arXiv 1812.07252, in feature space).
 
     Args:
-        clips: to learn from.
-        probe: frames by camera that are reported on.
-        canonical: the same clips, looked at differently.
+        clips: the clips to learn from.
+        probe: frames by camera for the probe.
+        canonical: the same clips in their canonical appearance.
     """
 
     def __init__(
@@ -109,34 +111,33 @@ class PretrainTask(TrainingTask):
 
     @property
     def kept(self) -> VisionTransformer:
-        """The encoder that pretraining is for: the target encoder, as in V-JEPA.
+        """The encoder that is kept after pretraining. It is the target encoder, as in V-JEPA.
 
-        Toward a canonical recording it is the context encoder. The target encoder follows it so slowly that it still
-        computes much of what it began with, which is what makes its features worth predicting; and it has never been
-        shown what the distractors look like.
+        With a canonical recording it is the context encoder. The target encoder has never seen distractors then. It
+        also changes so slowly that it still computes much of its initial features, which makes them worth predicting.
         """
         return self.module.target if self._canonical is None else self.module.encoder
 
     def _show(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
-        """Frames uint8 `[B, T, H, W, 3]` in unit range; the `mirrored [B]` ones left to right."""
-        if self._config.flip:  # as bytes: floats are four times as many
+        """Frames, uint8 `[B, T, H, W, 3]`, as floats in [-2, 2]. Clips in `mirrored [B]` are flipped left to right."""
+        if self._config.flip:  # before the conversion to floats, which take four times the memory
             frames = np.where(mirrored[:, None, None, None, None], frames[:, :, :, ::-1], frames)
         return to_unit_range(torch.from_numpy(frames).to(self._device))
 
     def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """The same brightness, contrast and tint for every frame of a clip."""
+        """Change brightness, contrast and tint at random, alike for all frames of a clip."""
         config, batch = self._config, len(pixels)
         if config.jitter:
             contrast, brightness = rng.uniform(-config.jitter, config.jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
             pixels = (pixels * torch.from_numpy(1 + contrast).to(pixels)).add_(torch.from_numpy(brightness).to(pixels))
         if config.colour_jitter:
             tint = rng.uniform(-config.colour_jitter, config.colour_jitter, (batch, 1, 1, 1, 3)).astype(np.float32)
-            # About black, which is -2: a tint darkens or brightens a channel as a coloured light would.
+            # Black is -2. A factor on the distance to black changes a channel as a coloured light would.
             pixels = (pixels + 2) * torch.from_numpy(1 + tint).to(pixels) - 2
         return pixels
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch, both masks."""
+        """One batch with all masks."""
         rng = np.random.default_rng([self._seed, step])
         shown, config = self._clips(step), self._config
         batch, (frames, height, width) = len(shown), shown.shape[1:4]
@@ -160,7 +161,7 @@ class PretrainTask(TrainingTask):
         return values
 
     def after_step(self, step: int, total: int) -> None:
-        """Move the target encoder, ever more slowly."""
+        """Move the target encoder toward the context encoder, more slowly with every step."""
         self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
 
     def evaluate(self, step: int) -> dict[str, float]:

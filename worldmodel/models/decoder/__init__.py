@@ -1,1 +1,1 @@
-"""A decoder from latents to pictures, which shows what a world model imagines. It is never needed to act."""
+"""A decoder from latents to images, which shows what a world model imagines. It is never needed to act."""

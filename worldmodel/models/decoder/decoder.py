@@ -1,10 +1,10 @@
-"""Shows what a world model imagines, and how different two pictures are to its encoder.
+"""Shows what a world model imagines, and how different two images are to its encoder.
 
 A decoder is trained when all else is frozen (`worldmodel.decode`). It is a checkpoint of its own (`kind: decoder`), and
 holds the hash of the world model that it was trained for, because another model's latents mean something else.
 
-Shapes: `...` leading dimensions of latents, `B` pictures, `D` numbers of a code, `F` numbers of the features of all
-cameras, `H, W` height and width of a camera's pictures.
+Shapes: `...` leading dimensions of latents, `B` images, `D` numbers of a code, `F` numbers of the features of all
+cameras, `H, W` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from worldmodel.core.observation import Observation
 from worldmodel.core.options import from_config
 from worldmodel.core.spec import CameraSpec
 from worldmodel.models.contract import Decodable, WorldModel
-from worldmodel.models.decoder.network import DecoderConfig, PictureDecoder
+from worldmodel.models.decoder.network import DecoderConfig, ImageDecoder
 
 KIND: Final = "decoder"
-_AT_ONCE: Final = 64  # pictures, so that a long run takes no more memory than a short one
+_AT_ONCE: Final = 64  # images, so that a long run takes no more memory than a short one
 
 
 class DecoderNetwork(nn.Module):
-    """The picture decoders of all cameras: all that a checkpoint holds of a decoder."""
+    """The image decoders of all cameras: all that a checkpoint holds of a decoder."""
 
     def __init__(self, cameras: tuple[CameraSpec, ...], config: DecoderConfig, code_size: int) -> None:
         super().__init__()
         self.config, self.cameras = config, tuple(camera.name for camera in cameras)
         # torch does not take names of modules that its modules have methods of.
-        of_cameras = {f"camera_{camera.name}": PictureDecoder(camera, config, code_size) for camera in cameras}
+        of_cameras = {f"camera_{camera.name}": ImageDecoder(camera, config, code_size) for camera in cameras}
         self.of_cameras = nn.ModuleDict(of_cameras)
 
-    def of(self, camera: str) -> PictureDecoder:
+    def of(self, camera: str) -> ImageDecoder:
         """That of one camera."""
         decoder = self.of_cameras[f"camera_{camera}"]
-        assert isinstance(decoder, PictureDecoder)
+        assert isinstance(decoder, ImageDecoder)
         return decoder
 
 
 class Decoder:
-    """Pictures of latents (`worldmodel.models.contract.SupportsDecoding`).
+    """Images of latents (`worldmodel.models.contract.SupportsDecoding`).
 
     Args:
         model: whose latents are shown.
@@ -68,7 +68,7 @@ class Decoder:
 
     @torch.no_grad()
     def show(self, codes: Tensor) -> dict[str, Tensor]:
-        """Pictures by camera, uint8 `[..., H, W, 3]`, of codes `[..., D]`."""
+        """Images by camera, uint8 `[..., H, W, 3]`, of codes `[..., D]`."""
         flat = codes.flatten(0, -2).to(self._model.device)
         shown = {}
         for camera in self._network.cameras:
@@ -77,27 +77,27 @@ class Decoder:
         return shown
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
-        """Pictures by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
+        """Images by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""
         return self.show(self.code(latents))
 
     def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
-        """Pictures by camera, uint8 `[B, H, W, 3]`, of what was just seen: what a decoder shows at its best."""
+        """Images by camera, uint8 `[B, H, W, 3]`, of what was just seen: what a decoder shows at its best."""
         starts = range(0, len(observation.proprio), _AT_ONCE)
         parts = [observation.rows(slice(start, start + _AT_ONCE)) for start in starts]
         return self.show(torch.cat([self.code(self._model.observe(None, part, None)) for part in parts]))
 
     @torch.no_grad()
-    def features(self, pictures: Mapping[str, Any]) -> Tensor:
-        """What the frozen encoder makes of pictures by camera, uint8 `[B, H, W, 3]`: float32 `[B, F]`."""
-        read = self._model.read_images(pictures)
+    def features(self, images: Mapping[str, Any]) -> Tensor:
+        """What the frozen encoder makes of images by camera, uint8 `[B, H, W, 3]`: float32 `[B, F]`."""
+        read = self._model.read_images(images)
         encode = self._model.encoder.encode_frames
         tokens = [torch.cat([encode(part) for part in pixels.split(_AT_ONCE)]) for pixels in read.values()]
         return torch.cat([of_camera.float().flatten(1) for of_camera in tokens], dim=1)
 
     def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
-        """How different pictures are to the frozen encoder `[...]`, from features `[..., F]`, shapes broadcast.
+        """How different images are to the frozen encoder `[...]`, from features `[..., F]`, shapes broadcast.
 
-        It is the root mean square difference, 0 for the same picture. It stands for a perceptual distance, which other
+        It is the root mean square difference, 0 for the same image. It stands for a perceptual distance, which other
         work takes from a network for classification (LPIPS, arXiv 1801.03924). No such network is needed here.
         """
         return (features - others).pow(2).mean(-1).sqrt()
@@ -112,9 +112,9 @@ def require_decodable(model: WorldModel) -> Decodable:
     return model
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """Pictures `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`. What is no number is black."""
-    return (pictures.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
+def to_pixels(images: Tensor) -> Tensor:
+    """Images `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`. What is no number is black."""
+    return (images.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
 
 
 def code_size(model: WorldModel) -> int:

@@ -1,4 +1,4 @@
-"""Codes → pictures. A code is what a family says can be seen of a latent (`worldmodel.models.contract.Decodable`).
+"""Codes → images. A code is what a family says can be seen of a latent (`worldmodel.models.contract.Decodable`).
 
 Every square of `p x p` pixels is decoded by itself. It sees the whole code, and how far it is from a few places that
 are read from the code, through a bump around each. What a thing looks like is thereby learned once for all places, as
@@ -7,10 +7,10 @@ in the decoder of the keypoints. A plain stack of transposed convolutions has to
     places, look = g(code)      near_n = [offset_nk bump_nk, bump_nk, position_n]
     square_n = mean_n + f(near_n, look)
 
-It is trained on some squares of each picture only, most of them where something is to be seen.
+It is trained on some squares of each image only, most of them where something is to be seen.
 
-Shapes: `...` leading dimensions, `B` codes, `D` numbers of a code, `H, W` height and width of a camera's pictures, `N`
-squares of a picture (rows times columns), `S` of them, `p` their side [pixels], `K` places, `h` width.
+Shapes: `...` leading dimensions, `B` codes, `D` numbers of a code, `H, W` height and width of a camera's images, `N`
+squares of a image (rows times columns), `S` of them, `p` their side [pixels], `K` places, `h` width.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class _Block(nn.Module):
         return x + self.outward(F.gelu(self.inward(self.norm(x)), approximate="tanh"))
 
 
-class PictureDecoder(nn.Module):
-    """Pictures of one camera. Sides that `patch_size` does not divide are decoded a little larger, and cut."""
+class ImageDecoder(nn.Module):
+    """Images of one camera. Sides that `patch_size` does not divide are decoded a little larger, and cut."""
 
     mean: Tensor
     positions: Tensor
@@ -81,9 +81,9 @@ class PictureDecoder(nn.Module):
         self.places = nn.Linear(code_size + hidden, 2 * config.places)
         self.out = nn.Linear(width, 3 * config.patch_size**2)
         with torch.no_grad():
-            self.out.weight.zero_()  # the first picture is the mean picture
+            self.out.weight.zero_()  # the first image is the mean image
             self.out.bias.zero_()
-            # Places spread over the picture from the beginning, and follow the code at once.
+            # Places spread over the image from the beginning, and follow the code at once.
             self.places.weight[:, :code_size].normal_(0, 0.5 * code_size**-0.5)
         radii = torch.linspace(math.log(_LARGEST_RADIUS), math.log(_SMALLEST_RADIUS), config.places)
         self.log_radius = nn.Parameter(radii)
@@ -93,13 +93,13 @@ class PictureDecoder(nn.Module):
         self.register_buffer("positions", _positions(self.grid), persistent=False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes `[B, D]` → pictures `[B, 3, H, W]`, about from 0 to 1."""
+        """Codes `[B, D]` → images `[B, 3, H, W]`, about from 0 to 1."""
         squares = self.squares(codes).transpose(1, 2).unflatten(2, self.grid)
         height, width = self._size
         return self.mean + F.pixel_shuffle(squares, self.config.patch_size)[:, :, :height, :width]
 
     def squares(self, codes: Tensor, which: Tensor | None = None) -> Tensor:
-        """What the squares of a picture differ by from the mean picture, `[B, N, 3 p²]`, as `cut` has them.
+        """What the squares of a image differ by from the mean image, `[B, N, 3 p²]`, as `cut` has them.
 
         Args:
             codes: `[B, D]`.
@@ -117,10 +117,10 @@ class PictureDecoder(nn.Module):
             x = block(x)
         return self.out(x).float()
 
-    def cut(self, pictures: Tensor) -> Tensor:
-        """Pictures `[B, 3, H, W]` from 0 to 1, less the mean picture, cut into squares `[B, N, 3 p²]`."""
+    def cut(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` from 0 to 1, less the mean image, cut into squares `[B, N, 3 p²]`."""
         size, (height, width) = self.config.patch_size, self._size
-        padded = F.pad(pictures - self.mean, (0, -width % size, 0, -height % size))
+        padded = F.pad(images - self.mean, (0, -width % size, 0, -height % size))
         return F.pixel_unshuffle(padded, size).flatten(2).transpose(1, 2)
 
 

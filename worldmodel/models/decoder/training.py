@@ -1,7 +1,7 @@
 """Training a decoder on the recording, when everything else is frozen, as a `TrainingTask`.
 
 Shapes: `R` rows of the recording, `M` of them chosen, `B` of a batch; `D` numbers of a code; `H, W` height and width of
-a camera's pictures; `N` squares of a picture, `S` of them, `p` their side; `P` proprioception.
+a camera's images; `N` squares of a image, `S` of them, `p` their side; `P` proprioception.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worldmodel.training.trainer import TrainingTask
 Frames = Mapping[str, NDArray[np.uint8]]
 Rows = NDArray[np.int64]
 _AT_ONCE: Final = 128
-_MEAN_FRAMES: Final = 4096  # frames that the mean picture is computed from
+_MEAN_FRAMES: Final = 4096  # frames that the mean image is computed from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class DecodingConfig:
     Attributes:
         frames: frames of the recording that it learns from, M.
         held_out_frames: frames of held-out episodes on which figures are computed.
-        squares: squares of every picture that are drawn in a step, S.
+        squares: squares of every image that are drawn in a step, S.
         anywhere: share of the squares that are drawn uniformly. The others are drawn in proportion to how much they
-            differ from the mean picture, because most of a picture never changes.
+            differ from the mean image, because most of a image never changes.
     """
 
     frames: int = 20_000
@@ -142,15 +142,15 @@ def _read(path: Path, key: bytes, rows: int) -> Tensor | None:
 
 
 class DecoderTask(TrainingTask):
-    """Drawing the pictures of codes.
+    """Drawing the images of codes.
 
-    loss = mean_cameras mean (x̂ - x)², pictures x from 0 to 1
+    loss = mean_cameras mean (x̂ - x)², images x from 0 to 1
 
-    It is estimated from S squares of each picture. A square that is drawn with probability p_n counts 1 / (N p_n), so
+    It is estimated from S squares of each image. A square that is drawn with probability p_n counts 1 / (N p_n), so
     that the estimate has no bias (importance sampling).
 
     Args:
-        module: what is trained. Its mean pictures are noted here.
+        module: what is trained. Its mean images are noted here.
         config: what it learns from.
         frames: by camera, uint8 `[R, H, W, 3]`.
         chosen: rows to learn from and to report on.
@@ -179,11 +179,11 @@ class DecoderTask(TrainingTask):
             module.of(camera).mean.copy_(self._mean(camera, chosen.train[::stride]))
 
     def _mean(self, camera: str, rows: Rows) -> Tensor:
-        total = sum(self._pictures(camera, part).double().sum(0).cpu() for part in _parts(rows))
+        total = sum(self._images(camera, part).double().sum(0).cpu() for part in _parts(rows))
         assert isinstance(total, Tensor)
         return (total / len(rows)).float()
 
-    def _pictures(self, camera: str, rows: Rows) -> Tensor:
+    def _images(self, camera: str, rows: Rows) -> Tensor:
         """`[B, 3, H, W]` from 0 to 1."""
         return torch.from_numpy(self._frames[camera][rows]).to(self._device).movedim(-1, 1).float() / 255
 
@@ -196,7 +196,7 @@ class DecoderTask(TrainingTask):
         errors = []
         for camera in self.module.cameras:
             network = self.module.of(camera)
-            squares = network.cut(self._pictures(camera, self._chosen.train[picked]))
+            squares = network.cut(self._images(camera, self._chosen.train[picked]))
             which, weight = draw_squares(squares, self._config, generator)
             wanted = squares.gather(1, which[..., None].expand(-1, -1, squares.shape[2]))
             errors.append((weight * (network.squares(codes, which) - wanted).pow(2).mean(-1)).mean())
@@ -204,7 +204,7 @@ class DecoderTask(TrainingTask):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """PSNR [dB] on held-out frames: of the decoder, of the mean picture, and of the frame one control step before.
+        """PSNR [dB] on held-out frames: of the decoder, of the mean image, and of the frame one control step before.
 
         Of several cameras, the mean over all of them.
         """
@@ -213,7 +213,7 @@ class DecoderTask(TrainingTask):
         for camera in self.module.cameras:
             network, squared, done = self.module.of(camera), torch.zeros(3, dtype=torch.double), len(self._chosen.train)
             for part in _parts(held_out):
-                real, before = self._pictures(camera, part), self._pictures(camera, part - 1)
+                real, before = self._images(camera, part), self._images(camera, part - 1)
                 drawn = network(self._codes[done : done + len(part)].to(self._device)).clamp(0, 1)
                 guesses = (drawn, network.mean.expand_as(real), before)
                 errors = [(guess - real).double().pow(2).mean((1, 2, 3)).sum() for guess in guesses]
@@ -221,20 +221,20 @@ class DecoderTask(TrainingTask):
                 done += len(part)
             scores.append(-10 * torch.log10((squared / len(held_out)).clamp_min(1e-12)))
         decoder, mean, previous = torch.stack(scores).mean(0).tolist()
-        return {"psnr": decoder, "psnr_mean_picture": mean, "psnr_previous_frame": previous}
+        return {"psnr": decoder, "psnr_mean_image": mean, "psnr_previous_frame": previous}
 
 
 def draw_squares(squares: Tensor, config: DecodingConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Numbers of the squares that are drawn `[B, S]`, and the weight of each `[B, S]`, with a mean of 1.
 
     Args:
-        squares: how they differ from the mean picture `[B, N, 3 p²]`.
+        squares: how they differ from the mean image `[B, N, 3 p²]`.
         config: how many, and which share of them anywhere.
         generator: source of all randomness.
     """
     count, seen = squares.shape[1], squares.pow(2).mean(-1)
     share = seen / seen.sum(1, keepdim=True).clamp_min(1e-12)
-    # Where a picture is the mean picture, all of them are drawn anywhere.
+    # Where a image is the mean image, all of them are drawn anywhere.
     drawn_there = (1 - config.anywhere) * (share.sum(1, keepdim=True) > 0.5)
     probability = (1 - drawn_there) / count + drawn_there * share
     which = torch.multinomial(probability.cpu(), config.squares, replacement=True, generator=generator)

@@ -1,1 +1,1 @@
-"""The keypoint family: its state has keypoints of frozen features and an appearance embedding."""
+"""The keypoint family. Its state has keypoints of frozen features and an appearance embedding."""

@@ -1,4 +1,4 @@
-"""The appearance embedding: a few numbers for what does not depend on position, such as the orientation of an object.
+"""The appearance embedding, a few numbers for what does not depend on position, such as the orientation of an object.
 
 The features that the decoder needs (`keypoints`) mostly depend on how an object's edges fall on the grid of tokens.
 They change as much when a block slides by a centimetre as when it turns by ten degrees, and their future is hard to
@@ -41,7 +41,7 @@ class AppearanceEmbedding(nn.Module):
         self.register_buffer("raw_std", torch.ones(raw_size))
 
     def calibrate(self, raw: Tensor) -> None:
-        """Note the spread of raw states `[R, Z]`. Before training: what comes in is standardised by it."""
+        """Store mean and spread of the raw states `[R, Z]`, which standardise the input. Called before training."""
         self.raw_mean.copy_(raw.mean(0))
         self.raw_std.copy_(raw.std(0).clamp_min(1e-4))
 
@@ -51,13 +51,13 @@ class AppearanceEmbedding(nn.Module):
 
 
 def rests(keypoints: Tensor, episode_ends: NDArray[np.int64], threshold: float) -> Tensor:
-    """Numbers `[R]` that two rows share when nothing moved from one to the other, nor in between.
+    """Numbers `[R]` of the periods of rest. Two rows have the same number if nothing moved between them.
 
     Args:
-        keypoints: places `[R, 2 K]` in half widths of the picture.
-        episode_ends: row after the last one of each episode `[E]`; an episode never shares a number with another one.
-        threshold: keypoints that move less than this from row to row, root mean square over keypoints, are at rest:
-            the robot in front of a thing moves its keypoints a little, too.
+        keypoints: positions `[R, 2 K]` in half widths of the image.
+        episode_ends: row after the last one of each episode `[E]`. Two episodes never share a number.
+        threshold: keypoints that move less than this from row to row, root mean square over keypoints, are at rest.
+            It is above 0 because a robot in front of an object shifts the object's keypoints a little.
     """
     step = torch.diff(keypoints, dim=0).unflatten(1, (-1, 2)).pow(2).sum(-1).mean(-1).sqrt()
     moved = F.pad(step > threshold, (1, 0))
@@ -68,7 +68,7 @@ def rests(keypoints: Tensor, episode_ends: NDArray[np.int64], threshold: float) 
 def principal_places(keypoints: Tensor, kept: float = 0.98) -> Tensor:
     """The principal components `[R, ·]` of `keypoints [R, 2 K]` that hold the share `kept` of their variance.
 
-    Several keypoints sit on one thing. What is left out is small, and may be how they shift when it turns.
+    Several keypoints lie on one object. The omitted variance is small, and may be how they shift when it turns.
     """
     centred = keypoints - keypoints.mean(0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))

@@ -1,6 +1,6 @@
 """Training the appearance embedding on the raw states of a recording, as a `TrainingTask`.
 
-Shapes as in `worldmodel.models.keypoint.appearance`; `B` frames of a step in groups of `M`.
+Shapes as in `worldmodel.models.keypoint.appearance`. A step has `B` frames, in `G` groups of `M`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class AppearanceTrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Frames with their things in nearly the same places, and the partner of each.
+    """Groups of frames whose keypoints have nearly the same positions, and a partner for each frame.
 
     Attributes:
-        anchors: rows `[G, M]`.
-        partners: rows `[G, M]`: a neighbour in time, or a frame between which and the anchor nothing moved.
-        at_rest: bool `[G, M]`: the latter.
+        anchors: rows `[G, M]` of the frames.
+        partners: rows `[G, M]` of the partners, each a neighbour in time or a frame of the same period of rest.
+        at_rest: bool `[G, M]`, whether the partner is of the same period of rest.
     """
 
     anchors: NDArray[np.int64]
@@ -60,14 +60,14 @@ class Groups:
 
 
 class GroupSampler:
-    """Draws groups; those of a step are a function of (seed, step) alone.
+    """Draws groups. The groups of a step depend only on (seed, step).
 
     Args:
         raw: states of all frames `[R, Z]`, the keypoints first.
-        keypoints: K.
+        keypoints: number of keypoints, K.
         episode_ends: row after the last one of each episode.
-        rows: to draw anchors from; whole episodes.
-        seed: of the draws.
+        rows: rows of whole episodes, from which anchors are drawn.
+        seed: seed of the draws.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GroupSampler:
         self._places = principal_places(places)[self._pool]
 
     def sample(self, step: int, frames: int) -> Groups:
-        """Groups of about `frames` frames together."""
+        """Groups with about `frames` frames in all."""
         rng, config = np.random.default_rng([self._seed, step]), self._config
         size = min(config.group, len(self._pool))
         centres = rng.integers(len(self._pool), size=max(1, frames // size))
@@ -107,13 +107,13 @@ class GroupSampler:
 class AppearanceTask(TrainingTask):
     """loss = cross entropy of telling each frame's partner from the others of its group + w |e - e'|^2 at rest.
 
-    `e` and `e'` are the embeddings of a frame and its partner. The others are anchors, which have their things in the
-    same places. A partner may have moved on: among partners, the right one could be found by its place, and the
-    embedding would follow the place.
+    `e` and `e'` are the embeddings of a frame and its partner. The others are anchors, whose keypoints have nearly the
+    same positions. The partners of other anchors are not used, because partners may have moved. The right one could
+    then be told by its position, and the embedding would encode position.
 
     Args:
-        raw: states of all frames `[R, Z]`; the embedding standardises them itself.
-        sampler: groups to learn from.
+        raw: states of all frames `[R, Z]`. The embedding standardises them itself.
+        sampler: draws the groups to learn from.
         held_out: groups to report on.
         batch_size: frames per step.
     """
@@ -133,7 +133,7 @@ class AppearanceTask(TrainingTask):
         self._batch_size, self._device = batch_size, device
 
     def _measure(self, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines `[G, M, M]` of anchors (diagonal: with partners), `|e - e'|^2 [G, M]`, who is at rest."""
+        """Cosines `[G, M, M]` between anchors (on the diagonal with partners), `|e - e'|^2 [G, M]`, and `at_rest`."""
         own, others = (self.module(self._raw[rows].to(self._device)) for rows in (groups.anchors, groups.partners))
         diagonal = torch.eye(own.shape[1], dtype=torch.bool, device=self._device)
         partner = (own * others).sum(-1, keepdim=True)
@@ -150,9 +150,9 @@ class AppearanceTask(TrainingTask):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """How often the partner is the most similar one of its group, and how far apart embeddings are at rest.
+        """How often a frame's partner is more similar to it than the others, and how much embeddings change at rest.
 
-        `rest_distance` is in units of the distance between frames of one group: 0 is perfect, 1 is useless.
+        `rest_distance` is in units of the distance between frames of one group. 0 is perfect, 1 is useless.
         """
         cosines, apart, at_rest = self._measure(self._held_out)
         own = torch.arange(cosines.shape[1], device=self._device)

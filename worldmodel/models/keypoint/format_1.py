@@ -15,7 +15,7 @@ _SECTIONS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "predictor": ("predictor", {"block": "prediction_steps"}),
     "goal": ("distance", {"look_weight": "appearance_weight"}),
 }
-# How names of tensors began; the first that fits. What begins otherwise has kept its name.
+# New prefixes of tensor names by old prefix. The first match counts, and names without a match stay as they are.
 _VIEW: Final = f"views.camera_{CAMERA}."
 _TENSORS: Final = {
     "compression.scale": f"{_VIEW}compression.std",
@@ -30,11 +30,11 @@ _TENSORS: Final = {
 
 
 def upgraded(model: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[str], str]]:
-    """What `model` of a config.json of format 1 says, as format 2 says it; and the new names of tensors.
+    """The section `model` of a config.json of format 1 in format 2, and a function to the new names of tensors.
 
     Raises:
-        KeyError: for a part that is missing.
-        ValueError: for one that there was not.
+        KeyError: for a missing part.
+        ValueError: for a part that format 1 does not have.
     """
     unknown = sorted(set(model) - set(_SECTIONS))
     if unknown:
@@ -47,7 +47,7 @@ def upgraded(model: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[str], 
 
 
 def renamed(tensor: str) -> str:
-    """What a tensor of format 1 is called now."""
+    """The present name of a tensor of format 1."""
     for before, now in _TENSORS.items():
         if tensor.startswith(before):
             return now + tensor.removeprefix(before)

@@ -1,6 +1,6 @@
 """Training the keypoints on frozen features, as a `TrainingTask`.
 
-Shapes as in `worldmodel.models.keypoint.keypoints`; `R` rows of the recording; `M` frames of one episode.
+Shapes as in `worldmodel.models.keypoint.keypoints`. `R` rows of the recording, `M` frames of one episode.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worldmodel.core.seeds import seed_of_step
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, TokenDecoder, explained_variance
 from worldmodel.training.trainer import TrainingTask
 
-# `(step) -> rows [B, 2]` of that step's pairs: the frame that is encoded, the neighbouring one that is reconstructed.
+# `(step) -> rows [B, 2]` of that step's pairs: the frame that is encoded, and the neighbour that is reconstructed.
 PairRows = Callable[[int], NDArray[np.int64]]
 
 
@@ -49,7 +49,7 @@ class StateTrainingConfig:
 
 
 class KeypointAutoencoder(nn.Module):
-    """The encoder that stays with the world model, and the decoder that it is trained with."""
+    """The encoder, which is kept in the world model, and the decoder, which is only used in training."""
 
     def __init__(self, encoder: KeypointEncoder, channels: int, proprio_size: int) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class KeypointTask(TrainingTask):
     """Reconstructing the tokens of a neighbouring frame.
 
     loss = mean |d_ij - mean d|^2 M / (M - 1) + w_f |features|^2 + w_r |robot(z_i) - proprio_i|^2,
-    d_ij = decode(raw_i + noise, proprio_j) - z_j, its mean over M frames of an episode.
+    d_ij = decode(raw_i + noise, proprio_j) - z_j, and `mean d` is its mean over M frames of an episode.
 
     Args:
-        tokens: compressed frozen features float16 `[R, N, C]`.
-        proprio: standardised, float32 `[R, P]`.
-        pairs: rows `[B, 2]` for a step, always M in a row of one episode.
-        held_out: rows `[B, 2]` to report on, likewise.
+        tokens: compressed frozen features, float16 `[R, N, C]`.
+        proprio: standardised proprioception, float32 `[R, P]`.
+        pairs: rows `[B, 2]` for a step. Each run of M successive pairs is of one episode.
+        held_out: rows `[B, 2]` to report on, in the same order.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class KeypointTask(TrainingTask):
         error = self.module.decoder(raw + config.noise * noise, there).float() - wanted
         reconstruction = self._within_episodes(error).mean()
         features = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
-        # The mean over nothing, where a recording has no proprioception, is not a number.
+        # Without proprioception, the mean would be over nothing and hence NaN.
         robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else reconstruction.new_zeros(())
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
         return {"loss": loss, "reconstruction": reconstruction, "robot": robot}
 
     def _within_episodes(self, tokens: Tensor) -> Tensor:
-        """Mean square `[B]` of `tokens [B, N, C]`, from their mean over M frames of an episode."""
+        """Mean square `[B]` of the difference of `tokens [B, N, C]` to their mean over M frames of an episode."""
         count = self._config.frames_per_episode
         if count > 1:
             grouped = tokens.unflatten(0, (-1, count))
@@ -115,7 +115,7 @@ class KeypointTask(TrainingTask):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Shares of the held-out frames' variance in episodes that are explained: the tokens, and proprioception."""
+        """Explained shares of the variance within held-out episodes, of the tokens and of proprioception."""
         errors, robots = [], []
         size = 64 * self._config.frames_per_episode
         for start in range(0, len(self._held_out), size):
@@ -133,9 +133,9 @@ class KeypointTask(TrainingTask):
 
 
 def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Pairs `[B, 2]` from clips `rows [B, L]`: half of them twice the same frame, half two different ones.
+    """Pairs `[B, 2]` from clips `rows [B, L]`. Half of them are twice the same frame, the others two different frames.
 
-    The same frame is where the state must be exact; in the other half the robot has moved on.
+    With the same frame, the state must be exact. With different frames, the robot has moved.
     """
     count, length = rows.shape
     first = rng.integers(0, length, count)

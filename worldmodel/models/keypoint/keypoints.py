@@ -32,7 +32,7 @@ from worldmodel.encoders.base import Grid
 
 @dataclasses.dataclass(frozen=True)
 class StateConfig:
-    """Size of the keypoint state of one camera.
+    """Sizes of the keypoint state of one camera.
 
     Attributes:
         keypoints: number of keypoints, K.
@@ -56,12 +56,12 @@ class StateConfig:
 
     @property
     def raw_size(self) -> int:
-        """Numbers that the decoder is given, Z: keypoints and features."""
+        """Size Z of the decoder's input, which is keypoints and features."""
         return self.keypoints * (2 + self.features)
 
     @property
     def size(self) -> int:
-        """Numbers that a predictor rolls out: keypoints and appearance embedding."""
+        """Size of the state that a predictor rolls out, which is keypoints and appearance embedding."""
         return 2 * self.keypoints + self.embedding
 
 
@@ -72,7 +72,7 @@ def token_positions(grid: Grid) -> Tensor:
 
 
 def explained_variance(read: Tensor, true: Tensor) -> Tensor:
-    """R² `[P]` of standardised readings `[R, P]`: 1 is perfect, 0 no better than the mean, NaN where nothing varies."""
+    """R² `[P]` of estimates `read [R, P]`. 1 is perfect, 0 is as good as the mean, NaN is for constant readings."""
     if true.shape[1] == 0:
         return true.new_zeros(0)
     variance = true.var(0)
@@ -81,14 +81,14 @@ def explained_variance(read: Tensor, true: Tensor) -> Tensor:
 
 
 def _linear(inward: int, outward: int) -> nn.Linear:
-    """A linear layer; torch warns of one without inputs or outputs, as proprioception of no numbers has it."""
+    """A linear layer. It suppresses torch's warning of a layer without inputs or outputs, for robots where P is 0."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         return nn.Linear(inward, outward)
 
 
 class KeypointEncoder(nn.Module):
-    """Tokens → keypoints and features; and tokens → what they show of the robot."""
+    """Tokens → keypoints and features, and tokens → an estimate of proprioception."""
 
     positions: Tensor
 
@@ -118,9 +118,9 @@ class KeypointEncoder(nn.Module):
         return torch.cat([places.flatten(1), features.flatten(1)], dim=1)
 
     def robot(self, tokens: Tensor) -> Tensor:
-        """The standardised proprioception `[B, P]` that tokens `[B, N, C]` let one guess.
+        """Estimate of the standardised proprioception `[B, P]` from tokens `[B, N, C]`.
 
-        What a picture cannot show, such as a velocity, comes out as its mean.
+        The estimate of a reading that an image cannot show, such as a velocity, is its mean.
         """
         x = F.gelu(self.robot_convolution(tokens.transpose(1, 2).unflatten(2, self.grid)))
         return self.robot_head(x.flatten(1)).float()
@@ -129,8 +129,8 @@ class KeypointEncoder(nn.Module):
 class TokenDecoder(nn.Module):
     """Raw state and proprioception → tokens. Needed for training only.
 
-    Every token sees how far it is from every keypoint, through a bump around it, and the whole raw state: what a thing
-    looks like is learned once for all places.
+    The input of every token is its distance to every keypoint, as the height of a bump around the keypoint, and the
+    whole raw state. The appearance of an object is therefore learned once for all positions.
     """
 
     positions: Tensor

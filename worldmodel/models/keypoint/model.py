@@ -1,7 +1,7 @@
 """The world model of the keypoint family: frozen encoder, keypoint state and action-conditioned predictor.
 
-Shapes: `B` plans, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame, `C` channels of each;
-`Z` state, concatenated over all cameras; `P` proprioception.
+Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead, `N` tokens of a frame, `C` channels of each,
+`Z` state, concatenated over all cameras, `P` proprioception.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorCon
 from worldmodel.models.keypoint.view import View
 from worldmodel.models.normaliser import Normaliser
 
-# A keypoint is then at most a tenth of the picture away: keypoints count in half widths.
+# At this distance, a keypoint is at most a tenth of the image away from its goal, since the unit is half a width.
 _REACHED_DISTANCE: Final = 0.2
 
 
@@ -38,9 +38,9 @@ class DistanceConfig:
     """Weights of the distance to a goal image.
 
     Attributes:
-        robot_weight: weight of the robot's place (in standard deviations of its proprioception, as far as the goal
-            picture shows it) beside that of the scene's keypoints (in half widths of the picture). Small: where the
-            robot is in the goal image should decide only when nothing else does.
+        robot_weight: weight of the difference in proprioception (in standard deviations, as far as the goal image
+            shows it) beside the distance of the keypoints (in half widths of the image). It is small because the
+            robot's position in the goal image should decide only when nothing else does.
         appearance_weight: weight of the appearance embedding, which is of unit length.
     """
 
@@ -54,7 +54,7 @@ class DistanceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class KeypointConfig:
-    """Shapes of all parts; those of a camera are the same for each."""
+    """Shapes of all parts. All cameras have the same shapes."""
 
     encoder: PatchGrid
     compression: CompressionConfig
@@ -78,7 +78,7 @@ class KeypointConfig:
         return cls(read_encoder_config(content["encoder"], cameras), **sections)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the encoder's kind."""
+        """The shapes as plain values, with the encoder's kind."""
         return {**dataclasses.asdict(self), "encoder": describe_encoder(self.encoder)}
 
 
@@ -96,13 +96,13 @@ class KeypointModel(WorldModel):
             _key(camera.name): View(camera, config.encoder, config.compression, config.state, spec.proprio_size)
             for camera in spec.cameras
         }
-        self.views = nn.ModuleDict(views).requires_grad_(False)  # trained before the predictor, each by itself
+        self.views = nn.ModuleDict(views).requires_grad_(False)  # trained before the predictor, one by one
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(config.predictor, len(spec.cameras) * config.state.size, *sizes)
         self._rollout: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
 
     def view(self, camera: str) -> View:
-        """What is learned of a camera's pictures."""
+        """The part of the model that is learned from one camera's images."""
         view = self.views[_key(camera)]
         assert isinstance(view, View)
         return view
@@ -122,12 +122,12 @@ class KeypointModel(WorldModel):
 
     @torch.no_grad()
     def tokens(self, camera: str, pixels: Tensor) -> Tensor:
-        """Compressed frozen tokens `[B, N, C]` of a camera's pictures, uint8 `[B, H, W, 3]`."""
+        """Compressed frozen tokens `[B, N, C]` of a camera's images, uint8 `[B, H, W, 3]`."""
         return self.view(camera).compression(self.encoder.encode_frames(pixels))
 
     @torch.no_grad()
     def observe(self, previous: TensorRecord | None, observation: Observation, action: Tensor | None) -> Belief:
-        """See `WorldModel.observe`. What was done is seen in what it did: `action` does not count."""
+        """See `WorldModel.observe`. `action` is ignored, since the observations show its effect."""
         images, proprio = self.read_observation(observation)
         tokens = torch.cat([self.tokens(camera, pixels) for camera, pixels in images.items()], dim=1)
         if previous is None:
@@ -135,7 +135,7 @@ class KeypointModel(WorldModel):
             motion = torch.zeros_like(state)
         else:
             assert isinstance(previous, Belief) and previous.tokens is not None
-            # Both states in one batch: how torch rounds depends on how many rows there are, and motion is small.
+            # Both states are computed in one batch. Rounding depends on the number of rows, and motion is small.
             pair = torch.stack([previous.tokens, tokens], dim=1).flatten(0, 1)
             before, state = self._state(pair).unflatten(0, (-1, 2)).unbind(1)
             motion = state - before
@@ -143,13 +143,13 @@ class KeypointModel(WorldModel):
 
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
-        """See `WorldModel.goal`: pictures of all cameras; at rest, with the proprioception that they show."""
+        """See `WorldModel.goal`. It reads images of all cameras, estimates proprioception, and sets motion to zero."""
         images = self.read_image_goal(goal)
         tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
         state = self._state(torch.cat(tokens, dim=1))
         views = map(self.view, images)
         read = torch.stack([view.keypoints.robot(seen) for view, seen in zip(views, tokens, strict=True)])
-        # Of every reading, what the camera says that shows it best.
+        # Every reading is estimated from the camera that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
         return Belief(state, torch.zeros_like(state), read.gather(0, best)[0])
 
@@ -164,9 +164,9 @@ class KeypointModel(WorldModel):
         self._rollout = torch.compile(self.predictor.rollout)
 
     def distance(self, latents: TensorRecord, goal: TensorRecord) -> Tensor:
-        """See `WorldModel.distance`; `between` has the equation."""
+        """See `WorldModel.distance`. `between` has the equation."""
         assert isinstance(latents, Belief) and isinstance(goal, Belief)
-        between = latents.state.ndim - goal.state.ndim  # samples and steps, which a goal does not have
+        between = latents.state.ndim - goal.state.ndim  # dimensions of samples and steps, which a goal lacks
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
     def decodable(self, latents: TensorRecord) -> Tensor:
@@ -185,8 +185,8 @@ class KeypointModel(WorldModel):
         It combines the distance of the keypoints, in half widths of the image, the difference of the appearance
         embeddings, and the difference in proprioception:
         `sqrt(sum_c (|keypoints_c - keypoints_c'|² + w_a² |appearance_c - appearance_c'|²) + w_r² |r (p - p')|²)`
-        over all cameras c, with proprioception p, where `r²` is the share of each of its parts that is shown by the
-        camera that shows it best. It grows linearly with the way to go.
+        over all cameras c, with proprioception p. `r²` is, for each reading, the share of its variance that the best
+        camera shows. The distance grows linearly with the remaining way.
         """
         weights = self.config.distance
         readable = self._robot_readable().amax(0)
@@ -201,16 +201,16 @@ class KeypointModel(WorldModel):
         return squared.clamp_min(1e-12).sqrt()
 
     def _state(self, tokens: Tensor) -> Tensor:
-        """Standardised states `[B, Z]` from the compressed tokens of all cameras, one after the other `[B, N, C]`."""
+        """Standardised states `[B, Z]` from the compressed tokens of all cameras, concatenated to `[B, N, C]`."""
         views = [self.view(camera) for camera in self.spec.camera_names]
         of_cameras = tokens.split([view.keypoints.grid.tokens for view in views], dim=1)
         return torch.cat([view(seen) for view, seen in zip(views, of_cameras, strict=True)], dim=-1)
 
     def _robot_readable(self) -> Tensor:
-        """How much of each part of proprioception every camera shows, `[cameras, P]`."""
+        """The share of each reading's variance that every camera shows, `[cameras, P]`."""
         return torch.stack([self.view(camera).robot_readable for camera in self.spec.camera_names])
 
 
 def _key(camera: str) -> str:
-    """A name for the module of a camera: torch does not take such that its modules have methods of, such as `half`."""
+    """Name of a camera's module. Its prefix avoids the names of methods, such as `half`, which torch refuses."""
     return f"camera_{camera}"

@@ -1,7 +1,7 @@
 """Training the action-conditioned predictor on frozen features, as a `TrainingTask`.
 
-Shapes: `B` sequences, `T` frames (two of context and the rollout), `Z` state, `P` proprioception, `A` action, `R` rows
-of the recording.
+Shapes: `B` sequences, `T` frames (two of context and those of the rollout), `Z` state, `P` proprioception, `A` action,
+`R` rows of the recording.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from worldmodel.training.trainer import TrainingTask
 # `(step) -> row numbers [B, T]` of the sequences of that step.
 SequenceRows = Callable[[int], NDArray[np.int64]]
 
-# Below this, in standard deviations, errors count quadratically: there they are noise of the encoder.
+# Errors below this [standard deviations] count quadratically, because such errors are noise of the encoder.
 _HUBER_BETA = 0.1
-# Share of the batches without a past. Every episode begins so; but most of a rollout has one, and it helps.
+# Share of the batches without a past, as at the start of an episode. Most steps of a rollout have a past, which helps.
 _NO_HISTORY = 0.25
 
 
@@ -48,12 +48,12 @@ class PredictionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What the predictor learns from: row t of `actions` was taken at t.
+    """The data that the predictor learns from. Row t of `actions` was taken at t.
 
     Attributes:
-        states: of the frames, standardised, float32 `[R, Z]`.
-        proprio: float32 `[R, P]`, physical units.
-        actions: float32 `[R, A]`, physical units.
+        states: standardised states of the frames, float32 `[R, Z]`.
+        proprio: proprioception in physical units, float32 `[R, P]`.
+        actions: actions in physical units, float32 `[R, A]`.
     """
 
     states: Tensor
@@ -70,19 +70,19 @@ class Batch:
     actions: Tensor
 
     def start(self) -> Belief:
-        """What is known at the second frame, from where the future is imagined."""
+        """The belief at the second frame, where the rollout starts."""
         return Belief(self.states[:, 1], self.states[:, 1] - self.states[:, 0], self.proprio[:, 1])
 
     def future(self) -> Belief:
-        """What was known at the frames that followed, `[B, T-2, ·]`."""
+        """The beliefs at the following frames, `[B, T-2, ·]`."""
         return Belief(self.states[:, 2:], torch.diff(self.states[:, 1:], dim=1), self.proprio[:, 2:])
 
 
 class PredictionTask(TrainingTask):
-    """An open-loop rollout from the second frame on, compared with what was recorded.
+    """An open-loop rollout from the second frame, compared with the recording.
 
     loss = huber(ŝ_t - s_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
-    In one of four batches the first frame is not seen, as when an episode begins.
+    In one of four batches the first frame is hidden, as at the start of an episode.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class PredictionTask(TrainingTask):
                 start = Belief(start.state, torch.zeros_like(start.motion), start.proprio)
         ahead = self.module.predictor.rollout(start, batch.actions[:, 1:])
         state = F.smooth_l1_loss(ahead.state, batch.states[:, 2:], beta=_HUBER_BETA)
-        proprio = state.new_zeros(())  # what a recording without proprioception costs
+        proprio = state.new_zeros(())  # for a recording without proprioception
         if ahead.proprio.shape[-1]:
             proprio = F.smooth_l1_loss(ahead.proprio, batch.proprio[:, 2:], beta=_HUBER_BETA)
         return {"loss": state + self._config.proprio_weight * proprio, "state": state, "proprio": proprio}
@@ -123,7 +123,7 @@ class PredictionTask(TrainingTask):
     def evaluate(self, step: int) -> dict[str, float]:
         """Rollout error by step against "copy the last frame", and whether the true actions are recognised.
 
-        Errors are distances as a planner measures them, between what was imagined and what was seen.
+        Errors are distances as a planner measures them, between imagined and observed states.
         """
         model = self.module
         copies: list[Tensor] = []
@@ -142,7 +142,7 @@ class PredictionTask(TrainingTask):
         return {**report, "action_ranking": float(torch.cat(ranks).mean())}
 
     def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
-        """`share_won [B]` on the way to the `goal [B, 1, ·]`."""
+        """`share_won [B]` for the rollouts from `belief`, whose ends are compared with `goal [B, 1, ·]`."""
         candidates = with_rivals(actions, generator)
         ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)
         return share_won(self.module.between(ahead.map(lambda part: part[:, :, -1]), goal))

@@ -33,7 +33,7 @@ class PredictorConfig:
     """Shape of the predictor.
 
     Attributes:
-        width: of the residual stream.
+        width: width of the residual stream.
         hidden_width: hidden size of the residual blocks.
         depth: residual blocks per evaluation.
         prediction_steps: control steps that one evaluation predicts, n.
@@ -51,13 +51,13 @@ class PredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Belief(TensorRecord):
-    """What is known at one time or many.
+    """The latent state at one or many control steps.
 
     Attributes:
         state: keypoints and appearance embeddings `[..., Z]`.
         motion: the state's last change `[..., Z]`.
         proprio: proprioception `[..., P]`.
-        tokens: of all cameras, compressed `[..., N, C]`, where something was seen; None where it is imagined.
+        tokens: compressed tokens of all cameras `[..., N, C]` of an observation. None in imagined states.
     """
 
     state: Tensor
@@ -66,11 +66,11 @@ class Belief(TensorRecord):
     tokens: Tensor | None = None
 
     def imagined(self) -> Belief:
-        """The same without what was seen, as a rollout begins from it."""
+        """The same belief without tokens, from which a rollout starts."""
         return Belief(self.state, self.motion, self.proprio)
 
     def repeat(self, samples: int) -> Belief:
-        """Beliefs `[B, ·]`, each `samples` times: `[B, samples, ·]`."""
+        """Beliefs `[B, samples, ·]`, each of `[B, ·]` repeated `samples` times."""
         return self.map(lambda part: part[:, None].expand(-1, samples, -1))
 
 
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.inward, self.outward = nn.Linear(width, hidden), nn.Linear(hidden, width)
         with torch.no_grad():
-            self.outward.weight.mul_(0.3)  # begins near the identity
+            self.outward.weight.mul_(0.3)  # starts near the identity
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., W]` → `[..., W]`."""
@@ -100,7 +100,7 @@ class Predictor(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.hidden_width) for _ in range(config.depth))
         self.change = nn.Linear(config.width, steps * sum(self._sizes))
         with torch.no_grad():
-            self.change.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
+            self.change.weight.mul_(0.1)  # starts near "nothing changes", since long rollouts can be learned from there
 
     def advance(self, belief: Belief, actions: Tensor) -> Belief:
         """The n beliefs `[..., n, ·]` that follow under `actions [..., n, A]`."""
@@ -116,7 +116,7 @@ class Predictor(nn.Module):
     def rollout(self, belief: Belief, actions: Tensor) -> Belief:
         """Beliefs `[..., H, ·]` after each of `actions [..., H, A]`, open loop. H need not be a multiple of n."""
         horizon, steps = actions.shape[-2], self.config.prediction_steps
-        # What the last actions are padded with lies beyond the horizon, and what comes of it is cut off again.
+        # The padding of the actions lies beyond the horizon, and the beliefs predicted from it are cut off again.
         padded = F.pad(actions, (0, 0, 0, -horizon % steps))
         ahead = []
         for chunk in padded.split(steps, dim=-2):

@@ -1,4 +1,6 @@
-"""The training stages of the keypoint family: compression, keypoints and appearance of each camera, then the predictor.
+"""The training stages of the keypoint family.
+
+They are compression, keypoints and appearance embedding of each camera, and then the predictor.
 
 Shapes: `R` rows of the recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the appearance
 embedding, raw state `Z`, `P` proprioception.
@@ -39,7 +41,7 @@ from worldmodel.training.trainer import TrainerConfig
 
 @dataclasses.dataclass(frozen=True)
 class KeypointOptions:
-    """The sections of `worldmodel.train family=keypoint`; `configs/family/keypoint.yaml` says what each means."""
+    """The sections of `worldmodel.train family=keypoint`. `configs/family/keypoint.yaml` explains each option."""
 
     compression: CompressionConfig
     state: StateConfig
@@ -63,7 +65,7 @@ class KeypointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Samplers:
-    """Where trainings draw from: neighbouring frames, and sequences; to learn from, and to report on."""
+    """Samplers of neighbouring frames and of sequences, each for training and for held-out episodes."""
 
     pairs: ClipSampler
     held_out_pairs: ClipSampler
@@ -72,7 +74,7 @@ class Samplers:
 
     @classmethod
     def of(cls, store: TrajectoryStore, split: Split, options: KeypointOptions) -> Samplers:
-        """Raises UserError when no episode is long enough."""
+        """Samplers of the episodes in `split`. Raises UserError when no episode is long enough."""
 
         def sampler(frames: int, episodes: NDArray[np.int64]) -> ClipSampler:
             return ClipSampler(store.episode_ends, frames, (1,), options.trainer.seed, episodes)
@@ -110,7 +112,7 @@ def _compression(camera: str, model: Any) -> Compression:
 
 
 def standardised_proprio(context: TrainingContext) -> Tensor:
-    """All of the recording's, float32 `[R, P]`, on the CPU."""
+    """The standardised proprioception of the whole recording, float32 `[R, P]`, on the CPU."""
     proprio = context.store.column("proprio")
     return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
 
@@ -119,8 +121,8 @@ class KeypointStage(Stage):
     """Trains the keypoints of one camera.
 
     Attributes:
-        raw: states of all frames `[R, Z]`, once the stage has run.
-        robot_read: the standardised proprioception `[R, P]` that the frames let one guess.
+        raw: raw states of all frames `[R, Z]`. They exist once the stage has run.
+        robot_read: estimate of the standardised proprioception `[R, P]` from the frames.
     """
 
     raw: Tensor
@@ -156,10 +158,10 @@ class KeypointStage(Stage):
 
 
 class AppearanceStage(Stage):
-    """Trains the appearance embedding of one camera, and notes the spread of its states.
+    """Trains the appearance embedding of one camera, and stores the spread of its states.
 
     Attributes:
-        states: standardised, of all frames `[R, 2 K + L]`, once the stage has run.
+        states: standardised states of all frames `[R, 2 K + L]`. They exist once the stage has run.
     """
 
     states: Tensor

@@ -1,4 +1,4 @@
-"""The part of the keypoint state that one camera contributes: compression, keypoints and appearance embedding.
+"""The part of the keypoint model that belongs to one camera: compression, keypoints and appearance embedding.
 
 Shapes: `B` frames, `R` frames of a recording, `N` tokens of a frame, `C` channels, `K` keypoints, `L` numbers of the
 appearance embedding, raw state `Z`, state `2 K + L`, `P` proprioception.
@@ -36,7 +36,7 @@ class View(nn.Module):
         self.compression = Compression(compression, grid.tokens, encoder.width)
         self.keypoints = KeypointEncoder(state, grid, self.compression.channels, proprio_size)
         self.appearance = AppearanceEmbedding(state.raw_size, state.embedding, state.embedding_width)
-        # Set by `calibrate`, when training is over.
+        # `calibrate` sets these after training.
         self.register_buffer("state_mean", torch.zeros(state.size))
         self.register_buffer("state_std", torch.ones(state.size))
         self.register_buffer("robot_readable", torch.zeros(proprio_size))
@@ -50,7 +50,7 @@ class View(nn.Module):
         return self.standardise(self.from_raw(self.keypoints(tokens)))
 
     def standardise(self, state: Tensor) -> Tensor:
-        """`[..., 2 K + L]`, from its own units."""
+        """Standardise a state `[..., 2 K + L]` in its own units."""
         return (state - self.state_mean) / self.state_std
 
     def parts(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +60,8 @@ class View(nn.Module):
         return keypoints, appearance
 
     def calibrate(self, states: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
-        """Note the spread of `states [R, 2 K + L]`, and how much of `proprio [R, P]` was in `robot_read [R, P]`."""
+        """Store mean and spread of `states [R, 2 K + L]`, and the R² of `robot_read [R, P]` for `proprio [R, P]`."""
         self.state_mean.copy_(states.mean(0))
         self.state_std.copy_(states.std(0).clamp_min(1e-4))
-        # What never varied says nothing about where the robot is.
+        # A constant reading says nothing about where the robot is.
         self.robot_readable.copy_(explained_variance(robot_read, proprio).nan_to_num(0.0).clamp(0, 1))

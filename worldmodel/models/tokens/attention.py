@@ -1,6 +1,6 @@
 """Attention among the tokens of several frames, with its mask over frames and its position embeddings.
 
-Shapes: `B` sequences, `Q` query tokens, `K` key tokens (cached ones first); `D` width;
+Shapes: `B` sequences, `Q` query tokens, `K` key tokens (cached ones first), `D` width,
 `E = D / heads` width of a head.
 """
 
@@ -18,25 +18,25 @@ from worldmodel.encoders.vit import rotate
 
 @dataclasses.dataclass(frozen=True)
 class KeyValue:
-    """What one block keeps of the frames before: keys and values `[B, heads, K, E]`, keys turned already."""
+    """Keys and values `[B, heads, K, E]` of the previous frames in one block. The keys are rotated already."""
 
     key: Tensor
     value: Tensor
 
     def followed_by(self, later: KeyValue) -> KeyValue:
-        """Both, this one first. A single row here is shared by all rows of `later`."""
+        """The tokens of both, `later` at the end. A single row of this one is shared by all rows of `later`."""
         rows = len(later.key)
         key, value = (part.expand(rows, -1, -1, -1) for part in (self.key, self.value))
         return KeyValue(torch.cat([key, later.key], 2), torch.cat([value, later.value], 2))
 
     def last(self, count: int) -> KeyValue:
-        """The last `count` of the tokens."""
+        """The last `count` tokens."""
         start = max(self.key.shape[2] - count, 0)
         return KeyValue(self.key[:, :, start:], self.value[:, :, start:])
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """`softmax(Q K^T / sqrt(E) + bias) V`, `[B, heads, Q, E]`; `bias [heads or 1, Q, K]`.
+    """`softmax(Q K^T / sqrt(E) + bias) V`, `[B, heads, Q, E]`, with `bias [heads or 1, Q, K]`.
 
     In bf16 on a CPU, two batched products are several times as fast as torch's fused attention (`encoders.vit.attend`).
     """
@@ -58,7 +58,7 @@ class CachedAttention(nn.Module):
     def forward(
         self, tokens: Tensor, bias: Tensor | None, angles: Tensor | None, past: KeyValue | None
     ) -> tuple[Tensor, KeyValue]:
-        """`tokens [B, Q, D]` → `[B, Q, D]`, and keys and values of `past` and of them."""
+        """`tokens [B, Q, D]` → `[B, Q, D]`, and the keys and values of `past` and `tokens`."""
         query, key, value = rearrange(self.qkv(tokens), "b q (n h e) -> n b h q e", n=3, h=self.heads)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
@@ -72,9 +72,9 @@ class CachedAttention(nn.Module):
 class CausalBlock(nn.Module):
     """Pre-norm transformer block, `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 
-    With `adaptive`, a condition c scales and shifts what goes into both branches and gates what comes out of them
-    (AdaLN-zero; Peebles and Xie 2023, arXiv 2212.09748): `x + g(c) branch((1 + s(c)) norm(x) + b(c))`. All three are
-    zero at first, so that a block begins as the identity.
+    With `adaptive`, a condition c scales and shifts the input of both branches and gates their output (AdaLN-zero,
+    Peebles and Xie 2023, arXiv 2212.09748): `x + g(c) branch((1 + s(c)) norm(x) + b(c))`. The functions g, s and b are
+    zero at first, so a block begins as the identity.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, adaptive: bool) -> None:
@@ -93,7 +93,7 @@ class CausalBlock(nn.Module):
         angles: Tensor | None,
         past: KeyValue | None,
     ) -> tuple[Tensor, KeyValue]:
-        """`tokens [B, Q, D]` → `[B, Q, D]`, keys and values. `condition [B, T, D]`: of each of T groups of tokens."""
+        """`tokens [B, Q, D]` → `[B, Q, D]`, keys and values. `condition [B, T, D]` has one row per group of tokens."""
         if self.modulation is None or condition is None:
             attended, known = self.attention(self.norm1(tokens), bias, angles, past)
             tokens = tokens + attended
@@ -106,10 +106,10 @@ class CausalBlock(nn.Module):
 
 
 class FrameOrder(nn.Module):
-    """Which frames a token attends to: its own and the `window - 1` before it, and none that comes later.
+    """Which frames a token attends to: its own and the `window - 1` previous ones, and no later one.
 
-    Without rotary positions, a learned number per head says how much a frame of that age counts. It depends on how long
-    ago a frame was and not on when the sequence began, so that a rollout may go on for as long as it likes.
+    Without rotary positions, a learned number per head weights the frames of each age. The age of a frame does not
+    depend on when the sequence began, so a rollout may have any length.
     """
 
     def __init__(self, window: int, heads: int, by_age: bool) -> None:
@@ -118,7 +118,7 @@ class FrameOrder(nn.Module):
         self.age = nn.Parameter(torch.zeros(heads, window)) if by_age else None
 
     def forward(self, query_steps: Tensor, key_steps: Tensor) -> Tensor:
-        """Added to the scores `[heads or 1, Q, K]` of tokens of the frames `query_steps [Q]`, `key_steps [K]`."""
+        """Bias `[heads or 1, Q, K]` on the attention of tokens of frames `query_steps [Q]` to `key_steps [K]`."""
         age = query_steps[:, None] - key_steps[None]
         outside = (age < 0) | (age >= self.window)
         if self.age is None:

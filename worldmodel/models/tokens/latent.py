@@ -1,7 +1,7 @@
 """The latent state of the tokens family, and its memory of past control steps.
 
-Shapes: `...` leading dimensions, `B` robots; `N` tokens of a frame over all cameras, `C` numbers in each; `P`
-proprioception, `A` action; `M` control steps that are remembered.
+Shapes: `...` leading dimensions, `B` robots, `N` tokens of a frame over all cameras, `C` numbers in each, `P`
+proprioception, `A` action, `M` control steps that are remembered.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from worldmodel.core.tensor_record import TensorRecord
 
 @dataclasses.dataclass(frozen=True)
 class Past(TensorRecord):
-    """The frames of the last M control steps, without the present one; the latest is the last. Standardised.
+    """The last M control steps before the present one, the latest at the end. All values are standardised.
 
     Attributes:
         tokens: `[B, M, N, C]`.
         proprio: `[B, M, P]`.
-        actions: the one that was taken at each of them, `[B, M, A]`.
-        seen: how many of them there are, `[B]`; those before have never been.
+        actions: `[B, M, A]`, the action that was taken at each of these control steps.
+        seen: `[B]`, how many of the M control steps belong to the episode. The entries before them are zero.
     """
 
     tokens: Tensor
@@ -32,7 +32,10 @@ class Past(TensorRecord):
 
     @classmethod
     def none(cls, tokens: Tensor, proprio: Tensor, actions: int, length: int) -> Past:
-        """For an episode that begins with `tokens [B, N, C]` and `proprio [B, P]`; A is `actions`, M is `length`."""
+        """The empty past of an episode that begins with `tokens [B, N, C]` and `proprio [B, P]`.
+
+        `actions` is A, and `length` is M.
+        """
         rows = len(tokens)
         return cls(
             tokens.new_zeros(rows, length, *tokens.shape[1:]),
@@ -42,7 +45,7 @@ class Past(TensorRecord):
         )
 
     def followed_by(self, tokens: Tensor, proprio: Tensor, action: Tensor) -> Past:
-        """One step later, after `tokens [B, N, C]` and `proprio [B, P]`, at which `action [B, A]` was taken."""
+        """The past one control step later. At that step, `action [B, A]` was taken after `tokens` and `proprio`."""
         length = self.tokens.shape[1]
 
         def append(past: Tensor, latest: Tensor) -> Tensor:
@@ -58,12 +61,12 @@ class Past(TensorRecord):
 
 @dataclasses.dataclass(frozen=True)
 class TokenLatent(TensorRecord):
-    """One or many moments, standardised.
+    """The latent state of one or many control steps, standardised.
 
     Attributes:
         tokens: `[..., N, C]`.
-        proprio: `[..., P]`; zero, the mean, in a goal.
-        past: what came before; None for what is imagined, and for goals.
+        proprio: `[..., P]`. It is zero, the mean, in a goal.
+        past: the control steps before. It is None in imagined latent states and in goals.
     """
 
     tokens: Tensor

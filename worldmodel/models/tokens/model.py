@@ -1,7 +1,7 @@
-"""The world model of the tokens family: frozen encoder and a transformer over its tokens (V-JEPA 2-AC).
+"""The world model of the tokens family, a transformer over the tokens of a frozen encoder (V-JEPA 2-AC).
 
-Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead; `N` tokens of a frame over all cameras, `C`
-numbers in each; `P` proprioception, `A` action; `k` control steps of a block of the transformer.
+Shapes: `B` robots, `S` sampled action sequences, `H` control steps ahead, `N` tokens of a frame over all cameras, `C`
+numbers in each, `P` proprioception, `A` action, `k` control steps of a block of the transformer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ UNIFORM, CHANGING = "uniform", "changing"
 
 @dataclasses.dataclass(frozen=True)
 class TokensConfig:
-    """What the tokens of a frame are, and how frames are compared.
+    """How the tokens of a frame are formed, and how frames are compared.
 
     Attributes:
-        pool: so many by so many neighbouring patches become one token, with all their channels.
-        whiten: every channel of the compressed features counts the same. Otherwise they vary as in the features, where
-            a few vary much more than the rest.
-        weight: of the tokens in the distance to a goal: `uniform`, or `changing`: in proportion to how much each
-            changes within the episodes of the recording.
+        pool: side of the square of neighbouring patches that become one token, with all their channels.
+        whiten: whether every channel of the compressed features has the same weight. Otherwise channels vary as in the
+            features, where a few vary much more than the rest.
+        weight: weight of the tokens in the distance to a goal. `uniform` gives all tokens the same weight, `changing`
+            a weight in proportion to their change within the episodes of the recording.
     """
 
     pool: int = 2
@@ -73,7 +73,7 @@ class TokenModelConfig:
         return cls(read_encoder_config(content["encoder"], cameras), **sections)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the encoder's kind."""
+        """The shapes as plain values, with the encoder's kind."""
         return {**dataclasses.asdict(self), "encoder": describe_encoder(self.encoder)}
 
     def grid_of(self, camera: CameraSpec) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class TokenModelConfig:
 
 
 class TokenModel(WorldModel):
-    """W(frames, actions) → frames, each as all its tokens; distance is L1 over tokens (arXiv 2506.09985)."""
+    """W(frames, actions) → frames, each with all its tokens. The distance is L1 over tokens (arXiv 2506.09985)."""
 
     family: ClassVar[str] = "tokens"
     token_weight: Tensor
@@ -125,12 +125,12 @@ class TokenModel(WorldModel):
 
     @property
     def memory(self) -> int:
-        """Control steps of the past that it makes use of, M."""
+        """Control steps of the past that the model uses, M."""
         return (self.config.transformer.window - 1) * self.config.transformer.prediction_steps
 
     @property
     def scales(self) -> list[Tensor]:
-        """Of the compressed channels of every camera, `[C]` each."""
+        """Factors of the compressed channels, `[C]` for every camera (`channel_scale`)."""
         whiten = self.config.tokens.whiten
         return [channel_scale(c.std, whiten) for c in self.compressions if isinstance(c, Compression)]
 
@@ -159,19 +159,19 @@ class TokenModel(WorldModel):
 
     @torch.no_grad()
     def goal(self, goal: Goal) -> TokenLatent:
-        """See `WorldModel.goal`. A picture is all that is known of it: proprioception is taken to be the mean."""
+        """See `WorldModel.goal`. Only the image of a goal is known, so its proprioception is set to the mean."""
         tokens = self.tokens(self.read_image_goal(goal))
         return TokenLatent(tokens, tokens.new_zeros(1, self.spec.proprio_size))
 
     def imagine(self, latent: Latent, actions: Tensor) -> TokenLatent:
         """See `WorldModel.imagine`.
 
-        Row by row: products of matrices of other sizes round otherwise, so that a robot's plan would depend on how
-        many others share the batch. There is nothing to gain by it either, where the samples fill the machine.
+        It imagines row by row. Products of matrices of other sizes round differently, so a robot's plan would depend on
+        the number of robots in the batch. A larger product would not be faster either, if the samples fill the machine.
         """
         known, standardised = _require_latent(latent), self.normaliser.actions(actions)
         with torch.autocast(actions.device.type, self.precision, enabled=self.precision != torch.float32):
-            # Copies: where a matrix begins in memory decides how its product is rounded, too.
+            # Cloned, because the rounding of a product also depends on where a matrix begins in memory.
             rows = [self._imagine_row(known.rows([b]), standardised[b].clone()) for b in range(len(actions))]
         return TokenLatent(torch.stack([r.tokens for r in rows]), torch.stack([r.proprio for r in rows]))
 
@@ -195,7 +195,7 @@ class TokenModel(WorldModel):
 
     @torch.no_grad()
     def tokens(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Tokens `[B, N, C]` of pictures by camera, uint8 `[B, H, W, 3]`; row by row, as `imagine`."""
+        """Tokens `[B, N, C]` of images by camera, uint8 `[B, H, W, 3]`, encoded row by row for `imagine`'s reason."""
         patches = []
         for camera, compression in zip(self.spec.camera_names, self.compressions, strict=True):
             rows = [compression(self.encoder.encode_frames(row)) for row in images[camera].split(1)]
@@ -203,13 +203,13 @@ class TokenModel(WorldModel):
         return join_cameras(patches, self.scales, self.grids, self.config.tokens.pool)
 
     def _imagine_row(self, latent: TokenLatent, actions: Tensor) -> Moments:
-        """Frames `[S, H, ·]` after each of `actions [S, H, A]` (standardised), from the `latent [1, ·]` of a robot."""
+        """Frames `[S, H, ·]` after each of `actions [S, H, A]` (standardised), from one robot's `latent [1, ·]`."""
         samples = len(actions)
         start = Moments(latent.tokens.expand(samples, -1, -1), latent.proprio.expand(samples, -1))
         return self.predictor.rollout(start, actions, self._context(latent.past))
 
     def _context(self, past: Past | None) -> Cache | None:
-        """The blocks of the past that are whole; the last one ends at the present frame."""
+        """The complete blocks of the past. The last one ends at the present frame."""
         block = self.config.transformer.prediction_steps
         blocks = 0 if past is None else min(int(past.seen), self.memory) // block
         if past is None or not blocks:

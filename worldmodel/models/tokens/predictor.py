@@ -1,4 +1,4 @@
-"""The action-conditioned predictor of the tokens family: a block-causal transformer (V-JEPA 2-AC, arXiv 2506.09985).
+"""The action-conditioned predictor of the tokens family, a block-causal transformer (V-JEPA 2-AC, arXiv 2506.09985).
 
 Time is divided into blocks of `k` control steps (action blocks, as in DINO-WM, arXiv 2411.04983). Block i has one
 frame, at its beginning, and is a group of tokens
@@ -47,13 +47,13 @@ class TransformerConfig:
     Attributes:
         width: size of a token in it, D.
         depth: transformer blocks.
-        heads: attention heads; `width / heads` must be even.
+        heads: attention heads. `width / heads` must be even.
         mlp_ratio: hidden size of a block's MLP over `width`.
         window: frames that a token attends to, its own among them.
         prediction_steps: control steps from one frame to the next, k.
-        positions: how a token knows where it is: `rotary` in (t, y, x), `sincos` or `learned` in (y, x) with a learned
-            weight of a frame's age.
-        conditioning: how actions come in: as `tokens` between those of the frames, or by `adaln`.
+        positions: position embedding of the tokens. It is `rotary` in (t, y, x), or it is `sincos` or `learned` in
+            (y, x) with a learned weight of a frame's age.
+        conditioning: `tokens` gives actions as tokens between those of the frames, `adaln` by adaptive layer norm.
     """
 
     width: int = 128
@@ -87,20 +87,20 @@ class Moments:
     proprio: Tensor
 
     def at(self, index: object) -> Moments:
-        """Some of them."""
+        """The frames at `index`."""
         return Moments(self.tokens[index], self.proprio[index])  # type: ignore[index]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What is kept of the blocks before: keys and values of every layer, and how many blocks there were in all."""
+    """Keys and values of every layer for the previous blocks, and the number of all blocks so far."""
 
     layers: tuple[KeyValue, ...]
     steps: int
 
 
 def camera_coordinates(grids: Sequence[tuple[int, int]]) -> Tensor:
-    """(camera, y, x) of every token of a frame, integer `[N, 3]`; the cameras one after the other, row by row."""
+    """Integers `[N, 3]`, (camera, y, x) of every token of a frame. Tokens are ordered by camera, then row by row."""
     parts = []
     for camera, (rows, columns) in enumerate(grids):
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
@@ -113,10 +113,10 @@ class TokenPredictor(nn.Module):
 
     Args:
         config: its shape.
-        grids: rows and columns of each camera's tokens; N in all.
-        token_size: C.
-        proprio_size: P.
-        action_size: A.
+        grids: rows and columns of each camera's tokens, N tokens in all.
+        token_size: numbers of a token, C.
+        proprio_size: proprioceptive readings, P.
+        action_size: action dimensions, A.
     """
 
     coordinates: Tensor
@@ -140,7 +140,7 @@ class TokenPredictor(nn.Module):
         )
         seen = _WAVES * (config.prediction_steps + 1) * proprio_size
         self.actions_in = _mlp(seen + config.prediction_steps * action_size, width, width)
-        self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # what tells proprioception and actions from tokens
+        self.kinds = nn.Parameter(0.02 * torch.randn(2, width))  # marks proprioception and actions
         self.cameras = nn.Parameter(0.02 * torch.randn(len(grids), width))
         self.places = nn.Parameter(0.02 * torch.randn(len(places), width)) if config.positions == "learned" else None
         self.order = FrameOrder(config.window, config.heads, by_age=config.positions != "rotary")
@@ -156,7 +156,7 @@ class TokenPredictor(nn.Module):
         initialise(self.blocks, self.config.depth)
         with torch.no_grad():
             for out in (self.tokens_out, self.proprio_out):
-                out.weight.mul_(0.1)  # begins near "nothing changes", from where long rollouts can be learned
+                out.weight.mul_(0.1)  # starts near "nothing changes", since long rollouts can be learned from there
             for block in self.blocks:
                 assert isinstance(block, CausalBlock)
                 if block.modulation is not None:
@@ -164,18 +164,18 @@ class TokenPredictor(nn.Module):
 
     @property
     def group(self) -> int:
-        """Tokens of one block: those of its frame, one of proprioception, and one of the actions if there is."""
+        """Tokens of one block: those of its frame, one of proprioception, and one of actions unless `adaln` is used."""
         return len(self.coordinates) + (2 if self.config.conditioning == TOKENS else 1)
 
     def forward(self, moments: Moments, actions: Tensor, cache: Cache | None = None) -> tuple[Moments, Cache]:
-        """The frames that follow on each of `moments [B, T, ·]` under `actions [B, T, k, A]`: `[B, T, k, ·]`.
+        """The k frames `[B, T, k, ·]` after each of `moments [B, T, ·]` under `actions [B, T, k, A]`.
 
-        Block i sees the true frames up to its own: teacher forcing. What `cache` holds came before them.
+        This is teacher forcing, since block i sees the true frames up to its own. `cache` holds the blocks before them.
         """
         count, group, done = moments.proprio.shape[1], self.group, cache.steps if cache else 0
         robot = self._foresee(moments.proprio, actions)
         x, condition = self._embed(moments, robot, actions)
-        # A single block attends to all that the cache kept; only several need to be told what they must not see.
+        # A single block attends to the whole cache. Only several blocks need a mask against later ones.
         bias = None
         kept = min(done, self.config.window - 1)
         if count > 1 or self.order.age is not None:
@@ -198,10 +198,10 @@ class TokenPredictor(nn.Module):
     def rollout(self, start: Moments, actions: Tensor, cache: Cache | None = None) -> Moments:
         """The frames `[B, H, ·]` after each of `actions [B, H, A]` from `start [B, ·]` on, open loop.
 
-        H need not be a multiple of k. What `cache` holds came before; with a single row, all share it.
+        H need not be a multiple of k. `cache` holds the blocks before. All rows share a cache of a single row.
         """
         horizon, size = actions.shape[1], self.config.prediction_steps
-        # What the last block is padded with lies beyond the horizon, and what comes of it is cut off again.
+        # The padding of the last block lies beyond the horizon, and the frames predicted from it are cut off again.
         padded = F.pad(actions, (0, 0, 0, -horizon % size))
         frames = []
         now = start.at((slice(None), None))
@@ -213,12 +213,12 @@ class TokenPredictor(nn.Module):
         return Moments(tokens, torch.cat([frame.proprio for frame in frames], 1)[:, :horizon])
 
     def _foresee(self, proprio: Tensor, actions: Tensor) -> Tensor:
-        """Where the robot takes itself `[B, T, k, P]` from `proprio [B, T, P]`, as far as nothing stands in its way."""
+        """Proprioception `[B, T, k, P]` predicted from `proprio [B, T, P]` and actions alone, without contacts."""
         changes = self.foresight(torch.cat([proprio, actions.flatten(2)], dim=-1)).float()
         return proprio[:, :, None] + changes.unflatten(-1, (self.config.prediction_steps, -1))
 
     def _embed(self, moments: Moments, ahead: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Groups `[B, T group, D]`, and for `adaln` the condition `[B, T, D]`."""
+        """The tokens of all groups `[B, T group, D]`, and for `adaln` the condition `[B, T, D]`."""
         tokens = self.tokens_in(moments.tokens) + self.cameras[self.coordinates[:, 0]]
         if self.places is not None:
             tokens = tokens + self.places
@@ -235,8 +235,8 @@ class TokenPredictor(nn.Module):
         return torch.cat([robot, tokens], dim=2).flatten(1, 2), action + proprio
 
     def _angles(self, done: int, count: int, device: torch.device) -> Tensor:
-        """By which queries and keys of blocks `done ... done + count` are turned: `[1, count group, E / 2]`."""
-        # Actions and proprioception have a time and no place.
+        """Rotary angles `[1, count group, E / 2]` of the queries and keys of the `count` blocks that follow `done`."""
+        # Actions and proprioception have a time, but no position in the image.
         places = F.pad(self.coordinates[:, 1:], (0, 0, self.group - len(self.coordinates), 0))
         times = torch.arange(done, done + count, device=device).repeat_interleave(self.group)
         coordinates = torch.cat([times[:, None], places.repeat(count, 1)], dim=1)
@@ -244,10 +244,10 @@ class TokenPredictor(nn.Module):
 
 
 def waves(readings: Tensor) -> Tensor:
-    """`[..., P]` → `[..., 9 P]`: readings, and sines and cosines of 1, 2, 4 and 8 times them.
+    """`[..., P]` → `[..., 9 P]`: the readings, and sines and cosines of 1, 2, 4 and 8 times the readings.
 
-    What a token looks like changes within a fraction of its patch as the robot moves, and networks learn such functions
-    of plain coordinates very slowly (Fourier features; Tancik et al. 2020, arXiv 2006.10739).
+    A token changes when the robot moves by a fraction of its patch. Networks learn functions of plain coordinates that
+    vary so quickly only very slowly (Fourier features, Tancik et al. 2020, arXiv 2006.10739).
     """
     angles = [readings * 2.0**octave for octave in range(_OCTAVES)]
     return torch.cat([readings, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)], dim=-1)
@@ -258,7 +258,7 @@ def _mlp(inward: int, width: int, outward: int) -> nn.Sequential:
 
 
 def _linear(inward: int, outward: int) -> nn.Linear:
-    """A linear layer; torch warns of one without inputs or outputs, as proprioception of no numbers has it."""
+    """A linear layer. It suppresses torch's warning of a layer without inputs or outputs, for robots where P is 0."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         return nn.Linear(inward, outward)

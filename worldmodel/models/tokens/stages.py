@@ -1,4 +1,4 @@
-"""The training stages of the tokens family: compression and features of every camera, then the transformer.
+"""The training stages of the tokens family. They are compression and features of every camera, then the transformer.
 
 Shapes: `R` rows of the recording, `N'` tokens of a frame over all cameras.
 """
@@ -26,12 +26,12 @@ from worldmodel.models.tokens.predictor import TransformerConfig
 from worldmodel.models.tokens.training import PredictionConfig, Recording, TokenTask, sequence_frames
 from worldmodel.training.trainer import TrainerConfig
 
-_CHANGE_SAMPLES = 4096  # pairs of frames that the weights of tokens are measured on
+_CHANGE_SAMPLES = 4096  # pairs of frames that token weights and distances are measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class TokensOptions:
-    """The sections of `worldmodel.train family=tokens`; `configs/family/tokens.yaml` says what each means."""
+    """The sections of `worldmodel.train family=tokens`. `configs/family/tokens.yaml` explains each option."""
 
     compression: CompressionConfig
     tokens: TokensConfig
@@ -124,16 +124,16 @@ class TransformerStage(Stage):
 
 
 def distance_of_a_step(recording: Recording, sequences: ClipSampler, weight: Tensor) -> Tensor:
-    """The mean distance `[]` between frames one control step apart, with `weight [N']` of the tokens."""
+    """The mean distance `[]` between frames one control step apart, with the token weights `weight [N']`."""
     rows = sequences.sample(0, _CHANGE_SAMPLES).rows[:, :2]
     tokens = recording.moments(rows, torch.device("cpu")).tokens
     return token_distance(tokens[:, 0], tokens[:, 1], weight).mean()
 
 
 def change_by_token(recording: Recording, sequences: ClipSampler) -> Tensor:
-    """How much each token changes from the beginning to the end of a sequence, `[N']`, over the mean of all.
+    """Mean change of each token from the beginning to the end of a sequence, `[N']`, relative to the mean of all.
 
-    A token that nothing ever happens in tells of no goal; its noise does not count either, then.
+    A token that never changes tells nothing about a goal. Its weight is near zero, so its noise does not count.
     """
     rows = sequences.sample(0, _CHANGE_SAMPLES).rows[:, [0, -1]]
     tokens = recording.moments(rows, torch.device("cpu")).tokens

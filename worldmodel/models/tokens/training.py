@@ -1,6 +1,6 @@
 """Training the transformer on frozen tokens, as a `TrainingTask`.
 
-Shapes as in `worldmodel.models.tokens.predictor`; `R` rows of the recording, `L = T k + 1` frames of a sequence.
+Shapes as in `worldmodel.models.tokens.predictor`, and `R` rows of the recording, `L = T k + 1` frames of a sequence.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _REPORTED_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class PredictionConfig:
-    """What the transformer is trained for.
+    """Options of the training of the transformer.
 
     Attributes:
-        rollout_steps: control steps that the rollout loss looks ahead, open loop; a multiple of the transformer's
-            `block`, and at least two of them.
-        rollout_weight: weight of the rollout loss beside that of teacher forcing.
+        rollout_steps: control steps of the open-loop rollout in the loss. It is a multiple of the transformer's
+            `prediction_steps`, and at least twice that number.
+        rollout_weight: weight of the rollout loss beside the teacher-forcing loss.
         proprio_weight: weight of the error in proprioception beside that in the tokens (both standardised).
-        smooth: below this, errors count quadratically (Huber); 0 is V-JEPA 2-AC's absolute error. Most tokens of a
-            small scene stand still, and an absolute error has as large a gradient for their noise as for what moves.
+        smooth: errors below this count quadratically (Huber). 0 is V-JEPA 2-AC's absolute error. Most tokens of a small
+            scene stand still, and an absolute error has as large a gradient for their noise as for moving objects.
     """
 
     rollout_steps: int = 8
@@ -51,15 +51,15 @@ class PredictionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What the transformer learns from: row t of `actions` was taken at t.
+    """The data that the transformer learns from. Row t of `actions` was taken at t.
 
     Attributes:
         patches: compressed frozen features of every camera, float16 `[R, N, C]` each.
-        scales: of the channels of every camera, `[C]` each.
-        grids: rows and columns of their patches.
+        scales: factors of the channels, `[C]` for every camera.
+        grids: rows and columns of every camera's patches.
         pool: side of the squares of patches that become one token.
-        proprio: standardised, float32 `[R, P]`.
-        actions: likewise, `[R, A]`.
+        proprio: standardised proprioception, float32 `[R, P]`.
+        actions: standardised actions, float32 `[R, A]`.
     """
 
     patches: Sequence[NDArray[np.float16]]
@@ -79,17 +79,18 @@ class Recording:
 class TokenTask(TrainingTask):
     """Teacher forcing, and an open-loop rollout from frame c of the sequence, compared with what was recorded.
 
-    loss = |x̂_t - x_t| + w_p |p̂_t - p_t|, mean over the frames of all blocks that follow on true ones
+    loss = |x̂_t - x_t| + w_p |p̂_t - p_t|, mean over the frames that are predicted from true blocks
          + w_r (the same over the frames of the rollout)                        (V-JEPA 2-AC, arXiv 2506.09985, eq. 2-4)
 
-    c is drawn anew for every batch from 0 ... window - 1: at plan time an episode has begun as lately as that.
+    The number of blocks before frame c is drawn anew for every batch, from 0 to window - 1, because a plan may be made
+    early in an episode, when few frames have been observed.
 
     Args:
-        module: what is trained.
-        recording: what from.
-        train_rows: rows `[B, L]` for a step, `sequence_frames` each.
+        module: the predictor that is trained.
+        recording: the data that it is trained on.
+        train_rows: rows `[B, L]` for a step. `sequence_frames` gives L.
         held_out_rows: rows `[B, L]` to report on.
-        weight: of the tokens in the reported distance `[N]`.
+        weight: weight `[N]` of the tokens in the reported distance.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class TokenTask(TrainingTask):
         self._seed, self._device = seed, device
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Moments, Tensor]:
-        """Frames `[B, L, ·]` at `rows [B, L]`, and the actions between them by block `[B, T, k, A]`."""
+        """Frames `[B, L, ·]` at `rows [B, L]`, and the actions between them, grouped by block `[B, T, k, A]`."""
         actions = self._recording.actions[rows[:, :-1]].to(self._device)
         return self._recording.moments(rows, self._device), actions.unflatten(
             1, (-1, self.module.config.prediction_steps)
@@ -130,7 +131,7 @@ class TokenTask(TrainingTask):
         }
 
     def _context(self, step: int) -> int:
-        """Blocks before the rollout."""
+        """Number of blocks before the rollout in the batch of `step`."""
         return int(np.random.default_rng([self._seed, step]).integers(self.module.config.window))
 
     def _forced(self, moments: Moments, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +148,7 @@ class TokenTask(TrainingTask):
         return self._errors(ahead, moments.at((slice(None), slice(first + 1, first + 1 + self._config.rollout_steps))))
 
     def _imagine(self, moments: Moments, actions: Tensor, context: int) -> Moments:
-        """Rollout `[B, H, ·]` from the frame after `context` blocks on, under the rest of `actions [B, T, k, A]`."""
+        """Rollout `[B, H, ·]` from the frame after `context` blocks, under the remaining `actions [B, T, k, A]`."""
         first, cache = context * self.module.config.prediction_steps, None
         if context:
             seen = moments.at((slice(None), slice(0, first, self.module.config.prediction_steps)))
@@ -155,7 +156,7 @@ class TokenTask(TrainingTask):
         return self.module.rollout(moments.at((slice(None), first)), actions[:, context:].flatten(1, 2), cache)
 
     def _errors(self, ahead: Moments, truth: Moments) -> tuple[Tensor, Tensor]:
-        """Mean error of tokens, and of proprioception; 0 for a recording that has none."""
+        """Mean error of tokens and of proprioception. The latter is 0 for a recording without proprioception."""
         tokens = F.smooth_l1_loss(ahead.tokens, truth.tokens, beta=self._config.smooth)
         if not truth.proprio.shape[-1]:
             return tokens, tokens.new_zeros(())
@@ -165,7 +166,7 @@ class TokenTask(TrainingTask):
     def evaluate(self, step: int) -> dict[str, float]:
         """Rollout error by step against "copy the last frame", and whether the true actions are recognised.
 
-        Errors are distances as a planner measures them, between the imagined moment and the real one.
+        Errors are distances as a planner measures them, between the imagined frame and the real one.
         """
         context = self.module.config.window - 1
         first = context * self.module.config.prediction_steps
@@ -192,5 +193,5 @@ class TokenTask(TrainingTask):
 
 
 def sequence_frames(window: int, block: int, rollout_steps: int) -> int:
-    """Frames of a sequence, L: the longest context, the rollout, and the frame at its end."""
+    """Frames L of a sequence. They are those of the longest context, those of the rollout, and one more at the end."""
     return (window - 1) * block + rollout_steps + 1

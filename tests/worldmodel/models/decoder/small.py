@@ -15,7 +15,7 @@ SMALL = DecoderConfig(patch_size=4, places=4, width=16, depth=1, hidden_width=16
 
 
 def make_network(model: WorldModel, config: DecoderConfig = SMALL, seed: int = 0) -> DecoderNetwork:
-    """One whose pictures differ by what is decoded."""
+    """One whose images differ by what is decoded."""
     torch.manual_seed(seed)
     network = DecoderNetwork(model.spec.cameras, config, code_size(model))
     with torch.no_grad():

@@ -44,20 +44,20 @@ def test_latents_of_every_kind_are_shown(model: WorldModel) -> None:
             assert shown[camera.name].shape == (*leading, *camera.shape)
             assert shown[camera.name].dtype == torch.uint8
     assert decoder.code(ahead).shape == (3, 2, 4, code_size(model))
-    for camera, pictures in decoder.reconstruct(seen).items():
-        assert torch.equal(pictures, decoder.decode(latent)[camera])
+    for camera, images in decoder.reconstruct(seen).items():
+        assert torch.equal(images, decoder.decode(latent)[camera])
 
 
 def test_a_step_that_is_imagined_is_shown_as_it_would_be_by_itself(model: WorldModel) -> None:
     decoder = Decoder(model, make_network(model))
     latent = model.observe(None, observe_rows(model.spec, 1, 0), None)
     ahead = decoder.code(model.imagine(latent, draw_actions(model.spec, 1, 1, 4)))
-    for camera, pictures in decoder.show(ahead).items():
+    for camera, images in decoder.show(ahead).items():
         alone = decoder.show(ahead[:, :, 2])[camera]
-        assert (pictures[:, :, 2].short() - alone.short()).abs().max() <= 1
+        assert (images[:, :, 2].short() - alone.short()).abs().max() <= 1
 
 
-def test_a_checkpoint_brings_the_same_pictures_back(model: WorldModel, tmp_path: Path) -> None:
+def test_a_checkpoint_brings_the_same_images_back(model: WorldModel, tmp_path: Path) -> None:
     network = make_network(model)
     with torch.no_grad():  # what half precision keeps, so that nothing is rounded
         for name, value in network.state_dict().items():
@@ -66,11 +66,11 @@ def test_a_checkpoint_brings_the_same_pictures_back(model: WorldModel, tmp_path:
     save_small(tmp_path, model)
     latent = model.observe(None, observe_rows(model.spec, 2, 0), None)
     loaded, again = load_decoder(tmp_path, model).decode(latent), load_decoder(tmp_path, model).decode(latent)
-    for camera, pictures in Decoder(model, network).decode(latent).items():
-        assert torch.equal(loaded[camera], pictures) and torch.equal(again[camera], pictures)
+    for camera, images in Decoder(model, network).decode(latent).items():
+        assert torch.equal(loaded[camera], images) and torch.equal(again[camera], images)
 
 
-def test_features_tell_pictures_apart(model: WorldModel) -> None:
+def test_features_tell_images_apart(model: WorldModel) -> None:
     decoder = Decoder(model, make_network(model))
     seen, other = (observe_rows(model.spec, 2, seed).images for seed in (0, 1))
     features = decoder.features(seen)
@@ -83,8 +83,8 @@ def test_features_tell_pictures_apart(model: WorldModel) -> None:
 
 
 def test_pixels_are_rounded_and_cut_off_and_what_is_no_number_is_black() -> None:
-    pictures = torch.tensor([-0.5, 0.0, 0.5, 1.0, 7.0, torch.nan]).view(1, 1, 2, 3).expand(1, 3, 2, 3)
-    pixels = to_pixels(pictures)
+    images = torch.tensor([-0.5, 0.0, 0.5, 1.0, 7.0, torch.nan]).view(1, 1, 2, 3).expand(1, 3, 2, 3)
+    pixels = to_pixels(images)
     assert pixels.shape == (1, 2, 3, 3) and pixels[0, ..., 0].flatten().tolist() == [0, 0, 128, 255, 255, 0]
 
 
@@ -153,8 +153,8 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load_decoder(tmp_path, model)
 
 
-def test_pictures_of_another_size_have_no_features() -> None:
+def test_images_of_another_size_have_no_features() -> None:
     model = make_model()
     decoder = Decoder(model, make_network(model))
-    with pytest.raises(UserError, match="pictures of camera camera"):
+    with pytest.raises(UserError, match="images of camera camera"):
         decoder.features({SPEC.camera_names[0]: np.zeros((1, 8, 8, 3), np.uint8)})

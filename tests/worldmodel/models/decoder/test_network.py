@@ -4,36 +4,36 @@ import pytest
 import torch
 
 from worldmodel.core.spec import CameraSpec
-from worldmodel.models.decoder.network import DecoderConfig, PictureDecoder
+from worldmodel.models.decoder.network import DecoderConfig, ImageDecoder
 
 SMALL = DecoderConfig(patch_size=4, places=3, width=8, depth=1, hidden_width=8)
 
 
-def make(height: int, width: int, config: DecoderConfig = SMALL) -> PictureDecoder:
+def make(height: int, width: int, config: DecoderConfig = SMALL) -> ImageDecoder:
     torch.manual_seed(0)
-    network = PictureDecoder(CameraSpec("camera", height, width), config, code_size=5)
+    network = ImageDecoder(CameraSpec("camera", height, width), config, code_size=5)
     with torch.no_grad():
         network.mean.uniform_()
         network.out.weight.normal_()
     return network.eval()
 
 
-def test_the_first_picture_is_the_mean_picture() -> None:
-    network = PictureDecoder(CameraSpec("camera", 8, 8), SMALL, code_size=5)
+def test_the_first_image_is_the_mean_image() -> None:
+    network = ImageDecoder(CameraSpec("camera", 8, 8), SMALL, code_size=5)
     network.mean.uniform_()
     torch.testing.assert_close(network(torch.randn(2, 5)), network.mean.expand(2, -1, -1, -1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 48), (30, 21), (4, 4), (3, 50)])
-def test_pictures_have_the_size_of_the_camera_whatever_it_is(height: int, width: int) -> None:
+def test_images_have_the_size_of_the_camera_whatever_it_is(height: int, width: int) -> None:
     network, codes = make(height, width), torch.randn(2, 5)
-    pictures = network(codes)
-    assert pictures.shape == (2, 3, height, width)
-    assert not torch.allclose(pictures[0], pictures[1])
+    images = network(codes)
+    assert images.shape == (2, 3, height, width)
+    assert not torch.allclose(images[0], images[1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 21)])
-def test_cutting_a_picture_undoes_what_putting_its_squares_together_does(height: int, width: int) -> None:
+def test_cutting_a_image_undoes_what_putting_its_squares_together_does(height: int, width: int) -> None:
     network, codes = make(height, width), torch.randn(2, 5)
     cut, drawn = network.cut(network(codes)), network.squares(codes)
     inside = network.cut(network.mean + torch.ones(1, 3, height, width)).bool()  # pixels beyond the edge are zero

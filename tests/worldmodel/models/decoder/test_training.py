@@ -53,7 +53,7 @@ def test_squares_are_weighed_by_how_seldom_they_are_drawn(anywhere: float) -> No
     assert bool(often) == (anywhere < 1)
 
 
-def test_a_picture_that_is_the_mean_is_drawn_anywhere() -> None:
+def test_a_image_that_is_the_mean_is_drawn_anywhere() -> None:
     which, weight = draw_squares(torch.zeros(1, 4, 3), DecodingConfig(squares=400), torch.Generator().manual_seed(0))
     assert torch.bincount(which[0], minlength=4).min() > 50
     torch.testing.assert_close(weight, torch.ones_like(weight))
@@ -67,7 +67,7 @@ def test_options_that_make_no_sense_are_refused(option: dict) -> None:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory):
-    """A model of two cameras, the recording's pictures and proprioception, and rows of it."""
+    """A model of two cameras, the recording's images and proprioception, and rows of it."""
     folder = tmp_path_factory.mktemp("two")
     store = write_store(folder / "data.zarr", spec=TWO_CAMERAS)
     frames = load_camera_frames(store, folder / "frames.npy")
@@ -136,6 +136,6 @@ def test_a_training_ends_the_same_wherever_it_was_interrupted(recorded, tmp_path
     for name, value in unbroken.task.module.state_dict().items():
         assert torch.equal(value, resumed.task.module.state_dict()[name]), name
     after = unbroken.task.evaluate(80)
-    assert before["psnr"] == pytest.approx(before["psnr_mean_picture"])
+    assert before["psnr"] == pytest.approx(before["psnr_mean_image"])
     assert after["psnr"] > before["psnr"] + 0.3, (before, after)
     assert set(unbroken.task.module.state_dict()) >= {f"of_cameras.camera_{c}.mean" for c in (TOP, SIDE)}
