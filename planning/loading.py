@@ -91,16 +91,16 @@ def read_model(
 
 
 def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) -> tuple[Decoder | None, str]:
-    """The decoder that the user asked for, and what he should know of it; None where there is none.
+    """The chosen decoder or None, and a note for the user, which is empty if there is nothing to say.
 
     Args:
-        wanted: a folder; `auto`: `runs/<env>/decoder`, else the one that comes with the checkpoint, where it can be
-            used; None: none.
-        model: that it has to be of.
-        checkpoint: where the model comes from.
+        wanted: a folder, or `auto` for `runs/<env>/decoder`, else the decoder in the checkpoint's folder, if it can be
+            used. None for no decoder.
+        model: the world model of the decoder.
+        checkpoint: the checkpoint of this model.
 
     Raises:
-        UserError: for a folder that holds none, or one of another model, and for any that cannot be read.
+        UserError: for a given folder without a decoder of this model, or with a damaged one.
     """
     if wanted is None:
         return None, ""
@@ -111,6 +111,6 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
         try:
             if is_there(folder):
                 return load_decoder(folder, model), ""
-        except UserError as error:  # nobody asked for this one, and it is not needed to act
+        except UserError as error:  # the user did not name it, and it is not needed to act
             note = f"no decoder is used: {error}"
     return None, note

@@ -50,7 +50,7 @@ class RobotDecision:
         reached: whether this distance to the last goal is at most `reached_distance`.
         sub_goal: index of the current sub-goal, from 0 on.
         replaced: whether no plan could be used. The action is then rest.
-        refused: whether this is because the plan was not seen to lead nearer to the goal (`verify`).
+        refused: whether the reason is that the verification refused the plan (`verify`).
         plan_ms: time from the observation to the action [ms].
         details: the controller's `Decision`, with a batch of one. It has imagined latents and the trace of the search.
     """
@@ -79,9 +79,9 @@ class RobotController:
         seed: seed of the planner's noise.
         goal_fit: `crop` or `letterbox`, for an image file of another aspect ratio than the camera's.
         threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.
-        decoder: a folder that `python -m worldmodel.decode` has written for this checkpoint; only `verify` needs it.
-        verify: rest unless the decoded end of a plan is nearer to the goal image than the present by this fraction,
-            from 0 to 1; None: execute every plan.
+        decoder: folder that `python -m worldmodel.decode` has written for this checkpoint. Only `verify` needs it.
+        verify: the action is rest unless the decoded end of a plan is nearer to the goal image than the present by this
+            fraction, from 0 to below 1. None executes every plan.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].

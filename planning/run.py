@@ -167,7 +167,7 @@ def _attempt_live(env: Environment, policy: Policy, task: Task, stop: StopRule) 
 
 
 def _draw_imagined(env: Environment, watched: Watched, ahead: int, out: Path) -> dict[str, Any]:
-    """Write what the plans promised beside what happened, and return how far they were from it."""
+    """Write `imagined.mp4`, and return the differences between imagined and observed images."""
     comparison = Comparison(watched)
     write_video(out / "imagined.mp4", imagined_frames(comparison, ahead), 1 / env.control_step_s)
     return dataclasses.asdict(comparison.promised())

@@ -128,13 +128,13 @@ class Model(Protocol):
 
 
 class Decoder(Protocol):
-    """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses: it shows what is imagined.
+    """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses.
 
-    Images by camera are uint8 `[..., H', W', 3]`, H' and W' being the height and width of the camera's images.
+    Images by camera are uint8 `[..., H', W', 3]`, with the height H' and width W' of the camera.
     """
 
     def code(self, latents: Any) -> Tensor:
-        """The part `[..., D]` of latents that can be seen."""
+        """The decodable part `[..., D]` of latents."""
 
     def show(self, codes: Tensor) -> dict[str, Tensor]:
         """Images by camera of codes `[..., D]`."""
@@ -143,10 +143,10 @@ class Decoder(Protocol):
         """Images by camera of latents with the leading shape `[...]`."""
 
     def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
-        """Images by camera `[B, H', W', 3]` of what was just seen."""
+        """Images by camera `[B, H', W', 3]` of an observation after encoding and decoding."""
 
     def features(self, images: Mapping[str, Any]) -> Tensor:
-        """What the frozen encoder makes of images by camera `[B, H', W', 3]`: `[B, F]`."""
+        """Features of the frozen encoder `[B, F]` of images by camera `[B, H', W', 3]`."""
 
     def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
-        """How different images are to the encoder `[...]`, from features `[..., F]`, shapes broadcast."""
+        """Root mean square difference `[...]` of features `[..., F]`, shapes broadcast."""

@@ -1,10 +1,12 @@
-"""Look at where a plan leads before it is executed, and rest where that is no nearer to the goal.
+"""Verification of plans before they are executed. The action is rest if a plan is not seen to lead nearer to the goal.
 
     d(imagined end, goal image) < (1 - margin) d(present, goal image)
 
-d is the distance of the frozen encoder's features. The imagined end and the present are both decoded, so that what the
-decoder blurs counts against neither. The model's own distance, which the plan was made with, has no part in it. A plan
-that only deceives that distance is thereby found out, as far as the decoder shows it.
+d is the distance in the features of the frozen encoder. The imagined end and the present are both decoded, so that the
+decoder's own error affects both. The latent distance, which the plan minimises, is not used. A plan that only deceives
+the latent distance is therefore refused, as far as the decoder shows the difference.
+
+Shapes: `H` control steps ahead, `A` action dimensions, `F` numbers of the features of all cameras.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ class Verification:
     """Verifies plans before they are executed.
 
     Attributes:
-        model: that imagines.
-        decoder: that shows what it imagines.
-        margin: from 0 to 1: by how much the imagined end has to be nearer to the goal image, as a fraction of the
+        model: the world model.
+        decoder: the decoder of this model.
+        margin: from 0 to below 1, by how much the imagined end has to be nearer to the goal image, as a fraction of the
             distance of the present.
 
     Raises:
-        UserError: for a margin that is none.
+        UserError: for a margin outside these bounds.
     """
 
     model: Model
@@ -51,24 +53,27 @@ class Verification:
 
     @torch.no_grad()
     def accepts(self, latent: Any, actions: Tensor, target: Tensor) -> bool:
-        """Whether the end of a plan is seen to be near enough to its goal. What is not finite is not.
+        """Whether a plan may be executed. Numbers that are not finite refuse it.
 
         Args:
-            latent: `[1, ...]`, of what is seen now.
-            actions: `[1, H, A]`, the plan.
-            target: `[1, F]`, of the goal.
+            latent: latent `[1, ...]` after the last observation.
+            actions: the plan, `[1, H, A]`.
+            target: features `[1, F]` of the goal image.
         """
         imagined = self.decoder.code(self.model.imagine(latent, actions[:, None]))[:, 0, -1]  # [1, D]
-        images = self.decoder.show(torch.cat([self.decoder.code(latent), imagined]))
+        codes = torch.cat([self.decoder.code(latent), imagined])
+        if not bool(codes.isfinite().all()):
+            return False
+        images = self.decoder.show(codes)
         present, end = self.decoder.feature_distance(self.decoder.features(images), target).tolist()
         return bool(end < (1 - self.margin) * present)
 
 
 def make_verification(margin: float | None, model: Model, decoder: Decoder | None) -> Verification | None:
-    """The option `verify`; None where nothing is to be verified.
+    """The verification for the option `verify`, or None without this option.
 
     Raises:
-        UserError: where it is no margin, or there is no decoder.
+        UserError: for a margin outside its bounds, and if there is no decoder.
     """
     if margin is None:
         return None

@@ -27,13 +27,13 @@ from worldmodel.training.recordings import load_cameras, open_recording
 from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
-# Of a batch, for every number that describes a square: what a step keeps of each residual block for its gradient.
+# Memory for every activation of a residual block that a step keeps for its gradient.
 _LEAST_BYTES_PER_NUMBER: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
-    """What `configs/decode.yaml` holds beside its sections; it says what each means."""
+    """Options of `configs/decode.yaml` outside its sections. The file explains each."""
 
     data: str
     cache: str
@@ -45,7 +45,7 @@ class DecodeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Sections:
-    """What `configs/decode.yaml` holds in sections."""
+    """Sections of `configs/decode.yaml`. The file explains each option."""
 
     decoding: DecodingConfig
     network: DecoderConfig
@@ -53,7 +53,7 @@ class _Sections:
 
     @classmethod
     def of(cls, config: Config) -> _Sections:
-        """Raises UserError for what does not fit."""
+        """The sections of a command's options. Raises UserError for options that do not fit."""
         return cls(
             from_config(DecodingConfig, config["decoding"], "decoding"),
             from_config(DecoderConfig, config["network"], "network"),
@@ -61,7 +61,7 @@ class _Sections:
         )
 
     def require_memory(self, store: TrajectoryStore, size: int) -> None:
-        """Raises UserError for what no machine could hold: batches, the network, and codes of `size` numbers."""
+        """Raises UserError if batches, the network or codes of `size` numbers cannot fit into the memory."""
         shape, batch = self.network, self.trainer.batch_size
         squares = self.decoding.squares
         numbers = 1.0 * batch * squares * shape.width * (1 + shape.depth)
@@ -74,11 +74,11 @@ class _Sections:
 
 @command("decode")
 def main(config: Config) -> None:
-    """Encode some of the recording, train or go on training, write the decoder."""
+    """Encode a part of the recording, train or resume the training, and write the decoder."""
     options = from_config(DecodeOptions, plain_options(config), "decode")
     sections, device = _Sections.of(config), pick_device(options.device)
     store = open_recording(options.data, config["env"])
-    # All that can be refused is built before the folder: a corrected command must not find a run that never began.
+    # Everything that can be refused is built before the folder, so that a corrected command does not find a run in it.
     model = load_model(options.checkpoint, device)
     model.spec.require_match(store.spec, f"the checkpoint {options.checkpoint}", f"recording {store.name}")
     size, seed = code_size(model), sections.trainer.seed
@@ -116,7 +116,7 @@ def _make_task(
     cache: Path,
     folder: Path,
 ) -> DecoderTask:
-    """What is trained, with the codes of all chosen frames."""
+    """The training task, with the codes of all selected frames."""
     frames = load_cameras(store, cache, counting)
     identity = f"{store.identity} {weights_hash(model)}"
     proprio: Any = store.column("proprio")

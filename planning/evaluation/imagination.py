@@ -1,6 +1,7 @@
-"""What plans promised, beside what happened: noted while a run goes on, compared when it is over.
+"""Imagined images of plans beside the observed images of a run.
 
-Shapes: `T` control steps that were noted, `H` control steps of a plan, `D` numbers of a code, `F` of the features.
+Shapes: `T` recorded control steps, `H` control steps of a plan, `D` numbers of a code, `F` numbers of the features of all
+cameras, `H', W'` height and width of a camera's images.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from planning.types import Decoder
 from worldmodel.core.observation import Observation
 
 Images = Mapping[str, NDArray[np.uint8]]
-_MOST_STEPS: Final = 1000  # that are noted; the images of a longer run would fill the memory
-_MOST_COMPARED: Final = 50  # plans, spread over the run: more of them would take longer than the run
+_MOST_STEPS: Final = 1000  # recorded control steps, which bounds memory
+_MOST_COMPARED: Final = 50  # plans, spread over the run, which bounds the time of the comparison
 
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """One plan.
+    """The imagined future of one plan.
 
     Attributes:
-        step: control step at which it was made, from 0 on.
-        codes: what was imagined to be seen after each of its actions, `[H, D]`.
+        step: control step at which the plan was made, from 0 on.
+        codes: codes `[H, D]` of the imagined latents after each action of the plan.
     """
 
     step: int
     codes: Tensor
 
     def covers(self, step: int) -> bool:
-        """Whether it says what control step `step` would look like."""
+        """Whether control step `step` is among the imagined ones."""
         return self.step < step <= self.step + len(self.codes)
 
 
 class Watched(Policy):
-    """A policy for one environment, whose observations and plans are noted, the first 1,000 steps of them.
+    """Records the observations and plans of a policy for one environment, for the first 1,000 control steps.
 
     Attributes:
-        decoder: shows what was imagined.
+        decoder: the decoder of the policy's world model.
         seen: observations `[1, ...]` at every control step, `T + 1` of them.
-        promises: the plans, in the order in which they were made.
+        promises: the imagined futures of all plans, in order.
     """
 
     def __init__(self, policy: Policy, decoder: Decoder) -> None:
@@ -66,7 +67,7 @@ class Watched(Policy):
         step = len(self.seen)
         if step <= _MOST_STEPS:
             self.seen.append(observation.copy())
-            # Not `decision.imagined`, which would keep the latents of every step for as long as the decisions.
+            # `decision.imagined` would keep the imagined latents of all control steps in memory.
             (imagined,) = decision.imagine() if decision.planned else (None,)
             if imagined is not None:
                 self.promises.append(Promise(step, self.decoder.code(imagined)[0, 0].cpu()))
@@ -75,17 +76,17 @@ class Watched(Policy):
 
 @dataclasses.dataclass(frozen=True)
 class Promised:
-    """How far plans were from what happened, by control steps ahead, from 0 on.
+    """Differences between imagined and observed images, by control steps ahead, from 0 on.
 
-    Step 0 is what was just seen, decoded: the decoder's own part in all other errors. If a plan is replaced before its
-    end, what happened later is not what it asked for, and that counts as well.
+    Step 0 compares an observed image with its own decoding, which is the decoder's part in all other differences. If a
+    plan is replaced before its end, the actions after that are not those of the plan, and this also counts.
 
     Attributes:
-        pairs: how many images were compared.
+        pairs: number of compared images.
         pixels: root mean square difference of the pixels, of 255.
         features: root mean square difference of the frozen encoder's features.
-        pixels_unchanged: the former, had the plan said that nothing changes.
-        features_unchanged: the latter, had it said so.
+        pixels_unchanged: difference of the pixels if the plan had predicted that nothing changes.
+        features_unchanged: difference of the features if the plan had predicted that nothing changes.
     """
 
     pairs: list[int]
@@ -96,10 +97,13 @@ class Promised:
 
 
 class Comparison:
-    """A run that is over, in images.
+    """Compares the imagined images of a finished run with the observed ones.
 
     Args:
-        watched: what was noted of it.
+        watched: the recorded run.
+
+    Attributes:
+        seen: observed images by camera, uint8 `[T + 1, H', W', 3]`.
     """
 
     def __init__(self, watched: Watched) -> None:
@@ -110,14 +114,14 @@ class Comparison:
         self._now = _on_cpu(self._decoder.reconstruct(Observation(self.seen, proprio)))
 
     def __len__(self) -> int:
-        """Images of each camera, `T + 1`."""
+        """Number of observed images of each camera, `T + 1`."""
         return len(next(iter(self.seen.values())))
 
     def shown(self, step: int, ahead: int) -> tuple[int, Images] | None:
-        """What control step `step` was imagined to look like, `[H', W', 3]` by camera, and how many steps before.
+        """How many steps before `step` an image of it was imagined, and the image `[H', W', 3]` by camera.
 
-        It is said by the plan that was made as nearly as possible `ahead` steps before. At step 0, where nothing had
-        been planned, it is what was just seen, decoded. None where no plan says anything.
+        It is the image of the plan that was made as nearly as possible `ahead` steps before. At step 0, it is the
+        decoding of the observed image, with 0 steps. It is None if there is no such plan.
         """
         if step == 0:
             return 0, {name: images[0] for name, images in self._now.items()}
@@ -130,7 +134,7 @@ class Comparison:
         return before, {name: one[0] for name, one in images.items()}
 
     def promised(self) -> Promised:
-        """See `Promised`."""
+        """Differences by control steps ahead."""
         last, seen = len(self) - 1, self._decoder.features(self.seen)
         own_pixels, own = pixel_error(self._now, self.seen), self._distance(self._decoder.features(self._now), seen)
         nothing = np.zeros(len(own))
@@ -146,7 +150,7 @@ class Comparison:
         return Promised([values.shape[1] for values in by_step], *(list(part) for part in zip(*means, strict=True)))
 
     def _errors(self, promise: Promise, steps: NDArray[np.int64], seen: Tensor) -> NDArray[np.float64]:
-        """The four differences at `steps [K]`, `[4, K]`, from features of what was seen `[T + 1, F]`."""
+        """The four differences at control steps `steps [K]`, `[4, K]`. `seen [T + 1, F]` are the observed features."""
         images = _on_cpu(self._decoder.show(promise.codes[: len(steps)]))
         happened = {name: of_camera[steps] for name, of_camera in self.seen.items()}
         then = {name: of_camera[[promise.step]] for name, of_camera in self.seen.items()}

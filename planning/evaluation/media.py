@@ -77,9 +77,9 @@ def side_by_side(
 
 
 def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.uint8]]:
-    """Every control step as it was, as a plan made `ahead` steps before had imagined it, and the difference.
+    """For every control step the observed image, the image that was imagined `ahead` steps before, and the difference.
 
-    Cameras are below one another. The difference is that of every pixel, away from white.
+    Cameras are stacked. In the image of the difference, white means none.
     """
     for step in range(len(comparison)):
         happened = {name: images[step] for name, images in comparison.seen.items()}
@@ -112,7 +112,7 @@ def _away_from_white(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDAr
 
 
 def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8], ...]]) -> NDArray[np.uint8]:
-    """Rows of images `[H, W, 3]`, each as high as `FRAME_SIZE`, below a strip of captions."""
+    """Rows of images `[H, W, 3]`, enlarged to the height `FRAME_SIZE`, below a strip of captions."""
     lines = [np.concatenate([_enlarged(image) for image in row], axis=1) for row in rows]
     width = max(line.shape[1] for line in lines)
     padded = [np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
@@ -124,7 +124,7 @@ def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8]
 
 
 def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """With a gap to its right; sharp-edged, so that every pixel can be told."""
+    """The image without interpolation, so that single pixels are visible, with a gap on its right."""
     height, width = image.shape[:2]
     wide = max(16, 16 * round(FRAME_SIZE * width / height / 16))
     large = np.asarray(Image.fromarray(image).resize((wide, FRAME_SIZE), Image.Resampling.NEAREST))

@@ -76,13 +76,19 @@ def test_sub_goals_are_compared_in_their_turn() -> None:
     assert decision.actions[0, 0] < -0.1
 
 
-class Broken(PointDecoder):
+class WithoutFeatures(PointDecoder):
     def features(self, images: Any) -> torch.Tensor:
         return super().features(images) * torch.nan
 
 
-def test_what_cannot_be_compared_is_not_executed() -> None:
-    decision = make(PointModel(), [picture_of([0.5, 0.0])], 0.0, Broken()).act(show([0.0, 0.0]))
+class WithoutCodes(PointDecoder):
+    def code(self, latents: PointLatent) -> torch.Tensor:
+        return super().code(latents) * torch.inf
+
+
+@pytest.mark.parametrize("decoder", [WithoutFeatures(), WithoutCodes()])
+def test_what_cannot_be_compared_is_not_executed(decoder: PointDecoder) -> None:
+    decision = make(PointModel(), [picture_of([0.5, 0.0])], 0.0, decoder).act(show([0.0, 0.0]))
     assert decision.refused[0]
     np.testing.assert_array_equal(decision.actions, [[0, 0]])
 

@@ -1,8 +1,8 @@
 """Checkpoints: folders with `config.json` and safetensors. They contain nothing that can run code.
 
 A folder holds a frozen encoder (`kind: encoder`), a world model (`kind: world_model`, which contains one), or a decoder
-(`kind: decoder`, which belongs to a world model and names its hash).
-`kind`, the names of registered entries, and numbers decide what is built. A checkpoint never names a class.
+(`kind: decoder`, which names the hash of its world model). `kind`, the names of registered entries, and numbers decide
+what is built. A checkpoint never names a class.
 
 `config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Loading
 compares the digest, so that a damaged checkpoint is refused. The digest is not a signature, because the author of the

@@ -1,1 +1,1 @@
-"""A decoder from latents to images, which shows what a world model imagines. It is never needed to act."""
+"""Decoders from latents to images, which show what a world model imagines. They are never needed to act."""

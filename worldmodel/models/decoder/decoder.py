@@ -1,7 +1,7 @@
-"""Shows what a world model imagines, and how different two images are to its encoder.
+"""The decoder of a world model: images of latents, and a distance of images in the encoder's features.
 
-A decoder is trained when all else is frozen (`worldmodel.decode`). It is a checkpoint of its own (`kind: decoder`), and
-holds the hash of the world model that it was trained for, because another model's latents mean something else.
+A decoder is trained after everything else is frozen (`worldmodel.decode`). It has its own checkpoint (`kind: decoder`),
+which holds the hash of its world model, because the latents of another model have another meaning.
 
 Shapes: `...` leading dimensions of latents, `B` images, `D` numbers of a code, `F` numbers of the features of all
 cameras, `H, W` height and width of a camera's images.
@@ -27,35 +27,35 @@ from worldmodel.models.contract import Decodable, WorldModel
 from worldmodel.models.decoder.network import DecoderConfig, ImageDecoder
 
 KIND: Final = "decoder"
-_AT_ONCE: Final = 64  # images, so that a long run takes no more memory than a short one
+_AT_ONCE: Final = 64  # images per batch, which bounds memory
 
 
 class DecoderNetwork(nn.Module):
-    """The image decoders of all cameras: all that a checkpoint holds of a decoder."""
+    """The networks of all cameras. A checkpoint holds their weights."""
 
     def __init__(self, cameras: tuple[CameraSpec, ...], config: DecoderConfig, code_size: int) -> None:
         super().__init__()
         self.config, self.cameras = config, tuple(camera.name for camera in cameras)
-        # torch does not take names of modules that its modules have methods of.
+        # The prefix keeps names apart from the attributes of torch's modules.
         of_cameras = {f"camera_{camera.name}": ImageDecoder(camera, config, code_size) for camera in cameras}
         self.of_cameras = nn.ModuleDict(of_cameras)
 
     def of(self, camera: str) -> ImageDecoder:
-        """That of one camera."""
+        """The network of one camera."""
         decoder = self.of_cameras[f"camera_{camera}"]
         assert isinstance(decoder, ImageDecoder)
         return decoder
 
 
 class Decoder:
-    """Images of latents (`worldmodel.models.contract.SupportsDecoding`).
+    """Decodes latents to images (`worldmodel.models.contract.SupportsDecoding`).
 
     Args:
-        model: whose latents are shown.
-        network: trained for it.
+        model: the world model of the latents.
+        network: the network that was trained for this model.
 
     Raises:
-        UserError: for a model of a family that does not say what can be seen of its latents.
+        UserError: for a model that is not `Decodable`.
     """
 
     def __init__(self, model: WorldModel, network: DecoderNetwork) -> None:
@@ -63,7 +63,7 @@ class Decoder:
 
     @torch.no_grad()
     def code(self, latents: Any) -> Tensor:
-        """What can be seen of latents with the leading shape `[...]`: float32 `[..., D]`, a small part of them."""
+        """The decodable part of latents with the leading shape `[...]`, float32 `[..., D]`."""
         return self._decodable.decodable(latents).float()
 
     @torch.no_grad()
@@ -81,30 +81,30 @@ class Decoder:
         return self.show(self.code(latents))
 
     def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
-        """Images by camera, uint8 `[B, H, W, 3]`, of what was just seen: what a decoder shows at its best."""
+        """Images by camera, uint8 `[B, H, W, 3]`, of an observation after encoding and decoding."""
         starts = range(0, len(observation.proprio), _AT_ONCE)
         parts = [observation.rows(slice(start, start + _AT_ONCE)) for start in starts]
         return self.show(torch.cat([self.code(self._model.observe(None, part, None)) for part in parts]))
 
     @torch.no_grad()
     def features(self, images: Mapping[str, Any]) -> Tensor:
-        """What the frozen encoder makes of images by camera, uint8 `[B, H, W, 3]`: float32 `[B, F]`."""
+        """Features of the frozen encoder, float32 `[B, F]`, of images by camera, uint8 `[B, H, W, 3]`."""
         read = self._model.read_images(images)
         encode = self._model.encoder.encode_frames
         tokens = [torch.cat([encode(part) for part in pixels.split(_AT_ONCE)]) for pixels in read.values()]
         return torch.cat([of_camera.float().flatten(1) for of_camera in tokens], dim=1)
 
     def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
-        """How different images are to the frozen encoder `[...]`, from features `[..., F]`, shapes broadcast.
+        """Root mean square difference `[...]` of features `[..., F]`, shapes broadcast.
 
-        It is the root mean square difference, 0 for the same image. It stands for a perceptual distance, which other
-        work takes from a network for classification (LPIPS, arXiv 1801.03924). No such network is needed here.
+        This is a perceptual distance in the features of the model's own encoder. Other work takes such a distance from
+        a network for classification (LPIPS, arXiv 1801.03924).
         """
         return (features - others).pow(2).mean(-1).sqrt()
 
 
 def require_decodable(model: WorldModel) -> Decodable:
-    """The model itself. Raises UserError where its family does not say what can be seen of its latents."""
+    """The model itself. Raises UserError if it is not `Decodable`."""
     if not isinstance(model, Decodable):
         raise UserError(
             f"a world model of family {model.family} cannot be decoded: expected a family with the method decodable"
@@ -113,12 +113,12 @@ def require_decodable(model: WorldModel) -> Decodable:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`. What is no number is black."""
+    """Images `[B, 3, H, W]` from 0 to 1 as uint8 `[B, H, W, 3]`. NaN becomes black."""
     return (images.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
 
 
 def code_size(model: WorldModel) -> int:
-    """How many numbers of a latent of `model` can be seen, D. Raises UserError where its family does not say."""
+    """Size D of the codes of `model`. Raises UserError if it is not `Decodable`."""
     spec = model.spec
     black = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
     latent = model.observe(None, Observation(black, np.zeros((1, spec.proprio_size), np.float32)), None)
@@ -126,13 +126,13 @@ def code_size(model: WorldModel) -> int:
 
 
 def save_decoder(network: DecoderNetwork, folder: Path, world_model: str, provenance: Mapping[str, Any]) -> None:
-    """Write what showing needs.
+    """Write the checkpoint of a decoder.
 
     Args:
-        network: trained.
-        folder: made if needed.
-        world_model: hash of the model that it was trained for (`worldmodel.core.checkpoint.weights_hash`).
-        provenance: describes the training, in plain values.
+        network: the trained network.
+        folder: folder of the checkpoint, which is made if needed.
+        world_model: hash of the decoder's world model (`worldmodel.core.checkpoint.weights_hash`).
+        provenance: description of the training, in plain values.
     """
     content = {
         "world_model": world_model,
@@ -146,7 +146,7 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     """The decoder in `folder`, for `model` and on its device.
 
     Raises:
-        UserError: when it is not there, damaged, made by a newer program, or trained for another world model.
+        UserError: for a decoder that is missing, damaged, made by a newer program, or trained for another world model.
     """
     if not checkpoint.is_there(folder):
         raise UserError(f"no decoder at {folder}: make one with `python -m worldmodel.decode`")
@@ -157,9 +157,11 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
             "`python -m worldmodel.decode`"
         )
 
+    size = code_size(model)
+
     def build() -> DecoderNetwork:
         config = from_config(DecoderConfig, stored.config["decoder"], KIND)
-        return DecoderNetwork(model.spec.cameras, config, code_size(model))
+        return DecoderNetwork(model.spec.cameras, config, size)
 
     network = stored.build(build)
     assert isinstance(network, DecoderNetwork)

@@ -1,16 +1,16 @@
-"""Codes → images. A code is what a family says can be seen of a latent (`worldmodel.models.contract.Decodable`).
+"""Decodes codes to images. A code is the decodable part of a latent (`worldmodel.models.contract.Decodable`).
 
-Every square of `p x p` pixels is decoded by itself. It sees the whole code, and how far it is from a few places that
-are read from the code, through a bump around each. What a thing looks like is thereby learned once for all places, as
-in the decoder of the keypoints. A plain stack of transposed convolutions has to draw every place anew, and blurs.
+Every square of `p x p` pixels is decoded by itself. Its input is the whole code, and its offset from a few places that
+are predicted from the code, each weighted by a bump around the place. The appearance of an object is therefore learned
+once for all places, as in the decoder of the keypoint training.
 
     places, look = g(code)      near_n = [offset_nk bump_nk, bump_nk, position_n]
     square_n = mean_n + f(near_n, look)
 
-It is trained on some squares of each image only, most of them where something is to be seen.
+A training step decodes only some squares of each image, most of them where the image differs from the mean image.
 
-Shapes: `...` leading dimensions, `B` codes, `D` numbers of a code, `H, W` height and width of a camera's images, `N`
-squares of a image (rows times columns), `S` of them, `p` their side [pixels], `K` places, `h` width.
+Shapes: `B` codes, `D` numbers of a code, `H, W` height and width of a camera's images, `N` squares of an image (rows
+times columns), `S` selected squares, `p` side of a square [pixels], `K` places, `h` width.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.base import Grid
 
-_LARGEST_RADIUS, _SMALLEST_RADIUS = 0.4, 0.06  # of the bumps at first [half widths]: for large things and small ones
-_OFFSET_SCALE = 3.0  # offsets within a bump are then of about the size of the bump itself
+_LARGEST_RADIUS, _SMALLEST_RADIUS = 0.4, 0.06  # initial radii of the bumps [half widths of the image]
+_OFFSET_SCALE = 3.0  # makes offsets within a bump about as large as the bump itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class DecoderConfig:
     """Shape of the decoder of every camera.
 
     Attributes:
-        patch_size: side of the squares that are decoded by themselves [pixels], p.
-        places: places that are read from a code, K.
-        width: numbers that describe a square, h.
-        depth: residual blocks for a square.
-        hidden_width: hidden size of the network that reads a code.
+        patch_size: side of a square [pixels], p.
+        places: number of places that are predicted from a code, K.
+        width: width of the network that decodes a square, h.
+        depth: number of residual blocks of this network.
+        hidden_width: width of the network that reads a code.
     """
 
     patch_size: int = 4
@@ -65,7 +65,7 @@ class _Block(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Images of one camera. Sides that `patch_size` does not divide are decoded a little larger, and cut."""
+    """Decoder for the images of one camera. If `patch_size` does not divide a side, a larger image is decoded."""
 
     mean: Tensor
     positions: Tensor
@@ -81,9 +81,9 @@ class ImageDecoder(nn.Module):
         self.places = nn.Linear(code_size + hidden, 2 * config.places)
         self.out = nn.Linear(width, 3 * config.patch_size**2)
         with torch.no_grad():
-            self.out.weight.zero_()  # the first image is the mean image
+            self.out.weight.zero_()  # the untrained decoder returns the mean image
             self.out.bias.zero_()
-            # Places spread over the image from the beginning, and follow the code at once.
+            # Untrained places are spread over the image and depend linearly on the code.
             self.places.weight[:, :code_size].normal_(0, 0.5 * code_size**-0.5)
         radii = torch.linspace(math.log(_LARGEST_RADIUS), math.log(_SMALLEST_RADIUS), config.places)
         self.log_radius = nn.Parameter(radii)
@@ -93,17 +93,17 @@ class ImageDecoder(nn.Module):
         self.register_buffer("positions", _positions(self.grid), persistent=False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes `[B, D]` → images `[B, 3, H, W]`, about from 0 to 1."""
+        """Images `[B, 3, H, W]`, approximately from 0 to 1, of codes `[B, D]`."""
         squares = self.squares(codes).transpose(1, 2).unflatten(2, self.grid)
         height, width = self._size
         return self.mean + F.pixel_shuffle(squares, self.config.patch_size)[:, :, :height, :width]
 
     def squares(self, codes: Tensor, which: Tensor | None = None) -> Tensor:
-        """What the squares of a image differ by from the mean image, `[B, N, 3 p²]`, as `cut` has them.
+        """Differences of the squares of an image from the mean image, `[B, N, 3 p²]` or `[B, S, 3 p²]`, as in `cut`.
 
         Args:
-            codes: `[B, D]`.
-            which: numbers of the squares that are wanted, `[B, S]` from 0 to N - 1; None: all of them.
+            codes: codes `[B, D]`.
+            which: indices of the selected squares, `[B, S]`, or None for all squares.
         """
         positions = self.positions.expand(len(codes), -1, -1) if which is None else self.positions[which]
         hidden = self.read(codes)
@@ -118,7 +118,7 @@ class ImageDecoder(nn.Module):
         return self.out(x).float()
 
     def cut(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` from 0 to 1, less the mean image, cut into squares `[B, N, 3 p²]`."""
+        """Differences of images `[B, 3, H, W]` from the mean image, cut into squares `[B, N, 3 p²]`."""
         size, (height, width) = self.config.patch_size, self._size
         padded = F.pad(images - self.mean, (0, -width % size, 0, -height % size))
         return F.pixel_unshuffle(padded, size).flatten(2).transpose(1, 2)

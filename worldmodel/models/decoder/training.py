@@ -1,7 +1,8 @@
-"""Training a decoder on the recording, when everything else is frozen, as a `TrainingTask`.
+"""Training of a decoder on the recording, after everything else is frozen, as a `TrainingTask`.
 
-Shapes: `R` rows of the recording, `M` of them chosen, `B` of a batch; `D` numbers of a code; `H, W` height and width of
-a camera's images; `N` squares of a image, `S` of them, `p` their side; `P` proprioception.
+Shapes: `R` rows of the recording, `M` selected rows, `B` rows of a batch, `D` numbers of a code, `H, W` height and
+width of a camera's images, `N` squares of an image, `S` drawn squares, `p` side of a square [pixels], `P`
+proprioception.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _MEAN_FRAMES: Final = 4096  # frames that the mean image is computed from
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """What a decoder learns from.
+    """Options of the training data of a decoder.
 
     Attributes:
-        frames: frames of the recording that it learns from, M.
-        held_out_frames: frames of held-out episodes on which figures are computed.
-        squares: squares of every image that are drawn in a step, S.
-        anywhere: share of the squares that are drawn uniformly. The others are drawn in proportion to how much they
-            differ from the mean image, because most of a image never changes.
+        frames: number of training frames, M.
+        held_out_frames: number of frames of held-out episodes on which figures are computed.
+        squares: number of squares of every image that are drawn in a step, S.
+        anywhere: share of the squares that are drawn uniformly. The others are drawn in proportion to their difference
+            from the mean image, because most of an image never changes.
     """
 
     frames: int = 20_000
@@ -60,11 +61,11 @@ class DecodingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Rows of the recording, ascending.
+    """The rows of the recording that are used, in ascending order.
 
     Attributes:
-        train: to learn from `[M]`.
-        held_out: to report on `[M']`, each with a row before it in its episode.
+        train: rows `[M]` for training.
+        held_out: rows `[M']` for figures. Each has a previous row in its episode.
     """
 
     train: Rows
@@ -72,7 +73,7 @@ class Chosen:
 
     @classmethod
     def of(cls, episode_ends: Rows, split: Split, config: DecodingConfig, seed: int) -> Chosen:
-        """At random. Raises UserError where no held-out episode has two frames."""
+        """A random selection. Raises UserError if no held-out episode has two frames."""
         starts = np.concatenate([[0], episode_ends[:-1]])
         held_out = rows_of(episode_ends, split.held_out) if len(split.held_out) else np.zeros(0, np.int64)
         available = np.setdiff1d(held_out, starts)
@@ -99,16 +100,16 @@ def encode_codes(
     path: Path,
     progress: Callable[[int, int], None],
 ) -> Tensor:
-    """Codes `[M, D]` of the frames at `rows [M]`, float32, from the file `path`, or computed and kept there.
+    """Codes `[M, D]` of the frames at `rows [M]`, float32, from the cache `path` or computed and written to it.
 
     Args:
-        model: that the decoder is for.
-        frames: by camera, uint8 `[R, H, W, 3]`.
-        proprio: `[R, P]`.
-        rows: which.
-        identity: of recording and model. A file that was made of others, or is damaged, is made anew.
-        path: a file that can be removed at any time.
-        progress: called with (rows done, rows in all).
+        model: the world model of the decoder.
+        frames: images by camera, uint8 `[R, H, W, 3]`.
+        proprio: proprioception `[R, P]`.
+        rows: the rows to encode.
+        identity: identity of recording and model. A cache with another identity, or a damaged one, is rebuilt.
+        path: the cache, which can be removed at any time.
+        progress: function that is called with (rows done, rows in all).
     """
     key = hashlib.sha256(identity.encode() + rows.tobytes()).digest()
     kept = _read(path, key, len(rows))
@@ -116,7 +117,7 @@ def encode_codes(
         return kept
     decodable, parts, done = require_decodable(model), [], 0
     for block in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
-        # As at the beginning of an episode: what can be seen of a moment does not depend on what came before.
+        # As at the start of an episode, because an image does not depend on the past.
         seen = Observation({camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}, proprio[block])
         with torch.no_grad():
             parts.append(decodable.decodable(model.observe(None, seen, None)).float().cpu())
@@ -130,7 +131,7 @@ def encode_codes(
 
 
 def _read(path: Path, key: bytes, rows: int) -> Tensor | None:
-    """What `encode_codes` has kept for `key`, if it is still as it was written."""
+    """The codes that `encode_codes` has cached for `key`, or None if there are none or they are damaged."""
     try:
         with open_file(path) as file:
             head, content = file.read(2 * len(key)), file.read()
@@ -142,22 +143,22 @@ def _read(path: Path, key: bytes, rows: int) -> Tensor | None:
 
 
 class DecoderTask(TrainingTask):
-    """Drawing the images of codes.
+    """Training to decode codes to images.
 
     loss = mean_cameras mean (x̂ - x)², images x from 0 to 1
 
-    It is estimated from S squares of each image. A square that is drawn with probability p_n counts 1 / (N p_n), so
-    that the estimate has no bias (importance sampling).
+    The loss is estimated from S squares of each image. A square that is drawn with probability p_n has the weight
+    1 / (N p_n), so that the estimate has no bias (importance sampling).
 
     Args:
-        module: what is trained. Its mean images are noted here.
-        config: what it learns from.
-        frames: by camera, uint8 `[R, H, W, 3]`.
-        chosen: rows to learn from and to report on.
-        codes: of the rows to learn from, then of those to report on, `[M + M', D]`.
-        batch_size: frames per step, B.
-        seed: of all randomness.
-        device: where to train.
+        module: the network, whose mean images are set here.
+        config: options of the training data.
+        frames: images by camera, uint8 `[R, H, W, 3]`.
+        chosen: rows for training and for figures.
+        codes: codes of the training rows, followed by those of the held-out rows, `[M + M', D]`.
+        batch_size: number of frames per step, B.
+        seed: seed of all randomness.
+        device: device of the training.
     """
 
     def __init__(
@@ -184,11 +185,11 @@ class DecoderTask(TrainingTask):
         return (total / len(rows)).float()
 
     def _images(self, camera: str, rows: Rows) -> Tensor:
-        """`[B, 3, H, W]` from 0 to 1."""
+        """Images `[B, 3, H, W]`, from 0 to 1."""
         return torch.from_numpy(self._frames[camera][rows]).to(self._device).movedim(-1, 1).float() / 255
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch."""
+        """The loss of one batch."""
         rng = np.random.default_rng([self._seed, step])
         picked = rng.integers(len(self._chosen.train), size=self._batch_size)
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
@@ -204,9 +205,9 @@ class DecoderTask(TrainingTask):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """PSNR [dB] on held-out frames: of the decoder, of the mean image, and of the frame one control step before.
+        """PSNR [dB] of the decoder, of the mean image and of the previous frame, on held-out frames.
 
-        Of several cameras, the mean over all of them.
+        With several cameras, it is the mean over the cameras.
         """
         held_out = self._chosen.held_out
         scores = []
@@ -225,16 +226,16 @@ class DecoderTask(TrainingTask):
 
 
 def draw_squares(squares: Tensor, config: DecodingConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Numbers of the squares that are drawn `[B, S]`, and the weight of each `[B, S]`, with a mean of 1.
+    """Indices of the drawn squares `[B, S]`, and their weights `[B, S]`, which are 1 on average.
 
     Args:
-        squares: how they differ from the mean image `[B, N, 3 p²]`.
-        config: how many, and which share of them anywhere.
+        squares: differences of all squares from the mean image `[B, N, 3 p²]`.
+        config: number of squares, and the share that is drawn uniformly.
         generator: source of all randomness.
     """
     count, seen = squares.shape[1], squares.pow(2).mean(-1)
     share = seen / seen.sum(1, keepdim=True).clamp_min(1e-12)
-    # Where a image is the mean image, all of them are drawn anywhere.
+    # All squares of an image that equals the mean image are drawn uniformly.
     drawn_there = (1 - config.anywhere) * (share.sum(1, keepdim=True) > 0.5)
     probability = (1 - drawn_there) / count + drawn_there * share
     which = torch.multinomial(probability.cpu(), config.squares, replacement=True, generator=generator)

@@ -170,7 +170,7 @@ class KeypointModel(WorldModel):
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
     def decodable(self, latents: TensorRecord) -> Tensor:
-        """See `Decodable`: the state of all cameras and proprioception, `[..., Z + P]`."""
+        """See `Decodable`. It is the state of all cameras and proprioception, `[..., Z + P]`."""
         assert isinstance(latents, Belief)
         return torch.cat([latents.state, latents.proprio], dim=-1)
 

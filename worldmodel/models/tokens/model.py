@@ -182,7 +182,7 @@ class TokenModel(WorldModel):
         return token_distance(tokens.float(), wanted.view(len(wanted), *between, *wanted.shape[1:]), self.token_weight)
 
     def decodable(self, latents: Latent) -> Tensor:
-        """See `Decodable`: all tokens and proprioception, `[..., N C + P]`."""
+        """See `Decodable`. It is all tokens and proprioception, `[..., N C + P]`."""
         known = _require_latent(latents)
         return torch.cat([known.tokens.flatten(-2), known.proprio], dim=-1)
 
