@@ -1,7 +1,7 @@
 """Imagined images of plans beside the observed images of a run.
 
-Shapes: `T` recorded control steps, `H` control steps of a plan, `D` numbers of a code, `F` numbers of the features of all
-cameras, `H', W'` height and width of a camera's images.
+Shapes: `T` recorded control steps, `H` control steps of a plan, `D` numbers of a code, `F` numbers of the features of
+all cameras, `H', W'` height and width of a camera's images.
 """
 
 from __future__ import annotations

@@ -156,5 +156,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_images_of_another_size_have_no_features() -> None:
     model = make_model()
     decoder = Decoder(model, make_network(model))
-    with pytest.raises(UserError, match="images of camera camera"):
+    with pytest.raises(UserError, match="pictures of camera camera"):
         decoder.features({SPEC.camera_names[0]: np.zeros((1, 8, 8, 3), np.uint8)})
