@@ -20,6 +20,7 @@ from planning.actions.safety import safe_actions
 from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
 from planning.types import CostFn, Model, Optimiser, Plan, Problem
+from planning.verification import Verification
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
@@ -85,6 +86,7 @@ class Decision:
         sub_goal: `[B]`, index of each row's current sub-goal, from 0 on.
         predicted_cost: `[B]`, the predicted cost of the plan in execution.
         replaced: `[B]`, rows where no plan could be used and the action is rest.
+        refused: `[B]`, those of these rows whose plan was refused by the verification (`planning.verification`).
         trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution. NaN without one.
         plan_ms: time from observations to actions of all B rows [ms].
         planned: whether a plan was made at this step, or the last one is still being executed.
@@ -98,6 +100,7 @@ class Decision:
     sub_goal: NDArray[np.int64]
     predicted_cost: NDArray[np.float32]
     replaced: NDArray[np.bool_]
+    refused: NDArray[np.bool_]
     trace: NDArray[np.float32]
     plan_ms: float = 0.0
     planned: bool = False
@@ -118,7 +121,7 @@ class Decision:
         """Decision of a policy without observations: actions `[B, A]`, and no distance to a goal."""
         rows = len(actions)
         unknown, never = np.full(rows, np.nan, np.float32), np.zeros(rows, bool)
-        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, unknown[:, None])
+        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, never, unknown[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +130,25 @@ class _Row:
 
     Attributes:
         goals: latents `[1, ...]` of its sub-goals, in order.
+        targets: features `[1, F]` of their images if plans are verified, else empty.
         sub_goal: index of the current sub-goal.
         step: control steps since the episode began.
         latent: latent `[1, ...]` after the last observation.
         command: `[1, A]`, the last command.
         plan: the plan in execution, with one row. None if no plan could be used.
         planned_at: the control step in which the plan was made.
+        refused: whether there is no plan because the verification refused it.
     """
 
     goals: tuple[Any, ...]
+    targets: tuple[Tensor, ...] = ()
     sub_goal: int = 0
     step: int = 0
     latent: Any = None
     command: Tensor | None = None
     plan: Plan | None = None
     planned_at: int = 0
+    refused: bool = False
 
     @property
     def goal(self) -> Any:
@@ -174,6 +181,7 @@ class Controller:
         device: device of the model.
         reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
+        verification: checks the decoded end of a plan before the plan is executed, or None.
 
     Raises:
         UserError: for a goal that the model cannot read, and for a `reached_distance` that is not above 0.
@@ -187,8 +195,9 @@ class Controller:
         device: torch.device,
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
+        verification: Verification | None = None,
     ) -> None:
-        self._model, self._strategy, self._device = model, strategy, device
+        self._model, self._strategy, self._device, self._verification = model, strategy, device, verification
         prepare(model, strategy.objective)
         self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
@@ -201,7 +210,7 @@ class Controller:
     def look_anew(self, row: int) -> None:
         """Forget what environment `row` showed and planned, but not where it is heading: a new episode begins there."""
         known = self._rows[row]
-        self._rows[row] = _Row(known.goals, known.sub_goal)
+        self._rows[row] = _Row(known.goals, known.targets, known.sub_goal)
 
     def has_begun(self, row: int) -> bool:
         """Whether environment `row` has been given a command in this episode."""
@@ -221,7 +230,9 @@ class Controller:
         goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
         if not goals or not all(isinstance(one, Goal) for one in goals):
             raise UserError(f"goal is {goal!r}: expected a Goal, or several of them in turn")
-        return _Row(tuple(self._model.goal(one) for one in goals))
+        verify = self._verification
+        targets = () if verify is None else tuple(verify.target(one) for one in goals)
+        return _Row(tuple(self._model.goal(one) for one in goals), targets)
 
     @torch.no_grad()
     def act(
@@ -297,8 +308,13 @@ class Controller:
             for place, i in enumerate(group):
                 # The next plan does not start from a plan that cannot be used.
                 made = plan.rows(slice(place, place + 1)) if usable[place] else None
-                rows[i] = dataclasses.replace(rows[i], plan=made, planned_at=step)
+                refused = made is not None and not self._is_verified(rows[i], made)
+                rows[i] = dataclasses.replace(rows[i], plan=None if refused else made, planned_at=step, refused=refused)
         return rows, bool(due)
+
+    def _is_verified(self, row: _Row, plan: Plan) -> bool:
+        verify = self._verification
+        return verify is None or verify.accepts(row.latent, plan.actions, row.targets[row.sub_goal])
 
     def _plan_group(self, rows: Sequence[_Row], step: int, deadline: float | None) -> Plan:
         cost = LatentGoalCost(
@@ -330,6 +346,7 @@ class Controller:
                 [torch.inf if row.plan is None else float(row.plan.cost) for row in rows], np.float32
             ),
             replaced=replaced.cpu().numpy(),
+            refused=np.array([row.refused for row in rows]),
             trace=torch.cat([without if row.plan is None else row.plan.trace.cpu() for row in rows]).numpy(),
             planned=planned,
             latents=tuple(row.latent for row in rows),

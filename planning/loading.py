@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
-from worldmodel.core.checkpoint import resolve, shipped_names
+from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
+from worldmodel.models.decoder.decoder import Decoder, load_decoder
 
 RUNS = Path("runs")
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +88,29 @@ def read_model(
     if compiled:
         model.compile_imagination()
     return model
+
+
+def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) -> tuple[Decoder | None, str]:
+    """The chosen decoder or None, and a note for the user, which is empty if there is nothing to say.
+
+    Args:
+        wanted: a folder, or `auto` for `runs/<env>/decoder`, else the decoder in the checkpoint's folder, if it can be
+            used. None for no decoder.
+        model: the world model of the decoder.
+        checkpoint: the checkpoint of this model.
+
+    Raises:
+        UserError: for a given folder without a decoder of this model, or with a damaged one.
+    """
+    if wanted is None:
+        return None, ""
+    if wanted != AUTO:
+        return load_decoder(Path(wanted), model), ""
+    note = ""
+    for folder in (RUNS / model.spec.env / "decoder", resolve(checkpoint.source) / "decoder"):
+        try:
+            if is_there(folder):
+                return load_decoder(folder, model), ""
+        except UserError as error:  # the user did not name it, and it is not needed to act
+            note = f"no decoder is used: {error}"
+    return None, note

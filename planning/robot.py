@@ -33,12 +33,13 @@ from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
 from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
-from planning.loading import Checkpoint, read_model
+from planning.loading import Checkpoint, read_decoder, read_model
 from planning.logbook import Logbook
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
 from planning.threads import settle_threads
+from planning.verification import make_verification
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
@@ -55,6 +56,7 @@ class RobotDecision:
         reached: whether this distance to the last goal is at most `reached_distance`.
         sub_goal: index of the current sub-goal, from 0 on.
         replaced: whether no plan could be used. The action is then rest.
+        refused: whether the reason is that the verification refused the plan (`verify`).
         plan_ms: time from the observation to the action [ms].
         details: the controller's `Decision`, with a batch of one. It has imagined latents and the trace of the search.
         fault: what the gate stopped the robot for, or found at this step; None if all is well, and without a gate. The
@@ -67,6 +69,7 @@ class RobotDecision:
     reached: bool
     sub_goal: int
     replaced: bool
+    refused: bool
     plan_ms: float
     details: Decision = dataclasses.field(repr=False)
     fault: Fault | None = None
@@ -81,6 +84,7 @@ class RobotDecision:
             bool(decision.reached[0]),
             int(decision.sub_goal[0]),
             bool(decision.replaced[0]),
+            bool(decision.refused[0]),
             decision.plan_ms,
             decision,
         )
@@ -106,6 +110,9 @@ class RobotController:
         record: a trajectory store, made or added to, for what the robot sees and is told to do; None for none.
         flight: a folder for the flight recorder, or its options. It keeps the last 60 s, and writes them after a fault
             that stops the robot; None for none.
+        decoder: folder that `python -m worldmodel.decode` has written for this checkpoint. Only `verify` needs it.
+        verify: the action is rest unless the decoded end of a plan is nearer to the goal image than the present by this
+            fraction, from 0 to below 1. None executes every plan.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -128,16 +135,21 @@ class RobotController:
         gate: GateConfig | None = None,
         record: str | Path | None = None,
         flight: str | Path | FlightConfig | None = None,
+        decoder: str | Path | None = None,
+        verify: float | None = None,
     ) -> None:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight)
         strategy = make_strategy(read_settings(options), seed)
         place = pick_device(device)
-        model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
+        source = Checkpoint(str(checkpoint), str(checkpoint))
+        model = read_model(source, place, precision)
+        shows, _ = read_decoder(None if decoder is None else str(decoder), model, source)
+        verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
-        self._controller = Controller(model, strategy, [goals], place, reached_distance)
+        self._controller = Controller(model, strategy, [goals], place, reached_distance, None, verification)
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)
         self._logbook = Logbook(self.spec, record, FlightConfig(flight) if isinstance(flight, str | Path) else flight)

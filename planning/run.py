@@ -21,17 +21,20 @@ import numpy as np
 from planning.controller import Decision, choose_reached_distance
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
+from planning.evaluation.imagination import Comparison, Watched
 from planning.evaluation.manifest import MOST_BUDGET, ManifestConfig, frozen_path, load_or_draw
-from planning.evaluation.media import side_by_side, write_video
+from planning.evaluation.media import imagined_frames, side_by_side, write_video
 from planning.evaluation.outcome import Outcome, StopRule, attempt, describe
 from planning.evaluation.policies import WorldModelPolicy
+from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from planning.threads import settle_threads
+from planning.verification import make_verification
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.progress import live_line
@@ -59,6 +62,9 @@ class RunConfig:
     precision: str
     compile: str | bool
     threads: int | str
+    decoder: str | None
+    imagined_ahead: int
+    verify: float | None
     out: str | None
 
     def __post_init__(self) -> None:
@@ -68,6 +74,8 @@ class RunConfig:
             raise ValueError(f"{received}: 1 to {MOST_BUDGET:,}, and a number above 0 are accepted")
         if min(self.seed or 0, self.planner_seed) < 0:
             raise ValueError(f"seed={self.seed} planner_seed={self.planner_seed}: whole numbers from 0 up are accepted")
+        if self.imagined_ahead < 1:
+            raise ValueError(f"imagined_ahead={self.imagined_ahead}: a whole number from 1 up is accepted")
         require_fit(self.goal_fit)
 
 
@@ -81,23 +89,37 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
-        policy = WorldModelPolicy(
-            model, strategy, device, options.reached_distance, read_start(options.command, spec.action)
-        )
+        decoder, note = read_decoder(options.decoder, model, checkpoint)
+        verification = make_verification(options.verify, model, decoder)
+        command = read_start(options.command, spec.action)
+        policy: Policy = WorldModelPolicy(model, strategy, device, options.reached_distance, command, verification)
+        watched = None if decoder is None else Watched(policy, decoder)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
-            for note in task.notes:
-                console.print(f"[yellow]note[/]: {escape(note)}")
+            for told in (*task.notes, *([note] if note else [])):
+                console.print(f"[yellow]note[/]: {escape(told)}")
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
             with threads_kept():
                 settle_threads(options.threads, model, strategy, task.goals, device)
-                outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
+                stop = StopRule(options.budget, options.stop_when_reached)
+                outcome = _attempt_live(env, watched or policy, task, stop)
             verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
-            _save(env, task, outcome, verdict, checkpoint, out)
+            draw_plan(env, task, outcome, verdict, out / "plan.png")
+            film = side_by_side(env, outcome.states, task.picture)
+            write_video(out / "episode.mp4", film, 1 / env.control_step_s)
+            imagined = None if watched is None else _draw_imagined(env, watched, options.imagined_ahead, out)
+            record = _record(env, task, outcome, verdict, checkpoint)
+            write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
     finally:
         env.close()
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
-    console.print(f"output: {out}/episode.mp4, plan.png, result.json", markup=False)
+    if outcome.refused:
+        console.print(
+            f"[yellow]note[/]: rested in {outcome.refused} control steps, whose plans were not seen to lead nearer to "
+            f"the goal image (verify={options.verify:g})"
+        )
+    films = "episode.mp4" if imagined is None else "episode.mp4, imagined.mp4"
+    console.print(f"output: {out}/{films}, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
 
@@ -124,7 +146,7 @@ def _choose_task(options: RunConfig, env: Environment, spec: EnvironmentSpec) ->
     return from_images(env, spec, options.goal, options.seed, options.goal_fit)
 
 
-def _attempt_live(env: Environment, policy: WorldModelPolicy, task: Task, stop: StopRule) -> Outcome:
+def _attempt_live(env: Environment, policy: Policy, task: Task, stop: StopRule) -> Outcome:
     first = 0.0
 
     with live_line() as shown:
@@ -138,15 +160,21 @@ def _attempt_live(env: Environment, policy: WorldModelPolicy, task: Task, stop: 
                 f"step {step}/{stop.budget}   {several}latent distance {distance:.3f} "
                 f"({100 * distance / max(first, 1e-12):.0f} % of the first)   "
                 f"planning {decision.plan_ms:.0f} ms   {1e3 / decision.plan_ms:.1f} Hz"
+                + ("   resting: the plan is not seen to lead nearer" if decision.refused[0] else "")
             )
 
         return attempt(env, policy, task, stop, show)
 
 
-def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint, out: Path) -> None:
-    draw_plan(env, task, outcome, verdict, out / "plan.png")
-    write_video(out / "episode.mp4", side_by_side(env, outcome.states, task.picture), 1 / env.control_step_s)
-    record = {
+def _draw_imagined(env: Environment, watched: Watched, ahead: int, out: Path) -> dict[str, Any]:
+    """Write `imagined.mp4`, and return the differences between imagined and observed images."""
+    comparison = Comparison(watched)
+    write_video(out / "imagined.mp4", imagined_frames(comparison, ahead), 1 / env.control_step_s)
+    return dataclasses.asdict(comparison.promised())
+
+
+def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "task": env.name,
         "goal": task.title,
         "checkpoint": {"source": checkpoint.source, "sha256": checkpoint.sha256},
@@ -157,6 +185,7 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "steps": len(outcome.states) - 1,
         "diverged": outcome.diverged,
         "steps_without_plan": outcome.replaced,
+        "steps_refused": outcome.refused,
         "latent_distance": outcome.distance.tolist(),
         "sub_goal": outcome.sub_goal.tolist(),
         "errors": {name: values.tolist() for name, values in outcome.errors.items()},
@@ -164,7 +193,6 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
         "states": outcome.states.tolist(),
     }
-    write_json(record, out / "result.json", indent=1)
 
 
 main = command("run", goes_on=False)(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -128,3 +128,28 @@ class Model(Protocol):
 
     def distance(self, latents: Any, goal: Any) -> Tensor:
         """Distance of latents `[B, ...]` or `[B, S, H, ...]` to goals `[B, ...]`, of the latents' leading shape."""
+
+
+class Decoder(Protocol):
+    """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses.
+
+    Images by camera are uint8 `[..., H', W', 3]`, with the height H' and width W' of the camera.
+    """
+
+    def code(self, latents: Any) -> Tensor:
+        """The decodable part `[..., D]` of latents."""
+
+    def show(self, codes: Tensor) -> dict[str, Tensor]:
+        """Images by camera of codes `[..., D]`."""
+
+    def decode(self, latents: Any) -> dict[str, Tensor]:
+        """Images by camera of latents with the leading shape `[...]`."""
+
+    def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
+        """Images by camera `[B, H', W', 3]` of an observation after encoding and decoding."""
+
+    def features(self, images: Mapping[str, Any]) -> Tensor:
+        """Features of the frozen encoder `[B, F]` of images by camera `[B, H', W', 3]`."""
+
+    def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
+        """Root mean square difference `[...]` of features `[..., F]`, shapes broadcast."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",
+    "decode": "decode",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",

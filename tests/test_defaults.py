@@ -28,9 +28,12 @@ from worldmodel.cli.command import composed
 from worldmodel.core.configs import group_choices
 from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipConfig
+from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.decoder.network import DecoderConfig
+from worldmodel.models.decoder.training import DecodingConfig
 from worldmodel.models.registry import FAMILIES
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
@@ -41,6 +44,7 @@ from worldmodel.training.trainer import TrainerConfig
 COMMANDS: dict[str, type[Any]] = {
     "collect": CollectConfig,
     "compare": CompareConfig,
+    "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
     "goal": GoalImageConfig,
     "manifest": FreezeConfig,
@@ -52,6 +56,7 @@ COMMANDS: dict[str, type[Any]] = {
 # What reads a section or group, the group with the choice that the commands make.
 SECTIONS: dict[str, type[Any]] = {
     "clips": ClipConfig,
+    "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
     "jepa": JepaConfig,
@@ -59,6 +64,7 @@ SECTIONS: dict[str, type[Any]] = {
     "planner": ControllerConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
+    "network": DecoderConfig,
     "pretrain": PretrainConfig,
     "trainer": TrainerConfig,
 }

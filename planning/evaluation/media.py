@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from planning.environment import Environment
+from planning.evaluation.imagination import Comparison, Images, pixel_error
 from worldmodel.core.files import appearing
 
 FRAME_SIZE = 256  # pixels
+_CAPTION = 32  # height of a strip with captions [pixels], a multiple of 16 for video codecs
+_FONT_SIZE = 15
 _GAP = 16  # keeps the width a multiple of 16 for video codecs
 
 
@@ -71,3 +74,58 @@ def side_by_side(
         yield frame
     for _ in range(hold_frames):
         yield frame
+
+
+def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.uint8]]:
+    """For every control step the observed image, the image that was imagined `ahead` steps before, and the difference.
+
+    Cameras are stacked. In the image of the difference, white means none.
+    """
+    for step in range(len(comparison)):
+        happened = {name: images[step] for name, images in comparison.seen.items()}
+        shown = comparison.shown(step, ahead)
+        if shown is None:
+            captions = (f"step {step}: happened", "no plan", "")
+            yield _captioned(captions, [(one, _blank(one), _blank(one)) for one in happened.values()])
+            continue
+        before, imagined = shown
+        captions = (
+            f"step {step}: happened",
+            f"imagined {before} steps before" if before else "seen, and decoded",
+            f"difference: RMS {_error(happened, imagined):.1f} of 255",
+        )
+        rows = [(one, imagined[name], _away_from_white(one, imagined[name])) for name, one in happened.items()]
+        yield _captioned(captions, rows)
+
+
+def _error(images: Images, others: Images) -> float:
+    rows = [{name: one[None] for name, one in each.items()} for each in (images, others)]
+    return float(pixel_error(*rows)[0])
+
+
+def _blank(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.full_like(image, 200)
+
+
+def _away_from_white(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return (255 - np.abs(image.astype(np.int16) - other)).astype(np.uint8)
+
+
+def _captioned(captions: tuple[str, ...], rows: Sequence[tuple[NDArray[np.uint8], ...]]) -> NDArray[np.uint8]:
+    """Rows of images `[H, W, 3]`, enlarged to the height `FRAME_SIZE`, below a strip of captions."""
+    lines = [np.concatenate([_enlarged(image) for image in row], axis=1) for row in rows]
+    width = max(line.shape[1] for line in lines)
+    padded = [np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=255) for line in lines]
+    strip = Image.new("RGB", (width, _CAPTION), "white")
+    font, drawing = ImageFont.load_default(_FONT_SIZE), ImageDraw.Draw(strip)
+    for index, caption in enumerate(captions):
+        drawing.text((index * width // len(captions) + 4, 6), caption, fill="black", font=font)
+    return np.concatenate([np.asarray(strip), *padded])
+
+
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image without interpolation, so that single pixels are visible, with a gap on its right."""
+    height, width = image.shape[:2]
+    wide = max(16, 16 * round(FRAME_SIZE * width / height / 16))
+    large = np.asarray(Image.fromarray(image).resize((wide, FRAME_SIZE), Image.Resampling.NEAREST))
+    return np.pad(large, ((0, 0), (0, _GAP), (0, 0)), constant_values=255)

@@ -42,6 +42,7 @@ class Outcome:
         near: whether the model counted the last goal as reached at these times, `[T+1]`.
         plan_ms: time from observation to action of every step [ms], `[T]`.
         replaced: number of steps without a usable plan.
+        refused: number of these steps in which the verification refused the plan.
         diverged: whether the simulation diverged.
         errors: errors by metric at these times, `[T+1]`, in its unit. Empty without a goal state.
     """
@@ -55,6 +56,7 @@ class Outcome:
     near: NDArray[np.bool_]
     plan_ms: NDArray[np.float64]
     replaced: int
+    refused: int
     diverged: bool
     errors: dict[str, NDArray[np.float64]]
 
@@ -97,6 +99,7 @@ def attempt(
         near=np.array([bool(d.reached[0]) for d in decisions]),
         plan_ms=np.array([d.plan_ms for d in acted]),
         replaced=happened.steps_without_plan,
+        refused=sum(int(d.refused[0]) for d in acted),
         diverged=happened.diverged,
         errors={} if task.goal_state is None else dict(env.goal_errors(happened.states, task.goal_state)),
     )

@@ -15,6 +15,7 @@ from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.inputs import first_command
 from planning.types import Model
+from planning.verification import Verification
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 
@@ -34,9 +35,10 @@ class WorldModelPolicy(Policy):
         device: torch.device,
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
+        verification: Verification | None = None,
     ) -> None:
         self._model, self._strategy, self._device = model, strategy, device
-        self._reached_distance, self._start = reached_distance, start
+        self._reached_distance, self._start, self._verification = reached_distance, start, verification
         self.plan_ms: list[float] = []
 
     @property
@@ -47,7 +49,13 @@ class WorldModelPolicy(Policy):
     def reset(self, tasks: Sequence[Task]) -> None:
         goals = [task.goals for task in tasks]
         self._controller = Controller(
-            self._model, self._strategy, goals, self._device, self._reached_distance, self._start
+            self._model,
+            self._strategy,
+            goals,
+            self._device,
+            self._reached_distance,
+            self._start,
+            self._verification,
         )
 
     def act(self, observation: Observation) -> Decision:

@@ -161,3 +161,34 @@ def show(*places: list[float]) -> Observation:
 
 def picture_of(place: list[float]) -> ImageGoal:
     return ImageGoal(PointEnv().goal_images(np.array(place)))
+
+
+class PointDecoder:
+    """Shows the latents of `PointModel` as exactly as 8 bits allow; its features are the places that it sees.
+
+    Args:
+        off: what it shows is this far away from the truth [m].
+    """
+
+    def __init__(self, off: tuple[float, float] = (0.0, 0.0)) -> None:
+        self._off = torch.tensor(off)
+
+    def code(self, latents: PointLatent) -> Tensor:
+        return latents.position
+
+    def show(self, codes: Tensor) -> dict[str, Tensor]:
+        places = (codes + self._off).flatten(0, -2).tolist()
+        frames = np.stack([PointEnv().render_state(np.array(place)) for place in places])
+        return {"camera": torch.from_numpy(frames).unflatten(0, codes.shape[:-1])}
+
+    def decode(self, latents: PointLatent) -> dict[str, Tensor]:
+        return self.show(self.code(latents))
+
+    def reconstruct(self, observation: Observation) -> dict[str, Tensor]:
+        return self.decode(PointModel().observe(None, observation, None))
+
+    def features(self, pictures: Any) -> Tensor:
+        return PointModel._read(pictures["camera"])
+
+    def feature_distance(self, features: Tensor, others: Tensor) -> Tensor:
+        return (features - others).pow(2).mean(-1).sqrt()

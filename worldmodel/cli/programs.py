@@ -31,6 +31,7 @@ PROGRAMS: Final = {
     "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
+    "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "plan": Program("planning.run", "act until a goal image is reached", "run"),
     "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
     "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair", "compare"),

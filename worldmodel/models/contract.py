@@ -185,8 +185,22 @@ class SupportsConfidence(Protocol):
 
 
 @runtime_checkable
+class Decodable(Protocol):
+    """A model for which a decoder can be trained. The decoder needs nothing else of a family."""
+
+    def decodable(self, latents: Any) -> Tensor:
+        """The part `[..., D]` of latents with the leading shape `[...]` on which an image depends.
+
+        Observed and imagined latents have the same part. A decoder is trained on the former and renders the latter.
+        """
+
+
+@runtime_checkable
 class SupportsDecoding(Protocol):
-    """A model that renders latents."""
+    """Renders latents. `worldmodel.models.decoder.decoder.Decoder` does so for every model that is `Decodable`.
+
+    A decoder is an object with weights of its own, since no model needs it to act.
+    """
 
     def decode(self, latents: Any) -> dict[str, Tensor]:
         """Images by camera, uint8 `[..., H, W, 3]`, of latents with the leading shape `[...]`."""

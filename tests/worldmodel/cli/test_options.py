@@ -28,9 +28,12 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.core.text import printable
 from worldmodel.data.clips import ClipConfig
+from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.models.decoder.network import DecoderConfig
+from worldmodel.models.decoder.training import DecodingConfig
 from worldmodel.models.registry import FAMILIES
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
@@ -65,6 +68,7 @@ BESIDE = {("compare", "a"), ("compare", "b"), ("env", "name")}  # read without a
 COMMANDS: dict[str, type[Any]] = {
     "collect": CollectConfig,
     "compare": CompareConfig,
+    "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
     "manifest": FreezeConfig,
     "pretrain": PretrainOptions,
@@ -74,10 +78,12 @@ COMMANDS: dict[str, type[Any]] = {
 }
 SECTIONS: dict[str, type[Any]] = {
     "clips": ClipConfig,
+    "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
     "jepa": JepaConfig,
     "manifest": ManifestConfig,
+    "network": DecoderConfig,
     "pretrain": PretrainConfig,
     "trainer": TrainerConfig,
 }

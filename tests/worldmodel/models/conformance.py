@@ -22,7 +22,7 @@ from worldmodel.core.goal import ImageGoal, TextGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.core.tensor_record import TensorRecord
-from worldmodel.models.contract import Latent, WorldModel
+from worldmodel.models.contract import Decodable, Latent, WorldModel
 from worldmodel.models.registry import load_model
 
 ROBOTS, SAMPLES, HORIZON = 3, 4, 5
@@ -92,6 +92,18 @@ class WorldModelConformance(abc.ABC):
         for horizon in (1, HORIZON, 12):
             ahead = model.imagine(latent, draw_actions(model.spec, ROBOTS, SAMPLES, horizon))
             assert {part.shape[:3] for part in tensors_of(ahead)} == {(ROBOTS, SAMPLES, horizon)}
+
+    def test_what_can_be_seen_is_the_same_of_what_was_observed_and_of_what_is_imagined(self, model: WorldModel) -> None:
+        if not isinstance(model, Decodable):
+            pytest.skip("this family does not say what can be seen of its latents")
+        latent = self.history(model)
+        goal = model.goal(picture_of(observe_rows(model.spec, 1, 0)))
+        seen = model.decodable(latent)
+        ahead = model.decodable(model.imagine(latent, draw_actions(model.spec, ROBOTS, SAMPLES, HORIZON)))
+        assert seen.ndim == 2 and len(seen) == ROBOTS
+        assert model.decodable(goal).shape == (1, seen.shape[1])
+        assert ahead.shape == (ROBOTS, SAMPLES, HORIZON, seen.shape[1])
+        assert not torch.allclose(ahead[:, 0], ahead[:, 1])
 
     def test_distances_have_the_leading_shape_and_are_finite_and_not_negative(self, model: WorldModel) -> None:
         latent = self.history(model)

@@ -174,6 +174,11 @@ class KeypointModel(WorldModel):
         between = latents.state.ndim - goal.state.ndim  # dimensions of samples and steps, which a goal lacks
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
+    def decodable(self, latents: TensorRecord) -> Tensor:
+        """See `Decodable`. It is the state of all cameras and proprioception, `[..., Z + P]`."""
+        assert isinstance(latents, Belief)
+        return torch.cat([latents.state, latents.proprio], dim=-1)
+
     @property
     def has_confidence(self) -> bool:
         """See `WorldModel.has_confidence`."""

@@ -181,6 +181,11 @@ class TokenModel(WorldModel):
         between = (1,) * (tokens.ndim - wanted.ndim)
         return token_distance(tokens.float(), wanted.view(len(wanted), *between, *wanted.shape[1:]), self.token_weight)
 
+    def decodable(self, latents: Latent) -> Tensor:
+        """See `Decodable`. It is all tokens and proprioception, `[..., N C + P]`."""
+        known = _require_latent(latents)
+        return torch.cat([known.tokens.flatten(-2), known.proprio], dim=-1)
+
     @property
     def reached_distance(self) -> float:
         """See `WorldModel.reached_distance`. It is the mean distance between frames one control step apart."""
