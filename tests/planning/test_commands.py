@@ -238,7 +238,7 @@ def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
         (["budgt=3"], "did you mean budget?"),
         (["planner=cam"], "choose from cem"),
         (["planner.options.elites=0"], "elites 0"),
-        (["planner.objective.steps=sum"], "choose from discounted"),
+        (["planner.objective.steps=sum"], "choose from confident, discounted"),
         (["planner.execute=13"], "execute 13"),
         (["budget=0"], "budget=0"),
         (["budget=100000000"], "budget=100000000"),
