@@ -43,7 +43,7 @@ class VariationConfig:
         bystander_size: its largest radius, as a fraction of the image.
     """
 
-    every: int = 0
+    every: int = 3
     move: float = 0.05
     turn: float = 5.0
     zoom: float = 0.05

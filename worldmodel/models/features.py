@@ -30,7 +30,7 @@ def camera_folder(context: TrainingContext, camera: str) -> Path:
     return folder
 
 
-_NO_VARIATION: Final = VariationConfig()
+_NO_VARIATION: Final = VariationConfig(every=0)
 
 
 @dataclasses.dataclass(frozen=True)

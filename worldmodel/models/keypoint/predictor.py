@@ -46,7 +46,7 @@ class PredictorConfig:
     hidden_width: int = 512
     depth: int = 3
     prediction_steps: int = 4
-    heads: int = 1
+    heads: int = 4
     calibrated_steps: int = 12
 
     def __post_init__(self) -> None:
