@@ -182,5 +182,6 @@ def test_what_a_model_can_do_beside_the_contract_is_asked_for() -> None:
     torch.manual_seed(0)
     model = MeanModel(SPEC, ENCODER)
     assert not isinstance(model, SupportsConfidence | SupportsDecoding | SupportsReward)
-    model.confidence = lambda latents: torch.ones(len(latents.mean))  # type: ignore[assignment]
+    for method in ("confidence", "error_bound"):
+        setattr(model, method, lambda latents: torch.ones(len(latents.mean)))
     assert isinstance(model, SupportsConfidence)
