@@ -50,7 +50,8 @@ class PredictorConfig:
     calibrated_steps: int = 12
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)) < 1:
+        sizes = {name: size for name, size in dataclasses.asdict(self).items() if name != "calibrated_steps"}
+        if min(sizes.values()) < 1 or self.calibrated_steps < 0:
             raise ValueError(f"every size must be at least 1, got {self}")
 
 

@@ -66,6 +66,9 @@ class KeypointOptions:
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
+        calibrated, ahead = self.predictor.calibrated_steps, self.prediction.rollout_steps
+        if self.predictor.heads > 1 and calibrated != ahead:
+            raise ValueError(f"predictor.calibrated_steps {calibrated} must be prediction.rollout_steps {ahead}")
         together = self.state_training.frames_per_episode
         if self.state_trainer.batch_size % together:
             raise ValueError(
