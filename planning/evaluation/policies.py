@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
-from planning.controller import Controller, Decision, Strategy
+from planning.controller import Controller, Decision, Strategy, Watcher
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.inputs import first_command
@@ -34,8 +34,9 @@ class WorldModelPolicy(Policy):
         device: torch.device,
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        self._model, self._strategy, self._device = model, strategy, device
+        self._model, self._strategy, self._device, self._watcher = model, strategy, device, watcher
         self._reached_distance, self._start = reached_distance, start
         self.plan_ms: list[float] = []
 
@@ -47,7 +48,7 @@ class WorldModelPolicy(Policy):
     def reset(self, tasks: Sequence[Task]) -> None:
         goals = [task.goals for task in tasks]
         self._controller = Controller(
-            self._model, self._strategy, goals, self._device, self._reached_distance, self._start
+            self._model, self._strategy, goals, self._device, self._reached_distance, self._start, self._watcher
         )
 
     def act(self, observation: Observation) -> Decision:

@@ -102,6 +102,11 @@ class WorldModel(nn.Module, abc.ABC):
         """Whether this very model has what `SupportsConfidence` asks for, and not only its family."""
         return False
 
+    @property
+    def has_novelty(self) -> bool:
+        """Whether this very model has what `SupportsNovelty` asks for, and not only its family."""
+        return False
+
     def compile_imagination(self) -> None:
         """Compile `imagine` with torch.compile, if the family supports it."""
 
@@ -182,6 +187,18 @@ class SupportsConfidence(Protocol):
 
     def error_bound(self, latents: Any, level: float = 0.9) -> Tensor:
         """The distance between imagined and real latents, `[..., H]`, that `level` of them do not exceed."""
+
+
+@runtime_checkable
+class SupportsNovelty(Protocol):
+    """A model that tells images unlike those of its training from others. Latents are of `observe` or `goal`."""
+
+    @property
+    def novelty_limit(self) -> float:
+        """The novelty that one in a thousand held-out images exceeds."""
+
+    def novelty(self, latents: Any) -> Tensor:
+        """How unlike the training the images of `latents [B, ...]` are, `[B]`, at least 0."""
 
 
 @runtime_checkable

@@ -1,0 +1,167 @@
+"""Statistics of control that grow when something is wrong, with one value per control step and robot.
+
+    surprise        distance(imagined one step ahead, observed) / what the model expects of it     (running mean)
+    disagreement    the bound that the model gives for the error at the end of its plan            (running mean)
+    novelty         how unlike the training's images the observed one is                           (running mean)
+    stall           control steps since the goal last came nearer by a twentieth of its distance
+
+Every model is surprised and stalls. Disagreement needs one with confidence, and novelty one that knows its images.
+
+Shapes: `A` action dimensions, `H` control steps of a plan.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from planning.alarms import Check
+from planning.controller import Decision
+from planning.types import Model, Plan
+
+# Smaller changes of the distance are no progress: keypoints of an image in which nothing moves differ by so much.
+_PROGRESS: Final = 0.05
+# The level of the bound on an error that counts as expected, and the one for the end of a plan.
+_EXPECTED, _AT_WORST = 0.5, 0.9
+_LEAST: Final = 1e-6  # an expectation of zero would make everything infinitely surprising
+
+
+@dataclasses.dataclass
+class _Track:
+    """What is remembered of one robot.
+
+    Attributes:
+        recent: the last values of each running mean.
+        latent: latent `[1, ...]` of the last observation, None if there was none.
+        ahead: what was imagined from there under `planned [1, A]`, latents `[1, 1, H', ...]`, or None.
+        given: command `[1, A]` that was given instead of the decided one, or None.
+        plan: the last plan, and the bound for its end.
+    """
+
+    recent: dict[Check, collections.deque[float]]
+    latent: Any = None
+    ahead: Any = None
+    planned: Tensor | None = None
+    given: Tensor | None = None
+    plan: Plan | None = None
+    at_worst: float = 0.0
+    sub_goal: int = 0
+    best: float = math.inf
+    waited: int = 0
+
+
+class Scores:
+    """Measures every `Decision` of the controller of a model.
+
+    Args:
+        model: the model that plans.
+        window: control steps of the running means. What lies before an episode counts as zero.
+
+    Attributes:
+        checks: what this model's scores are of.
+    """
+
+    def __init__(self, model: Model, window: int) -> None:
+        self._model: Any = model
+        self._window, self._tracks = window, dict[int, _Track]()
+        self._has_confidence = bool(getattr(model, "has_confidence", False))
+        self._has_novelty = bool(getattr(model, "has_novelty", False))
+        known = {Check.DISAGREEMENT: self._has_confidence, Check.NOVELTY: self._has_novelty}
+        self.checks = tuple(check for check in Check if known.get(check, True))
+
+    def begin(self, row: int) -> None:
+        """A new episode begins for robot `row`."""
+        self._tracks[row] = _Track({check: collections.deque(maxlen=self._window) for check in self.checks})
+
+    def forget(self, row: int) -> None:
+        """There is a gap in what robot `row` saw: the next observation follows from nothing."""
+        track = self._tracks[row]
+        track.latent = track.ahead = track.given = None
+
+    def was_given(self, row: int, command: Tensor) -> None:
+        """Robot `row` was given `command [1, A]` instead of the one decided last."""
+        self._tracks[row].given = command
+
+    @torch.no_grad()
+    def measure(self, decision: Decision) -> tuple[dict[Check, float], ...]:
+        """The scores of every robot at this control step. The decision's plans are imagined with confidence."""
+        with _with_confidence(self._model, self._has_confidence):
+            imagined = decision.imagined
+            return tuple(self._measure(row, decision, imagined[row]) for row in range(len(decision.latents)))
+
+    def _measure(self, row: int, decision: Decision, imagined: Any) -> dict[Check, float]:
+        track, latent, plan = self._tracks[row], decision.latents[row], decision.plans[row]
+        found = {Check.SURPRISE: self._surprise(track, latent)}
+        if self._has_confidence:
+            if plan is not None and plan is not track.plan:
+                track.at_worst = float(self._model.error_bound(imagined, _AT_WORST).flatten()[-1])
+            found[Check.DISAGREEMENT] = track.at_worst
+        if self._has_novelty:
+            found[Check.NOVELTY] = float(self._model.novelty(latent))
+        for check, value in found.items():
+            # A number that is none is the worst of all.
+            track.recent[check].append(math.inf if math.isnan(value) else value)
+            found[check] = sum(track.recent[check]) / self._window
+        found[Check.STALL] = _stall(track, decision, row, self._model.reached_distance)
+        track.latent, track.ahead, track.plan, track.given = latent, imagined, plan, None
+        track.planned = torch.from_numpy(decision.actions[row : row + 1].copy())
+        return found
+
+    def _surprise(self, track: _Track, latent: Any) -> float:
+        """The last step's distance between imagined and observed, in units of what was expected."""
+        if track.latent is None or track.planned is None:
+            return 0.0
+        ahead, command = track.ahead, track.planned
+        if track.given is not None and not torch.equal(track.given.cpu(), command):
+            ahead, command = None, track.given
+        if ahead is None:
+            ahead = self._model.imagine(track.latent, command.to(_device_of(self._model))[:, None, None])
+        off = float(self._model.distance(ahead, latent).flatten()[0])
+        if not self._has_confidence:
+            return off / max(self._model.reached_distance, _LEAST)
+        return off / max(float(self._model.error_bound(ahead, _EXPECTED).flatten()[0]), _LEAST)
+
+
+def _stall(track: _Track, decision: Decision, row: int, near: float) -> float:
+    distance, sub_goal = float(decision.distance[row]), int(decision.sub_goal[row])
+    is_nearer = distance < (1 - _PROGRESS) * track.best
+    if sub_goal != track.sub_goal or is_nearer or distance <= near:
+        track.best = distance if sub_goal != track.sub_goal else min(distance, track.best)
+        track.waited = 0
+    else:
+        track.waited += 1
+    track.sub_goal = sub_goal
+    return float(track.waited)
+
+
+def highest(scores: Iterator[Mapping[Check, float]]) -> dict[Check, float]:
+    """The largest value of every score over a run."""
+    largest: dict[Check, float] = {}
+    for each in scores:
+        for check, value in each.items():
+            largest[check] = max(largest.get(check, -math.inf), value)
+    return largest
+
+
+@contextlib.contextmanager
+def _with_confidence(model: Any, is_wanted: bool) -> Iterator[None]:
+    """In here, the model imagines with confidence if it can. A search need not."""
+    if not is_wanted:
+        yield
+        return
+    before, model.with_confidence = model.with_confidence, True
+    try:
+        yield
+    finally:
+        model.with_confidence = before
+
+
+def _device_of(model: Any) -> torch.device:
+    return getattr(model, "device", torch.device("cpu"))
