@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 
 from planning.actions.limits import ActionLimits
 from planning.alarms import Alarm, Check, OnAlarm, read_on_alarm
+from planning.calibration import hash_of, read_calibration, require_same
 from planning.controller import Decision
 from planning.scores import Scores
 from planning.types import Model
@@ -28,6 +30,46 @@ from worldmodel.core.spec import BINARY, HOLD, ZERO, ActionSpec
 
 _LOG = logging.getLogger(__name__)
 _SLOWED: Final = 0.5  # of what an action differs from rest, after an alarm
+
+
+MOST_WINDOW: Final = 1_000  # control steps; longer running means are typing errors
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig:
+    """Options of a robot's monitor.
+
+    Attributes:
+        calibration: the file that `python -m planning.calibrate` or `planning.calibration` has written. None for a
+            monitor that only measures scores, from which a calibration can be made.
+        on_alarm: `stop` (until `resume`), `slow` (motions are half as fast) or `go_on`.
+        window: control steps of the scores' running means. A calibration brings its own.
+    """
+
+    calibration: str | Path | None
+    on_alarm: str = "stop"
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        read_on_alarm(self.on_alarm)
+        if not isinstance(self.window, int) or not 1 <= self.window <= MOST_WINDOW:
+            raise UserError(f"window of the monitor is {self.window!r}: expected a whole number, 1 to {MOST_WINDOW}")
+
+
+def make_monitor(
+    config: MonitorConfig, model: Model, checkpoint: Callable[[], str], planner: Mapping[str, Any]
+) -> Monitor:
+    """The monitor of a model that plans with `planner`'s options. `checkpoint` gives the model's hash.
+
+    Raises:
+        UserError: for a calibration that cannot be read, or that belongs to another model or planner.
+    """
+    if config.calibration is None:
+        return Monitor(model, {}, config.window, config.on_alarm)
+    path = Path(config.calibration)
+    found = read_calibration(path)
+    require_same(found, path, checkpoint(), hash_of(planner))
+    return Monitor(model, found.thresholds, found.window, config.on_alarm)
 
 
 class Monitor:
@@ -72,6 +114,10 @@ class Monitor:
         self._alarms.pop(row, None)
         self._steps[row] = 0
 
+    def alarm(self, row: int) -> Alarm | None:
+        """The alarm of robot `row`, None if all is well."""
+        return self._alarms.get(row)
+
     def forget(self, row: int) -> None:
         """There is a gap in what robot `row` saw."""
         self._scores.forget(row)
@@ -97,8 +143,8 @@ class Monitor:
             return watched
         rows = np.array([alarm is not None for alarm in alarms])
         actions = self._held_back(torch.from_numpy(decision.actions), limits, last)
-        for row in np.flatnonzero(rows):
-            self.was_given(int(row), actions[row : row + 1])
+        for row in np.flatnonzero(rows).tolist():
+            self.was_given(row, actions[row : row + 1])
         chosen = np.where(rows[:, None], actions.cpu().numpy(), decision.actions).astype(np.float32)
         return dataclasses.replace(watched, actions=chosen)
 

@@ -25,8 +25,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from planning.alarms import Alarm, OnAlarm
 from planning.controller import Controller, Decision
-from planning.faults import Fault
+from planning.faults import Fault, FaultKind
 from planning.flight import FlightConfig
 from planning.gate import Gate, GateConfig
 from planning.goal_image import CROP, require_fit
@@ -35,6 +36,7 @@ from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
 from planning.loading import Checkpoint, read_model
 from planning.logbook import Logbook
+from planning.monitor import MonitorConfig, make_monitor
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
@@ -60,6 +62,7 @@ class RobotDecision:
         fault: what the gate stopped the robot for, or found at this step; None if all is well, and without a gate. The
             action is rest if there is one.
         late: whether the decision came after the gate's deadline.
+        alarm: the test of the monitor that has failed, until `toward` or `resume`; None if all is well.
     """
 
     action: NDArray[np.float32]
@@ -71,6 +74,7 @@ class RobotDecision:
     details: Decision = dataclasses.field(repr=False)
     fault: Fault | None = None
     late: bool = False
+    alarm: Alarm | None = None
 
     @classmethod
     def of(cls, decision: Decision) -> RobotDecision:
@@ -83,6 +87,7 @@ class RobotDecision:
             bool(decision.replaced[0]),
             decision.plan_ms,
             decision,
+            alarm=decision.alarm[0] if decision.alarm else None,
         )
 
 
@@ -106,12 +111,14 @@ class RobotController:
         record: a trajectory store, made or added to, for what the robot sees and is told to do; None for none.
         flight: a folder for the flight recorder, or its options. It keeps the last 60 s, and writes them after a fault
             that stops the robot; None for none.
+        monitor: tests of surprise, disagreement, novelty and progress, calibrated on successful runs; None for none.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
 
     Raises:
-        UserError: for a checkpoint, a goal or an option that cannot be used.
+        UserError: for a checkpoint, a goal or an option that cannot be used. With a monitor, also for a goal that is
+            unlike anything seen in training.
     """
 
     def __init__(
@@ -128,16 +135,19 @@ class RobotController:
         gate: GateConfig | None = None,
         record: str | Path | None = None,
         flight: str | Path | FlightConfig | None = None,
+        monitor: MonitorConfig | None = None,
     ) -> None:
         require_fit(goal_fit)
-        _require_kinds(gate, record, flight)
-        strategy = make_strategy(read_settings(options), seed)
-        place = pick_device(device)
-        model = read_model(Checkpoint(str(checkpoint), str(checkpoint)), place, precision)
+        _require_kinds(gate, record, flight, monitor)
+        settings = read_settings(options)
+        strategy = make_strategy(settings, seed)
+        place, source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
+        model = read_model(source, place, precision)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
-        self._controller = Controller(model, strategy, [goals], place, reached_distance)
+        self._monitor = None if monitor is None else make_monitor(monitor, model, lambda: source.sha256, settings)
+        self._controller = Controller(model, strategy, [goals], place, reached_distance, watcher=self._monitor)
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)
         self._logbook = Logbook(self.spec, record, FlightConfig(flight) if isinstance(flight, str | Path) else flight)
@@ -153,8 +163,15 @@ class RobotController:
 
     @property
     def stopped(self) -> Fault | None:
-        """The fault that stopped the robot, until `resume`; None while it may move, and without a gate."""
-        return None if self._gate is None else self._gate.stopped
+        """The fault that stopped the robot, until `resume`; None while it may move."""
+        if self._gate is not None:
+            return self._gate.stopped
+        alarm = self._stopping_alarm()
+        return None if alarm is None else Fault(FaultKind.ALARM, alarm.since_step, str(alarm))
+
+    def _stopping_alarm(self) -> Alarm | None:
+        stops = self._monitor is not None and self._monitor.on_alarm == OnAlarm.STOP
+        return self._monitor.alarm(0) if self._monitor is not None and stops else None
 
     def resume(self) -> None:
         """Let a stopped robot move again, toward the same goal. Otherwise do nothing.
@@ -162,6 +179,8 @@ class RobotController:
         What was wrong has to be put right before: a camera that is still frozen stops it again.
         """
         with self._alone():
+            if self._monitor is not None and self._monitor.alarm(0) is not None:
+                self._monitor.begin(0)
             if self._gate is not None and self._gate.stopped is not None:
                 self._gate.resume()
 
@@ -194,9 +213,10 @@ class RobotController:
             read = self._read(images, proprio, command)
             decision = RobotDecision.of(self._controller.act(*read))
             self._logbook.keep(read, decision.details)
-            return decision
+            return dataclasses.replace(decision, fault=self.stopped)
+        on_alarm = OnAlarm.GO_ON if self._monitor is None else self._monitor.on_alarm
         made, seen, late = act_guarded(
-            self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp
+            self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp, on_alarm
         )
         fault = self._gate.fault
         self._logbook.keep(seen, made, fault, self._gate.stopped is not None, self._gate.repeats)
@@ -247,12 +267,13 @@ class RobotController:
             self._in_use.release()
 
 
-def _require_kinds(gate: Any, record: Any, flight: Any) -> None:
-    """Raises UserError for a `gate`, `record` or `flight` of another kind."""
+def _require_kinds(gate: Any, record: Any, flight: Any, monitor: Any) -> None:
+    """Raises UserError for a `gate`, `record`, `flight` or `monitor` of another kind."""
     for name, given, kinds, expected in (
         ("gate", gate, GateConfig, "a GateConfig"),
         ("record", record, str | Path, "the folder of a trajectory store"),
         ("flight", flight, str | Path | FlightConfig, "a folder or a FlightConfig"),
+        ("monitor", monitor, MonitorConfig, "a MonitorConfig"),
     ):
         if given is not None and not isinstance(given, kinds):
             raise UserError(f"{name} is {given!r}: expected {expected}, or None")

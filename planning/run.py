@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from planning.alarms import OnAlarm, read_on_alarm
 from planning.controller import Decision, choose_reached_distance
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
@@ -29,6 +30,7 @@ from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from planning.threads import settle_threads
@@ -53,6 +55,8 @@ class RunConfig:
     checkpoint: str | None
     budget: int
     stop_when_reached: bool
+    monitor: str | None
+    on_alarm: str
     reached_distance: float | None
     planner_seed: int
     device: str
@@ -69,6 +73,7 @@ class RunConfig:
         if min(self.seed or 0, self.planner_seed) < 0:
             raise ValueError(f"seed={self.seed} planner_seed={self.planner_seed}: whole numbers from 0 up are accepted")
         require_fit(self.goal_fit)
+        read_on_alarm(self.on_alarm)
 
 
 def run(config: Config) -> None:
@@ -81,8 +86,9 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        monitor = _monitor(options, model, checkpoint, config["planner"])
         policy = WorldModelPolicy(
-            model, strategy, device, options.reached_distance, read_start(options.command, spec.action)
+            model, strategy, device, options.reached_distance, read_start(options.command, spec.action), monitor
         )
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
@@ -91,15 +97,24 @@ def run(config: Config) -> None:
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
             with threads_kept():
                 settle_threads(options.threads, model, strategy, task.goals, device)
-                outcome = _attempt_live(env, policy, task, StopRule(options.budget, options.stop_when_reached))
+                stop = StopRule(options.budget, options.stop_when_reached, options.on_alarm == OnAlarm.STOP)
+                outcome = _attempt_live(env, policy, task, stop)
             verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
             _save(env, task, outcome, verdict, checkpoint, out)
     finally:
         env.close()
+    if outcome.alarm is not None:
+        console.print(f"[red]alarm[/]: {outcome.alarm}")
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     console.print(f"output: {out}/episode.mp4, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
+
+
+def _monitor(options: RunConfig, model: Any, checkpoint: Checkpoint, planner: Any) -> Monitor | None:
+    if options.monitor is None:
+        return None
+    return make_monitor(MonitorConfig(options.monitor, options.on_alarm), model, lambda: checkpoint.sha256, planner)
 
 
 @contextlib.contextmanager
@@ -156,6 +171,7 @@ def _save(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoi
         "judged_by": outcome.judged_by,
         "steps": len(outcome.states) - 1,
         "diverged": outcome.diverged,
+        "alarm": None if outcome.alarm is None else dataclasses.asdict(outcome.alarm),
         "steps_without_plan": outcome.replaced,
         "latent_distance": outcome.distance.tolist(),
         "sub_goal": outcome.sub_goal.tolist(),
