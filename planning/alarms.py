@@ -12,6 +12,7 @@ class Check(enum.StrEnum):
     """What a monitor tests at every control step. `planning.scores` measures it."""
 
     SURPRISE = "surprise"
+    MOTION = "motion"
     DISAGREEMENT = "disagreement"
     NOVELTY = "novelty"
     STALL = "stall"

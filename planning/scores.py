@@ -1,11 +1,13 @@
 """Statistics of control that grow when something is wrong, with one value per control step and robot.
 
     surprise        distance(imagined one step ahead, observed) / what the model expects of it     (running mean)
+    motion          distance(imagined one step ahead, felt), in standard deviations of the readings         (running mean)
     disagreement    the bound that the model gives for the error at the end of its plan            (running mean)
     novelty         how unlike the training's images the observed one is                           (running mean)
     stall           control steps since the goal last came nearer by a twentieth of its distance
 
-Every model is surprised and stalls. Disagreement needs one with confidence, and novelty one that knows its images.
+Every model is surprised and stalls. Motion needs one that imagines proprioception: a goal's distance hardly sees the
+robot itself. Disagreement needs one with confidence, and novelty one that knows its images.
 
 Shapes: `A` action dimensions, `H` control steps of a plan.
 """
@@ -73,7 +75,12 @@ class Scores:
         self._window, self._tracks = window, dict[int, _Track]()
         self._has_confidence = bool(getattr(model, "has_confidence", False))
         self._has_novelty = bool(getattr(model, "has_novelty", False))
-        known = {Check.DISAGREEMENT: self._has_confidence, Check.NOVELTY: self._has_novelty}
+        self._has_motion = callable(getattr(model, "proprioception", None)) and model.spec.proprio_size > 0
+        known = {
+            Check.MOTION: self._has_motion,
+            Check.DISAGREEMENT: self._has_confidence,
+            Check.NOVELTY: self._has_novelty,
+        }
         self.checks = tuple(check for check in Check if known.get(check, True))
 
     def begin(self, row: int) -> None:
@@ -98,7 +105,7 @@ class Scores:
 
     def _measure(self, row: int, decision: Decision, imagined: Any) -> dict[Check, float]:
         track, latent, plan = self._tracks[row], decision.latents[row], decision.plans[row]
-        found = {Check.SURPRISE: self._surprise(track, latent)}
+        found = self._surprises(track, latent)
         if self._has_confidence:
             if plan is not None and plan is not track.plan:
                 track.at_worst = float(self._model.error_bound(imagined, _AT_WORST).flatten()[-1])
@@ -114,19 +121,30 @@ class Scores:
         track.planned = torch.from_numpy(decision.actions[row : row + 1].copy())
         return found
 
-    def _surprise(self, track: _Track, latent: Any) -> float:
-        """The last step's distance between imagined and observed, in units of what was expected."""
-        if track.latent is None or track.planned is None:
-            return 0.0
-        ahead, command = track.ahead, track.planned
-        if track.given is not None and not torch.equal(track.given.cpu(), command):
-            ahead, command = None, track.given
+    def _surprises(self, track: _Track, latent: Any) -> dict[Check, float]:
+        """How far what is observed now is from what was imagined one control step before."""
+        ahead = self._imagined_before(track)
         if ahead is None:
-            ahead = self._model.imagine(track.latent, command.to(_device_of(self._model))[:, None, None])
+            return {check: 0.0 for check in (Check.SURPRISE, Check.MOTION) if check in self.checks}
+        expected = float(self._model.reached_distance)
+        if self._has_confidence:
+            expected = float(self._model.error_bound(ahead, _EXPECTED).flatten()[0])
         off = float(self._model.distance(ahead, latent).flatten()[0])
-        if not self._has_confidence:
-            return off / max(self._model.reached_distance, _LEAST)
-        return off / max(float(self._model.error_bound(ahead, _EXPECTED).flatten()[0]), _LEAST)
+        found = {Check.SURPRISE: off / max(expected, _LEAST)}
+        if self._has_motion:
+            imagined, felt = (self._model.proprioception(of) for of in (ahead, latent))
+            found[Check.MOTION] = float((imagined[0, 0, 0] - felt[0]).norm())
+        return found
+
+    def _imagined_before(self, track: _Track) -> Any:
+        """What was imagined under the command that was given, latents `[1, 1, H', ...]`. None for nothing seen."""
+        if track.latent is None or track.planned is None:
+            return None
+        is_as_planned = track.given is None or torch.equal(track.given.cpu(), track.planned)
+        if is_as_planned and track.ahead is not None:
+            return track.ahead
+        command = track.planned if track.given is None else track.given
+        return self._model.imagine(track.latent, command.to(_device_of(self._model))[:, None, None])
 
 
 def _stall(track: _Track, decision: Decision, row: int, near: float) -> float:

@@ -202,6 +202,14 @@ class SupportsNovelty(Protocol):
 
 
 @runtime_checkable
+class SupportsProprioception(Protocol):
+    """A model that imagines what the robot feels."""
+
+    def proprioception(self, latents: Any) -> Tensor:
+        """Readings `[..., P]`, in their standard deviations, of observed or imagined latents."""
+
+
+@runtime_checkable
 class SupportsDecoding(Protocol):
     """A model that renders latents."""
 

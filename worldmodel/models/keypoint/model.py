@@ -217,6 +217,11 @@ class KeypointModel(WorldModel):
             )
         return self.calibration
 
+    def proprioception(self, latents: TensorRecord) -> Tensor:
+        """See `SupportsProprioception.proprioception`."""
+        assert isinstance(latents, Belief)
+        return latents.proprio.float()
+
     @property
     def has_novelty(self) -> bool:
         """See `WorldModel.has_novelty`."""
