@@ -1,7 +1,7 @@
 """Statistics of control that grow when something is wrong, with one value per control step and robot.
 
     surprise        distance(imagined one step ahead, observed) / what the model expects of it     (running mean)
-    motion          distance(imagined one step ahead, felt), in standard deviations of the readings         (running mean)
+    motion          distance(imagined one step ahead, felt), in the readings' standard deviations     (running mean)
     disagreement    the bound that the model gives for the error at the end of its plan            (running mean)
     novelty         how unlike the training's images the observed one is                           (running mean)
     stall           control steps since the goal last came nearer by a twentieth of its distance
