@@ -98,7 +98,7 @@ class FailingPoint(PointEnv):
         if self._fails("colours"):
             image = image[..., ::-1].copy()
         if self._fails("pose"):
-            image = np.clip(image.astype(int) + [20, 0, 0], 0, 255).astype(np.uint8)
+            image = np.clip(image + np.array([20, 0, 0]), 0, 255).astype(np.uint8)
         return {**seen, "images": {"camera": image}}
 
     def _fails(self, kind: str) -> bool:

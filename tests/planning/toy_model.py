@@ -37,9 +37,9 @@ def make_model(
             view = model.view(camera.name)
             view.compression.fit(model.encoder.encode_frames(pixels)[None])
             if novelty:
-                tokens = {camera.name: model.tokens(camera.name, pixels)}
-                fit_novelty(model, {camera.name: list(tokens.values())})
-                calibrate_novelty(model, [tokens])
+                learned, held_out = model.tokens(camera.name, pixels).chunk(2)
+                fit_novelty(model, {camera.name: [learned]})
+                calibrate_novelty(model, [{camera.name: held_out}])
     return model.eval()
 
 
