@@ -48,7 +48,7 @@ class MonitorConfig:
 
     calibration: str | Path | None
     on_alarm: str = "stop"
-    window: int = 4
+    window: int = 2
 
     def __post_init__(self) -> None:
         read_on_alarm(self.on_alarm)

@@ -4,10 +4,12 @@ python -m planning.calibrate env=push checkpoint=push                       # â†
 python -m benchmarks.planning.monitor env=push checkpoint=push n=40 nominal=200
 
 Options: `n` runs with each failure, `nominal` runs without, the `monitor`'s file, and those of planning.calibrate that
-say how the runs are made. Pairs come from seed 902. Every failure begins at a random step of the first half of the run
+say how the runs are made. Pairs come from seed 903. Every failure begins at a random step of the first half of the run
 that reached the goal of the same pair without one; pairs whose goal was not reached are left out. Runs end when the
-simulator sees success. Detection time is the share of the run until the alarm, as in FIPER (arXiv 2510.09459), and an
-alarm from before the failure is a false one. Intervals are Wilson's, at 95 %.
+simulator sees success. Detection time is the share of the run until the alarm, as in FIPER (arXiv 2510.09459), `delay`
+the control steps from the beginning of the failure to the alarm (median), `before` the number of runs with an alarm
+before the failure, which is a false one, and `reached` the runs that reached their goal nevertheless. Intervals are
+Wilson's, at 95 %.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import sys
 import zlib
 from collections.abc import Sequence
@@ -41,7 +44,7 @@ from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 
-SEED = 902
+SEED = 903
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +141,8 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     reached = [run for run in fresh if run.reached and not run.diverged]
     nominal = [Detection.of(run, calibration) for run in reached]
     found = table(
-        f"{spec.env}: failures, {own.n} runs each", "", "runs", "alarms", "AUROC", "detection time", "delay [steps]",
-        "alarmed before", "reached nevertheless", "first check",
+        f"{spec.env}: failures, {own.n} runs each", "", "runs", "alarms", "AUROC", "detection time", "delay",
+        "before", "reached", "first check",
     )  # fmt: skip
     rates = []
     for kind in KINDS:
@@ -219,5 +222,6 @@ def read(arguments: Sequence[str]) -> tuple[Options, dict[str, Any]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    logging.getLogger("planning.monitor").setLevel(logging.ERROR)  # hundreds of alarms are expected
     with ending_in_one_line("what was finished is kept; the same command goes on from there"):
         measure(*read(sys.argv[1:]))
