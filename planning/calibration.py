@@ -121,9 +121,9 @@ class Calibration:
             **belongs_to,
         )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write it as JSON."""
-        write_json({"version": _VERSION, **dataclasses.asdict(self)}, path, indent=1)
+        write_json({"version": _VERSION, **dataclasses.asdict(self)}, Path(path), indent=1)
 
 
 def conformal_rank(count: int, alpha: float) -> int:

@@ -21,7 +21,7 @@ import torch
 
 from planning.actions.limits import ActionLimits
 from planning.alarms import Alarm, Check, OnAlarm, read_on_alarm
-from planning.calibration import hash_of, read_calibration, require_same
+from planning.calibration import read_calibration, require_same
 from planning.controller import Decision
 from planning.scores import Scores
 from planning.types import Model
@@ -56,10 +56,8 @@ class MonitorConfig:
             raise UserError(f"window of the monitor is {self.window!r}: expected a whole number, 1 to {MOST_WINDOW}")
 
 
-def make_monitor(
-    config: MonitorConfig, model: Model, checkpoint: Callable[[], str], planner: Mapping[str, Any]
-) -> Monitor:
-    """The monitor of a model that plans with `planner`'s options. `checkpoint` gives the model's hash.
+def make_monitor(config: MonitorConfig, model: Model, belongs_to: Callable[[], Mapping[str, str]]) -> Monitor:
+    """The monitor of a model. `belongs_to` gives the hashes of `checkpoint` and `planner`, which are read if needed.
 
     Raises:
         UserError: for a calibration that cannot be read, or that belongs to another model or planner.
@@ -68,7 +66,7 @@ def make_monitor(
         return Monitor(model, {}, config.window, config.on_alarm)
     path = Path(config.calibration)
     found = read_calibration(path)
-    require_same(found, path, checkpoint(), hash_of(planner))
+    require_same(found, path, **belongs_to())
     return Monitor(model, found.thresholds, found.window, config.on_alarm)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planning.alarms import Alarm, OnAlarm
+from planning.calibration import hash_of
 from planning.controller import Controller, Decision
 from planning.faults import Fault, FaultKind
 from planning.flight import FlightConfig
@@ -139,14 +140,14 @@ class RobotController:
     ) -> None:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
-        settings = read_settings(options)
-        strategy = make_strategy(settings, seed)
-        place, source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
-        model = read_model(source, place, precision)
+        self._settings = read_settings(options)
+        strategy = make_strategy(self._settings, seed)
+        place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
+        model = read_model(self._source, place, precision)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
-        self._monitor = None if monitor is None else make_monitor(monitor, model, lambda: source.sha256, settings)
+        self._monitor = None if monitor is None else make_monitor(monitor, model, lambda: self.belongs_to)
         self._controller = Controller(model, strategy, [goals], place, reached_distance, watcher=self._monitor)
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)
@@ -160,6 +161,11 @@ class RobotController:
         with self._alone():
             self._controller.reset(0, read_goals(goal, self.spec, self._fit))
             self._logbook.end_episode()
+
+    @property
+    def belongs_to(self) -> dict[str, str]:
+        """Hashes of the world model and of the planner's options, which a monitor's calibration keeps."""
+        return {"checkpoint": self._source.sha256, "planner": hash_of(self._settings)}
 
     @property
     def stopped(self) -> Fault | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from planning.alarms import OnAlarm, read_on_alarm
+from planning.calibration import hash_of
 from planning.controller import Decision, choose_reached_distance
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
@@ -114,7 +115,8 @@ def run(config: Config) -> None:
 def _monitor(options: RunConfig, model: Any, checkpoint: Checkpoint, planner: Any) -> Monitor | None:
     if options.monitor is None:
         return None
-    return make_monitor(MonitorConfig(options.monitor, options.on_alarm), model, lambda: checkpoint.sha256, planner)
+    config = MonitorConfig(options.monitor, options.on_alarm)
+    return make_monitor(config, model, lambda: {"checkpoint": checkpoint.sha256, "planner": hash_of(planner)})
 
 
 @contextlib.contextmanager

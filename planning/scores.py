@@ -18,7 +18,7 @@ import collections
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -159,7 +159,7 @@ def _stall(track: _Track, decision: Decision, row: int, near: float) -> float:
     return float(track.waited)
 
 
-def highest(scores: Iterator[Mapping[Check, float]]) -> dict[Check, float]:
+def highest(scores: Iterable[Mapping[Check, float]]) -> dict[Check, float]:
     """The largest value of every score over a run."""
     largest: dict[Check, float] = {}
     for each in scores:

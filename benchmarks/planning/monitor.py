@@ -33,6 +33,7 @@ from planning.calibration import FILE, Calibration, hash_of, read_calibration, r
 from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.statistics import wilson_interval
+from planning.evaluation.task import from_pair
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all, watch_episodes
 from planning.loading import RUNS, choose_checkpoint, read_model
 from planning.monitor import Monitor
@@ -43,8 +44,10 @@ from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
 
 SEED = 903
+_TIMED_STEPS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +155,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
         rates.append(_add(found, kind, runs, since, calibration, nominal))
     console.print(found)
     _print_false_alarms(calibration, nominal, rates)
+    _print_plan_time(envs[0], pairs[0], WorldModelPolicy(model, make_strategy(settings, 0), device), policy)
 
 
 def _add(
@@ -195,6 +199,24 @@ def _print_false_alarms(calibration: Calibration, nominal: Sequence[Detection], 
     console.print(f"true positive rate {np.mean(rates):.2f}, balanced accuracy {accuracy:.2f}, over all failures")
     for check, most in calibration.thresholds.items():
         console.print(f"threshold of {check}: {most:.3g}, false alarms {sum(d.check == check for d in false)}")
+
+
+def _print_plan_time(env: Any, pair: Pair, alone: WorldModelPolicy, watched: WorldModelPolicy) -> None:
+    """Of the same observations, in turn; the first ones warm up."""
+    env.arrange(None, 0, 0)
+    task, taken = from_pair(env, pair), dict[WorldModelPolicy, list[float]]()
+    seen, _ = env.reset(options={"state": task.start_state})
+    for policy in (alone, watched):
+        policy.reset([task])
+    for _ in range(_TIMED_STEPS):
+        for policy in (alone, watched):
+            decision = policy.act(Observation.stack([Observation.of(seen)]))
+            taken.setdefault(policy, []).append(decision.plan_ms)
+        seen, *_ = env.step(decision.actions[0])
+    before, after = (float(np.median(taken[policy][_TIMED_STEPS // 5 :])) for policy in (alone, watched))
+    console.print(
+        f"a plan takes {before:.1f} ms alone and {after:.1f} ms watched (medians): {after / before:.3f} times"
+    )
 
 
 def _say(runs: Sequence[WatchedRun], total: int) -> None:
