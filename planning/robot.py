@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from planning.alarms import Alarm, OnAlarm
 from planning.calibration import hash_of
 from planning.controller import Controller, Decision
-from planning.faults import Fault, FaultKind
+from planning.faults import Fault
 from planning.flight import FlightConfig
 from planning.gate import Gate, GateConfig
 from planning.goal_image import CROP, require_fit
@@ -112,7 +112,8 @@ class RobotController:
         record: a trajectory store, made or added to, for what the robot sees and is told to do; None for none.
         flight: a folder for the flight recorder, or its options. It keeps the last 60 s, and writes them after a fault
             that stops the robot; None for none.
-        monitor: tests of surprise, disagreement, novelty and progress, calibrated on successful runs; None for none.
+        monitor: tests of surprise, disagreement, novelty and progress, calibrated on successful runs; None for none. An
+            alarm can only stop a robot with a gate.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -169,15 +170,8 @@ class RobotController:
 
     @property
     def stopped(self) -> Fault | None:
-        """The fault that stopped the robot, until `resume`; None while it may move."""
-        if self._gate is not None:
-            return self._gate.stopped
-        alarm = self._stopping_alarm()
-        return None if alarm is None else Fault(FaultKind.ALARM, alarm.since_step, str(alarm))
-
-    def _stopping_alarm(self) -> Alarm | None:
-        stops = self._monitor is not None and self._monitor.on_alarm == OnAlarm.STOP
-        return self._monitor.alarm(0) if self._monitor is not None and stops else None
+        """The fault that stopped the robot, until `resume`; None while it may move, and without a gate."""
+        return None if self._gate is None else self._gate.stopped
 
     def resume(self) -> None:
         """Let a stopped robot move again, toward the same goal. Otherwise do nothing.
@@ -219,7 +213,7 @@ class RobotController:
             read = self._read(images, proprio, command)
             decision = RobotDecision.of(self._controller.act(*read))
             self._logbook.keep(read, decision.details)
-            return dataclasses.replace(decision, fault=self.stopped)
+            return decision
         on_alarm = OnAlarm.GO_ON if self._monitor is None else self._monitor.on_alarm
         made, seen, late = act_guarded(
             self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp, on_alarm
@@ -283,3 +277,5 @@ def _require_kinds(gate: Any, record: Any, flight: Any, monitor: Any) -> None:
     ):
         if given is not None and not isinstance(given, kinds):
             raise UserError(f"{name} is {given!r}: expected {expected}, or None")
+    if monitor is not None and monitor.on_alarm == OnAlarm.STOP and gate is None:
+        raise UserError("on_alarm is stop, and there is no gate: expected RobotController(gate=...), slow or go_on")

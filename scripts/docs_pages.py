@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "plan",
     "evaluate": "evaluate",
     "manifest": "manifest",
+    "calibrate": "calibrate",
     "compare": "compare",
 }
 

@@ -234,12 +234,9 @@ def see(controller: RobotController, column: float) -> Any:
     return controller.act(draw(np.array([column, 8.0])), [column, 8.0])
 
 
-@pytest.mark.parametrize("gate", [None, GateConfig()])
-def test_an_alarm_stops_a_robot_until_a_person_resumes(
-    checkpoint: Path, tmp_path: Path, gate: GateConfig | None
-) -> None:
+def test_an_alarm_stops_a_robot_until_a_person_resumes(checkpoint: Path, tmp_path: Path) -> None:
     config = MonitorConfig(write_calibration(checkpoint, tmp_path / "monitor.json"))
-    controller = make(checkpoint, config, gate=gate)
+    controller = make(checkpoint, config, gate=GateConfig())
     first = see(controller, 12.0)
     assert first.alarm is None and first.fault is None and first.action.any() and controller.stopped is None
     second = see(controller, 2.0)
@@ -247,6 +244,8 @@ def test_an_alarm_stops_a_robot_until_a_person_resumes(
     for decision in (second, see(controller, 2.0), see(controller, 2.0)):
         assert decision.fault is not None and decision.fault.kind == FaultKind.ALARM and not decision.action.any()
         assert controller.stopped == decision.fault
+    controller.toward(GOAL)
+    assert not see(controller, 2.0).action.any(), "another goal lets nobody go"
     controller.resume()
     assert controller.stopped is None
     again = see(controller, 2.0)
@@ -285,7 +284,7 @@ def test_thresholds_of_another_model_or_planner_are_refused(
 ) -> None:
     path = write_calibration(checkpoint, tmp_path / "monitor.json", **changed)
     with pytest.raises(UserError, match=message):
-        make(checkpoint, MonitorConfig(path))
+        make(checkpoint, MonitorConfig(path, "slow"))
 
 
 def test_options_that_make_no_sense(checkpoint: Path, tmp_path: Path) -> None:
@@ -295,8 +294,10 @@ def test_options_that_make_no_sense(checkpoint: Path, tmp_path: Path) -> None:
         MonitorConfig(None, window=0)
     with pytest.raises(UserError, match="monitor is 'x': expected a MonitorConfig, or None"):
         make(checkpoint, "x")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="on_alarm is stop, and there is no gate: expected RobotController"):
+        make(checkpoint, MonitorConfig(None))
     with pytest.raises(UserError, match=r"there is no .*missing\.json"):
-        make(checkpoint, MonitorConfig(tmp_path / "missing.json"))
+        make(checkpoint, MonitorConfig(tmp_path / "missing.json", "slow"))
     (tmp_path / "broken.json").write_text(json.dumps({"version": 1, "alpha": 0.1}))
     with pytest.raises(UserError, match=r"broken\.json"):
-        make(checkpoint, MonitorConfig(tmp_path / "broken.json"))
+        make(checkpoint, MonitorConfig(tmp_path / "broken.json", "slow"))
