@@ -99,7 +99,7 @@ class Scores:
     @torch.no_grad()
     def measure(self, decision: Decision) -> tuple[dict[Check, float], ...]:
         """The scores of every robot at this control step. The decision's plans are imagined with confidence."""
-        with _with_confidence(self._model, self._has_confidence):
+        with _imagining(self._model, self._has_confidence):
             imagined = decision.imagined
             return tuple(self._measure(row, decision, imagined[row]) for row in range(len(decision.latents)))
 
@@ -169,16 +169,22 @@ def highest(scores: Iterable[Mapping[Check, float]]) -> dict[Check, float]:
 
 
 @contextlib.contextmanager
-def _with_confidence(model: Any, is_wanted: bool) -> Iterator[None]:
-    """In here, the model imagines with confidence if it can. A search need not."""
-    if not is_wanted:
-        yield
-        return
-    before, model.with_confidence = model.with_confidence, True
+def _imagining(model: Any, with_confidence: bool) -> Iterator[None]:
+    """In here, the model imagines with confidence if it can, and in single precision. A search need not.
+
+    Of a single sample, autocast to bfloat16 takes longer than the computation.
+    """
+    settings: dict[str, Any] = {"with_confidence": True} if with_confidence else {}
+    if hasattr(model, "precision"):
+        settings["precision"] = torch.float32
+    before = {name: getattr(model, name) for name in settings}
+    for name, value in settings.items():
+        setattr(model, name, value)
     try:
         yield
     finally:
-        model.with_confidence = before
+        for name, value in before.items():
+            setattr(model, name, value)
 
 
 def _device_of(model: Any) -> torch.device:
