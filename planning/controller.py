@@ -7,8 +7,8 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
+from planning.alarms import Alarm, Check
 from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
+from planning.rows import Row
 from planning.types import CostFn, Model, Optimiser, Plan, Problem
 from planning.verification import Verification
 from worldmodel.core.errors import UserError
@@ -92,6 +94,8 @@ class Decision:
         planned: whether a plan was made at this step, or the last one is still being executed.
         latents: of the current observation, `[1, ...]` per row; empty for a policy without a model.
         plans: each row's plan in execution, from its first action on; None without one.
+        alarm: the monitor's alarm of each row, None where all is well; empty without a monitor.
+        scores: the monitor's scores of each row; empty without a monitor.
     """
 
     actions: NDArray[np.float32]
@@ -107,6 +111,8 @@ class Decision:
     latents: tuple[Any, ...] = dataclasses.field(default=(), repr=False, compare=False)
     plans: tuple[Plan | None, ...] = dataclasses.field(default=(), repr=False, compare=False)
     imagine: Callable[[], tuple[Any, ...]] = dataclasses.field(default=tuple, repr=False, compare=False)
+    alarm: tuple[Alarm | None, ...] = ()
+    scores: tuple[Mapping[Check, float], ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     @functools.cached_property
     def imagined(self) -> tuple[Any, ...]:
@@ -124,35 +130,23 @@ class Decision:
         return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, never, unknown[:, None])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """The state of control of one environment.
+class Watcher(Protocol):
+    """Looks at every decision of a controller, as `planning.monitor` does."""
 
-    Attributes:
-        goals: latents `[1, ...]` of its sub-goals, in order.
-        targets: features `[1, F]` of their images if plans are verified, else empty.
-        sub_goal: index of the current sub-goal.
-        step: control steps since the episode began.
-        latent: latent `[1, ...]` after the last observation.
-        command: `[1, A]`, the last command.
-        plan: the plan in execution, with one row. None if no plan could be used.
-        planned_at: the control step in which the plan was made.
-        refused: whether there is no plan because the verification refused it.
-    """
+    def require_known(self, goal: Any) -> None:
+        """Raises UserError for a goal `[1, ...]` that must not be headed for."""
 
-    goals: tuple[Any, ...]
-    targets: tuple[Tensor, ...] = ()
-    sub_goal: int = 0
-    step: int = 0
-    latent: Any = None
-    command: Tensor | None = None
-    plan: Plan | None = None
-    planned_at: int = 0
-    refused: bool = False
+    def begin(self, row: int) -> None:
+        """A new episode begins for robot `row`."""
 
-    @property
-    def goal(self) -> Any:
-        return self.goals[self.sub_goal]
+    def forget(self, row: int) -> None:
+        """There is a gap in what robot `row` saw."""
+
+    def was_given(self, row: int, command: Tensor) -> None:
+        """Robot `row` was given `command [1, A]` instead of the one decided last."""
+
+    def watch(self, decision: Decision, limits: ActionLimits, last: Tensor) -> Decision:
+        """The decision as it is to be carried out, after the commands `last [B, A]`."""
 
 
 def choose_reached_distance(wanted: float | None, model: Model) -> float:
@@ -182,9 +176,11 @@ class Controller:
         reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
         verification: checks the decoded end of a plan before the plan is executed, or None.
+        watcher: looks at every decision, or None.
 
     Raises:
-        UserError: for a goal that the model cannot read, and for a `reached_distance` that is not above 0.
+        UserError: for a goal that the model cannot read or the watcher refuses, and for a `reached_distance` that is
+            not above 0.
     """
 
     def __init__(
@@ -196,21 +192,25 @@ class Controller:
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
         verification: Verification | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        self._model, self._strategy, self._device, self._verification = model, strategy, device, verification
+        self._model, self._strategy, self._device = model, strategy, device
+        self._verification, self._watcher = verification, watcher
         prepare(model, strategy.objective)
         self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
-        self._rows = [self._begin(goal) for goal in goals]
+        self._rows = [self._begin(row, goal) for row, goal in enumerate(goals)]
 
     def reset(self, row: int, goal: Goal | Sequence[Goal]) -> None:
         """Begin a new episode in environment `row` toward `goal`."""
-        self._rows[row] = self._begin(goal)
+        self._rows[row] = self._begin(row, goal)
 
     def look_anew(self, row: int) -> None:
         """Forget what environment `row` showed and planned, but not where it is heading: a new episode begins there."""
         known = self._rows[row]
-        self._rows[row] = _Row(known.goals, known.targets, known.sub_goal)
+        self._rows[row] = Row(known.goals, known.targets, known.sub_goal)
+        if self._watcher is not None:
+            self._watcher.forget(row)
 
     def has_begun(self, row: int) -> bool:
         """Whether environment `row` has been given a command in this episode."""
@@ -224,15 +224,22 @@ class Controller:
         """Environment `row` was given `command [A]` instead of the action decided last. Its plan is kept."""
         given = torch.as_tensor(command, device=self._device)[None]
         self._rows[row] = dataclasses.replace(self._rows[row], command=given)
+        if self._watcher is not None:
+            self._watcher.was_given(row, given)
 
     @torch.no_grad()
-    def _begin(self, goal: Goal | Sequence[Goal]) -> _Row:
+    def _begin(self, row: int, goal: Goal | Sequence[Goal]) -> Row:
         goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
         if not goals or not all(isinstance(one, Goal) for one in goals):
             raise UserError(f"goal is {goal!r}: expected a Goal, or several of them in turn")
         verify = self._verification
         targets = () if verify is None else tuple(verify.target(one) for one in goals)
-        return _Row(tuple(self._model.goal(one) for one in goals), targets)
+        wanted = tuple(self._model.goal(one) for one in goals)
+        if self._watcher is not None:
+            for one in wanted:
+                self._watcher.require_known(one)
+            self._watcher.begin(row)
+        return Row(wanted, targets)
 
     @torch.no_grad()
     def act(
@@ -259,13 +266,16 @@ class Controller:
         rows, planned = self._plan(rows, deadline)
         actions, replaced = self._decide(rows)
         made = self._decision(rows, actions, replaced, distance, planned)
+        if self._watcher is not None:
+            made = self._watch(self._watcher, made, rows, commands)
+            actions = torch.as_tensor(made.actions, device=self._device)
         self._rows = [
             dataclasses.replace(row, command=action, step=row.step + 1)
             for row, action in zip(rows, actions.split(1), strict=True)
         ]
         return dataclasses.replace(made, plan_ms=(time.perf_counter() - started) * 1e3)
 
-    def _look(self, row: _Row, seen: Observation, command: NDArray[np.float32] | None) -> _Row:
+    def _look(self, row: Row, seen: Observation, command: NDArray[np.float32] | None) -> Row:
         """The row after the observation `seen [1, ...]`, with the command `[A]` that the user or a reading gives."""
         latent = self._model.observe(row.latent, seen, row.command)
         if command is not None:
@@ -273,7 +283,7 @@ class Controller:
             row = dataclasses.replace(row, command=self.limits.clip(given))
         return dataclasses.replace(row, latent=latent)
 
-    def _head_on(self, row: _Row) -> tuple[_Row, float]:
+    def _head_on(self, row: Row) -> tuple[Row, float]:
         """The row with its next sub-goal if it has reached one, and the distance to the current one."""
         distance = self._distance(row)
         while self._is_near(distance) and row.sub_goal + 1 < len(row.goals):
@@ -282,14 +292,14 @@ class Controller:
             distance = self._distance(row)
         return row, distance
 
-    def _distance(self, row: _Row) -> float:
+    def _distance(self, row: Row) -> float:
         return float(self._model.distance(row.latent, row.goal))
 
     def _is_near(self, distance: float) -> bool:
         """Whether a goal counts as reached. A distance that is not finite means a broken model, and never counts."""
         return math.isfinite(distance) and distance <= self.reached_distance
 
-    def _plan(self, rows: list[_Row], deadline: float | None) -> tuple[list[_Row], bool]:
+    def _plan(self, rows: list[Row], deadline: float | None) -> tuple[list[Row], bool]:
         """The rows, with new plans where one is due, and whether any plan was made.
 
         Rows share a batch if they are at the same step of their episodes, and all or none of them have a previous plan.
@@ -312,28 +322,41 @@ class Controller:
                 rows[i] = dataclasses.replace(rows[i], plan=None if refused else made, planned_at=step, refused=refused)
         return rows, bool(due)
 
-    def _is_verified(self, row: _Row, plan: Plan) -> bool:
+    def _is_verified(self, row: Row, plan: Plan) -> bool:
         verify = self._verification
         return verify is None or verify.accepts(row.latent, plan.actions, row.targets[row.sub_goal])
 
-    def _plan_group(self, rows: Sequence[_Row], step: int, deadline: float | None) -> Plan:
+    def _plan_group(self, rows: Sequence[Row], step: int, deadline: float | None) -> Plan:
         cost = LatentGoalCost(
             self._model, [row.latent for row in rows], [row.goal for row in rows], self._strategy.objective
         )
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
-        last = torch.cat([_command(row) for row in rows])
+        last = torch.cat([row.in_force for row in rows])
         return self._strategy.plan(cost, self.limits, last, step, memory, deadline)
 
-    def _decide(self, rows: list[_Row]) -> tuple[Tensor, Tensor]:
+    def _decide(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """The actions `[B, A]`, and whether each was replaced by rest `[B]`."""
-        last = torch.cat([_command(row) for row in rows])
+        last = torch.cat([row.in_force for row in rows])
         nothing = torch.full_like(last[:1], torch.nan)
         wanted = [nothing if row.plan is None else row.plan.actions[:, row.step - row.planned_at] for row in rows]
         return safe_actions(torch.cat(wanted), self.limits, last)
 
+    def _watch(
+        self,
+        watcher: Watcher,
+        made: Decision,
+        rows: Sequence[Row],
+        commands: Sequence[NDArray[np.float32] | None],
+    ) -> Decision:
+        """The decision as it is to be carried out. `commands` are those that the user says were in force."""
+        for i, command in enumerate(commands):
+            if command is not None:
+                watcher.was_given(i, torch.as_tensor(command)[None])
+        return watcher.watch(made, self.limits, torch.cat([row.in_force for row in rows]))
+
     def _decision(
-        self, rows: list[_Row], actions: Tensor, replaced: Tensor, distance: list[float], planned: bool
+        self, rows: list[Row], actions: Tensor, replaced: Tensor, distance: list[float], planned: bool
     ) -> Decision:
         iterations = max((row.plan.trace.shape[1] for row in rows if row.plan is not None), default=1)
         without = torch.full((1, iterations), torch.nan)
@@ -355,15 +378,10 @@ class Controller:
         )
 
     @torch.no_grad()
-    def _imagine(self, rows: Sequence[_Row]) -> tuple[Any, ...]:
-        def ahead(row: _Row) -> Any:
+    def _imagine(self, rows: Sequence[Row]) -> tuple[Any, ...]:
+        def ahead(row: Row) -> Any:
             if row.plan is None:
                 return None
             return self._model.imagine(row.latent, row.plan.actions[:, None, row.step - row.planned_at :])
 
         return tuple(ahead(row) for row in rows)
-
-
-def _command(row: _Row) -> Tensor:
-    assert row.command is not None, "a command is in force as soon as something was seen"
-    return row.command

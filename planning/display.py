@@ -9,6 +9,7 @@ from planning.environment import Metric
 from planning.evaluation.comparison import Comparison
 from planning.evaluation.episodes import Episode
 from planning.evaluation.report import Summary, short
+from planning.evaluation.watched import WatchedRun
 from worldmodel.cli.progress import Steps
 from worldmodel.cli.tables import Table, table
 
@@ -27,6 +28,26 @@ class EpisodeProgress:
         self._shown.step(self._done, f"{reached} of {len(episodes)} reached" if episodes else "")
 
     def __enter__(self) -> EpisodeProgress:
+        self._shown.begin(self._title, 0, self._total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shown.end()
+
+
+class RunProgress:
+    """Shows the number of finished runs of `total`, and how many reached their goal."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._shown = title, total, Steps()
+
+    def update(self, runs: Sequence[WatchedRun]) -> None:
+        """`runs` are all finished ones."""
+        self._shown.step(len(runs), f"{sum(run.reached for run in runs)} of {len(runs)} reached" if runs else "")
+
+    def __enter__(self) -> RunProgress:
         self._shown.begin(self._title, 0, self._total)
         return self
 

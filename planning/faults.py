@@ -10,6 +10,7 @@ class FaultKind(enum.StrEnum):
     """What must not happen on the way from cameras to motors."""
 
     ACTION = "action"  # the action breaks the limits: a mistake in this software
+    ALARM = "alarm"  # the monitor found that something is wrong
     CLOCK = "clock"  # a time stamp repeats, goes back, lies ahead or is no number
     FROZEN = "frozen"  # a camera shows the same frame again and again
     LATE = "late"  # the decision came after the deadline

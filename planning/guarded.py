@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planning.alarms import OnAlarm
 from planning.controller import Controller, Decision
 from planning.faults import FaultKind
 from planning.gate import Gate
@@ -26,7 +27,12 @@ Read = tuple[Observation, NDArray[np.float32] | None]
 
 
 def act_guarded(
-    gate: Gate, controller: Controller, spec: EnvironmentSpec, read: Callable[[], Read], stamp: Any = None
+    gate: Gate,
+    controller: Controller,
+    spec: EnvironmentSpec,
+    read: Callable[[], Read],
+    stamp: Any = None,
+    on_alarm: str = OnAlarm.STOP,
 ) -> tuple[Decision, Read | None, bool]:
     """The decision of a control step as it passes the gate, what was read, and whether the decision was late.
 
@@ -38,6 +44,7 @@ def act_guarded(
         spec: specification of the robot.
         read: reads the observation. What it raises is a fault.
         stamp: when the images were taken [s of `time.monotonic`], or None.
+        on_alarm: what an alarm of the controller's monitor does. With `stop`, it is a fault.
 
     Raises:
         UserError: if nobody knows what to hold.
@@ -58,6 +65,8 @@ def act_guarded(
             made = controller.act(seen[0], None if is_known else last[None], gate.search_deadline(begun))
         except Exception as error:  # a model may be anybody's
             gate.report(FaultKind.MODEL, f"{type(error).__name__}: {_described(error)}")
+        else:
+            _report_alarm(gate, made, on_alarm)
         late = gate.check_time(begun)
         if made is not None and made.replaced[0]:
             gate.report(FaultKind.NO_PLAN, "the model gave no plan with finite numbers")
@@ -73,6 +82,12 @@ def act_guarded(
         made, actions=command[None], replaced=is_rest, plan_ms=(time.perf_counter() - started) * 1e3
     )
     return passed, seen, late
+
+
+def _report_alarm(gate: Gate, made: Decision, on_alarm: str) -> None:
+    alarm = made.alarm[0] if made.alarm else None
+    if alarm is not None and on_alarm == OnAlarm.STOP:
+        gate.report(FaultKind.ALARM, str(alarm))
 
 
 def _in_force(gate: Gate, spec: EnvironmentSpec, seen: Read | None) -> NDArray[np.float32]:

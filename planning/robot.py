@@ -25,6 +25,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from planning.alarms import Alarm, OnAlarm
+from planning.calibration import hash_of
 from planning.controller import Controller, Decision
 from planning.faults import Fault
 from planning.flight import FlightConfig
@@ -35,6 +37,7 @@ from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
 from planning.loading import Checkpoint, read_decoder, read_model
 from planning.logbook import Logbook
+from planning.monitor import MonitorConfig, make_monitor
 from planning.planner import GoalLike
 from planning.registry import make_strategy
 from planning.settings import read_settings
@@ -62,6 +65,7 @@ class RobotDecision:
         fault: what the gate stopped the robot for, or found at this step; None if all is well, and without a gate. The
             action is rest if there is one.
         late: whether the decision came after the gate's deadline.
+        alarm: the test of the monitor that has failed, until `toward` or `resume`; None if all is well.
     """
 
     action: NDArray[np.float32]
@@ -74,6 +78,7 @@ class RobotDecision:
     details: Decision = dataclasses.field(repr=False)
     fault: Fault | None = None
     late: bool = False
+    alarm: Alarm | None = None
 
     @classmethod
     def of(cls, decision: Decision) -> RobotDecision:
@@ -87,6 +92,7 @@ class RobotDecision:
             bool(decision.refused[0]),
             decision.plan_ms,
             decision,
+            alarm=decision.alarm[0] if decision.alarm else None,
         )
 
 
@@ -113,12 +119,15 @@ class RobotController:
         decoder: folder that `python -m worldmodel.decode` has written for this checkpoint. Only `verify` needs it.
         verify: the action is rest unless the decoded end of a plan is nearer to the goal image than the present by this
             fraction, from 0 to below 1. None executes every plan.
+        monitor: tests of surprise, disagreement, novelty and progress, calibrated on successful runs; None for none. An
+            alarm can only stop a robot with a gate.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
 
     Raises:
-        UserError: for a checkpoint, a goal or an option that cannot be used.
+        UserError: for a checkpoint, a goal or an option that cannot be used. With a monitor, also for a goal that is
+            unlike anything seen in training.
     """
 
     def __init__(
@@ -137,19 +146,23 @@ class RobotController:
         flight: str | Path | FlightConfig | None = None,
         decoder: str | Path | None = None,
         verify: float | None = None,
+        monitor: MonitorConfig | None = None,
     ) -> None:
         require_fit(goal_fit)
-        _require_kinds(gate, record, flight)
-        strategy = make_strategy(read_settings(options), seed)
-        place = pick_device(device)
-        source = Checkpoint(str(checkpoint), str(checkpoint))
-        model = read_model(source, place, precision)
-        shows, _ = read_decoder(None if decoder is None else str(decoder), model, source)
+        _require_kinds(gate, record, flight, monitor)
+        self._settings = read_settings(options)
+        strategy = make_strategy(self._settings, seed)
+        place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
+        model = read_model(self._source, place, precision)
+        shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
-        self._controller = Controller(model, strategy, [goals], place, reached_distance, None, verification)
+        self._monitor = None if monitor is None else make_monitor(monitor, model, lambda: self.belongs_to)
+        self._controller = Controller(
+            model, strategy, [goals], place, reached_distance, None, verification, self._monitor
+        )
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)
         self._logbook = Logbook(self.spec, record, FlightConfig(flight) if isinstance(flight, str | Path) else flight)
@@ -164,6 +177,11 @@ class RobotController:
             self._logbook.end_episode()
 
     @property
+    def belongs_to(self) -> dict[str, str]:
+        """Hashes of the world model and of the planner's options, which a monitor's calibration keeps."""
+        return {"checkpoint": self._source.sha256, "planner": hash_of(self._settings)}
+
+    @property
     def stopped(self) -> Fault | None:
         """The fault that stopped the robot, until `resume`; None while it may move, and without a gate."""
         return None if self._gate is None else self._gate.stopped
@@ -174,6 +192,8 @@ class RobotController:
         What was wrong has to be put right before: a camera that is still frozen stops it again.
         """
         with self._alone():
+            if self._monitor is not None and self._monitor.alarm(0) is not None:
+                self._monitor.begin(0)
             if self._gate is not None and self._gate.stopped is not None:
                 self._gate.resume()
 
@@ -207,8 +227,9 @@ class RobotController:
             decision = RobotDecision.of(self._controller.act(*read))
             self._logbook.keep(read, decision.details)
             return decision
+        on_alarm = OnAlarm.GO_ON if self._monitor is None else self._monitor.on_alarm
         made, seen, late = act_guarded(
-            self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp
+            self._gate, self._controller, self.spec, lambda: self._read(images, proprio, command), stamp, on_alarm
         )
         fault = self._gate.fault
         self._logbook.keep(seen, made, fault, self._gate.stopped is not None, self._gate.repeats)
@@ -259,12 +280,15 @@ class RobotController:
             self._in_use.release()
 
 
-def _require_kinds(gate: Any, record: Any, flight: Any) -> None:
-    """Raises UserError for a `gate`, `record` or `flight` of another kind."""
+def _require_kinds(gate: Any, record: Any, flight: Any, monitor: Any) -> None:
+    """Raises UserError for a `gate`, `record`, `flight` or `monitor` of another kind."""
     for name, given, kinds, expected in (
         ("gate", gate, GateConfig, "a GateConfig"),
         ("record", record, str | Path, "the folder of a trajectory store"),
         ("flight", flight, str | Path | FlightConfig, "a folder or a FlightConfig"),
+        ("monitor", monitor, MonitorConfig, "a MonitorConfig"),
     ):
         if given is not None and not isinstance(given, kinds):
             raise UserError(f"{name} is {given!r}: expected {expected}, or None")
+    if monitor is not None and monitor.on_alarm == OnAlarm.STOP and gate is None:
+        raise UserError("on_alarm is stop, and there is no gate: expected RobotController(gate=...), slow or go_on")

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from planning.alarms import OnAlarm, read_on_alarm
+from planning.calibration import hash_of
 from planning.controller import Decision, choose_reached_distance
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
@@ -31,6 +33,7 @@ from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model
+from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from planning.threads import settle_threads
@@ -56,6 +59,8 @@ class RunConfig:
     checkpoint: str | None
     budget: int
     stop_when_reached: bool
+    monitor: str | None
+    on_alarm: str
     reached_distance: float | None
     planner_seed: int
     device: str
@@ -77,6 +82,7 @@ class RunConfig:
         if self.imagined_ahead < 1:
             raise ValueError(f"imagined_ahead={self.imagined_ahead}: a whole number from 1 up is accepted")
         require_fit(self.goal_fit)
+        read_on_alarm(self.on_alarm)
 
 
 def run(config: Config) -> None:
@@ -91,8 +97,11 @@ def run(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
         verification = make_verification(options.verify, model, decoder)
+        monitor = _monitor(options, model, checkpoint, config["planner"])
         command = read_start(options.command, spec.action)
-        policy: Policy = WorldModelPolicy(model, strategy, device, options.reached_distance, command, verification)
+        policy: Policy = WorldModelPolicy(
+            model, strategy, device, options.reached_distance, command, verification, monitor
+        )
         watched = None if decoder is None else Watched(policy, decoder)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
@@ -101,7 +110,7 @@ def run(config: Config) -> None:
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
             with threads_kept():
                 settle_threads(options.threads, model, strategy, task.goals, device)
-                stop = StopRule(options.budget, options.stop_when_reached)
+                stop = StopRule(options.budget, options.stop_when_reached, options.on_alarm == OnAlarm.STOP)
                 outcome = _attempt_live(env, watched or policy, task, stop)
             verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
             draw_plan(env, task, outcome, verdict, out / "plan.png")
@@ -112,6 +121,8 @@ def run(config: Config) -> None:
             write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
     finally:
         env.close()
+    if outcome.alarm is not None:
+        console.print(f"[red]alarm[/]: {outcome.alarm}")
     console.print(("[green]" if outcome.reached else "[yellow]") + f"{verdict}[/]")
     if outcome.refused:
         console.print(
@@ -122,6 +133,13 @@ def run(config: Config) -> None:
     console.print(f"output: {out}/{films}, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
+
+
+def _monitor(options: RunConfig, model: Any, checkpoint: Checkpoint, planner: Any) -> Monitor | None:
+    if options.monitor is None:
+        return None
+    config = MonitorConfig(options.monitor, options.on_alarm)
+    return make_monitor(config, model, lambda: {"checkpoint": checkpoint.sha256, "planner": hash_of(planner)})
 
 
 @contextlib.contextmanager
@@ -184,6 +202,7 @@ def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkp
         "judged_by": outcome.judged_by,
         "steps": len(outcome.states) - 1,
         "diverged": outcome.diverged,
+        "alarm": None if outcome.alarm is None else dataclasses.asdict(outcome.alarm),
         "steps_without_plan": outcome.replaced,
         "steps_refused": outcome.refused,
         "latent_distance": outcome.distance.tolist(),

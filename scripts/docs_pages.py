@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "plan",
     "evaluate": "evaluate",
     "manifest": "manifest",
+    "calibrate": "calibrate",
     "compare": "compare",
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from planning.alarms import Alarm
 from planning.controller import Decision
 from planning.environment import Environment, Floats
 from planning.evaluation.report import short
@@ -22,10 +23,12 @@ class StopRule:
     Attributes:
         budget: largest number of control steps.
         when_reached: whether to stop once the goal is reached.
+        when_alarmed: whether to stop at an alarm of the monitor.
     """
 
     budget: int
     when_reached: bool
+    when_alarmed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Outcome:
         refused: number of these steps in which the verification refused the plan.
         diverged: whether the simulation diverged.
         errors: errors by metric at these times, `[T+1]`, in its unit. Empty without a goal state.
+        alarm: the monitor's alarm, None if all was well.
     """
 
     reached: bool
@@ -59,6 +63,7 @@ class Outcome:
     refused: int
     diverged: bool
     errors: dict[str, NDArray[np.float64]]
+    alarm: Alarm | None = None
 
 
 def attempt(
@@ -82,6 +87,8 @@ def attempt(
         # The last decision only measures the distance. Its action is not executed.
         if step == stop.budget or (stop.when_reached and at_goal(states[0], decision)):
             return True
+        if stop.when_alarmed and any(decision.alarm):
+            return True
         on_step(step + 1, decision)
         return False
 
@@ -102,6 +109,7 @@ def attempt(
         refused=sum(int(d.refused[0]) for d in acted),
         diverged=happened.diverged,
         errors={} if task.goal_state is None else dict(env.goal_errors(happened.states, task.goal_state)),
+        alarm=next((alarm for decision in decisions for alarm in decision.alarm if alarm), None),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
-from planning.controller import Controller, Decision, Strategy
+from planning.controller import Controller, Decision, Strategy, Watcher
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.inputs import first_command
@@ -36,8 +36,9 @@ class WorldModelPolicy(Policy):
         reached_distance: float | None = None,
         start: NDArray[np.float32] | None = None,
         verification: Verification | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
-        self._model, self._strategy, self._device = model, strategy, device
+        self._model, self._strategy, self._device, self._watcher = model, strategy, device, watcher
         self._reached_distance, self._start, self._verification = reached_distance, start, verification
         self.plan_ms: list[float] = []
 
@@ -56,6 +57,7 @@ class WorldModelPolicy(Policy):
             self._reached_distance,
             self._start,
             self._verification,
+            self._watcher,
         )
 
     def act(self, observation: Observation) -> Decision:

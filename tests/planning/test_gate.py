@@ -163,7 +163,10 @@ def test_what_cannot_be_compared_is_a_fault() -> None:
         ({"most_age_s": "1"}, "most_age_s of the gate is '1'"),
         ({"frozen_after": 1}, "frozen_after of the gate is 1: expected a whole number from 2 up"),
         ({"frozen_after": True}, "frozen_after of the gate is True"),
-        ({"stop_on": {"fire"}}, "stop_on of the gate is {'fire'}: expected a set of action, clock, frozen, late"),
+        (
+            {"stop_on": {"fire"}},
+            "stop_on of the gate is {'fire'}: expected a set of action, alarm, clock, frozen",
+        ),
         ({"stop_on": None}, "stop_on of the gate is None"),
     ],
 )

@@ -12,15 +12,18 @@ from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
+from worldmodel.models.keypoint.novelty_training import calibrate_novelty, fit_novelty
 from worldmodel.models.keypoint.predictor import PredictorConfig
 
 
-def make_model(spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None, patch: int = 16) -> KeypointModel:
+def make_model(
+    spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None, patch: int = 16, novelty: bool = False
+) -> KeypointModel:
     """With random weights; its compression is fitted to `frames`, uint8 `[B, H, W, 3]` by camera; None: noise."""
     config = KeypointConfig(
         EncoderConfig(patch_size=patch, width=16, depth=1, heads=2),
         CompressionConfig(channels=8),
-        StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1),
+        StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1, novelty=novelty),
         PredictorConfig(16, 16, depth=1, prediction_steps=2),
         DistanceConfig(robot_weight=0.5),
     )
@@ -33,12 +36,20 @@ def make_model(spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = Non
             pixels = torch.from_numpy(noise if frames is None else frames[camera.name])
             view = model.view(camera.name)
             view.compression.fit(model.encoder.encode_frames(pixels)[None])
+            if novelty:
+                learned, held_out = model.tokens(camera.name, pixels).chunk(2)
+                fit_novelty(model, {camera.name: [learned]})
+                calibrate_novelty(model, [{camera.name: held_out}])
     return model.eval()
 
 
 def save_model(
-    folder: Path, spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None, patch: int = 16
+    folder: Path,
+    spec: EnvironmentSpec,
+    frames: dict[str, np.ndarray] | None = None,
+    patch: int = 16,
+    novelty: bool = False,
 ) -> Path:
     """A checkpoint of one."""
-    make_model(spec, frames, patch).save(folder, {})
+    make_model(spec, frames, patch, novelty).save(folder, {})
     return folder

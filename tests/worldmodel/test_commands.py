@@ -48,6 +48,8 @@ def trained(toy_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
     assert 'next: RobotController("runs/toy/model", goal=...), in docs/robot.md' in train.stdout
     assert "world model: runs/toy/model" in train.stdout
     assert "confidence: errors within the 90 % bound, by step: " in train.stdout
+    assert "novelty: 99.9% of the held-out images are below " in train.stdout
+    assert json.loads((folder / "runs" / "toy" / "model" / "novelty.json").read_text())["limit"] > 0
     return folder / "runs" / "toy"
 
 

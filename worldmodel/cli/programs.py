@@ -34,6 +34,7 @@ PROGRAMS: Final = {
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "plan": Program("planning.run", "act until a goal image is reached", "run"),
     "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
+    "calibrate": Program("planning.calibrate", "thresholds of the monitor, from successful runs", "calibrate"),
     "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair", "compare"),
     "manifest": Program("planning.manifest", "draw and freeze pairs of start and goal for evaluation", "manifest"),
     "data": Program("worldmodel.data", "inspect, verify, view, convert and repair recordings", None),

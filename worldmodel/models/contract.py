@@ -102,6 +102,11 @@ class WorldModel(nn.Module, abc.ABC):
         """Whether this very model has what `SupportsConfidence` asks for, and not only its family."""
         return False
 
+    @property
+    def has_novelty(self) -> bool:
+        """Whether this very model has what `SupportsNovelty` asks for, and not only its family."""
+        return False
+
     def compile_imagination(self) -> None:
         """Compile `imagine` with torch.compile, if the family supports it."""
 
@@ -193,6 +198,26 @@ class Decodable(Protocol):
 
         Observed and imagined latents have the same part. A decoder is trained on the former and renders the latter.
         """
+
+
+@runtime_checkable
+class SupportsNovelty(Protocol):
+    """A model that tells images unlike those of its training from others. Latents are of `observe` or `goal`."""
+
+    @property
+    def novelty_limit(self) -> float:
+        """The novelty that one in a thousand held-out images exceeds."""
+
+    def novelty(self, latents: Any) -> Tensor:
+        """How unlike the training the images of `latents [B, ...]` are, `[B]`, at least 0."""
+
+
+@runtime_checkable
+class SupportsProprioception(Protocol):
+    """A model that imagines what the robot feels."""
+
+    def proprioception(self, latents: Any) -> Tensor:
+        """Readings `[..., P]`, in their standard deviations, of observed or imagined latents."""
 
 
 @runtime_checkable

@@ -41,6 +41,7 @@ class StateConfig:
         hidden: width of encoder and decoder.
         embedding_width: width of the network from keypoints and features to the appearance embedding.
         robot_keypoints: keypoints that the decoder derives from proprioception.
+        novelty: whether the model learns how unlike the training an image is (`keypoint.novelty`).
     """
 
     keypoints: int = 8
@@ -49,9 +50,10 @@ class StateConfig:
     hidden: int = 128
     embedding_width: int = 256
     robot_keypoints: int = 2
+    novelty: bool = False
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)) < 1:
+        if min(dataclasses.astuple(self)[:-1]) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
 
     @property

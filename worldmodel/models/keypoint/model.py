@@ -89,6 +89,7 @@ class KeypointModel(WorldModel):
     """W(latent, actions) → latents, in keypoints on frozen V-JEPA features (V-JEPA 2-AC, arXiv 2506.09985)."""
 
     family = "keypoint"
+    largest_novelty: Tensor
 
     def __init__(self, spec: EnvironmentSpec, config: KeypointConfig) -> None:
         super().__init__(spec)
@@ -104,6 +105,8 @@ class KeypointModel(WorldModel):
         self.predictor = Predictor(config.predictor, len(spec.cameras) * config.state.size, *sizes)
         self._rollout: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
         self.calibration = Confidence(config.predictor.calibrated_steps) if config.predictor.heads > 1 else None
+        if config.state.novelty:
+            self.register_buffer("largest_novelty", torch.ones(1))
 
     def view(self, camera: str) -> View:
         """The part of the model that is learned from one camera's images."""
@@ -150,12 +153,13 @@ class KeypointModel(WorldModel):
         """See `WorldModel.goal`. It reads images of all cameras, estimates proprioception, and sets motion to zero."""
         images = self.read_image_goal(goal)
         tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
-        state = self._state(torch.cat(tokens, dim=1))
+        together = torch.cat(tokens, dim=1)
+        state = self._state(together)
         views = map(self.view, images)
         read = torch.stack([view.keypoints.robot(seen) for view, seen in zip(views, tokens, strict=True)])
         # Every reading is estimated from the camera that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
-        return Belief(state, torch.zeros_like(state), read.gather(0, best)[0])
+        return Belief(state, torch.zeros_like(state), read.gather(0, best)[0], together)
 
     def imagine(self, latent: TensorRecord, actions: Tensor) -> Belief:
         """See `WorldModel.imagine`."""
@@ -220,6 +224,36 @@ class KeypointModel(WorldModel):
             )
         return self.calibration
 
+    def proprioception(self, latents: TensorRecord) -> Tensor:
+        """See `SupportsProprioception.proprioception`."""
+        assert isinstance(latents, Belief)
+        return latents.proprio.float()
+
+    @property
+    def has_novelty(self) -> bool:
+        """See `WorldModel.has_novelty`."""
+        return self.config.state.novelty
+
+    @property
+    def novelty_limit(self) -> float:
+        """See `SupportsNovelty.novelty_limit`."""
+        return float(self.largest_novelty) if self.has_novelty else math.inf
+
+    @torch.no_grad()
+    def novelty(self, latents: TensorRecord) -> Tensor:
+        """See `SupportsNovelty.novelty`. Of several cameras, the one with the largest counts.
+
+        Raises:
+            UserError: for latents that are imagined, and from a model that was trained without novelty.
+        """
+        assert isinstance(latents, Belief)
+        if not self.has_novelty or latents.tokens is None:
+            raise UserError(
+                "nothing tells how new this is: expected an observation, and state.novelty=true in training"
+            )
+        each = [self.view(camera).novelty_of(tokens) for camera, tokens in self._of_cameras(latents.tokens)]
+        return torch.stack(each).amax(0)
+
     @property
     def reached_distance(self) -> float:
         """See `WorldModel.reached_distance`."""
@@ -248,9 +282,13 @@ class KeypointModel(WorldModel):
 
     def _state(self, tokens: Tensor) -> Tensor:
         """Standardised states `[B, Z]` from the compressed tokens of all cameras, concatenated to `[B, N, C]`."""
-        views = [self.view(camera) for camera in self.spec.camera_names]
-        of_cameras = tokens.split([view.keypoints.grid.tokens for view in views], dim=1)
-        return torch.cat([view(seen) for view, seen in zip(views, of_cameras, strict=True)], dim=-1)
+        return torch.cat([self.view(camera)(seen) for camera, seen in self._of_cameras(tokens)], dim=-1)
+
+    def _of_cameras(self, tokens: Tensor) -> list[tuple[str, Tensor]]:
+        """The tokens `[B, N, C]` of every camera, of those that are concatenated."""
+        names = self.spec.camera_names
+        sizes = [self.view(camera).keypoints.grid.tokens for camera in names]
+        return list(zip(names, tokens.split(sizes, dim=1), strict=True))
 
     def _robot_readable(self) -> Tensor:
         """The share of each reading's variance that every camera shows, `[cameras, P]`."""

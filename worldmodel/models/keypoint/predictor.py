@@ -63,7 +63,7 @@ class Belief(TensorRecord):
         state: keypoints and appearance embeddings `[..., Z]`.
         motion: the state's last change `[..., Z]`.
         proprio: proprioception `[..., P]`.
-        tokens: compressed tokens of all cameras `[..., N, C]` of an observation. None in imagined states.
+        tokens: compressed tokens of all cameras `[..., N, C]` of an observation or a goal. None in imagined states.
         variance: variance of the state among the heads `[..., Z]`, summed over the evaluations of a rollout. None
             unless it was asked for.
         strangeness: how much the inputs of the evaluations so far differ from the training data `[...]`. Its mean over

@@ -40,6 +40,7 @@ from worldmodel.models.keypoint.keypoint_training import (
 )
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.model import DistanceConfig, KeypointModel
+from worldmodel.models.keypoint.novelty_training import NoveltyStage
 from worldmodel.models.keypoint.prediction_training import PredictionConfig, PredictionTask, Recording
 from worldmodel.models.keypoint.predictor import PredictorConfig
 from worldmodel.models.keypoint.view import View
@@ -106,13 +107,15 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
     """All stages, in their order. Raises UserError when no episode is long enough."""
     samplers = Samplers.of(store, split, options)
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
-    views = []
+    views, features = [], {}
     for camera in store.spec.camera_names:
         of_camera = functools.partial(_compression, camera)
-        features = FeatureStage(camera, options.compression, of_camera, options.variation)
-        keypoints = KeypointStage(camera, options, samplers, features)
+        features[camera] = FeatureStage(camera, options.compression, of_camera, options.variation)
+        keypoints = KeypointStage(camera, options, samplers, features[camera])
         views.append(AppearanceStage(camera, options, keypoints))
-        stages += [features, keypoints, views[-1]]
+        stages += [features[camera], keypoints, views[-1]]
+    if options.state.novelty:
+        stages.append(NoveltyStage(features))
     stages.append(PredictionStage(options, samplers, views))
     return [*stages, ConfidenceStage(options, samplers, views)] if options.predictor.heads > 1 else stages
 

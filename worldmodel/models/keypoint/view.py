@@ -14,6 +14,7 @@ from worldmodel.encoders.base import PatchGrid
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, StateConfig, explained_variance
+from worldmodel.models.keypoint.novelty import Novelty
 
 
 class View(nn.Module):
@@ -36,6 +37,8 @@ class View(nn.Module):
         self.compression = Compression(compression, grid.tokens, encoder.width)
         self.keypoints = KeypointEncoder(state, grid, self.compression.channels, proprio_size)
         self.appearance = AppearanceEmbedding(state.raw_size, state.embedding, state.embedding_width)
+        # Checkpoints from before there was novelty have no such buffers.
+        self.novelty = Novelty(grid.tokens, self.compression.channels) if state.novelty else None
         # `calibrate` sets these after training.
         self.register_buffer("state_mean", torch.zeros(state.size))
         self.register_buffer("state_std", torch.ones(state.size))
@@ -48,6 +51,12 @@ class View(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Compressed tokens `[B, N, C]` → standardised state `[B, 2 K + L]`."""
         return self.standardise(self.from_raw(self.keypoints(tokens)))
+
+    def novelty_of(self, tokens: Tensor) -> Tensor:
+        """How unlike the training frames with tokens `[B, N, C]` are, `[B]`."""
+        assert self.novelty is not None, "the model's `has_novelty` is asked first"
+        novelty: Tensor = self.novelty(tokens)
+        return novelty
 
     def standardise(self, state: Tensor) -> Tensor:
         """Standardise a state `[..., 2 K + L]` in its own units."""

@@ -1,0 +1,122 @@
+"""Episodes with the monitor's scores, which end when the simulator sees success, as `planning.run` does.
+
+Shapes: `T` control steps, `N` simulator state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from planning.alarms import Check
+from planning.controller import Decision
+from planning.environment import Environment, Floats
+from planning.evaluation.manifest import Pair
+from planning.evaluation.rollout import Policy, rollout
+from planning.evaluation.task import from_pair
+from worldmodel.core.files import naming
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedRun:
+    """One episode.
+
+    Attributes:
+        index: position in the manifest.
+        reached: whether the simulator saw success. The episode ends there.
+        diverged: whether the simulation diverged.
+        scores: by check, its score at every control step `[T]`.
+    """
+
+    index: int
+    reached: bool
+    diverged: bool
+    scores: dict[str, list[float]]
+
+    @property
+    def steps(self) -> int:
+        """Control steps with scores, T."""
+        return max((len(values) for values in self.scores.values()), default=0)
+
+    @property
+    def peaks(self) -> dict[Check, float]:
+        """The largest value of every score."""
+        return {Check(name): max(values, default=0.0) for name, values in self.scores.items()}
+
+
+class RunLog:
+    """Finished episodes, one JSON line each, from which an interrupted command resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[int, WatchedRun]:
+        """Finished episodes by index. A line that a crash cut short is ignored."""
+        found: dict[int, WatchedRun] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    run = WatchedRun(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                found[run.index] = run
+        return found
+
+    def append(self, runs: Sequence[WatchedRun]) -> None:
+        """Add finished episodes. Raises OSError when they cannot be written."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), self.path.open("a+b") as file:
+            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
+                file.write(b"\n")  # a new line must not be appended to one that was cut short
+            for run in runs:
+                file.write(json.dumps(dataclasses.asdict(run)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def watch_episodes(
+    envs: Sequence[Environment], pairs: Sequence[tuple[int, Pair]], policy: Policy, budget: int
+) -> list[WatchedRun]:
+    """One episode per numbered pair, in `envs[:B]`. The policy needs a monitor, whose scores are kept."""
+    tasks = [from_pair(env, pair) for env, (_, pair) in zip(envs, pairs, strict=False)]
+    scores: list[dict[str, list[float]]] = [{} for _ in pairs]
+    reached = [False] * len(pairs)
+
+    def look(step: int, decision: Decision, states: Sequence[Floats]) -> bool:
+        for row, (env, (_, pair)) in enumerate(zip(envs, pairs, strict=False)):
+            if reached[row]:
+                continue
+            for check, value in decision.scores[row].items():
+                scores[row].setdefault(str(check), []).append(float(value))
+            reached[row] = bool(env.is_success(states[row], np.array(pair.goal)))
+        return all(reached)
+
+    happened = rollout(envs, tasks, policy, budget, look, look_at_end=True)
+    return [
+        WatchedRun(index, reached[row], happened[row].diverged, scores[row]) for row, (index, _) in enumerate(pairs)
+    ]
+
+
+def watch_all(
+    envs: Sequence[Environment],
+    pairs: Sequence[Pair],
+    policy: Policy,
+    budget: int,
+    log: RunLog,
+    on_progress: Callable[[list[WatchedRun]], None] = lambda runs: None,
+) -> list[WatchedRun]:
+    """The episodes of all pairs, those of `log` included, `len(envs)` at a time."""
+    done = {index: run for index, run in log.read().items() if index < len(pairs)}
+    on_progress(list(done.values()))
+    waiting = [(index, pair) for index, pair in enumerate(pairs) if index not in done]
+    for begin in range(0, len(waiting), len(envs)):
+        runs = watch_episodes(envs, waiting[begin : begin + len(envs)], policy, budget)
+        log.append(runs)
+        done.update((run.index, run) for run in runs)
+        on_progress(list(done.values()))
+    return [done[index] for index in range(len(pairs))]
