@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -297,7 +298,7 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
             self.acted += 1
 
     text = (ROOT / "docs" / "robot.md").read_text()
-    loop, gated = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, gated, calibrating = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "arm").mkdir(parents=True)
     (tmp_path / "runs" / "arm" / "model").symlink_to(checkpoint)
@@ -310,3 +311,7 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
     assert robot.acted == 8
     assert names["decision"].fault.kind == "frozen"  # the fifth frame in a row
     assert sorted(path.name for path in Path("runs/arm/flight").iterdir()) == ["data.zarr", "flight-0000.npz"]
+    names |= {"goals": ["goal.jpg"] * 30}
+    robot.person_says = lambda word: word == "success"  # type: ignore[method-assign]
+    exec(calibrating.replace("range(100)", "range(2)"), names)
+    assert json.loads(Path("runs/arm/monitor.json").read_text())["runs"] == 30

@@ -24,7 +24,7 @@ def make_model(
         EncoderConfig(patch_size=patch, width=16, depth=1, heads=2),
         CompressionConfig(channels=8),
         StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1, novelty=novelty),
-        PredictorConfig(16, 16, depth=1, prediction_steps=2),
+        PredictorConfig(16, 16, depth=1, prediction_steps=2, heads=1),
         DistanceConfig(robot_weight=0.5),
     )
     rng = np.random.default_rng(0)

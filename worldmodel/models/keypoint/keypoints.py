@@ -50,7 +50,7 @@ class StateConfig:
     hidden: int = 128
     embedding_width: int = 256
     robot_keypoints: int = 2
-    novelty: bool = False
+    novelty: bool = True
 
     def __post_init__(self) -> None:
         if min(dataclasses.astuple(self)[:-1]) < 1:
