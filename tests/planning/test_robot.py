@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from planning.calibration import read_calibration
 from planning.robot import RobotController
 from tests.planning.toy_model import save_model
 from worldmodel.core.errors import UserError
@@ -159,7 +159,7 @@ def test_what_a_robot_may_not_show(checkpoint: Path, pixels: Any, proprio: Any, 
         ({"options": {"options.samples": 10**9}}, "samples 1000000000"),
         ({"options": {"horizon": 10**4, "options.samples": 10**4}}, r"100,000,000 states.* some 95 GiB: at most"),
         ({"options": {"planner": "cam"}}, "unknown planner 'cam': choose from cem, random_shooting"),
-        ({"options": {"objective": {"steps": "sum"}}}, "choose from confident, discounted"),
+        ({"options": {"objective": {"steps": "sum"}}}, "choose from discounted"),
         ({"options": ["device=cuda"]}, "unknown option of the planner 'device'"),
         ({"options": [3]}, "option 3: expected an option of the planner"),
         ({"options": ["horizon=[1"]}, "cannot be read: expected a value as in YAML"),
@@ -288,7 +288,7 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
             return time.monotonic()
 
         def person_says(self, word: str) -> bool:
-            return False
+            return word == "success"
 
         def observe(self) -> tuple[np.ndarray, list[float]]:
             return SEEN, FELT
@@ -298,7 +298,7 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
             self.acted += 1
 
     text = (ROOT / "docs" / "robot.md").read_text()
-    loop, gated, calibrating = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    loop, gated, monitored = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "arm").mkdir(parents=True)
     (tmp_path / "runs" / "arm" / "model").symlink_to(checkpoint)
@@ -310,8 +310,7 @@ def test_the_lines_in_the_document_work(checkpoint: Path, tmp_path: Path, monkey
     exec(gated.replace("range(100)", "range(6)").replace("deadline_s=0.1", "deadline_s=60"), names)
     assert robot.acted == 8
     assert names["decision"].fault.kind == "frozen"  # the fifth frame in a row
+    names["goals"] = ["goal.jpg"] * 28
+    exec(monitored.replace("range(100)", "range(2)"), names)
+    assert read_calibration(Path("runs/arm/monitor.json")).runs == 28
     assert sorted(path.name for path in Path("runs/arm/flight").iterdir()) == ["data.zarr", "flight-0000.npz"]
-    names |= {"goals": ["goal.jpg"] * 30}
-    robot.person_says = lambda word: word == "success"  # type: ignore[method-assign]
-    exec(calibrating.replace("range(100)", "range(2)"), names)
-    assert json.loads(Path("runs/arm/monitor.json").read_text())["runs"] == 30
