@@ -76,7 +76,7 @@ class KeypointConfig:
         if unknown:
             raise UserError(f"{unknown[0]!r:.40} is no part of a keypoint model")
         # Older checkpoints have one head and no novelty, and do not say so.
-        older = {"predictor": {"heads": 1}, "state": {"novelty": False}}
+        older: dict[str, dict[str, Any]] = {"predictor": {"heads": 1}, "state": {"novelty": False}}
         content = {**content, **{name: {**default, **content[name]} for name, default in older.items()}}
         sections: dict[str, Any] = {name: from_config(part, content[name], name) for name, part in parts.items()}
         return cls(read_encoder_config(content["encoder"], cameras), **sections)
