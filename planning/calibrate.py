@@ -25,7 +25,7 @@ from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.monitor import MOST_WINDOW, Monitor
 from planning.registry import make_strategy
-from planning.simulation import open_env
+from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.device import pick_compile, pick_device
@@ -80,9 +80,7 @@ def calibrate(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         monitor = Monitor(model, {}, options.window, "go_on")
         manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config)
-        envs = [env, *(open_env(config["env"])[0] for _ in range(min(options.batch, pairs_config.n) - 1))]
-        for other in envs[1:]:
-            opened.callback(other.close)
+        envs = [env, *open_more(config["env"], min(options.batch, pairs_config.n) - 1, opened)]
         out = output_file(options.out or RUNS / spec.env / FILE)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, watcher=monitor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Self
 
 from planning.environment import Metric
 from planning.evaluation.comparison import Comparison
@@ -14,12 +15,28 @@ from worldmodel.cli.progress import Steps
 from worldmodel.cli.tables import Table, table
 
 
-class EpisodeProgress:
+class _Progress:
+    """Shows a number of `total` from entering to leaving it."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._shown = title, total, Steps()
+
+    def __enter__(self) -> Self:
+        self._shown.begin(self._title, 0, self._total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shown.end()
+
+
+class EpisodeProgress(_Progress):
     """Shows the number of finished control steps and the success rate, of `episodes` episodes of `budget` steps."""
 
     def __init__(self, title: str, episodes: int, budget: int) -> None:
-        self._title, self._total, self._done = title, episodes * budget, 0
-        self._shown = Steps()
+        super().__init__(title, episodes * budget)
+        self._done = 0
 
     def update(self, steps: int, episodes: Sequence[Episode]) -> None:
         """Count `steps` more control steps. `episodes` are all finished episodes."""
@@ -27,34 +44,13 @@ class EpisodeProgress:
         self._done += steps
         self._shown.step(self._done, f"{reached} of {len(episodes)} reached" if episodes else "")
 
-    def __enter__(self) -> EpisodeProgress:
-        self._shown.begin(self._title, 0, self._total)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._shown.end()
-
-
-class RunProgress:
+class RunProgress(_Progress):
     """Shows the number of finished runs of `total`, and how many reached their goal."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._shown = title, total, Steps()
 
     def update(self, runs: Sequence[WatchedRun]) -> None:
         """`runs` are all finished ones."""
         self._shown.step(len(runs), f"{sum(run.reached for run in runs)} of {len(runs)} reached" if runs else "")
-
-    def __enter__(self) -> RunProgress:
-        self._shown.begin(self._title, 0, self._total)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._shown.end()
 
 
 def summary_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence[Metric]) -> Table:

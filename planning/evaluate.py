@@ -30,7 +30,7 @@ from planning.evaluation.rollout import Policy
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.registry import make_strategy
-from planning.simulation import open_env
+from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.device import pick_compile, pick_device
@@ -127,9 +127,7 @@ def evaluate(config: Config) -> None:
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
-        envs = [env, *(open_env(config["env"])[0] for _ in range(min(options.batch, len(manifest.pairs)) - 1))]
-        for other in envs[1:]:
-            opened.callback(other.close)
+        envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
         _introduce(task, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)

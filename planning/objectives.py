@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -118,6 +119,20 @@ class LatentGoalCost:
         return torch.cat(
             [self.objective.cost(self.model, self.model.imagine(latent, a), goal) for latent, a, goal in rows]
         )
+
+
+@contextlib.contextmanager
+def imagining_with_confidence(model: Any) -> Iterator[bool]:
+    """In here, `model` imagines with confidence if it can, which is what is yielded."""
+    can = bool(getattr(model, "has_confidence", False))
+    before = getattr(model, "with_confidence", False)
+    if can:
+        model.with_confidence = True
+    try:
+        yield can
+    finally:
+        if can:
+            model.with_confidence = before
 
 
 def prepare(model: Any, objective: ObjectiveConfig) -> None:

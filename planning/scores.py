@@ -26,6 +26,7 @@ from torch import Tensor
 
 from planning.alarms import Check
 from planning.controller import Decision
+from planning.objectives import imagining_with_confidence
 from planning.types import Model, Plan
 
 # Smaller changes of the distance are no progress: keypoints of an image in which nothing moves differ by so much.
@@ -99,7 +100,7 @@ class Scores:
     @torch.no_grad()
     def measure(self, decision: Decision) -> tuple[dict[Check, float], ...]:
         """The scores of every robot at this control step. The decision's plans are imagined with confidence."""
-        with _imagining(self._model, self._has_confidence):
+        with _imagining(self._model):
             imagined = decision.imagined
             return tuple(self._measure(row, decision, imagined[row]) for row in range(len(decision.latents)))
 
@@ -169,22 +170,20 @@ def highest(scores: Iterable[Mapping[Check, float]]) -> dict[Check, float]:
 
 
 @contextlib.contextmanager
-def _imagining(model: Any, with_confidence: bool) -> Iterator[None]:
+def _imagining(model: Any) -> Iterator[None]:
     """In here, the model imagines with confidence if it can, and in single precision. A search need not.
 
     Of a single sample, autocast to bfloat16 takes longer than the computation.
     """
-    settings: dict[str, Any] = {"with_confidence": True} if with_confidence else {}
-    if hasattr(model, "precision"):
-        settings["precision"] = torch.float32
-    before = {name: getattr(model, name) for name in settings}
-    for name, value in settings.items():
-        setattr(model, name, value)
+    before = getattr(model, "precision", None)
+    if before is not None:
+        model.precision = torch.float32
     try:
-        yield
+        with imagining_with_confidence(model):
+            yield
     finally:
-        for name, value in before.items():
-            setattr(model, name, value)
+        if before is not None:
+            model.precision = before
 
 
 def _device_of(model: Any) -> torch.device:

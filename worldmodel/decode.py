@@ -96,7 +96,7 @@ def main(config: Config) -> None:
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    task = _make_task(sections, store, model, chosen, size, cache, folder)
+    task = _make_task(sections, store, model, hashed, chosen, size, cache, folder)
     run_to_end(Trainer(task, sections.trainer, folder, device), "decoder")
     figures = task.evaluate(sections.trainer.steps)
     save_decoder(task.module, folder, hashed, {**description, "held_out": figures})
@@ -111,6 +111,7 @@ def _make_task(
     sections: _Sections,
     store: TrajectoryStore,
     model: WorldModel,
+    hashed: str,
     chosen: Chosen,
     size: int,
     cache: Path,
@@ -118,7 +119,7 @@ def _make_task(
 ) -> DecoderTask:
     """The training task, with the codes of all selected frames."""
     frames = load_cameras(store, cache, counting)
-    identity = f"{store.identity} {weights_hash(model)}"
+    identity = f"{store.identity} {hashed}"
     proprio: Any = store.column("proprio")
     codes = []
     for name, rows in (("train", chosen.train), ("held_out", chosen.held_out)):

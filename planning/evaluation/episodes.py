@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from planning.controller import Decision
 from planning.environment import Environment, Floats
+from planning.evaluation.log import JsonLog
 from planning.evaluation.manifest import Pair
 from planning.evaluation.rollout import Policy, Trajectory, rollout
 from planning.evaluation.task import from_pair
-from worldmodel.core.files import naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,34 +68,10 @@ def judge(env: Environment, index: int, goal: Floats, happened: Trajectory) -> E
 OnProgress = Callable[[int, Sequence[Episode]], None]
 
 
-class EpisodeLog:
-    """Log of finished episodes, one JSON line each, from which an interrupted evaluation resumes."""
+class EpisodeLog(JsonLog[Episode]):
+    """Log of the outcomes of finished episodes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[int, Episode]:
-        """Finished episodes by index. A line that a crash cut short is ignored."""
-        episodes: dict[int, Episode] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    episode = Episode(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-                episodes[episode.index] = episode
-        return episodes
-
-    def append(self, episodes: Iterable[Episode]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self.path), self.path.open("a+b") as file:
-            # A new line must not be appended to a line that was cut short.
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                file.write(b"\n")
-            for episode in episodes:
-                file.write(json.dumps(dataclasses.asdict(episode)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    record = Episode
 
 
 class _Ticks:

@@ -21,7 +21,7 @@ from planning.actions.limits import ActionLimits
 from planning.controller import Strategy
 from planning.environment import Environment, Floats
 from planning.inputs import first_command
-from planning.objectives import LatentGoalCost
+from planning.objectives import LatentGoalCost, imagining_with_confidence
 from planning.types import Model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -171,11 +171,8 @@ def states_on_the_way(paths: Sequence[Any], count: int, seed: int) -> tuple[list
 
 def _imagined(model: Any, latent: Any, actions: torch.Tensor) -> tuple[float | None, Any]:
     """The bound on the error at the end, where the model has one, and the imagined latents `[1, 1, H, ...]`."""
-    if not getattr(model, "has_confidence", False):
-        return None, model.imagine(latent, actions)
-    before, model.with_confidence = model.with_confidence, True
-    try:
+    with imagining_with_confidence(model) as can:
         ahead = model.imagine(latent, actions)
-    finally:
-        model.with_confidence = before
+    if not can:
+        return None, ahead
     return float(model.error_bound(ahead, 0.9).flatten()[-1]), ahead

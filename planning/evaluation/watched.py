@@ -6,20 +6,17 @@ Shapes: `T` control steps, `N` simulator state.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from planning.alarms import Check
 from planning.controller import Decision
 from planning.environment import Environment, Floats
+from planning.evaluation.log import JsonLog
 from planning.evaluation.manifest import Pair
 from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.task import from_pair
-from worldmodel.core.files import naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,34 +46,10 @@ class WatchedRun:
         return {Check(name): max(values, default=0.0) for name, values in self.scores.items()}
 
 
-class RunLog:
-    """Finished episodes, one JSON line each, from which an interrupted command resumes."""
+class RunLog(JsonLog[WatchedRun]):
+    """Log of the scores of finished episodes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[int, WatchedRun]:
-        """Finished episodes by index. A line that a crash cut short is ignored."""
-        found: dict[int, WatchedRun] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    run = WatchedRun(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-                found[run.index] = run
-        return found
-
-    def append(self, runs: Sequence[WatchedRun]) -> None:
-        """Add finished episodes. Raises OSError when they cannot be written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self.path), self.path.open("a+b") as file:
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                file.write(b"\n")  # a new line must not be appended to one that was cut short
-            for run in runs:
-                file.write(json.dumps(dataclasses.asdict(run)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    record = WatchedRun
 
 
 def watch_episodes(

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.models.keypoint.confidence import LEVELS, Confidence
+from worldmodel.models.keypoint.confidence import Confidence
 from worldmodel.models.keypoint.model import KeypointModel
-from worldmodel.models.keypoint.prediction_training import Batch, Recording, load_batch
+from worldmodel.models.keypoint.prediction_training import Recording, load_batch
 
 _AT_ONCE: Final = 512
 # Added to the variance of every direction of the features, as a share of the mean: those of hardly any would dominate.
@@ -29,8 +30,9 @@ def whiten_features(model: KeypointModel, recording: Recording, rows: NDArray[np
     steps = predictor.config.prediction_steps
     for part in _parts(rows):
         batch = load_batch(model, recording, part, device)
-        actions = torch.nn.functional.pad(batch.actions[:, 1:], (0, 0, 0, max(0, steps - batch.actions.shape[1] + 1)))
-        found.append(predictor.features(batch.start(), actions[:, :steps]))
+        actions = batch.actions[:, 1 : 1 + steps]
+        padded = F.pad(actions, (0, 0, 0, steps - actions.shape[1]))  # as in a rollout that is shorter
+        found.append(predictor.features(batch.start(), padded))
     features = torch.cat(found).double()
     predictor.feature_mean.copy_(features.mean(0))
     covariance = torch.cov(features.T)
@@ -46,7 +48,7 @@ def measure_rollouts(
     """Errors, disagreement and strangeness `[B, H]` of imagining what was recorded at `rows [B, T]`, on the CPU."""
     errors, doubts = [], []
     for part in _parts(rows):
-        batch: Batch = load_batch(model, recording, part, device)
+        batch = load_batch(model, recording, part, device)
         ahead = model.predictor.rollout(batch.start(), batch.actions[:, 1:], doubting=True)
         errors.append(model.between(ahead, batch.future()).cpu())
         doubts.append(torch.stack(model.doubts(ahead)).cpu())
@@ -60,7 +62,6 @@ def coverage(calibration: Confidence, errors: Tensor, disagreement: Tensor, stra
     `auroc`: the probability that the bound of one of the tenth of rollouts with the largest errors is above that of
     another one, by step. 0.5 is chance.
     """
-    assert LEVELS > 1
     covered = {
         str(level): (errors <= calibration.bound(disagreement, strangeness, level)).float().mean(0).tolist()
         for level in _REPORTED

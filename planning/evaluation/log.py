@@ -1,0 +1,64 @@
+"""Logs of finished episodes, from which an interrupted command resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from worldmodel.core.files import naming
+
+
+class Numbered(Protocol):
+    """A frozen dataclass of plain values with an `index`, which is its position in the manifest."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def index(self) -> int: ...
+
+
+T = TypeVar("T", bound=Numbered)
+
+
+class JsonLog(Generic[T]):
+    """Records of finished episodes, one JSON line each.
+
+    Args:
+        path: the file, made with its folder by the first `append`.
+
+    Attributes:
+        record: the dataclass of a record. A subclass says which.
+    """
+
+    record: type[T]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[int, T]:
+        """Records by index. A line that a crash cut short is ignored."""
+        found: dict[int, T] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    record = self.record(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                found[record.index] = record
+        return found
+
+    def append(self, records: Iterable[T]) -> None:
+        """Add records, which are safe when this returns. Raises OSError when they cannot be written."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), self.path.open("a+b") as file:
+            # A new line must not be appended to a line that was cut short.
+            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
+                file.write(b"\n")
+            for record in records:
+                file.write(json.dumps(dataclasses.asdict(record)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
