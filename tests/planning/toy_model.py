@@ -17,13 +17,17 @@ from worldmodel.models.keypoint.predictor import PredictorConfig
 
 
 def make_model(
-    spec: EnvironmentSpec, frames: dict[str, np.ndarray] | None = None, patch: int = 16, novelty: bool = False
+    spec: EnvironmentSpec,
+    frames: dict[str, np.ndarray] | None = None,
+    patch: int = 16,
+    novelty: bool = False,
+    alignment: bool = False,
 ) -> KeypointModel:
     """With random weights; its compression is fitted to `frames`, uint8 `[B, H, W, 3]` by camera; None: noise."""
     config = KeypointConfig(
         EncoderConfig(patch_size=patch, width=16, depth=1, heads=2),
         CompressionConfig(channels=8),
-        StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1, novelty=novelty),
+        StateConfig(2, 2, 2, hidden=8, embedding_width=8, robot_keypoints=1, novelty=novelty, alignment=alignment),
         PredictorConfig(16, 16, depth=1, prediction_steps=2, heads=1),
         DistanceConfig(robot_weight=0.5),
     )
@@ -36,6 +40,8 @@ def make_model(
             pixels = torch.from_numpy(noise if frames is None else frames[camera.name])
             view = model.view(camera.name)
             view.compression.fit(model.encoder.encode_frames(pixels)[None])
+            if view.alignment is not None:
+                view.alignment.fit(*np.split(pixels.numpy(), [len(pixels) * 3 // 4]), rng)
             if novelty:
                 learned, held_out = model.tokens(camera.name, pixels).chunk(2)
                 fit_novelty(model, {camera.name: [learned]})

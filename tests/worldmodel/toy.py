@@ -34,7 +34,14 @@ TWO_CAMERAS = dataclasses.replace(SPEC, cameras=(CameraSpec(TOP, SIZE, SIZE), Ca
 ENCODER = EncoderConfig(patch_size=8, tubelet_frames=2, width=32, depth=1, heads=2)
 COMPRESSION = CompressionConfig(channels=8, fit_frames=200)
 STATE = StateConfig(
-    keypoints=3, features=2, embedding=2, hidden=16, embedding_width=16, robot_keypoints=1, novelty=False
+    keypoints=3,
+    features=2,
+    embedding=2,
+    hidden=16,
+    embedding_width=16,
+    robot_keypoints=1,
+    novelty=False,
+    alignment=False,
 )
 PREDICTOR = PredictorConfig(width=32, hidden_width=32, depth=1, prediction_steps=2, heads=1)
 MODEL = KeypointConfig(ENCODER, COMPRESSION, STATE, PREDICTOR, DistanceConfig(robot_weight=0.5, appearance_weight=0.3))

@@ -42,6 +42,7 @@ class StateConfig:
         embedding_width: width of the network from keypoints and features to the appearance embedding.
         robot_keypoints: keypoints that the decoder derives from proprioception.
         novelty: whether the model learns how unlike the training an image is (`keypoint.novelty`).
+        alignment: whether images of a moved camera are aligned with the recording (`keypoint.camera_alignment`).
     """
 
     keypoints: int = 8
@@ -51,9 +52,10 @@ class StateConfig:
     embedding_width: int = 256
     robot_keypoints: int = 2
     novelty: bool = True
+    alignment: bool = True
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)[:-1]) < 1:
+        if min(dataclasses.astuple(self)[:-2]) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
 
     @property

@@ -75,8 +75,8 @@ class KeypointConfig:
         unknown = sorted(set(content) - {"encoder", *parts})
         if unknown:
             raise UserError(f"{unknown[0]!r:.40} is no part of a keypoint model")
-        # Older checkpoints have one head and no novelty, and do not say so.
-        older: dict[str, dict[str, Any]] = {"predictor": {"heads": 1}, "state": {"novelty": False}}
+        # Older checkpoints have one head, no novelty and no alignment, and do not say so.
+        older: dict[str, dict[str, Any]] = {"predictor": {"heads": 1}, "state": {"novelty": False, "alignment": False}}
         content = {**content, **{name: {**default, **content[name]} for name, default in older.items()}}
         sections: dict[str, Any] = {name: from_config(part, content[name], name) for name, part in parts.items()}
         return cls(read_encoder_config(content["encoder"], cameras), **sections)
@@ -130,37 +130,48 @@ class KeypointModel(WorldModel):
 
     @torch.no_grad()
     def tokens(self, camera: str, pixels: Tensor) -> Tensor:
-        """Compressed frozen tokens `[B, N, C]` of a camera's images, uint8 `[B, H, W, 3]`."""
+        """Compressed frozen tokens `[B, N, C]` of a camera's images, uint8 `[B, H, W, 3]`, as the recording's are."""
         return self.view(camera).compression(self.encoder.encode_frames(pixels))
+
+    def _read(self, images: Mapping[str, Tensor], hints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compressed tokens `[B, N, C]` of images of all cameras, and how these differ `[B, cameras, 8]`."""
+        of_cameras = [None] * len(images) if hints is None else hints.unbind(1)
+        tokens, changes = [], []
+        for (camera, pixels), hint in zip(images.items(), of_cameras, strict=True):
+            aligned, change = self.view(camera).aligned(pixels, hint)
+            tokens.append(self.tokens(camera, aligned))
+            changes.append(change)
+        return torch.cat(tokens, dim=1), torch.stack(changes, dim=1)
 
     @torch.no_grad()
     def observe(self, previous: TensorRecord | None, observation: Observation, action: Tensor | None) -> Belief:
         """See `WorldModel.observe`. `action` is ignored, since the observations show its effect."""
         images, proprio = self.read_observation(observation)
-        tokens = torch.cat([self.tokens(camera, pixels) for camera, pixels in images.items()], dim=1)
+        assert previous is None or isinstance(previous, Belief)
+        tokens, cameras = self._read(images, None if previous is None else previous.cameras)
         if previous is None:
             state = self._state(tokens)
             motion = torch.zeros_like(state)
         else:
-            assert isinstance(previous, Belief) and previous.tokens is not None
+            assert previous.tokens is not None
             # Both states are computed in one batch. Rounding depends on the number of rows, and motion is small.
             pair = torch.stack([previous.tokens, tokens], dim=1).flatten(0, 1)
             before, state = self._state(pair).unflatten(0, (-1, 2)).unbind(1)
             motion = state - before
-        return Belief(state, motion, self.normaliser.proprio(proprio), tokens)
+        return Belief(state, motion, self.normaliser.proprio(proprio), tokens, cameras=cameras)
 
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
         """See `WorldModel.goal`. It reads images of all cameras, estimates proprioception, and sets motion to zero."""
         images = self.read_image_goal(goal)
-        tokens = [self.tokens(camera, pixels) for camera, pixels in images.items()]
-        together = torch.cat(tokens, dim=1)
+        together, cameras = self._read(images)
         state = self._state(together)
         views = map(self.view, images)
-        read = torch.stack([view.keypoints.robot(seen) for view, seen in zip(views, tokens, strict=True)])
+        seen = self._of_cameras(together)
+        read = torch.stack([view.keypoints.robot(tokens) for view, (_, tokens) in zip(views, seen, strict=True)])
         # Every reading is estimated from the camera that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
-        return Belief(state, torch.zeros_like(state), read.gather(0, best)[0], together)
+        return Belief(state, torch.zeros_like(state), read.gather(0, best)[0], together, cameras=cameras)
 
     def imagine(self, latent: TensorRecord, actions: Tensor) -> Belief:
         """See `WorldModel.imagine`."""

@@ -68,6 +68,8 @@ class Belief(TensorRecord):
             unless it was asked for.
         strangeness: how much the inputs of the evaluations so far differ from the training data `[...]`. Its mean over
             the training data is 1. None unless it was asked for.
+        cameras: how the cameras of an observation or a goal differ from those of the recording `[..., cameras, 8]`
+            (`keypoint.camera_alignment`). None in imagined states.
     """
 
     state: Tensor
@@ -76,6 +78,7 @@ class Belief(TensorRecord):
     tokens: Tensor | None = None
     variance: Tensor | None = None
     strangeness: Tensor | None = None
+    cameras: Tensor | None = None
 
     def imagined(self) -> Belief:
         """The same belief without tokens, from which a rollout starts."""

@@ -24,6 +24,7 @@ from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.variation import VariationConfig
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.features import FeatureStage, StatisticsStage, camera_folder
+from worldmodel.models.keypoint.alignment_training import AlignmentStage
 from worldmodel.models.keypoint.appearance_training import (
     AppearanceTask,
     AppearanceTrainingConfig,
@@ -114,6 +115,8 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
         keypoints = KeypointStage(camera, options, samplers, features[camera])
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features[camera], keypoints, views[-1]]
+    if options.state.alignment:
+        stages.append(AlignmentStage())
     if options.state.novelty:
         stages.append(NoveltyStage(features))
     stages.append(PredictionStage(options, samplers, views))

@@ -13,6 +13,7 @@ from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding
+from worldmodel.models.keypoint.camera_alignment import CHANGE_SIZE, CameraAlignment
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, StateConfig, explained_variance
 from worldmodel.models.keypoint.novelty import Novelty
 
@@ -37,12 +38,20 @@ class View(nn.Module):
         self.compression = Compression(compression, grid.tokens, encoder.width)
         self.keypoints = KeypointEncoder(state, grid, self.compression.channels, proprio_size)
         self.appearance = AppearanceEmbedding(state.raw_size, state.embedding, state.embedding_width)
-        # Checkpoints from before there was novelty have no such buffers.
+        # Checkpoints from before there was alignment or novelty have no such buffers.
+        self.alignment = CameraAlignment(camera) if state.alignment else None
         self.novelty = Novelty(grid.tokens, self.compression.channels) if state.novelty else None
         # `calibrate` sets these after training.
         self.register_buffer("state_mean", torch.zeros(state.size))
         self.register_buffer("state_std", torch.ones(state.size))
         self.register_buffer("robot_readable", torch.zeros(proprio_size))
+
+    def aligned(self, pixels: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images `[B, H, W, 3]` as the camera of the recording would take them. See `CameraAlignment.forward`."""
+        if self.alignment is None:
+            return pixels, torch.zeros(len(pixels), CHANGE_SIZE, device=pixels.device)
+        aligned: tuple[Tensor, Tensor] = self.alignment(pixels, hints)
+        return aligned
 
     def from_raw(self, raw: Tensor) -> Tensor:
         """Raw state `[B, Z]` → keypoints and appearance embedding `[B, 2 K + L]` in their own units."""
