@@ -12,6 +12,7 @@ Shapes: `B` images, `H, W` their height and width.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from typing import Final
 
@@ -19,10 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 # Across an edge of the pasted object, so many pixels are a mixture of both sides, as anti-aliasing leaves them.
 _SOFT_EDGE: Final = 1.0
+# Above this quality, a JPEG only grows larger.
+_BEST_JPEG: Final = 95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,11 @@ class VariationConfig:
         noise: standard deviation of each pixel's noise, as a fraction of white.
         bystander: probability that there is an object that does not belong to the task.
         bystander_size: its largest radius, as a fraction of the image.
+        jpeg: probability that the image is compressed as JPEG.
+        jpeg_quality: its lowest quality.
+        aligned: factor of movement, turn, light, tint and offset where images are aligned with the recording before
+            the encoder sees them. Little of these changes is left then. Zoom is as large as ever, because not every
+            background shows it.
     """
 
     every: int = 3
@@ -54,16 +63,34 @@ class VariationConfig:
     noise: float = 0.03
     bystander: float = 0.3
     bystander_size: float = 0.08
+    jpeg: float = 0.3
+    jpeg_quality: int = 50
+    aligned: float = 0.25
 
     def __post_init__(self) -> None:
         if self.every < 0:
             raise ValueError(f"every {self.every}: expected a whole number of at least 0")
-        for name, most in (("move", 0.5), ("turn", 180), ("blur", 1), ("bystander", 1), ("bystander_size", 0.5)):
+        for name, most in (
+            ("move", 0.5),
+            ("turn", 180),
+            ("blur", 1),
+            ("bystander", 1),
+            ("bystander_size", 0.5),
+            ("jpeg", 1),
+            ("aligned", 1),
+        ):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to {most}")
         for name in ("zoom", "light", "tint", "offset", "noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0 and below 1")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ValueError(f"jpeg_quality {self.jpeg_quality}: expected a whole number from 1 to 95")
+
+    def of_aligned(self) -> VariationConfig:
+        """What is left to learn where images are aligned."""
+        shrunk = {name: self.aligned * getattr(self, name) for name in ("move", "turn", "light", "tint", "offset")}
+        return dataclasses.replace(self, **shrunk)
 
 
 def vary(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -72,7 +99,22 @@ def vary(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Gene
     pixels = _seen_by_another_camera(pixels, config, rng)
     pixels = _with_bystander(pixels, config, rng)
     pixels = _in_another_light(pixels, config, rng)
-    return pixels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    varied: NDArray[np.uint8] = pixels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return _compressed(varied, config, rng)
+
+
+def _compressed(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Some of `images [B, H, W, 3]` as JPEG leaves them."""
+    chosen = np.flatnonzero(rng.random(len(images)) < config.jpeg)
+    if not len(chosen):
+        return images
+    images = np.ascontiguousarray(images)
+    for index, quality in zip(chosen, rng.integers(config.jpeg_quality, _BEST_JPEG + 1, len(chosen)), strict=True):
+        file = io.BytesIO()
+        Image.fromarray(images[index]).save(file, "JPEG", quality=int(quality))
+        with Image.open(file) as read:
+            images[index] = np.asarray(read)
+    return images
 
 
 def _draw(rng: np.random.Generator, low: float, high: float, *shape: int) -> Tensor:

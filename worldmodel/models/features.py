@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ def camera_folder(context: TrainingContext, camera: str) -> Path:
     return folder
 
 
-_NO_VARIATION: Final = VariationConfig(every=0)
+def _no_variation(_: Any) -> VariationConfig:
+    return VariationConfig(every=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class FeatureStage(Stage):
         camera: name of the camera.
         config: options of the compression.
         compression: a function that returns this camera's compression in a model.
+        variation: a function that returns how its images are varied for a model.
 
     Attributes:
         tokens: compressed features, float16 `[R, N, C]`. They exist once the stage has run.
@@ -97,7 +99,7 @@ class FeatureStage(Stage):
         camera: str,
         config: CompressionConfig,
         compression: Callable[[Any], Compression],
-        variation: VariationConfig = _NO_VARIATION,
+        variation: Callable[[Any], VariationConfig] = _no_variation,
     ) -> None:
         self.name, self._camera, self._config = f"features of {camera}", camera, config
         self._compression, self._variation = compression, variation
@@ -122,13 +124,14 @@ class FeatureStage(Stage):
 
     def _vary(self, context: TrainingContext, key: FeatureCacheKey, compression: Compression) -> VariedTokens:
         """Encode varied images of every so many frames."""
-        if not self._variation.every:
+        config = self._variation(context.model)
+        if not config.every:
             return VariedTokens.none(key.shape)
-        rows = np.arange(0, key.rows, self._variation.every)
-        varied = VariedFrames(context.frames[self._camera], rows, self._variation, context.seed)
-        described = json.dumps([dataclasses.asdict(self._variation), context.seed])
+        rows = np.arange(0, key.rows, config.every)
+        varied = VariedFrames(context.frames[self._camera], rows, config, context.seed)
+        described = json.dumps([dataclasses.asdict(config), context.seed])
         key = dataclasses.replace(key, rows=len(rows), variation=described)
         path = camera_folder(context, self._camera) / "varied.npy"
         with context.counting("encode varied frames") as progress:
             tokens = encode_store(context.encoder, compression, varied, key, path, context.device, progress)
-        return VariedTokens(tokens, self._variation.every)
+        return VariedTokens(tokens, config.every)

@@ -9,7 +9,8 @@ import pytest
 
 from worldmodel.encoders.variation import VariationConfig, VariedFrames, vary
 
-SAME = VariationConfig(1, **{f.name: 0.0 for f in dataclasses.fields(VariationConfig) if f.name != "every"})
+KEPT = {"every": 1, "jpeg_quality": 50}
+SAME = VariationConfig(**{f.name: 0.0 for f in dataclasses.fields(VariationConfig) if f.name not in KEPT}, **KEPT)
 
 
 def some_images(count: int = 6, height: int = 24, width: int = 40) -> np.ndarray:
@@ -29,10 +30,12 @@ def test_no_variation_leaves_every_image_as_it_is() -> None:
     np.testing.assert_array_equal(varied(images), images)
 
 
-@pytest.mark.parametrize("name", ["move", "turn", "zoom", "light", "tint", "offset", "blur", "noise", "bystander"])
+@pytest.mark.parametrize(
+    "name", ["move", "turn", "zoom", "light", "tint", "offset", "blur", "noise", "bystander", "jpeg"]
+)
 def test_each_variation_changes_the_images(name: str) -> None:
     images = np.random.default_rng(0).integers(60, 190, (6, 24, 40, 3), np.uint8)
-    most = {"turn": 10.0, "blur": 1.0, "bystander": 1.0}.get(name, 0.1)
+    most = {"turn": 10.0, "blur": 1.0, "bystander": 1.0, "jpeg": 1.0}.get(name, 0.1)
     changed = varied(images, **{name: most}, **({"bystander_size": 0.2} if name == "bystander" else {}))
     assert changed.shape == images.shape
     assert all((after != before).any() for after, before in zip(changed, images, strict=True))
@@ -59,6 +62,28 @@ def test_a_bystander_has_one_colour_and_the_size_that_it_may_have() -> None:
     touched = (varied(grey, bystander=0.5, bystander_size=0.1) != 100).any(-1).sum((1, 2))
     assert 0.35 < (touched > 0).mean() < 0.6  # some are outside, or as grey as the image
     assert touched.max() <= (2 * (0.1 * 40 + 1)) ** 2
+
+
+def test_where_images_are_aligned_little_of_the_camera_and_the_light_is_left() -> None:
+    config = VariationConfig(aligned=0.25)
+    left = config.of_aligned()
+    assert left == dataclasses.replace(
+        config,
+        **{name: 0.25 * getattr(config, name) for name in ("move", "turn", "light", "tint", "offset")},
+    )
+    assert dataclasses.replace(config, aligned=1.0).of_aligned() == dataclasses.replace(config, aligned=1.0)
+
+
+def test_compression_leaves_the_image_recognisable() -> None:
+    images = some_images()
+    assert 0.1 < np.abs(varied(images, jpeg=1.0) - images).mean() < 12
+    assert (varied(images, jpeg=0.5) == images).all((1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("values", [{"jpeg_quality": 0}, {"jpeg_quality": 96}, {"jpeg": 1.5}, {"aligned": -0.1}])
+def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        VariationConfig(**values)
 
 
 def test_a_turn_keeps_proportions_of_an_image_that_is_not_square() -> None:

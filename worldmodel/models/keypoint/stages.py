@@ -108,15 +108,17 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
     """All stages, in their order. Raises UserError when no episode is long enough."""
     samplers = Samplers.of(store, split, options)
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
+    if options.state.alignment:
+        stages.append(AlignmentStage())
     views, features = [], {}
     for camera in store.spec.camera_names:
         of_camera = functools.partial(_compression, camera)
-        features[camera] = FeatureStage(camera, options.compression, of_camera, options.variation)
+        features[camera] = FeatureStage(
+            camera, options.compression, of_camera, functools.partial(_variation, camera, options)
+        )
         keypoints = KeypointStage(camera, options, samplers, features[camera])
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features[camera], keypoints, views[-1]]
-    if options.state.alignment:
-        stages.append(AlignmentStage())
     if options.state.novelty:
         stages.append(NoveltyStage(features))
     stages.append(PredictionStage(options, samplers, views))
@@ -131,6 +133,13 @@ def _model(context: TrainingContext) -> KeypointModel:
 def _compression(camera: str, model: Any) -> Compression:
     assert isinstance(model, KeypointModel)
     return model.view(camera).compression
+
+
+def _variation(camera: str, options: KeypointOptions, model: Any) -> VariationConfig:
+    assert isinstance(model, KeypointModel)
+    alignment = model.view(camera).alignment
+    is_aligned = alignment is not None and alignment.is_reliable
+    return options.variation.of_aligned() if is_aligned else options.variation
 
 
 def standardised_proprio(context: TrainingContext) -> Tensor:
