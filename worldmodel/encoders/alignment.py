@@ -36,7 +36,7 @@ _QUICK_STEPS: Final = 4
 _AS_WELL: Final = 0.95
 _CONVERGED_PX: Final = 0.005
 # Points of the finest image: those where the background has an edge, and a grid of others, which show the colours.
-_EDGE_POINTS, _FLAT_STRIDE = 1024, 4
+_EDGE_POINTS, _FLAT_STRIDE = 512, 4
 # Residuals beyond this are outliers [grey levels]. Noise, compression and blur stay below it, other objects do not.
 _OUTLIER: Final = 20.0
 # Standard deviations of the prior: zoom, turn [radians] and move [widths] of a camera that somebody put back in place,
@@ -155,8 +155,9 @@ class _Level:
             step = -np.linalg.solve(normal, weighted.T @ residual.ravel() + self._prior * away)
             pose, gains = _composed(pose, step[:4]), gains + step[4:]
             if not np.isfinite(pose).all() or np.abs(step[:4]).max() * self._width < _CONVERGED_PX:
-                break
-        _, weights, _, _ = self._compare(image, pose, gains)
+                break  # the weights are those of the place where it stands
+        else:
+            _, weights, _, _ = self._compare(image, pose, gains)
         return CameraChange(pose, gains, float(np.sqrt(weights).sum() / np.sqrt(self._trust).sum()))
 
     def _compare(self, image: Numbers, pose: Numbers, gains: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
