@@ -67,7 +67,7 @@ class KeypointTask(TrainingTask):
     d_ij = decode(raw_i + noise, proprio_j) - z_j, and `mean d` is its mean over M frames of an episode.
 
     If frame i has a varied image, the state is computed from that image, and the target remains the original one. The
-    loss then also has the term `w_a |raw_i - raw(original)_i|^2`, without a gradient through `raw(original)`.
+    loss then also has the term `w_a |raw_i - raw(original)_i|^2`.
 
     Args:
         tokens: compressed frozen features, float16 `[R, N, C]`.
@@ -117,9 +117,8 @@ class KeypointTask(TrainingTask):
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
         values = {"reconstruction": reconstruction, "robot": robot}
         if bool(changed.any()):
-            with torch.no_grad():
-                wanted_raw = encoder(original[changed])
-            values["align"] = (raw[changed] - wanted_raw).pow(2).mean()
+            # Both sides learn. If only the varied side did, and it had the smaller features, all would grow forever.
+            values["align"] = (raw[changed] - encoder(original[changed])).pow(2).mean()
             loss = loss + config.align_weight * values["align"]
         return {"loss": loss, **values}
 

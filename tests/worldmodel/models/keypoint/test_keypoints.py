@@ -172,6 +172,22 @@ def test_a_varied_image_is_read_and_the_original_one_is_reconstructed(world: tup
     assert float(seen[1].amin()) < 0.4
 
 
+def test_faint_varied_images_do_not_make_the_features_grow(world: tuple[Tensor, Tensor, Tensor]) -> None:
+    """If only the varied side of the difference learned, it would grow with every step."""
+    tokens, _, _ = world
+    faint = VariedTokens((0.6 * tokens).numpy().astype(np.float16), 1)
+    task = make_task(world, faint)
+    optimiser = torch.optim.Adam(task.module.encoder.parameters(), 1e-2)
+    differences = []
+    for _ in range(60):
+        align = task.loss(0)["align"]
+        optimiser.zero_grad()
+        align.backward()
+        optimiser.step()
+        differences.append(float(align.detach()))
+    assert differences[-1] < 0.5 * differences[0]
+
+
 @pytest.mark.parametrize("options", [{"frames_per_episode": 0}, {"gap": 0}, {"noise": -1.0}])
 def test_impossible_training_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
