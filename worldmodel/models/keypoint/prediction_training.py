@@ -7,6 +7,7 @@ Shapes: `B` sequences, `T` frames (two of context and those of the rollout), `Z`
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.seeds import seed_of_step
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
 from worldmodel.models.reports import error_report, share_won, with_rivals
@@ -40,14 +42,19 @@ class PredictionConfig:
     Attributes:
         rollout_steps: control steps of the open-loop rollout in the loss.
         proprio_weight: weight of the error in proprioception beside that in the state (both standardised).
+        motion_noise: largest standard deviation of noise on the state's last change (standardised). Each sequence
+            draws its own. A noisy camera makes this difference of two frames noisier than anything else.
     """
 
     rollout_steps: int = 12
     proprio_weight: float = 0.3
+    motion_noise: float = 0.08
 
     def __post_init__(self) -> None:
         if self.rollout_steps < 1:
             raise ValueError(f"rollout_steps must be at least 1, got {self.rollout_steps}")
+        if not 0 <= self.motion_noise < math.inf:
+            raise ValueError(f"motion_noise {self.motion_noise}: expected a finite number of at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +132,9 @@ class PredictionTask(TrainingTask):
             batch = self.batch(rows)
             start = batch.start()
             if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
-                start = Belief(start.state, torch.zeros_like(start.motion), start.proprio)
+                start = dataclasses.replace(start, motion=torch.zeros_like(start.motion))
+            elif self._config.motion_noise > 0:
+                start = dataclasses.replace(start, motion=start.motion + self._motion_noise(step, start.motion))
         ahead = self.module.predictor.rollout_heads(start, batch.actions[:, 1:])
         learns = torch.from_numpy(self._learns[rows[:, 0] // _BLOCK]).to(self._device)
         state = self._error(ahead.state, batch.states[:, 2:], learns)
@@ -133,6 +142,12 @@ class PredictionTask(TrainingTask):
         if ahead.proprio.shape[-1]:
             proprio = self._error(ahead.proprio, batch.proprio[:, 2:], learns)
         return {"loss": state + self._config.proprio_weight * proprio, "state": state, "proprio": proprio}
+
+    def _motion_noise(self, step: int, motion: Tensor) -> Tensor:
+        """Noise for `motion [B, Z]`."""
+        generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
+        level = self._config.motion_noise * torch.rand(len(motion), 1, generator=generator)
+        return (level * torch.randn(motion.shape, generator=generator)).to(self._device)
 
     @staticmethod
     def _error(ahead: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:

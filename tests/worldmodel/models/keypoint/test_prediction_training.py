@@ -22,7 +22,7 @@ from worldmodel.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 AHEAD = 3
-CONFIG = PredictionConfig(rollout_steps=AHEAD, proprio_weight=0.3)
+CONFIG = PredictionConfig(rollout_steps=AHEAD, proprio_weight=0.3, motion_noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,13 @@ def sampler(store: TrajectoryStore, episodes: range) -> ClipSampler:
     return ClipSampler(store.episode_ends, 2 + AHEAD, (1,), 0, np.array(episodes))
 
 
-def make_task(store: TrajectoryStore, recording: Recording, seed: int = 0, held_out: int = 100) -> PredictionTask:
+def make_task(
+    store: TrajectoryStore,
+    recording: Recording,
+    seed: int = 0,
+    held_out: int = 100,
+    config: PredictionConfig = CONFIG,
+) -> PredictionTask:
     torch.manual_seed(seed)
     model = KeypointModel(SPEC, MODEL)
     norm = model.normaliser
@@ -48,7 +54,7 @@ def make_task(store: TrajectoryStore, recording: Recording, seed: int = 0, held_
         getattr(norm, f"{name}_std").copy_(torch.from_numpy(column.std(0)))
     train, rest = sampler(store, range(18)), sampler(store, range(18, 24))
     rows = rest.sample(0, held_out).rows
-    return PredictionTask(model, CONFIG, recording, lambda step: train.sample(step, 16).rows, rows, seed, CPU)
+    return PredictionTask(model, config, recording, lambda step: train.sample(step, 16).rows, rows, seed, CPU)
 
 
 @pytest.fixture
@@ -91,6 +97,29 @@ def test_the_loss_is_its_equation_with_and_without_history(toy_store: Trajectory
         torch.testing.assert_close(values["proprio"], proprio)
         torch.testing.assert_close(values["loss"], state + 0.3 * proprio)
     assert set(seen) == {True, False}
+
+
+def test_noise_on_the_motion_is_at_most_what_it_says_and_reaches_nothing_else(
+    toy_store: TrajectoryStore, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(toy_store, recording, config=dataclasses.replace(CONFIG, motion_noise=0.5))
+    starts: list[Belief] = []
+    rollout = task.module.predictor.rollout_heads
+    monkeypatch.setattr(
+        task.module.predictor,
+        "rollout_heads",
+        lambda start, actions: (starts.append(start), rollout(start, actions))[1],
+    )
+    steps = [step for step in range(12) if np.random.default_rng([0, step]).random() >= 0.25]
+    noise = []
+    for step in steps:
+        task.loss(step)
+        clean = task.batch(sampler(toy_store, range(18)).sample(step, 16).rows).start()
+        assert torch.equal(starts[-1].state, clean.state) and torch.equal(starts[-1].proprio, clean.proprio)
+        noise.append(starts[-1].motion - clean.motion)
+    level = torch.cat(noise).std(1)
+    assert 0.15 < float(level.mean()) < 0.35  # half of the largest on average
+    assert float(level.max()) < 0.5 * 1.8
 
 
 def test_seed_and_step_alone_decide_the_loss(toy_store: TrajectoryStore, recording: Recording) -> None:
@@ -189,3 +218,5 @@ def test_training_beats_copying_and_recognises_actions(
 def test_a_rollout_needs_a_step() -> None:
     with pytest.raises(ValueError, match="rollout_steps"):
         PredictionConfig(rollout_steps=0)
+    with pytest.raises(ValueError, match="motion_noise -0.1: expected a finite number of at least 0"):
+        PredictionConfig(motion_noise=-0.1)
