@@ -218,5 +218,5 @@ def test_training_beats_copying_and_recognises_actions(
 def test_a_rollout_needs_a_step() -> None:
     with pytest.raises(ValueError, match="rollout_steps"):
         PredictionConfig(rollout_steps=0)
-    with pytest.raises(ValueError, match="motion_noise -0.1: expected a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"motion_noise -0\.1: expected a finite number"):
         PredictionConfig(motion_noise=-0.1)
