@@ -12,7 +12,6 @@ from typing import Final
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.cameras import CameraConfig
 from envs.exploration import SmoothRandomExplorer, SwitchingExplorer

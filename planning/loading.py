@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from planning.hierarchy import Hierarchy, HierarchyConfig
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
@@ -15,6 +16,7 @@ from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
+from worldmodel.models.landmarks.landmarks import load_landmarks
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -35,10 +37,14 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of configuration and weights. It tells models of one name apart, and a copy has the same hash."""
-        folder = resolve(self.source)
-        digest = hashlib.sha256((folder / "config.json").read_bytes())
-        digest.update((folder / "model.safetensors").read_bytes())
-        return digest.hexdigest()
+        return content_hash(resolve(self.source))
+
+
+def content_hash(folder: Path) -> str:
+    """Hash of the configuration and the weights in a checkpoint's folder."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest.update((folder / "model.safetensors").read_bytes())
+    return digest.hexdigest()
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
@@ -114,3 +120,12 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
         except UserError as error:  # the user did not name it, and it is not needed to act
             note = f"no decoder is used: {error}"
     return None, note
+
+
+def read_hierarchy(wanted: str | None, config: HierarchyConfig, model: WorldModel) -> Hierarchy | None:
+    """The hierarchy with the landmarks in the folder `wanted`, None for None.
+
+    Raises:
+        UserError: for a folder without landmarks of this model, or with damaged ones.
+    """
+    return None if wanted is None else Hierarchy(model, load_landmarks(Path(wanted), model), config)

@@ -31,8 +31,9 @@ from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
+from planning.hierarchy import HierarchyConfig, require_alone
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_hierarchy, read_model
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -57,6 +58,7 @@ class RunConfig:
     seed: int | None
     command: tuple[float, ...] | None
     checkpoint: str | None
+    hierarchy: str | None
     budget: int
     stop_when_reached: bool
     monitor: str | None
@@ -81,6 +83,7 @@ class RunConfig:
             raise ValueError(f"seed={self.seed} planner_seed={self.planner_seed}: whole numbers from 0 up are accepted")
         if self.imagined_ahead < 1:
             raise ValueError(f"imagined_ahead={self.imagined_ahead}: a whole number from 1 up is accepted")
+        require_alone(self.hierarchy, verify=self.verify, monitor=self.monitor)
         require_fit(self.goal_fit)
         read_on_alarm(self.on_alarm)
 
@@ -88,6 +91,7 @@ class RunConfig:
 def run(config: Config) -> None:
     """Run `python -m planning.run`. Raises UserError for input that cannot be used."""
     options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
+    sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
     strategy = make_strategy(config["planner"], options.planner_seed)
     env, spec = open_env(config["env"])
@@ -96,11 +100,12 @@ def run(config: Config) -> None:
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
+        hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         verification = make_verification(options.verify, model, decoder)
         monitor = _monitor(options, model, checkpoint, config["planner"])
         command = read_start(options.command, spec.action)
         policy: Policy = WorldModelPolicy(
-            model, strategy, device, options.reached_distance, command, verification, monitor
+            model, strategy, device, options.reached_distance, command, verification, monitor, hierarchy
         )
         watched = None if decoder is None else Watched(policy, decoder)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
