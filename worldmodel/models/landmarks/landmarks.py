@@ -180,12 +180,28 @@ class LandmarkFile(nn.Module):
         self.register_buffer("pace", torch.ones(1))
 
 
-def tensors_of(latents: Latent) -> dict[str, Tensor]:
-    """The tensors of latents by name. Raises UserError for latents that hold other records."""
-    found = {field.name: getattr(latents, field.name) for field in dataclasses.fields(latents)}
-    if any(isinstance(value, TensorRecord) for value in found.values()):
-        raise UserError(f"{type(latents).__name__} holds other records: landmarks need latents that hold tensors only")
-    return {name: value for name, value in found.items() if value is not None}
+def tensors_of(latents: TensorRecord) -> dict[str, Tensor]:
+    """The tensors of latents by name, those of the records in it included."""
+    found = dict[str, Tensor]()
+    for field in dataclasses.fields(latents):
+        value = getattr(latents, field.name)
+        if isinstance(value, TensorRecord):
+            found |= {f"{field.name}__{name}": tensor for name, tensor in tensors_of(value).items()}
+        elif value is not None:
+            found[field.name] = value
+    return found
+
+
+def with_tensors(template: Latent, values: Mapping[str, Tensor], prefix: str = "") -> Latent:
+    """Latents like `template` with other tensors, which `values` names as `tensors_of` does."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(template):
+        before, name = getattr(template, field.name), f"{prefix}{field.name}"
+        if isinstance(before, TensorRecord):
+            changed[field.name] = with_tensors(before, values, f"{name}__")
+        elif before is not None:
+            changed[field.name] = values[name].to(before.device, before.dtype)
+    return dataclasses.replace(template, **changed)
 
 
 def save_landmarks(landmarks: Landmarks, folder: Path, world_model: str, provenance: Mapping[str, Any]) -> None:
@@ -238,9 +254,7 @@ def load_landmarks(folder: Path, model: WorldModel) -> Landmarks:
     start, end = (file[f"edge_{name}"].long() for name in ("start", "end"))
     if len(start) and not (min(start.min(), end.min()) >= 0 and max(start.max(), end.max()) < config.count):
         raise UserError(f"{folder} has edges to landmarks that it does not have: expected numbers below {config.count}")
-    latents = dataclasses.replace(
-        template, **{name: file[f"latent_{name}"].to(model.device) for name in tensors_of(template)}
-    )
+    latents = with_tensors(template, {name: file[f"latent_{name}"] for name in tensors_of(template)})
     return Landmarks(model, config, latents, Edges(start, end, file["edge_steps"]), float(file["pace"]))
 
 
