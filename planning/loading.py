@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from planning.hierarchy import Hierarchy, HierarchyConfig
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
@@ -16,7 +18,7 @@ from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
-from worldmodel.models.landmarks.landmarks import load_landmarks
+from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -129,3 +131,12 @@ def read_hierarchy(wanted: str | None, config: HierarchyConfig, model: WorldMode
         UserError: for a folder without landmarks of this model, or with damaged ones.
     """
     return None if wanted is None else Hierarchy(model, load_landmarks(Path(wanted), model), config)
+
+
+def read_pictures(folder: Path) -> NDArray[np.uint8] | None:
+    """Images of the landmarks in `folder`, uint8 `[L, H, W, 3]`. None if there are none."""
+    try:
+        pictures = np.load(folder / PICTURES, allow_pickle=False)
+    except (OSError, ValueError):  # people look at them, and nothing else needs them
+        return None
+    return pictures if pictures.dtype == np.uint8 and pictures.ndim == 4 else None

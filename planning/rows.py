@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,12 @@ class Heading:
     beyond: float
     since: int
     reason: str
+
+    def described(self) -> dict[str, Any]:
+        """All but the latent, as plain values."""
+        known = dataclasses.asdict(dataclasses.replace(self, latent=None))
+        known.pop("latent")
+        return {name: None if value == math.inf else value for name, value in known.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
 from planning.evaluation.imagination import Comparison, Watched
 from planning.evaluation.manifest import MOST_BUDGET, ManifestConfig, frozen_path, load_or_draw
-from planning.evaluation.media import imagined_frames, side_by_side, write_video
+from planning.evaluation.media import imagined_frames, side_by_side, sub_goal_frames, write_video
 from planning.evaluation.outcome import Outcome, StopRule, attempt, describe
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.rollout import Policy
@@ -33,7 +33,15 @@ from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.hierarchy import HierarchyConfig, require_alone
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_hierarchy, read_model
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    choose_checkpoint,
+    read_decoder,
+    read_hierarchy,
+    read_model,
+    read_pictures,
+)
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -121,6 +129,7 @@ def run(config: Config) -> None:
             draw_plan(env, task, outcome, verdict, out / "plan.png")
             film = side_by_side(env, outcome.states, task.picture)
             write_video(out / "episode.mp4", film, 1 / env.control_step_s)
+            shown = _draw_sub_goals(env, task, outcome, options.hierarchy, out)
             imagined = None if watched is None else _draw_imagined(env, watched, options.imagined_ahead, out)
             record = _record(env, task, outcome, verdict, checkpoint)
             write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
@@ -134,8 +143,8 @@ def run(config: Config) -> None:
             f"[yellow]note[/]: rested in {outcome.refused} control steps, whose plans were not seen to lead nearer to "
             f"the goal image (verify={options.verify:g})"
         )
-    films = "episode.mp4" if imagined is None else "episode.mp4, imagined.mp4"
-    console.print(f"output: {out}/{films}, plan.png, result.json", markup=False)
+    films = [name for name, made in (("imagined.mp4", imagined is not None), ("sub_goals.mp4", shown)) if made]
+    console.print(f"output: {out}/{', '.join(['episode.mp4', *films])}, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
 
@@ -196,6 +205,16 @@ def _draw_imagined(env: Environment, watched: Watched, ahead: int, out: Path) ->
     return dataclasses.asdict(comparison.promised())
 
 
+def _draw_sub_goals(env: Environment, task: Task, outcome: Outcome, hierarchy: str | None, out: Path) -> bool:
+    """Write `sub_goals.mp4` if there is a hierarchy and its landmarks have images. Returns whether it was written."""
+    pictures = None if hierarchy is None else read_pictures(Path(hierarchy))
+    if pictures is None:
+        return False
+    frames = sub_goal_frames(env, outcome.states, outcome.headings, pictures, task.picture)
+    write_video(out / "sub_goals.mp4", frames, 1 / env.control_step_s)
+    return True
+
+
 def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "task": env.name,
@@ -212,6 +231,7 @@ def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkp
         "steps_refused": outcome.refused,
         "latent_distance": outcome.distance.tolist(),
         "sub_goal": outcome.sub_goal.tolist(),
+        **({"headings": [heading.described() for heading in outcome.headings]} if outcome.headings else {}),
         "errors": {name: values.tolist() for name, values in outcome.errors.items()},
         "plan_ms": outcome.plan_ms.tolist(),
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,
