@@ -75,10 +75,12 @@ class Hierarchy:
         reason = self._reason(row, proposed.steps)
         if reason is None:
             return row
-        if reason == OVERDUE and heading is not None and heading.landmark is not None:
+        failed = frozenset[int | None]()
+        if reason == OVERDUE and heading is not None:
             # The same way would be proposed again from here.
-            proposed = guide.propose(row.latent, self.config.ahead, frozenset({heading.landmark}))
-        made = Heading(proposed.latent, proposed.landmark, proposed.steps, proposed.beyond, row.step, reason)
+            failed = heading.failed | {heading.landmark}
+            proposed = guide.propose(row.latent, self.config.ahead, failed)
+        made = Heading(proposed.latent, proposed.landmark, proposed.steps, proposed.beyond, row.step, reason, failed)
         same = heading is not None and heading.landmark == made.landmark
         return dataclasses.replace(row, heading=made, plan=row.plan if same else None)
 

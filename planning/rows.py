@@ -22,6 +22,7 @@ class Heading:
         beyond: estimate of the way from the sub-goal on to the goal [control steps].
         since: the control step in which it was chosen.
         reason: why it was chosen: `begin`, or `reached`, `passed` or `overdue` of the sub-goal before.
+        failed: sub-goals that were overdue since one was last reached or passed, None for the goal itself.
     """
 
     latent: Any = dataclasses.field(repr=False)
@@ -30,10 +31,12 @@ class Heading:
     beyond: float
     since: int
     reason: str
+    failed: frozenset[int | None] = frozenset()
 
     def described(self) -> dict[str, Any]:
         """All but the latent, as plain values."""
         known = dataclasses.asdict(dataclasses.replace(self, latent=None))
+        known |= {"failed": sorted(known["failed"], key=str)}
         known.pop("latent")
         return {name: None if value == math.inf else value for name, value in known.items()}
 

@@ -146,10 +146,10 @@ class SubGoal(Protocol):
 class Guide(Protocol):
     """Proposes sub-goals on the way to one goal."""
 
-    def propose(self, latent: Any, ahead: float, avoided: frozenset[int] = frozenset()) -> SubGoal:
+    def propose(self, latent: Any, ahead: float, avoided: frozenset[int | None] = frozenset()) -> SubGoal:
         """The sub-goal for the present `latent [1, ...]`, `ahead` control steps away or the goal itself.
 
-        The numbers of landmarks in `avoided` are not passed.
+        It is none of those in `avoided`, where None stands for the goal, if there is another.
         """
 
 

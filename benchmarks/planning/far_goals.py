@@ -140,7 +140,8 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     folder = config["hierarchy"] or str(RUNS / spec.env / "landmarks")
     hierarchy = read_hierarchy(folder, sub_goals, model) if HIERARCHY in own.arms else None
-    pairs = draw(env, spec.simulator, spec.options, own.seed, own.n).pairs
+    manifest = draw(env, spec.simulator, spec.options, own.seed, own.n)
+    judged = [[metric.name, metric.tolerance] for metric in env.metrics]
     planners = {FLAT: flat, FLAT_LONG: with_long_horizon(flat, own.long), HIERARCHY: flat, ORACLE: flat}
     found, imagined = dict[str, list[Attempt]](), dict[str, int]()
     for arm in own.arms:
@@ -152,14 +153,14 @@ def measure(own: Options, config: dict[str, Any]) -> None:
             policy = Oracle([env], spec, strategy)
         else:
             policy = WorldModelPolicy(model, strategy, device, hierarchy=hierarchy if arm == HIERARCHY else None)
-        decisive: list[Any] = [own.seed, own.budget, spec.simulator, spec.options, config["seed"], arm]
+        decisive: list[Any] = [manifest.sha256, judged, own.budget, config["seed"], arm]
         if arm != RANDOM:
             decisive += [planners[arm], checkpoint.sha256, config["precision"]]
         if arm == HIERARCHY:
             decisive += [content_hash(Path(folder)), dataclasses.asdict(sub_goals)]
         key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
         log = AttemptLog(RUNS / spec.env / "far_goals" / f"{arm}-{key}.jsonl")
-        found[arm] = attempt_all(env, pairs, policy, own.budget, log)
+        found[arm] = attempt_all(env, manifest.pairs, policy, own.budget, log)
     env.close()
     _print(spec.env, own, env.metrics, found, imagined)
 

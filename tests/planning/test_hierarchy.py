@@ -125,12 +125,12 @@ class Scripted:
 
     steps: float = 30.0
     asked: int = 0
-    avoided: frozenset[int] = frozenset()
+    avoided: frozenset[int | None] = frozenset()
 
     def toward(self, goal: Any) -> Scripted:
         return self
 
-    def propose(self, latent: Any, ahead: float, avoided: frozenset[int] = frozenset()) -> SubGoal:
+    def propose(self, latent: Any, ahead: float, avoided: frozenset[int | None] = frozenset()) -> SubGoal:
         self.asked, self.avoided = self.asked + 1, avoided
         return SubGoal(place(float(self.asked), 0.0), self.asked, self.steps, 20.0)
 

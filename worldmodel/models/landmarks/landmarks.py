@@ -127,30 +127,37 @@ class Guide:
         self._steps, self._successor = steps_to_go(landmarks.edges, landmarks.straight(goal))
 
     @torch.no_grad()
-    def propose(self, latent: Latent, ahead: float, avoided: frozenset[int] = frozenset()) -> SubGoal:
+    def propose(self, latent: Latent, ahead: float, avoided: frozenset[int | None] = frozenset()) -> SubGoal:
         """The sub-goal for `latent [1, ...]`: the first landmark on its way that is `ahead` control steps or more away.
 
-        It is the goal itself if that is nearer, or if no way is known. The way does not begin at a landmark in
-        `avoided`.
+        It is the goal itself if that is nearer, or if no way is known. It is none of those in `avoided`, where None
+        stands for the goal, if a way that begins at another of the nearest landmarks has another sub-goal.
         """
         landmarks = self._landmarks
         entry = landmarks.straight(latent)
-        entry[list(avoided)] = torch.inf
         whole = entry + self._steps
-        node = int(whole.argmin())
-        steps = float(whole[node])
+        steps = float(whole.min())
         # The straight way counts only where it is short. A long one may lead through a wall.
         straight = landmarks.per_unit * float(landmarks.model.distance(latent, self._goal))
-        if straight <= min(ahead, steps) or not math.isfinite(steps):
+        if (straight <= min(ahead, steps) and None not in avoided) or not math.isfinite(steps):
             return SubGoal(self._goal, None, min(straight, steps), 0.0)
-        so_far = float(entry[node])
-        while so_far < ahead and int(self._successor[node]) != GOAL:
-            following = int(self._successor[node])
-            so_far += float(self._steps[node] - self._steps[following])
-            node = following
-        if so_far < ahead:
+        ways = [begin for begin in whole.argsort().tolist() if math.isfinite(float(whole[begin]))]
+        ends = [self._walk(begin, ahead - float(entry[begin])) for begin in ways]
+        node = next((end for end in ends if end not in avoided), ends[0])
+        if node is None:
             return SubGoal(self._goal, None, steps, 0.0)
         return SubGoal(landmarks.latents.rows(slice(node, node + 1)), node, steps, float(self._steps[node]))
+
+    def _walk(self, node: int, ahead: float) -> int | None:
+        """The first landmark that is `ahead` control steps or more after `node` on its way, None for the goal."""
+        so_far = 0.0
+        while so_far < ahead:
+            following = int(self._successor[node])
+            if following == GOAL:
+                return None
+            so_far += float(self._steps[node] - self._steps[following])
+            node = following
+        return node
 
 
 @torch.no_grad()
