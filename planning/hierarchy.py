@@ -25,19 +25,20 @@ class HierarchyConfig:
     Attributes:
         ahead: how far away a sub-goal is chosen [control steps].
         patience: control steps after which a sub-goal that was not reached is replaced.
-        near: largest latent distance at which a sub-goal counts as reached, None for the model's own.
+        near: largest latent distance at which a sub-goal counts as reached, as a multiple of the model's own for goals.
+            Coming near is enough, since a sub-goal is only passed through.
     """
 
-    ahead: float = 15.0
+    ahead: float = 30.0
     patience: int = 20
-    near: float | None = None
+    near: float = 2.5
 
     def __post_init__(self) -> None:
         if not 0 < self.ahead < math.inf:
             raise ValueError(f"ahead {self.ahead} must be a number above 0")
         if self.patience < 1:
             raise ValueError(f"patience {self.patience} must be at least 1")
-        if self.near is not None and not 0 < self.near < math.inf:
+        if not 0 < self.near < math.inf:
             raise ValueError(f"near {self.near} must be a number above 0")
 
 
@@ -62,7 +63,7 @@ class Hierarchy:
 
     def __init__(self, model: Model, subgoals: Subgoals, config: HierarchyConfig) -> None:
         self._model, self._subgoals, self.config = model, subgoals, config
-        self._near = model.reached_distance if config.near is None else config.near
+        self._near = config.near * model.reached_distance
 
     def guides(self, goals: Sequence[Any]) -> tuple[Guide, ...]:
         """A guide to each of `goals`, latents `[1, ...]`."""

@@ -91,14 +91,14 @@ def drive(hierarchy: Hierarchy | None, steps: int = 60) -> tuple[np.ndarray, lis
 def test_sub_goals_lead_around_a_wall_and_a_flat_planner_stops_at_it(landmarks: Any) -> None:
     straight, none = drive(None)
     assert straight[:, 1].max() < 0 and none == []
-    around, reasons = drive(Hierarchy(Model(), landmarks, HierarchyConfig(ahead=6, patience=12, near=0.12)))
+    around, reasons = drive(Hierarchy(Model(), landmarks, HierarchyConfig(ahead=6, patience=12, near=0.6)))
     assert np.linalg.norm(around[-1] - [-0.6, 0.5]) < 0.15
     assert around[:, 0].max() > WALL_END
     assert reasons[0] == BEGIN and len(reasons) > 3
 
 
 def test_with_a_hierarchy_a_row_acts_the_same_in_any_company(landmarks: Any) -> None:
-    hierarchy = Hierarchy(Model(), landmarks, HierarchyConfig(ahead=6, near=0.12))
+    hierarchy = Hierarchy(Model(), landmarks, HierarchyConfig(ahead=6, near=0.6))
     starts, goals = [[-0.6, -0.5], [0.1, 0.3]], [[-0.6, 0.5], [0.2, -0.4]]
 
     def act(rows: list[int]) -> np.ndarray:
@@ -141,7 +141,7 @@ def place(x: float, y: float) -> Any:
 
 def test_a_sub_goal_is_kept_until_it_is_reached_passed_or_overdue() -> None:
     script = Scripted()
-    hierarchy = Hierarchy(Model(), script, HierarchyConfig(patience=5, near=0.1))
+    hierarchy = Hierarchy(Model(), script, HierarchyConfig(patience=5, near=0.5))
     row = Row((place(1.0, 1.0),), guides=hierarchy.guides([place(1.0, 1.0)]), latent=place(0.0, 0.0))
     row = hierarchy.aim(row)
     assert row.heading is not None and (row.heading.reason, row.heading.landmark) == (BEGIN, 1)
