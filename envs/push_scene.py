@@ -36,6 +36,9 @@ _HALF: Final = ARENA_WIDTH / 2
 _CORNER: Final = BLOCK_WIDTH * np.sqrt(0.5)  # from the middle of a block to its corner
 _PUSHER: Final = slice(3, 5)
 _BLOCKS: Final = (slice(0, 3), slice(5, 8))  # x, y, yaw of every block
+# Of the position, in per cent of the arena's width. It is that of `push` for one block. Two have more, since the pusher
+# easily touches the first one again while it finishes the second.
+_TOLERANCE: Final = {1: 4.0, 2: 6.0}
 _DRAWS: Final = 10_000  # far more than any scene that has room needs
 
 
@@ -121,8 +124,8 @@ class PushSceneEnv(GoalEnv):
 
     Action `[2]`: velocity of the pusher [m/s], each within ±0.4. Proprioception `[2]`: position of the pusher [m].
     State `[N]`: positions (red block x, y [m] and yaw [rad], pusher x, y [m], then the green block, if there is one),
-    followed by their velocities. Success: every block is within 4 % of the arena's width of its goal. Its yaw does not
-    count, since these scenes test the way.
+    followed by their velocities. Success: the block is within 4 % of the arena's width of its goal, or each of two within
+    6 %. The yaw does not count, since these scenes test the way.
     """
 
     def __init__(self, config: PushSceneConfig) -> None:
@@ -192,7 +195,8 @@ class PushSceneTask(Task):
         self._layout = layout
         names = ("position",) if layout.blocks == 1 else COLOURS
         self._blocks = dict(zip(names, _BLOCKS, strict=False))
-        self.metrics = tuple(Metric(name, "cm", 4.0 * ARENA_WIDTH) for name in names)  # 4 % of it, times 100 cm/m
+        tolerance = _TOLERANCE[layout.blocks] * ARENA_WIDTH  # per cent of m are cm
+        self.metrics = tuple(Metric(name, "cm", tolerance) for name in names)
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Position error [cm] of every block, by its colour if there are two."""
