@@ -124,8 +124,8 @@ class PushSceneEnv(GoalEnv):
 
     Action `[2]`: velocity of the pusher [m/s], each within ±0.4. Proprioception `[2]`: position of the pusher [m].
     State `[N]`: positions (red block x, y [m] and yaw [rad], pusher x, y [m], then the green block, if there is one),
-    followed by their velocities. Success: the block is within 4 % of the arena's width of its goal, or each of two within
-    6 %. The yaw does not count, since these scenes test the way.
+    followed by their velocities. Success: the block is within 4 % of the arena's width of its goal. Of two blocks, each
+    is within 6 %. The yaw does not count, since these scenes test the way.
     """
 
     def __init__(self, config: PushSceneConfig) -> None:
