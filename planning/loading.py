@@ -136,7 +136,9 @@ def read_hierarchy(wanted: str | None, config: HierarchyConfig, model: WorldMode
 def read_pictures(folder: Path) -> NDArray[np.uint8] | None:
     """Images of the landmarks in `folder`, uint8 `[L, H, W, 3]`. None if there are none."""
     try:
-        pictures = np.load(folder / PICTURES, allow_pickle=False)
-    except (OSError, ValueError):  # people look at them, and nothing else needs them
+        # Mapped, so that a file that claims to be larger than it is takes no memory.
+        pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # people look at them, and nothing else needs them
         return None
-    return pictures if pictures.dtype == np.uint8 and pictures.ndim == 4 else None
+    fits = isinstance(pictures, np.ndarray) and pictures.dtype == np.uint8 and pictures.ndim == 4
+    return pictures if fits and pictures.shape[-1] == 3 else None
