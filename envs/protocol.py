@@ -162,6 +162,10 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Whether going from `start [N]` to `goal [N]` is worth evaluating, because enough has moved."""
         return bool(self.task.is_interesting(start, goal))
 
+    def draw_pair(self, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
+        """Start and goal `[N]` of an evaluation by the task's own draw, or None. See `Task.draw_pair`."""
+        return self.task.draw_pair(rng)
+
     def explorer(self, rng: np.random.Generator) -> Explorer:
         """A fresh exploration policy for one episode."""
         return self.task.explorer(rng)

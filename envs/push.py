@@ -143,9 +143,7 @@ class PushTask(Task):
         """Position error [cm] and yaw error [degrees]. The latter is at most 45 because a square is symmetric."""
         states, goal = np.asarray(states), np.asarray(goal)
         position = np.linalg.norm(states[..., :2] - goal[..., :2], axis=-1) * 100
-        quarter = np.pi / 2
-        yaw = np.abs((states[..., 2] - goal[..., 2] + quarter / 2) % quarter - quarter / 2)
-        return {"position": position, "yaw": np.degrees(yaw)}
+        return {"position": position, "yaw": yaw_error(states[..., 2], goal[..., 2])}
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
         """Whether the block moves at least 5 cm or turns at least 20 degrees, and the start is not a success."""
@@ -160,9 +158,21 @@ class PushTask(Task):
         )
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
-        half_view = 1.46 * np.tan(np.radians(20.5 / 2))  # at half the height of the objects
-        to_frame = np.array([0.5, -0.5]) / half_view
-        return {"block": 0.5 + states[..., 0:2] * to_frame, "pusher": 0.5 + states[..., 3:5] * to_frame}
+        return {"block": to_frame(states[..., 0:2]), "pusher": to_frame(states[..., 3:5])}
+
+
+def yaw_error(yaw: Floats, wanted: Floats) -> Floats:
+    """Difference [degrees] of yaws [rad], modulo quarter turns, which do not change a square. It is at most 45."""
+    quarter = np.pi / 2
+    error: Floats = np.degrees(np.abs((yaw - wanted + quarter / 2) % quarter - quarter / 2))
+    return error
+
+
+def to_frame(places: Floats) -> Floats:
+    """Places `[..., 2]` [m] as (column, row) in fractions of the image."""
+    half_view = 1.46 * np.tan(np.radians(20.5 / 2))  # at half the height of the objects
+    points: Floats = 0.5 + places * (np.array([0.5, -0.5]) / half_view)
+    return points
 
 
 class PushThroughExplorer(Explorer):
@@ -177,11 +187,11 @@ class PushThroughExplorer(Explorer):
         self._steps_left = 0
 
     def _begin(self, block: Floats) -> None:
-        rng, room = self._rng, ARENA_WIDTH / 2 - BLOCK_WIDTH / 2
+        rng = self._rng
         for _ in range(4):
             self._angle = rng.uniform(-np.pi, np.pi)  # side to push from, in the arena's frame
             self._side = np.array([np.cos(self._angle), np.sin(self._angle)])
-            if (np.abs(block - 0.08 * self._side) < room).all():
+            if self._has_room(block - 0.08 * self._side):
                 break
         self._aim = rng.uniform(-0.045, 0.045, 2)  # point of the block to push through [m]
         self._speed = rng.uniform(0.1, 0.4)
@@ -190,14 +200,26 @@ class PushThroughExplorer(Explorer):
         self._before: Floats | None = None
 
     def act(self, env: GoalEnv) -> NDArray[np.float32]:
-        positions = env.get_state()[_POSITIONS]
-        block, pusher = positions[:2], positions[3:5]
+        block, pusher = self._look(env)
         if self._steps_left == 0:
             self._begin(block)
         self._steps_left -= 1
         velocity = self._approach(block, pusher) if self._approaching else self._push(block, pusher)
         velocity = velocity + self._noise * self._rng.standard_normal(2)
         return np.clip(velocity, -MAX_SPEED, MAX_SPEED).astype(np.float32)
+
+    def _look(self, env: GoalEnv) -> tuple[Floats, Floats]:
+        """Positions `[2]` of the block to push and of the pusher [m]."""
+        positions = env.get_state()[_POSITIONS]
+        return positions[:2], positions[3:5]
+
+    def _has_room(self, place: Floats) -> bool:
+        """Whether the block can be at `place [2]`."""
+        return bool((np.abs(place) < ARENA_WIDTH / 2 - BLOCK_WIDTH / 2).all())
+
+    def _route(self, pusher: Floats, target: Floats) -> Floats:
+        """The next point `[2]` on the pusher's way to `target [2]`."""
+        return target
 
     def _approach(self, block: Floats, pusher: Floats) -> Floats:
         """Velocity [m/s] toward the start of the push beside the block, around the block if it is in the way."""
@@ -209,6 +231,7 @@ class PushThroughExplorer(Explorer):
         elif np.linalg.norm(away) < 0.115 and np.dot(away, self._side) < 0.05:
             tangent = np.array([-away[1], away[0]])
             target = pusher + tangent * np.sign(np.dot(tangent, target - pusher)) + 0.3 * away
+        target = self._route(pusher, target)
         return self._limited((target - pusher) / 0.1, max(self._speed, 0.35))
 
     def _push(self, block: Floats, pusher: Floats) -> Floats:

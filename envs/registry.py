@@ -101,6 +101,7 @@ ENVIRONMENTS: Registry[EnvFamily] = Registry(
     "env family",
     {
         "push": "envs.push:FAMILY",
+        "push_scene": "envs.push_scene:FAMILY",
         "dm_control": "envs.dm_control:FAMILY",
         "gym": "envs.gym:FAMILY",
     },

@@ -63,6 +63,13 @@ class Task(abc.ABC):
     def explorer(self, rng: np.random.Generator) -> Explorer:
         """A fresh exploration policy for one episode."""
 
+    def draw_pair(self, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
+        """Start and goal `[N]` of an evaluation, for a task with goals that exploration rarely reaches.
+
+        None leaves the choice to the manifest, which takes both from one exploratory episode.
+        """
+        return None
+
     @abc.abstractmethod
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         """Paths for plots of `states [..., N]`: name → `[..., 2]` (column, row) in fractions of the first camera's

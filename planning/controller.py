@@ -18,9 +18,10 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
 from planning.alarms import Alarm, Check
+from planning.hierarchy import Hierarchy
 from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
-from planning.rows import Row
+from planning.rows import Heading, Row
 from planning.types import CostFn, Model, Optimiser, Plan, Problem
 from planning.verification import Verification
 from worldmodel.core.errors import UserError
@@ -96,6 +97,7 @@ class Decision:
         plans: each row's plan in execution, from its first action on; None without one.
         alarm: the monitor's alarm of each row, None where all is well; empty without a monitor.
         scores: the monitor's scores of each row; empty without a monitor.
+        headings: the hierarchy's sub-goal of each row, with the reason for it; empty without a hierarchy.
     """
 
     actions: NDArray[np.float32]
@@ -113,6 +115,7 @@ class Decision:
     imagine: Callable[[], tuple[Any, ...]] = dataclasses.field(default=tuple, repr=False, compare=False)
     alarm: tuple[Alarm | None, ...] = ()
     scores: tuple[Mapping[Check, float], ...] = dataclasses.field(default=(), repr=False, compare=False)
+    headings: tuple[Heading | None, ...] = dataclasses.field(default=(), compare=False)
 
     @functools.cached_property
     def imagined(self) -> tuple[Any, ...]:
@@ -177,6 +180,7 @@ class Controller:
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
         verification: checks the decoded end of a plan before the plan is executed, or None.
         watcher: looks at every decision, or None.
+        hierarchy: chooses sub-goals on the way to every goal, or None for plans straight to it.
 
     Raises:
         UserError: for a goal that the model cannot read or the watcher refuses, and for a `reached_distance` that is
@@ -193,9 +197,10 @@ class Controller:
         start: NDArray[np.float32] | None = None,
         verification: Verification | None = None,
         watcher: Watcher | None = None,
+        hierarchy: Hierarchy | None = None,
     ) -> None:
         self._model, self._strategy, self._device = model, strategy, device
-        self._verification, self._watcher = verification, watcher
+        self._verification, self._watcher, self._hierarchy = verification, watcher, hierarchy
         prepare(model, strategy.objective)
         self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
@@ -207,8 +212,7 @@ class Controller:
 
     def look_anew(self, row: int) -> None:
         """Forget what environment `row` showed and planned, but not where it is heading: a new episode begins there."""
-        known = self._rows[row]
-        self._rows[row] = Row(known.goals, known.targets, known.sub_goal)
+        self._rows[row] = self._rows[row].anew()
         if self._watcher is not None:
             self._watcher.forget(row)
 
@@ -239,7 +243,8 @@ class Controller:
             for one in wanted:
                 self._watcher.require_known(one)
             self._watcher.begin(row)
-        return Row(wanted, targets)
+        guides = () if self._hierarchy is None else self._hierarchy.guides(wanted)
+        return Row(wanted, targets, guides=guides)
 
     @torch.no_grad()
     def act(
@@ -263,6 +268,7 @@ class Controller:
         commands = first_command(command, seen, self._model.spec.action, first, self._start)
         rows = [self._look(row, seen.rows(slice(i, i + 1)), commands[i]) for i, row in enumerate(self._rows)]
         rows, distance = (list(part) for part in zip(*(self._head_on(row) for row in rows), strict=True))
+        rows = rows if self._hierarchy is None else [self._hierarchy.aim(row) for row in rows]
         rows, planned = self._plan(rows, deadline)
         actions, replaced = self._decide(rows)
         made = self._decision(rows, actions, replaced, distance, planned)
@@ -288,7 +294,7 @@ class Controller:
         distance = self._distance(row)
         while self._is_near(distance) and row.sub_goal + 1 < len(row.goals):
             # The plan in execution leads to the goal that has been reached.
-            row = dataclasses.replace(row, sub_goal=row.sub_goal + 1, plan=None)
+            row = dataclasses.replace(row, sub_goal=row.sub_goal + 1, plan=None, heading=None)
             distance = self._distance(row)
         return row, distance
 
@@ -328,7 +334,7 @@ class Controller:
 
     def _plan_group(self, rows: Sequence[Row], step: int, deadline: float | None) -> Plan:
         cost = LatentGoalCost(
-            self._model, [row.latent for row in rows], [row.goal for row in rows], self._strategy.objective
+            self._model, [row.latent for row in rows], [row.aim for row in rows], self._strategy.objective
         )
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
@@ -374,6 +380,7 @@ class Controller:
             planned=planned,
             latents=tuple(row.latent for row in rows),
             plans=tuple(row.plan for row in rows),
+            headings=() if self._hierarchy is None else tuple(row.heading for row in rows),
             imagine=functools.partial(self._imagine, rows),
         )
 

@@ -6,7 +6,7 @@ Every `envs.protocol.GoalEnv` satisfies it. Shapes: `A` action, `P` propriocepti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +53,10 @@ class Environment(Protocol):
     def explorer(self, rng: np.random.Generator) -> Any: ...
     def simulate(self, state: Floats, actions: Floats) -> Floats: ...
     def path_points(self, states: Floats) -> Mapping[str, Floats]: ...
+
+
+@runtime_checkable
+class DrawsPairs(Protocol):
+    """An environment that may draw starts and goals itself."""
+
+    def draw_pair(self, rng: np.random.Generator) -> tuple[Floats, Floats] | None: ...

@@ -27,8 +27,9 @@ from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPoli
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
+from planning.hierarchy import HierarchyConfig
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, content_hash, read_hierarchy, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
@@ -51,6 +52,7 @@ class EvaluateConfig:
 
     checkpoint: str | None
     command: tuple[float, ...] | None
+    hierarchy: str | None
     budget: int
     batch: int
     baselines: bool
@@ -118,6 +120,7 @@ def evaluate(config: Config) -> None:
     """Run `python -m planning.evaluate`. Raises UserError for input that cannot be used."""
     options = from_config(EvaluateConfig, plain_options(config), "evaluate")
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
+    sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
     settings: dict[str, Any] = config["planner"]
     strategy = make_strategy(settings, options.seed)
@@ -126,15 +129,16 @@ def evaluate(config: Config) -> None:
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
         _introduce(task, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)
-        policy = WorldModelPolicy(model, strategy, device, start=start)
+        policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics)
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **_identity(options, sub_goals))
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
         batched_ms = list(policy.plan_ms)
@@ -151,6 +155,13 @@ def evaluate(config: Config) -> None:
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
         _report(task, episodes, timing, reality, out, frozen=manifest_config.seed is None)
+
+
+def _identity(options: EvaluateConfig, sub_goals: HierarchyConfig) -> dict[str, Any]:
+    """What tells evaluations with a hierarchy apart. Without one it is empty, as it was when there were none."""
+    if options.hierarchy is None:
+        return {}
+    return {"hierarchy": content_hash(Path(options.hierarchy)), "sub_goals": dataclasses.asdict(sub_goals)}
 
 
 def _introduce(task: Evaluation, frozen: bool) -> None:
@@ -200,6 +211,7 @@ def _report(
         "simulator": task.spec.simulator,
         "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
         "planner": task.planner,
+        "hierarchy": task.options.hierarchy,
         "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }

@@ -6,8 +6,11 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from planning.hierarchy import Hierarchy, HierarchyConfig
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
@@ -15,6 +18,7 @@ from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
+from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -35,10 +39,14 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of configuration and weights. It tells models of one name apart, and a copy has the same hash."""
-        folder = resolve(self.source)
-        digest = hashlib.sha256((folder / "config.json").read_bytes())
-        digest.update((folder / "model.safetensors").read_bytes())
-        return digest.hexdigest()
+        return content_hash(resolve(self.source))
+
+
+def content_hash(folder: Path) -> str:
+    """Hash of the configuration and the weights in a checkpoint's folder."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest.update((folder / "model.safetensors").read_bytes())
+    return digest.hexdigest()
 
 
 def choose_checkpoint(wanted: str | None, env: str) -> Checkpoint:
@@ -114,3 +122,23 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
         except UserError as error:  # the user did not name it, and it is not needed to act
             note = f"no decoder is used: {error}"
     return None, note
+
+
+def read_hierarchy(wanted: str | None, config: HierarchyConfig, model: WorldModel) -> Hierarchy | None:
+    """The hierarchy with the landmarks in the folder `wanted`, None for None.
+
+    Raises:
+        UserError: for a folder without landmarks of this model, or with damaged ones.
+    """
+    return None if wanted is None else Hierarchy(model, load_landmarks(Path(wanted), model), config)
+
+
+def read_pictures(folder: Path) -> NDArray[np.uint8] | None:
+    """Images of the landmarks in `folder`, uint8 `[L, H, W, 3]`. None if there are none."""
+    try:
+        # Mapped, so that a file that claims to be larger than it is takes no memory.
+        pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # people look at them, and nothing else needs them
+        return None
+    fits = isinstance(pictures, np.ndarray) and pictures.dtype == np.uint8 and pictures.ndim == 4
+    return pictures if fits and pictures.shape[-1] == 3 else None

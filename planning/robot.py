@@ -34,8 +34,9 @@ from planning.gate import Gate, GateConfig
 from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
 from planning.guarded import Read, act_guarded
+from planning.hierarchy import HierarchyConfig, require_alone
 from planning.inputs import read_images, read_numbers
-from planning.loading import Checkpoint, read_decoder, read_model
+from planning.loading import Checkpoint, read_decoder, read_hierarchy, read_model
 from planning.logbook import Logbook
 from planning.monitor import MonitorConfig, make_monitor
 from planning.planner import GoalLike
@@ -121,6 +122,9 @@ class RobotController:
             fraction, from 0 to below 1. None executes every plan.
         monitor: tests of surprise, disagreement, novelty and progress, calibrated on successful runs; None for none. An
             alarm can only stop a robot with a gate.
+        hierarchy: folder that `python -m worldmodel.landmarks` has written for this checkpoint, for goals that are not
+            reached by going straight; None for none. It excludes `verify` and `monitor`.
+        sub_goals: options of the hierarchy.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -147,9 +151,12 @@ class RobotController:
         decoder: str | Path | None = None,
         verify: float | None = None,
         monitor: MonitorConfig | None = None,
+        hierarchy: str | Path | None = None,
+        sub_goals: HierarchyConfig = HierarchyConfig(),  # noqa: B008 (frozen)
     ) -> None:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
+        require_alone(hierarchy, verify=verify, monitor=monitor)
         self._settings = read_settings(options)
         strategy = make_strategy(self._settings, seed)
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
@@ -160,8 +167,9 @@ class RobotController:
         self._fit, self._in_use = goal_fit, threading.Lock()
         goals = read_goals(goal, self.spec, goal_fit)
         self._monitor = None if monitor is None else make_monitor(monitor, model, lambda: self.belongs_to)
+        far = read_hierarchy(None if hierarchy is None else str(hierarchy), sub_goals, model)
         self._controller = Controller(
-            model, strategy, [goals], place, reached_distance, None, verification, self._monitor
+            model, strategy, [goals], place, reached_distance, None, verification, self._monitor, far
         )
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)

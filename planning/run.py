@@ -25,14 +25,23 @@ from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
 from planning.evaluation.imagination import Comparison, Watched
 from planning.evaluation.manifest import MOST_BUDGET, ManifestConfig, frozen_path, load_or_draw
-from planning.evaluation.media import imagined_frames, side_by_side, write_video
+from planning.evaluation.media import imagined_frames, side_by_side, sub_goal_frames, write_video
 from planning.evaluation.outcome import Outcome, StopRule, attempt, describe
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
+from planning.hierarchy import HierarchyConfig, require_alone
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    choose_checkpoint,
+    read_decoder,
+    read_hierarchy,
+    read_model,
+    read_pictures,
+)
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -57,6 +66,7 @@ class RunConfig:
     seed: int | None
     command: tuple[float, ...] | None
     checkpoint: str | None
+    hierarchy: str | None
     budget: int
     stop_when_reached: bool
     monitor: str | None
@@ -81,6 +91,7 @@ class RunConfig:
             raise ValueError(f"seed={self.seed} planner_seed={self.planner_seed}: whole numbers from 0 up are accepted")
         if self.imagined_ahead < 1:
             raise ValueError(f"imagined_ahead={self.imagined_ahead}: a whole number from 1 up is accepted")
+        require_alone(self.hierarchy, verify=self.verify, monitor=self.monitor)
         require_fit(self.goal_fit)
         read_on_alarm(self.on_alarm)
 
@@ -88,6 +99,7 @@ class RunConfig:
 def run(config: Config) -> None:
     """Run `python -m planning.run`. Raises UserError for input that cannot be used."""
     options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
+    sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
     strategy = make_strategy(config["planner"], options.planner_seed)
     env, spec = open_env(config["env"])
@@ -96,11 +108,12 @@ def run(config: Config) -> None:
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
+        hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         verification = make_verification(options.verify, model, decoder)
         monitor = _monitor(options, model, checkpoint, config["planner"])
         command = read_start(options.command, spec.action)
         policy: Policy = WorldModelPolicy(
-            model, strategy, device, options.reached_distance, command, verification, monitor
+            model, strategy, device, options.reached_distance, command, verification, monitor, hierarchy
         )
         watched = None if decoder is None else Watched(policy, decoder)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -116,6 +129,7 @@ def run(config: Config) -> None:
             draw_plan(env, task, outcome, verdict, out / "plan.png")
             film = side_by_side(env, outcome.states, task.picture)
             write_video(out / "episode.mp4", film, 1 / env.control_step_s)
+            shown = _draw_sub_goals(env, task, outcome, options.hierarchy, out)
             imagined = None if watched is None else _draw_imagined(env, watched, options.imagined_ahead, out)
             record = _record(env, task, outcome, verdict, checkpoint)
             write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
@@ -129,8 +143,8 @@ def run(config: Config) -> None:
             f"[yellow]note[/]: rested in {outcome.refused} control steps, whose plans were not seen to lead nearer to "
             f"the goal image (verify={options.verify:g})"
         )
-    films = "episode.mp4" if imagined is None else "episode.mp4, imagined.mp4"
-    console.print(f"output: {out}/{films}, plan.png, result.json", markup=False)
+    films = [name for name, made in (("imagined.mp4", imagined is not None), ("sub_goals.mp4", shown)) if made]
+    console.print(f"output: {out}/{', '.join(['episode.mp4', *films])}, plan.png, result.json", markup=False)
     fresh = () if frozen_path(spec.env, spec.options).exists() else ("manifest.seed=1",)
     console.print(next_command("planning.evaluate", *fresh, checkpoint="checkpoint"))
 
@@ -191,6 +205,16 @@ def _draw_imagined(env: Environment, watched: Watched, ahead: int, out: Path) ->
     return dataclasses.asdict(comparison.promised())
 
 
+def _draw_sub_goals(env: Environment, task: Task, outcome: Outcome, hierarchy: str | None, out: Path) -> bool:
+    """Write `sub_goals.mp4` if there is a hierarchy and its landmarks have images. Returns whether it was written."""
+    pictures = None if hierarchy is None else read_pictures(Path(hierarchy))
+    if pictures is None:
+        return False
+    frames = sub_goal_frames(env, outcome.states, outcome.headings, pictures, task.picture)
+    write_video(out / "sub_goals.mp4", frames, 1 / env.control_step_s)
+    return True
+
+
 def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "task": env.name,
@@ -207,6 +231,7 @@ def _record(env: Environment, task: Task, outcome: Outcome, verdict: str, checkp
         "steps_refused": outcome.refused,
         "latent_distance": outcome.distance.tolist(),
         "sub_goal": outcome.sub_goal.tolist(),
+        **({"headings": [heading.described() for heading in outcome.headings]} if outcome.headings else {}),
         "errors": {name: values.tolist() for name, values in outcome.errors.items()},
         "plan_ms": outcome.plan_ms.tolist(),
         "plan_ms_median": float(np.median(outcome.plan_ms)) if len(outcome.plan_ms) else None,

@@ -130,6 +130,36 @@ class Model(Protocol):
         """Distance of latents `[B, ...]` or `[B, S, H, ...]` to goals `[B, ...]`, of the latents' leading shape."""
 
 
+class SubGoal(Protocol):
+    """A sub-goal on the way to a goal, as `worldmodel.models.landmarks.landmarks.SubGoal`."""
+
+    @property
+    def latent(self) -> Any: ...
+    @property
+    def landmark(self) -> int | None: ...
+    @property
+    def steps(self) -> float: ...
+    @property
+    def beyond(self) -> float: ...
+
+
+class Guide(Protocol):
+    """Proposes sub-goals on the way to one goal."""
+
+    def propose(self, latent: Any, ahead: float, avoided: frozenset[int | None] = frozenset()) -> SubGoal:
+        """The sub-goal for the present `latent [1, ...]`, `ahead` control steps away or the goal itself.
+
+        It is none of those in `avoided`, where None stands for the goal, if there is another.
+        """
+
+
+class Subgoals(Protocol):
+    """The part of `worldmodel.models.landmarks.landmarks.Landmarks` that planning uses."""
+
+    def toward(self, goal: Any) -> Guide:
+        """The guide to `goal [1, ...]`."""
+
+
 class Decoder(Protocol):
     """The part of `worldmodel.models.decoder.decoder.Decoder` that planning uses.
 

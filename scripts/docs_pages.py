@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train",
     "probe": "probe",
     "decode": "decode",
+    "landmarks": "landmarks",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",

@@ -48,6 +48,7 @@ COMMANDS_OF_OURS = {
     "envs.collect", "envs.goal", "planning.calibrate", "planning.compare", "planning.display", "planning.evaluate",
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
     "worldmodel.decode",
+    "worldmodel.landmarks",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",
 }  # fmt: skip
 # Where planning meets environments, models and recordings, for its commands and for a robot.

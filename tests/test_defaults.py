@@ -19,6 +19,7 @@ from planning.compare import CompareConfig
 from planning.controller import ControllerConfig
 from planning.evaluate import EvaluateConfig
 from planning.evaluation.manifest import ManifestConfig
+from planning.hierarchy import HierarchyConfig
 from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
@@ -33,8 +34,10 @@ from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
 from worldmodel.models.decoder.training import DecodingConfig
+from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
@@ -49,6 +52,7 @@ COMMANDS: dict[str, type[Any]] = {
     "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
     "goal": GoalImageConfig,
+    "landmarks": LandmarkOptions,
     "manifest": FreezeConfig,
     "pretrain": PretrainOptions,
     "probe": ProbeOptions,
@@ -62,12 +66,14 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "jepa": JepaConfig,
+    "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
     "network": DecoderConfig,
     "pretrain": PretrainConfig,
+    "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
 }
 # Read beside the dataclass: what env and planner are called, and the evaluations to compare.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from planning.environment import Environment, Floats
+from planning.environment import DrawsPairs, Environment, Floats
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.seeds import FIRST_EVALUATION_SEED
@@ -41,7 +41,8 @@ class ManifestConfig:
     Attributes:
         seed: seed of new pairs, None for the frozen manifest.
         n: number of pairs. From the frozen manifest, these are the first n.
-        steps_ahead: control steps from start to goal in the episode with both (new pairs only).
+        steps_ahead: control steps from start to goal in the episode with both (new pairs only). A task that draws far
+            pairs itself does without.
     """
 
     seed: int | None = None
@@ -147,7 +148,7 @@ def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], conf
 def draw(
     env: Environment, simulator: str, options: dict[str, Any], seed: int, n: int = 100, steps_ahead: int = 25
 ) -> Manifest:
-    """Draw `n` pairs from new exploratory episodes.
+    """Draw `n` pairs from new exploratory episodes, or by the task's own draw if it has one.
 
     Episode i is seeded with `SeedSequence([seed, i, namespace])`. The start is a random step of the episode, and the
     goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped.
@@ -167,6 +168,9 @@ def draw(
 
 def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:
     rng = np.random.default_rng(entropy)
+    drawn = env.draw_pair(rng) if isinstance(env, DrawsPairs) else None
+    if drawn is not None:
+        return Pair(index, tuple(drawn[0].tolist()), tuple(drawn[1].tolist()))
     env.reset(seed=int(rng.integers(FIRST_EVALUATION_SEED, 2**32)))
     explorer = env.explorer(rng)
     start_step = int(rng.integers(_LATEST_START))

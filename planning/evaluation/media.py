@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from planning.environment import Environment
 from planning.evaluation.imagination import Comparison, Images, pixel_error
+from planning.rows import Heading
 from worldmodel.core.files import appearing
 
 FRAME_SIZE = 256  # pixels
@@ -74,6 +75,30 @@ def side_by_side(
         yield frame
     for _ in range(hold_frames):
         yield frame
+
+
+def sub_goal_frames(
+    env: Environment,
+    states: NDArray[np.float64],
+    headings: Sequence[Heading],
+    pictures: NDArray[np.uint8],
+    goal: NDArray[np.uint8],
+) -> Iterator[NDArray[np.uint8]]:
+    """Frames of the episode `states [T, N]` beside the sub-goal of every control step and the goal image.
+
+    Args:
+        env: renders the states.
+        states: simulator states, `[T, N]`.
+        headings: the sub-goal of each, `[T]`.
+        pictures: images of the landmarks, uint8 `[L, H, W, 3]`.
+        goal: the goal image, uint8 `[H, W, 3]`.
+    """
+    for step, (state, heading) in enumerate(zip(states, headings, strict=False)):
+        known = heading.landmark is not None and heading.landmark < len(pictures)
+        chosen = pictures[heading.landmark] if known else goal
+        left = f", {heading.steps:.0f} steps to go" if np.isfinite(heading.steps) else ""
+        captions = (f"step {step}", f"sub-goal: {heading.reason}{left}", "goal")
+        yield _captioned(captions, [(env.render_state(state, size=FRAME_SIZE), chosen, goal)])
 
 
 def imagined_frames(comparison: Comparison, ahead: int) -> Iterator[NDArray[np.uint8]]:

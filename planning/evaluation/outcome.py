@@ -14,6 +14,7 @@ from planning.environment import Environment, Floats
 from planning.evaluation.report import short
 from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.task import Task
+from planning.rows import Heading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Outcome:
         diverged: whether the simulation diverged.
         errors: errors by metric at these times, `[T+1]`, in its unit. Empty without a goal state.
         alarm: the monitor's alarm, None if all was well.
+        headings: the hierarchy's sub-goal at these times, `[T+1]`. Empty without a hierarchy.
     """
 
     reached: bool
@@ -64,6 +66,7 @@ class Outcome:
     diverged: bool
     errors: dict[str, NDArray[np.float64]]
     alarm: Alarm | None = None
+    headings: tuple[Heading, ...] = ()
 
 
 def attempt(
@@ -110,6 +113,7 @@ def attempt(
         diverged=happened.diverged,
         errors={} if task.goal_state is None else dict(env.goal_errors(happened.states, task.goal_state)),
         alarm=next((alarm for decision in decisions for alarm in decision.alarm if alarm), None),
+        headings=tuple(heading for decision in decisions for heading in decision.headings if heading is not None),
     )
 
 

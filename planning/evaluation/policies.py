@@ -13,6 +13,7 @@ from planning.actions.limits import ActionLimits
 from planning.controller import Controller, Decision, Strategy, Watcher
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
+from planning.hierarchy import Hierarchy
 from planning.inputs import first_command
 from planning.types import Model
 from planning.verification import Verification
@@ -37,8 +38,10 @@ class WorldModelPolicy(Policy):
         start: NDArray[np.float32] | None = None,
         verification: Verification | None = None,
         watcher: Watcher | None = None,
+        hierarchy: Hierarchy | None = None,
     ) -> None:
         self._model, self._strategy, self._device, self._watcher = model, strategy, device, watcher
+        self._hierarchy = hierarchy
         self._reached_distance, self._start, self._verification = reached_distance, start, verification
         self.plan_ms: list[float] = []
 
@@ -58,6 +61,7 @@ class WorldModelPolicy(Policy):
             self._start,
             self._verification,
             self._watcher,
+            self._hierarchy,
         )
 
     def act(self, observation: Observation) -> Decision:

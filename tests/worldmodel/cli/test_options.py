@@ -17,6 +17,7 @@ from envs.collect import CollectConfig
 from envs.push import PushConfig
 from planning.compare import CompareConfig
 from planning.evaluate import EvaluateConfig
+from planning.hierarchy import HierarchyConfig
 from planning.manifest import FreezeConfig, ManifestConfig
 from planning.run import RunConfig
 from tests.commands import assert_refused, type_in
@@ -32,8 +33,10 @@ from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
 from worldmodel.models.decoder.training import DecodingConfig
+from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
@@ -70,6 +73,7 @@ COMMANDS: dict[str, type[Any]] = {
     "compare": CompareConfig,
     "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
+    "landmarks": LandmarkOptions,
     "manifest": FreezeConfig,
     "pretrain": PretrainOptions,
     "probe": ProbeOptions,
@@ -82,9 +86,11 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "jepa": JepaConfig,
+    "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "network": DecoderConfig,
     "pretrain": PretrainConfig,
+    "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
 }
 

@@ -1,0 +1,1 @@
+"""Landmarks: sub-goals from the recording for a frozen world model."""
