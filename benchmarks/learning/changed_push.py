@@ -1,7 +1,7 @@
 """`push` in a world that differs from the recorded one. Images look as before, and other things happen in them.
 
-`env.family=changed_push env.change=slippery` is an environment like any other, once `register_changed` was called. It
-keeps the name `push`, so that models of `push` are accepted.
+`env=changed_push env.change=slippery` is an environment like any other, once `register_changed` was called. Its name
+stays `push`, so that models of `push` are accepted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from envs.registry import EnvFamily
 from worldmodel.core.errors import choices_message
 from worldmodel.core.registry import register
 
-FAMILY: Final = "changed_push"
+NAME: Final = "changed_push"
 _BLOCK: Final = slice(0, 3)  # its degrees of freedom: x, y, yaw
 
 
@@ -104,5 +104,5 @@ _ENTRY: Final = EnvFamily(ChangedConfig, ChangedPush)
 
 
 def register_changed() -> None:
-    """Make `env.family=changed_push` known to this process. Safe to call twice."""
-    register("env", FAMILY, _ENTRY)
+    """Make `env=changed_push` known to this process. Safe to call twice."""
+    register("env", NAME, _ENTRY)

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.changed_push import FAMILY, register_changed
+from benchmarks.learning.changed_push import NAME, register_changed
 from envs.registry import describe, env_options, make_env
+from planning import evaluate
 from planning.environment import Environment
-from planning.evaluate import evaluate
 from planning.evaluation.manifest import Manifest, draw
 from planning.robot import RobotController
-from worldmodel.cli.command import as_plain, composed, ending_in_one_line
+from worldmodel.cli.command import ending_in_one_line
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting
 from worldmodel.core.errors import UserError, choices_message
@@ -49,15 +49,10 @@ class RecordConfig:
             )
 
 
-def changed(options: Mapping[str, Any], change: str) -> dict[str, Any]:
-    """The options `env` of `push`, for a world with `change`."""
-    register_changed()
-    return {**options, "family": FAMILY, "change": change}
-
-
 def record(config: RecordConfig) -> tuple[int, int]:
     """Live through all goals. Returns how many control steps there were, and how many goals the model reported."""
-    options = changed(env_options("push"), config.change)
+    register_changed()
+    options = env_options(NAME, change=config.change)
     env = make_env(options)
     spec = describe(env, options)
     manifest = draw(env, spec.simulator, spec.options, config.seed, config.goals)
@@ -91,13 +86,6 @@ def live(env: Environment, manifest: Manifest, config: RecordConfig) -> tuple[in
     return steps, reached
 
 
-def read(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The value of `change`, and the other arguments."""
-    ours = [argument for argument in arguments if argument.startswith("change=")]
-    others = [argument for argument in arguments if argument not in ours]
-    return ours[-1].removeprefix("change=") if ours else "none", others
-
-
 def read_record(arguments: Sequence[str]) -> RecordConfig:
     """The options of `record` as typed. Raises UserError."""
     kinds = {field.name: type(field.default) for field in dataclasses.fields(RecordConfig)}
@@ -118,20 +106,20 @@ def main() -> None:
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(__doc__)
-        return
-    with ending_in_one_line("what was finished is kept"):
-        if command == "record":
+    elif command == "evaluate":
+        register_changed()
+        options = [f"env.{option}" if option.startswith("change=") else option for option in arguments]
+        sys.argv = [sys.argv[0], f"env={NAME}", *options]
+        evaluate.main()
+    else:
+        with ending_in_one_line("what was finished is kept; the same command adds to it"):
+            if command != "record":
+                raise UserError(choices_message("command", command, ("record", "evaluate")))
             config = read_record(arguments)
             steps, reached = record(config)
             console.print(
                 f"{config.goals} goals, {steps} control steps, {reached} goals reported as reached: {config.out}"
             )
-        elif command == "evaluate":
-            change, others = read(arguments)
-            plain = as_plain(composed("evaluate", ["env=push", *others]))
-            evaluate({**plain, "env": changed(plain["env"], change)})
-        else:
-            raise UserError(choices_message("command", command, ("record", "evaluate")))
 
 
 if __name__ == "__main__":
