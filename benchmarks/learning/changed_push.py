@@ -58,8 +58,8 @@ def _long(model: mujoco.MjModel) -> None:
 
 CHANGES: Final[dict[str, Callable[[mujoco.MjModel], None]]] = {
     "none": lambda model: None,
-    "slippery": _slippery(0.02),
-    "half_slippery": _slippery(0.1),
+    "icy": _slippery(0.02),
+    "slippery": _slippery(0.1),
     "gains": _gains(0.5, 1.5),
     "slow": _gains(0.5, 0.5),
     "mirrored": _gains(-1.0, 1.0),

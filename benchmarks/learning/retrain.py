@@ -5,9 +5,9 @@ python -m benchmarks.learning.retrain evaluate change=slippery checkpoint=push m
 
 `record` heads for one goal image after another, as on a table that nobody tidies up. Each goal has as many control
 steps as `budget` says, or ends when the model reports it as reached. Its options are `change` (a name in
-benchmarks.learning.changed_push), `checkpoint`, `goals`, `budget`, `seed` (of goals and start), and `out`. If `out`
-exists, episodes are added. `evaluate` takes `change`, and all options of planning.evaluate but `env`. docs/robot.md
-shows what is between.
+benchmarks.learning.changed_push), `checkpoint`, `goals`, `budget`, `seed` (of goals and start), `out`, and those of the
+planner, such as planner.options.samples=64. If `out` exists, episodes are added. `evaluate` takes `change`, and all
+options of planning.evaluate but `env`. docs/robot.md shows what is between.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class RecordConfig:
     budget: int = 50
     seed: int = 1
     out: str = "runs/lived.zarr"
+    planner: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.goals, self.budget) < 1 or self.seed < 0:
@@ -69,7 +70,7 @@ def live(env: Environment, manifest: Manifest, config: RecordConfig) -> tuple[in
     first = env.goal_images(np.array(manifest.pairs[0].goal))
     with (
         counting("goals") as progress,
-        RobotController(config.checkpoint, first, threads=1, record=config.out) as robot,
+        RobotController(config.checkpoint, first, config.planner, threads=1, record=config.out) as robot,
     ):
         for done, pair in enumerate(manifest.pairs):
             robot.toward(env.goal_images(np.array(pair.goal)))
@@ -88,9 +89,11 @@ def live(env: Environment, manifest: Manifest, config: RecordConfig) -> tuple[in
 
 def read_record(arguments: Sequence[str]) -> RecordConfig:
     """The options of `record` as typed. Raises UserError."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(RecordConfig)}
-    values: dict[str, Any] = {}
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(RecordConfig) if field.name != "planner"}
+    values: dict[str, Any] = {"planner": tuple(each for each in arguments if each.startswith("planner."))}
     for argument in arguments:
+        if argument in values["planner"]:
+            continue
         name, _, text = argument.partition("=")
         if name not in kinds:
             raise UserError(choices_message("option", name, kinds))

@@ -67,7 +67,7 @@ def test_each_change_is_what_it_says() -> None:
     env.reset(options={"state": START})
     assert (env.step(PUSH)[4]["state"] == plain[1]).all()
     env.close()
-    for change, share in (("slippery", 0.02), ("half_slippery", 0.1)):
+    for change, share in (("icy", 0.02), ("slippery", 0.1)):
         states = pushed(change)
         slid = states[-1, 0] - states[4, 0]
         assert slid > 0.01 + 2 * (plain[-1, 0] - plain[4, 0]), (change, share)
