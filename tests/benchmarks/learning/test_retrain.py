@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.learning.changed_push import CHANGES, NAME, register_changed
 from benchmarks.learning.retrain import RecordConfig, read_record
 from envs.protocol import GoalEnv
 from envs.registry import describe, env_options, make_env
+from planning.robot import RobotController
 from tests.commands import assert_refused, type_in
 from tests.planning.toy_model import save_model
 from worldmodel.core import registry
@@ -21,7 +23,7 @@ from worldmodel.data import TrajectoryStore
 
 RETRAIN = "benchmarks.learning.retrain"
 # The block lies to the right of the pusher, which moves to the right.
-START = np.array([0.0, 0.0, 0.0, -0.08, 0.0] + [0.0] * 7)
+START = np.array([-0.1, 0.0, 0.0, -0.18, 0.0] + [0.0] * 7)
 PUSH, REST = np.array([0.4, 0.0], np.float32), np.zeros(2, np.float32)
 
 
@@ -45,10 +47,10 @@ def changed(change: str) -> GoalEnv:
 
 
 def pushed(change: str) -> np.ndarray:
-    """States `[T+1, N]` of a push of 4 control steps and 4 of rest."""
+    """States `[T+1, N]` of a push of 3 control steps and 4 of rest."""
     env = changed(change)
     env.reset(options={"state": START})
-    states = [START] + [env.step(action)[4]["state"] for action in [PUSH] * 4 + [REST] * 4]
+    states = [START] + [env.step(action)[4]["state"] for action in [PUSH] * 3 + [REST] * 4]
     env.close()
     return np.array(states)
 
@@ -67,10 +69,8 @@ def test_each_change_is_what_it_says() -> None:
     env.reset(options={"state": START})
     assert (env.step(PUSH)[4]["state"] == plain[1]).all()
     env.close()
-    for change, share in (("icy", 0.02), ("slippery", 0.1)):
-        states = pushed(change)
-        slid = states[-1, 0] - states[4, 0]
-        assert slid > 0.01 + 2 * (plain[-1, 0] - plain[4, 0]), (change, share)
+    slid = {change: (pushed(change)[-1] - pushed(change)[3])[0] for change in ("none", "slippery", "icy")}
+    assert 1.5 * slid["none"] < slid["slippery"] < slid["icy"]
     slow = pushed("slow")
     assert slow[3, 3] - START[3] == pytest.approx((plain[3, 3] - START[3]) / 2, rel=0.1)
     assert pushed("mirrored")[3, 3] < START[3]
@@ -85,7 +85,11 @@ def test_a_long_block_is_turned_by_a_quarter_turn() -> None:
     env.close()
 
 
-def test_a_robot_records_what_it_lives_through(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_robot_records_what_it_lives_through(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To the untrained model, all goals look alike.
+    monkeypatch.setattr(f"{RETRAIN}.RobotController", functools.partial(RobotController, reached_distance=1e-9))
     options = (f"checkpoint={checkpoint}", "change=slow", "goals=3", "budget=4", "seed=5", "out=lived.zarr")
     code, text, _ = type_in(tmp_path, RETRAIN, "record", *options)
     assert code == 0 and "3 goals, 12 control steps" in text
