@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -12,15 +14,20 @@ from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.device import pick_device
+from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
-from worldmodel.data.clips import split_episodes
+from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.data.clips import Split, split_episodes
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.registry import choose_encoder
-from worldmodel.models.registry import FAMILIES, Family
-from worldmodel.models.stages import TrainingContext
+from worldmodel.models.contract import WorldModel
+from worldmodel.models.registry import FAMILIES, Family, load_model
+from worldmodel.models.stages import Stage, TrainingContext
 from worldmodel.training.recordings import load_cameras, open_recording
-from worldmodel.training.runs import describe_run, is_finished, open_run
+from worldmodel.training.runs import describe_run, first_difference, is_finished, open_run
 from worldmodel.training.trainer import TrainerConfig
 
 # An item of a batch has at least some frames of some hundred numbers. The families here take 10 to 500 times as much.
@@ -39,6 +46,7 @@ class TrainOptions:
     held_out_fraction: float
     held_out_sequences: int
     family: str = "keypoint"
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.held_out_sequences < 2:
@@ -62,6 +70,68 @@ def _require_memory(sections: Any) -> None:
             require_memory(f"{field.name}.batch_size={size}", size * _LEAST_BYTES_PER_ITEM)
 
 
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What a training begins with.
+
+    Attributes:
+        encoder: the frozen encoder.
+        stages: what is trained, in order.
+        made_from: hashes of what `run.json` names beside the recording.
+        model: a model with the weights of a finished training, or None for random weights.
+    """
+
+    encoder: Encoder
+    stages: Sequence[Stage]
+    made_from: dict[str, str]
+    model: WorldModel | None = None
+
+    @classmethod
+    def anew(
+        cls, options: TrainOptions, config: Config, family: Family, sections: Any, store: TrajectoryStore, split: Split
+    ) -> Beginning:
+        """Random weights on the encoder `encoder_from`. Raises UserError for one that cannot be used."""
+        seed = sections.trainer.seed
+        encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed)
+        return cls(encoder, family.stages(sections, store, split), {"encoder_hash": weights_hash(encoder)})
+
+    @classmethod
+    def further(cls, init_from: str, family: Family, sections: Any, store: TrajectoryStore, split: Split) -> Beginning:
+        """The model `init_from`, whose encoder and perception stay.
+
+        Raises:
+            UserError: for a checkpoint that cannot be read or does not fit, and for a family whose training cannot go
+                on from one.
+        """
+        if family.further_stages is None:
+            able = ", ".join(name for name in FAMILIES.names() if FAMILIES.get(name).further_stages is not None)
+            raise UserError(f"init_from={init_from} with family={family.name}: expected family={able}, or no init_from")
+        given = load_model(init_from, torch.device("cpu"))
+        if given.family != family.name:
+            raise UserError(f"init_from={init_from} is of family {given.family}: expected one of family {family.name}")
+        given.spec.require_match(store.spec, f"init_from={init_from}", "the recording")
+        sizes = given.describe()
+        asked = family.shapes(sections, given.encoder.config)
+        difference = first_difference(*(json.loads(json.dumps(each)) for each in (sizes, asked)))
+        if difference is not None:
+            name, theirs, ours = difference
+            raise UserError(
+                f"init_from={init_from} has {name}={theirs}, this command asks for {ours}: give {name}={theirs}"
+            )
+        model = family.build(store.spec, sizes)
+        model.load_state_dict(given.state_dict())
+        hashes = {"encoder_hash": weights_hash(model.encoder), "init_hash": weights_hash(model)}
+        return cls(model.encoder, family.further_stages(sections, store, split), hashes, model)
+
+    def make_model(self, family: Family, sections: Any, spec: EnvironmentSpec) -> WorldModel:
+        """The model to train."""
+        if self.model is not None:
+            return self.model
+        model = family.build(spec, family.shapes(sections, self.encoder.config))
+        model.encoder.load_state_dict(self.encoder.state_dict())
+        return model
+
+
 @command("train")
 def main(config: Config) -> None:
     """Encode the recording once, train or resume training, and write the world model."""
@@ -72,13 +142,13 @@ def main(config: Config) -> None:
     sections = family.read_options(given)
     _require_memory(sections)
     seed = sections.trainer.seed
-    encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed).to(device)
     split = split_episodes(store.num_episodes, options.held_out_fraction, seed)
-    stages = family.stages(sections, store, split)
-    shapes = family.shapes(sections, encoder.config)
+    if options.init_from is None:
+        begun = Beginning.anew(options, config, family, sections, store, split)
+    else:
+        begun = Beginning.further(options.init_from, family, sections, store, split)
     cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
-    hashed = weights_hash(encoder)
-    description = describe_run(config, store=store.identity, encoder_hash=hashed)
+    description = describe_run(config, store=store.identity, **begun.made_from)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
     if not config["env"].get("simulated", True):
@@ -89,16 +159,15 @@ def main(config: Config) -> None:
 
     frames = load_cameras(store, cache, counting)
     torch.manual_seed(seed)
-    model = family.build(store.spec, shapes)
-    model.encoder.load_state_dict(encoder.state_dict())
+    model = begun.make_model(family, sections, store.spec)
     context = TrainingContext(
         model=model,
         store=store,
         frames=frames,
         split=split,
         held_out=options.held_out_sequences,
-        encoder=encoder,
-        encoder_hash=hashed,
+        encoder=begun.encoder.to(device),
+        encoder_hash=begun.made_from["encoder_hash"],
         device=device,
         folder=folder,
         seed=seed,
@@ -106,7 +175,7 @@ def main(config: Config) -> None:
         say=console.print,
         run_to_end=run_to_end,
     )
-    for stage in stages:
+    for stage in begun.stages:
         stage.run(context)
     model.save(folder, description)
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")

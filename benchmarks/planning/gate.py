@@ -2,17 +2,19 @@
 
 python -m benchmarks.planning.gate                                   # 10^6 hostile commands; deadlines of `push`
 python -m benchmarks.planning.gate commands=10000 steps=100 minutes=5    # and memory, over 5 minutes of faults
+python -m benchmarks.planning.gate commands=0 steps=0 minutes=60 hz=10   # an hour in real time, with a light planner
 
-Options: `commands` of the vectorised check, `steps` of each measured controller, `minutes` of the soak (0: none),
-`checkpoint`, and `deadlines_ms` as 40,80. Frames are noise, which costs as much as a scene does.
+Options: `commands` of the vectorised check, `steps` of each measured controller, `minutes` of the soak (0: none) and
+its control steps per second, `hz` (0: as many as there can be), `checkpoint`, and `deadlines_ms` as 40,80. The soak's
+deadline is the last of these. Frames are noise, which costs as much as a scene does.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.planning.hostile import live, sweep
+from benchmarks.planning.memory import growth, memory_mib
 from planning.flight import FlightConfig
 from planning.gate import GateConfig
 from planning.loading import choose_checkpoint, read_model
@@ -33,6 +36,7 @@ from worldmodel.cli.command import fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import EnvironmentSpec
 
 HOSTILE_LIVES, STEPS_OF_A_LIFE = 10, 1_000
 WARM_UP = 5
@@ -45,6 +49,7 @@ class Options:
     commands: int = 1_000_000
     steps: int = 200
     minutes: float = 0.0
+    hz: float = 0.0
     checkpoint: str = "push"
     deadlines_ms: tuple[float, ...] = (40.0, 80.0)
 
@@ -127,41 +132,89 @@ def deadlines(options: Options) -> None:
     console.print(found)
 
 
-def memory_mib() -> float:
-    """Resident memory of this process [MiB]."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+@dataclasses.dataclass
+class Soaked:
+    """What a soak has seen so far."""
+
+    steps: int = 0
+    stops: int = 0
+    violations: int = 0
+    late: int = 0
+    taken_ms: array.array[float] = dataclasses.field(default_factory=lambda: array.array("d"))  # 8 bytes each
+    hours: list[float] = dataclasses.field(default_factory=list)
+    mib: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, spec: EnvironmentSpec, decision: RobotDecision) -> None:
+        """Count a decision, and whether it is outside of the action's bounds, or moves a robot that has to rest."""
+        action, bounds = decision.action.astype(np.float64), spec.action
+        inside = bool(((action >= np.array(bounds.low)) & (action <= np.array(bounds.high))).all())
+        self.violations += not inside or (decision.fault is not None and bool(action.any()))
+        self.steps += 1
+        self.late += decision.late
+        if decision.fault is None or decision.late:
+            self.taken_ms.append(decision.plan_ms)
+
+    def measure(self, begun: float) -> None:
+        """Measure memory now, for a soak that began at `begun` [s]."""
+        self.hours.append((time.monotonic() - begun) / 3600)
+        self.mib.append(memory_mib())
 
 
 def soak(options: Options) -> None:
-    """Print the memory of a controller that records, flies, stops and resumes all the time, ten times on the way."""
-    rig, ends = Rig(options.checkpoint), time.monotonic() + 60 * options.minutes
-    found = table(f"memory over {options.minutes:g} minutes", "minutes", "control steps", "stops", "MiB")
-    begun, shown, steps, stops = time.monotonic(), 0, 0, 0
+    """Print the memory of a controller that records, flies, stops and resumes all the time.
+
+    All dimensions of the checkpoint's action have to rest at zero.
+    """
+    rig, found = Rig(options.checkpoint), Soaked()
+    deadline_ms = options.deadlines_ms[-1]
+    light = {"planner": "random_shooting", "horizon": 3, "options.samples": 8, "options.action_repeat": 1}
+    begun, used = time.monotonic(), time.process_time()
+    ends = begun + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
-        gate = GateConfig(deadline_s=0.5, frozen_after=3, most_age_s=1.0)
+        gate = GateConfig(deadline_s=deadline_ms / 1e3, frozen_after=3, most_age_s=1.0)
         flight = FlightConfig(Path(folder) / "flight", seconds=5.0)
-        options_ = {"planner": "random_shooting", "horizon": 3, "options.samples": 8, "options.action_repeat": 1}
-        with rig.controller(gate, options=options_, record=Path(folder) / "data.zarr", flight=flight) as controller:
+        with rig.controller(gate, options=light, record=Path(folder) / "data.zarr", flight=flight) as controller:
             while (now := time.monotonic()) < ends:
-                if (now - begun) / (ends - begun) * 10 >= shown:
-                    found.add_row(f"{(now - begun) / 60:.1f}", f"{steps:,}", str(stops), f"{memory_mib():.1f}")
-                    shown += 1
+                # Memory is measured a hundred times.
+                if (now - begun) * 100 >= len(found.hours) * (ends - begun):
+                    found.measure(begun)
                 # After every 500 steps, a camera's clock goes back by a minute.
-                stamp = now - 60 * (steps % 500 == 499)
-                controller.act(rig.frames(), np.zeros(rig.spec.proprio_size), stamp=stamp)
-                steps += 1
+                stamp = now - 60 * (found.steps % 500 == 499)
+                found.add(rig.spec, controller.act(rig.frames(), np.zeros(rig.spec.proprio_size), stamp=stamp))
                 if controller.stopped is not None:
-                    stops += 1
+                    found.stops += 1
                     controller.resume()
-        found.add_row(f"{(now - begun) / 60:.1f}", f"{steps:,}", str(stops), f"{memory_mib():.1f}")
-    console.print(found)
+                if options.hz:
+                    time.sleep(max(0.0, begun + found.steps / options.hz - time.monotonic()))
+            found.measure(begun)
+    show_soak(found, f"{options.minutes:g} minutes, deadline {deadline_ms:g} ms", time.process_time() - used)
+
+
+def show_soak(found: Soaked, title: str, processor_s: float) -> None:
+    """Print what a soak has seen in `processor_s` of processor time."""
+    memory = growth(found.hours, found.mib)
+    columns = ("control steps", "stops", "violations", "late", "p50 [ms]", "p99 [ms]", "processor")
+    rows = table(title, *columns)
+    share = processor_s / (3600 * found.hours[-1])
+    times = (f"{np.percentile(found.taken_ms, q):.1f}" for q in (50, 99))
+    counts = (f"{found.steps:,}", str(found.stops), str(found.violations), str(found.late))
+    rows.add_row(*counts, *times, f"{share:.0%}")
+    console.print(rows)
+    columns = ("start [MiB]", "after a tenth", "end", "most", "slope after a tenth [MiB/h]")
+    rows = table("memory", *columns)
+    rows.add_row(*(f"{value:.1f}" for value in (memory.start, memory.warm, memory.end, memory.most, memory.slope)))
+    console.print(rows)
+    course = table("memory over time", "minutes", "MiB")
+    for at in range(0, len(found.hours), 10):
+        course.add_row(f"{60 * found.hours[at]:.1f}", f"{found.mib[at]:.1f}")
+    console.print(course)
 
 
 def main(options: Options) -> None:
     """Print all tables."""
     logging.disable(logging.WARNING)  # one line for each stop
-    attack(options.commands)
+    if options.commands:
+        attack(options.commands)
     if options.steps:
         deadlines(options)
     if options.minutes:
@@ -174,6 +227,7 @@ def read(arguments: list[str]) -> Options:
         "commands": int,
         "steps": int,
         "minutes": float,
+        "hz": float,
         "checkpoint": str,
         "deadlines_ms": lambda text: tuple(float(part) for part in text.split(",")),
     }

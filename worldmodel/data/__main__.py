@@ -172,11 +172,11 @@ def split_store(path: Path, outs: list[Path], fractions: list[float], seed: int)
     return 0
 
 
-def merge_stores(paths: list[Path], out: Path) -> int:
+def merge_stores(paths: list[Path], out: Path, without_state: bool) -> int:
     """Copy all episodes of several stores into one."""
     stores = [TrajectoryStore.open(path) for path in paths]
     with counting("merge") as progress:
-        merged = merge(stores, out, progress)
+        merged = merge(stores, out, progress, without_state)
     console.print(f"{shown(out)}: {merged.num_episodes} episodes")
     return 0
 
@@ -218,9 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--fractions", type=float, nargs="+", required=True, help="of the episodes, one for each OUT")
     command.add_argument("--seed", type=int, default=0)
     text = "all episodes of several stores, one after the other, in a new one"
-    command = add("merge", text, lambda given: merge_stores(given.stores, given.out), store=False)
+    command = add("merge", text, lambda given: merge_stores(given.stores, given.out, given.without_state), store=False)
     command.add_argument("stores", type=Path, nargs="+", metavar="STORE")
     command.add_argument("out", type=Path, metavar="OUT")
+    text = "leave out the simulator's states, which what a robot lived through does not have"
+    command.add_argument("--without-state", action="store_true", help=text)
     add_import(add)
     add_export(add)
     return parser

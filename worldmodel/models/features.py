@@ -78,13 +78,14 @@ class StatisticsStage(Stage):
 
 
 class FeatureStage(Stage):
-    """Fits the compression of one camera's features, and encodes all of its frames.
+    """Fits the compression of one camera's features, unless it is fitted already, and encodes all of its frames.
 
     Args:
         camera: name of the camera.
         config: options of the compression.
         compression: a function that returns this camera's compression in a model.
-        variation: a function that returns how its images are varied for a model.
+        variation: a function that returns how varied images of some frames are made. By default, there are none.
+        is_fitted: whether the compression is fitted already, and stays as it is.
 
     Attributes:
         tokens: compressed features, float16 `[R, N, C]`. They exist once the stage has run.
@@ -100,20 +101,16 @@ class FeatureStage(Stage):
         config: CompressionConfig,
         compression: Callable[[Any], Compression],
         variation: Callable[[Any], VariationConfig] = _no_variation,
+        is_fitted: bool = False,
     ) -> None:
         self.name, self._camera, self._config = f"features of {camera}", camera, config
-        self._compression, self._variation = compression, variation
+        self._compression, self._variation, self._is_fitted = compression, variation, is_fitted
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         store, frames, compression = context.store, context.frames[self._camera], self._compression(context.model)
-        together, train = self._config.frames_per_episode, context.split.train
-        available = len(rows_of(store.episode_ends, train))
-        count = max(1, min(self._config.fit_frames, available) // together) * together
-        rows = ClipSampler(store.episode_ends, 1, (1,), context.seed, train).sample(0, count, together).rows.ravel()
-        tokens = encode_frames(context.encoder, frames, rows, context.device).unflatten(0, (-1, together))
-        kept = compression.fit(tokens)
-        context.say(f"{compression.channels} channels per token keep {kept:.1%} of what changes in the features")
+        if not self._is_fitted:
+            self._fit(context, compression)
         grid = context.encoder.config.grid_of(store.spec.camera(self._camera))
         shape = (store.num_rows, grid.tokens, compression.channels)
         key = FeatureCacheKey(store.identity, context.encoder_hash, weights_hash(compression), *shape)
@@ -121,6 +118,17 @@ class FeatureStage(Stage):
         with context.counting("encode frames") as progress:
             self.tokens = encode_store(context.encoder, compression, frames, key, path, context.device, progress)
         self.varied = self._vary(context, key, compression)
+
+    def _fit(self, context: TrainingContext, compression: Compression) -> None:
+        """Fit the compression to some frames of the training episodes."""
+        store, frames = context.store, context.frames[self._camera]
+        together, train = self._config.frames_per_episode, context.split.train
+        available = len(rows_of(store.episode_ends, train))
+        count = max(1, min(self._config.fit_frames, available) // together) * together
+        rows = ClipSampler(store.episode_ends, 1, (1,), context.seed, train).sample(0, count, together).rows.ravel()
+        tokens = encode_frames(context.encoder, frames, rows, context.device).unflatten(0, (-1, together))
+        kept = compression.fit(tokens)
+        context.say(f"{compression.channels} channels per token keep {kept:.1%} of what changes in the features")
 
     def _vary(self, context: TrainingContext, key: FeatureCacheKey, compression: Compression) -> VariedTokens:
         """Encode varied images of every so many frames."""

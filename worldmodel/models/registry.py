@@ -45,6 +45,8 @@ class Family:
             data that cannot be trained on, before anything is written.
         from_format_1: `values → (new values, function from old to new tensor names)`, for checkpoints of format 1.
             None for a family without them.
+        further_stages: as `stages`, for a model with the weights of a finished training. None for a family whose
+            training cannot go on from one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Family:
     build: Callable[[EnvironmentSpec, Mapping[str, Any]], WorldModel]
     stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]]
     from_format_1: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Callable[[str], str]]] | None = None
+    further_stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]] | None = None
 
     def read_options(self, config: Mapping[str, Any]) -> Any:
         """An instance of `config` from the sections of a command's options. Raises UserError for what does not fit."""

@@ -92,8 +92,16 @@ def split(
     return written
 
 
-def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> TrajectoryStore:
+def merge(
+    sources: Sequence[TrajectoryStore], out: Path, progress: Progress, without_state: bool = False
+) -> TrajectoryStore:
     """Copy all episodes of `sources` into one store, one source after the other.
+
+    Args:
+        sources: the stores.
+        out: path of the new store.
+        progress: called with (episodes done, episodes in all).
+        without_state: leave out the simulator's states, which the recording of a robot does not have.
 
     Raises:
         StoreError: when an episode is damaged.
@@ -101,14 +109,17 @@ def merge(sources: Sequence[TrajectoryStore], out: Path, progress: Progress) -> 
     """
     _require_apart([out], sources)
     first = sources[0]
+    spec = dataclasses.replace(first.spec, state_size=0) if without_state else first.spec
     for other in sources[1:]:
         both = [{**store.spec.to_dict(), "reward": store.layout.has_reward} for store in (first, other)]
         for name, mine in both[0].items():
-            if (theirs := both[1][name]) != mine:
-                raise UserError(f"{first.name} has {name} {mine}, {other.name} has {theirs}: they cannot be merged")
-    recording = {"merged": [source.identity for source in sources]}
+            if (theirs := both[1][name]) == mine or (name == "state_size" and without_state):
+                continue
+            remedy = " with states; --without-state leaves them out" if name == "state_size" else ""
+            raise UserError(f"{first.name} has {name} {mine}, {other.name} has {theirs}: they cannot be merged{remedy}")
+    recording: dict[str, Any] = {"merged": [source.identity for source in sources]}
     parts = [(source, np.arange(source.num_episodes)) for source in sources]
-    return copy_episodes(parts, out, recording, progress)
+    return copy_episodes(parts, out, recording, progress, spec)
 
 
 def upgrade(source: TrajectoryStore, out: Path, spec: EnvironmentSpec, progress: Progress) -> TrajectoryStore:
@@ -142,6 +153,7 @@ def copy_episodes(
     """Copy episodes from stores of one environment to `out`, or continue such a copy.
 
     `spec`, if given, replaces the specification of the sources. It has as many cameras, in the same order and sizes.
+    With a `state_size` of 0, states are left out.
 
     Raises:
         StoreError: when an episode is damaged.
@@ -159,7 +171,7 @@ def copy_episodes(
         for done in range(writer.num_episodes, len(numbered)):
             source, number = numbered[done]
             episode = source.episode(number)
-            writer.append(_with_cameras_of(episode, layout.spec))
+            writer.append(_fitted(episode, layout.spec))
             progress(done + 1, len(numbered))
     copied = TrajectoryStore.open(out)
     _require_same(copied, numbered)
@@ -171,8 +183,11 @@ def _present(source: TrajectoryStore) -> Layout:
     return Layout(source.spec, source.layout.has_reward)
 
 
-def _with_cameras_of(episode: Episode, spec: EnvironmentSpec) -> Episode:
-    return dataclasses.replace(episode, images=dict(zip(spec.camera_names, episode.images.values(), strict=True)))
+def _fitted(episode: Episode, spec: EnvironmentSpec) -> Episode:
+    """The episode with the cameras' names of `spec`, and without states if `spec` has none."""
+    images = dict(zip(spec.camera_names, episode.images.values(), strict=True))
+    state = episode.state if spec.state_size else episode.state[:, :0]
+    return dataclasses.replace(episode, images=images, state=state)
 
 
 def _require_apart(outs: Sequence[Path], sources: Sequence[TrajectoryStore]) -> None:
@@ -196,6 +211,8 @@ def _require_same(copied: TrajectoryStore, numbered: Sequence[tuple[TrajectorySt
             map(image_column, source.spec.camera_names), map(image_column, copied.spec.camera_names), strict=True
         )
         names = {name: name for name in original} | dict(renamed)
+        if not copied.spec.state_size:
+            original.pop("state", None)
         if any(mine[names[name]] != digest for name, digest in original.items()):
             raise UserError(
                 f"{copied.path} is a copy of something else: its episode {number} is not episode {episode} of "

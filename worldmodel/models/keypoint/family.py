@@ -8,6 +8,7 @@ from typing import Any, Final
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.models.keypoint.format_1 import upgraded
+from worldmodel.models.keypoint.further import make_further_stages
 from worldmodel.models.keypoint.model import KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.stages import KeypointOptions, make_stages
 from worldmodel.models.registry import Family
@@ -24,4 +25,4 @@ def build(spec: EnvironmentSpec, values: Mapping[str, Any]) -> KeypointModel:
     return KeypointModel(spec, KeypointConfig.from_dict(values, spec.cameras))
 
 
-KEYPOINT: Final = Family("keypoint", KeypointOptions, shapes, build, make_stages, upgraded)
+KEYPOINT: Final = Family("keypoint", KeypointOptions, shapes, build, make_stages, upgraded, make_further_stages)

@@ -110,9 +110,10 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
     if options.state.alignment:
         stages.append(AlignmentStage())
-    views, features = [], {}
+    views: list[AppearanceStage] = []
+    features = {}
     for camera in store.spec.camera_names:
-        of_camera = functools.partial(_compression, camera)
+        of_camera = functools.partial(compression_of, camera)
         features[camera] = FeatureStage(
             camera, options.compression, of_camera, functools.partial(_variation, camera, options)
         )
@@ -121,16 +122,23 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
         stages += [features[camera], keypoints, views[-1]]
     if options.state.novelty:
         stages.append(NoveltyStage(features))
-    stages.append(PredictionStage(options, samplers, views))
-    return [*stages, ConfidenceStage(options, samplers, views)] if options.predictor.heads > 1 else stages
+    return [*stages, *prediction_stages(options, samplers, views)]
 
 
-def _model(context: TrainingContext) -> KeypointModel:
+def prediction_stages(options: KeypointOptions, samplers: Samplers, views: Sequence[StatesStage]) -> list[Stage]:
+    """The stages that follow when the states of all cameras are known."""
+    predictor = PredictionStage(options, samplers, views)
+    return [predictor, ConfidenceStage(options, samplers, views)] if options.predictor.heads > 1 else [predictor]
+
+
+def model_of(context: TrainingContext) -> KeypointModel:
+    """The model that is trained."""
     assert isinstance(context.model, KeypointModel)
     return context.model
 
 
-def _compression(camera: str, model: Any) -> Compression:
+def compression_of(camera: str, model: Any) -> Compression:
+    """The compression of a camera's features in a model of this family."""
     assert isinstance(model, KeypointModel)
     return model.view(camera).compression
 
@@ -145,7 +153,7 @@ def _variation(camera: str, options: KeypointOptions, model: Any) -> VariationCo
 def standardised_proprio(context: TrainingContext) -> Tensor:
     """The standardised proprioception of the whole recording, float32 `[R, P]`, on the CPU."""
     proprio = context.store.column("proprio")
-    return _model(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
+    return model_of(context).normaliser.cpu().proprio(torch.from_numpy(proprio))
 
 
 class KeypointStage(Stage):
@@ -168,7 +176,7 @@ class KeypointStage(Stage):
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         config, options = self._options.state_trainer, self._options.state_training
-        view, proprio = _model(context).view(self._camera), standardised_proprio(context)
+        view, proprio = model_of(context).view(self._camera), standardised_proprio(context)
         seed, together, samplers = config.seed, options.frames_per_episode, self._samplers
         torch.manual_seed(seed)
         encoder = view.keypoints.requires_grad_(True)
@@ -193,14 +201,18 @@ class KeypointStage(Stage):
         self.varied = varied
 
 
-class AppearanceStage(Stage):
-    """Trains the appearance embedding of one camera, and stores the spread of its states.
+class StatesStage(Stage):
+    """A stage that knows the states of one camera in the end.
 
     Attributes:
         states: standardised states of all frames `[R, 2 K + L]`. They exist once the stage has run.
     """
 
     states: Tensor
+
+
+class AppearanceStage(StatesStage):
+    """Trains the appearance embedding of one camera, and stores the spread of its states."""
 
     def __init__(self, camera: str, options: KeypointOptions, keypoints: KeypointStage) -> None:
         self.name, self._camera, self._keypoints = f"appearance of {camera}", camera, keypoints
@@ -210,7 +222,7 @@ class AppearanceStage(Stage):
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         ends, raw = context.store.episode_ends, self._keypoints.raw
-        view = _model(context).view(self._camera)
+        view = model_of(context).view(self._camera)
         embedding = view.appearance.requires_grad_(True)
 
         def sampler(episodes: NDArray[np.int64]) -> GroupSampler:
@@ -239,7 +251,7 @@ class PredictionStage(Stage):
 
     name = "predictor"
 
-    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[AppearanceStage]) -> None:
+    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[StatesStage]) -> None:
         self._options, self._samplers, self._views = options, samplers, views
 
     def run(self, context: TrainingContext) -> None:
@@ -248,7 +260,7 @@ class PredictionStage(Stage):
         proprio, actions = (store.column(name) for name in ("proprio", "action"))
         states = torch.cat([view.states for view in self._views], dim=-1)
         task = PredictionTask(
-            _model(context),
+            model_of(context),
             self._options.prediction,
             Recording(states, proprio, actions),
             lambda step: self._samplers.sequences.sample(step, config.batch_size).rows,
@@ -267,12 +279,12 @@ class ConfidenceStage(Stage):
 
     name = "confidence"
 
-    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[AppearanceStage]) -> None:
+    def __init__(self, options: KeypointOptions, samplers: Samplers, views: Sequence[StatesStage]) -> None:
         self._options, self._samplers, self._views = options, samplers, views
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
-        model, store = _model(context), context.store
+        model, store = model_of(context), context.store
         model.to(context.device)
         states = torch.cat([view.states for view in self._views], dim=-1)
         data = Recording(states, store.column("proprio"), store.column("action"))

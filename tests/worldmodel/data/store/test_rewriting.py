@@ -127,6 +127,24 @@ def test_merging_puts_one_after_the_other(tmp_path: Path, store, write_store) ->
     assert merged.episode_seeds.tolist() == [*store.episode_seeds, *other.episode_seeds]
 
 
+def test_what_a_robot_lived_through_is_merged_without_states(tmp_path: Path, store, spec, make_episode) -> None:
+    real = dataclasses.replace(spec, state_size=0)
+    with EpisodeWriter(tmp_path / "lived.zarr", real, {}) as writer:
+        episode = make_episode(3, 20)
+        writer.append(dataclasses.replace(episode, state=episode.state[:, :0]))
+    both = [store, TrajectoryStore.open(tmp_path / "lived.zarr")]
+    for sources in (both, both[::-1]):
+        with pytest.raises(UserError, match=r"state_size .* cannot be merged with states; --without-state leaves"):
+            merge(sources, tmp_path / "out.zarr", quiet)
+    assert not (tmp_path / "out.zarr").exists()
+    merged = merge(both, tmp_path / "out.zarr", quiet, without_state=True)
+    assert merged.spec == real and verify(merged, quiet) == []
+    assert merged.episode(0).state.shape == (len(store.episode(0).state), 0)
+    for column in ("images/camera", "action", "proprio"):
+        expected = np.concatenate([source.read(column, 0, source.num_rows) for source in both])
+        np.testing.assert_array_equal(merged.read(column, 0, merged.num_rows), expected)
+
+
 def test_an_interrupted_copy_goes_on(tmp_path: Path, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worldmodel.data.store.rewriting._COMMIT_BYTES", 1)
 
