@@ -17,8 +17,8 @@ import torch
 
 from planning.calibration import FILE, Calibration, hash_of, least_runs
 from planning.display import RunProgress
-from planning.evaluate import MOST_ENVS
-from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, load_or_draw
+from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
+from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all
 from planning.inputs import read_start
@@ -38,31 +38,18 @@ _SCORES_VERSION: Final = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class CalibrateConfig:
+class CalibrateConfig(EpisodesConfig):
     """The options in `configs/calibrate.yaml` beside its groups. The file explains each."""
 
-    checkpoint: str | None
-    command: tuple[float, ...] | None
     alpha: float
     window: int
-    budget: int
-    batch: int
-    seed: int
-    device: str
-    precision: str
-    compile: str | bool
-    out: str | None
 
     def __post_init__(self) -> None:
-        if not 0.001 <= self.alpha <= 0.5:
-            raise ValueError(f"alpha={self.alpha}: 0.001 to 0.5 are accepted")
-        if not 1 <= self.window <= MOST_WINDOW or not 1 <= self.budget <= MOST_BUDGET or self.seed < 0:
+        super().__post_init__()
+        if not 0.001 <= self.alpha <= 0.5 or not 1 <= self.window <= MOST_WINDOW:
             raise ValueError(
-                f"window={self.window} budget={self.budget} seed={self.seed}: 1 to {MOST_WINDOW}, 1 to {MOST_BUDGET:,} "
-                "and numbers from 0 up are accepted"
+                f"alpha={self.alpha} window={self.window}: 0.001 to 0.5 and 1 to {MOST_WINDOW} are accepted"
             )
-        if not 1 <= self.batch <= MOST_ENVS:
-            raise ValueError(f"batch={self.batch}: 1 to {MOST_ENVS} environments are accepted")
 
 
 def calibrate(config: Config) -> None:

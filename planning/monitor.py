@@ -22,7 +22,7 @@ import torch
 from planning.actions.limits import ActionLimits
 from planning.alarms import Alarm, Check, OnAlarm, read_on_alarm
 from planning.calibration import read_calibration, require_same
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.scores import Scores
 from planning.types import Model
 from worldmodel.core.errors import UserError

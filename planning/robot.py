@@ -27,7 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from planning.alarms import Alarm, OnAlarm
 from planning.calibration import hash_of
-from planning.controller import Controller, Decision
+from planning.controller import Controller
+from planning.decision import Decision
 from planning.faults import Fault
 from planning.flight import FlightConfig
 from planning.gate import Gate, GateConfig

@@ -20,7 +20,8 @@ import numpy as np
 
 from planning.alarms import OnAlarm, read_on_alarm
 from planning.calibration import hash_of
-from planning.controller import Decision, choose_reached_distance
+from planning.controller import choose_reached_distance
+from planning.decision import Decision
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
 from planning.evaluation.imagination import Comparison, Watched

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from planning.alarms import Check
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.objectives import imagining_with_confidence
 from planning.types import Model, Plan
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from planning.alarms import Check
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.environment import Environment, Floats
 from planning.evaluation.log import JsonLog
 from planning.evaluation.manifest import Pair

@@ -57,9 +57,9 @@ def test_another_planner_needs_other_thresholds(call: Command, checkpoint: Path,
 @pytest.mark.parametrize(
     ("module", "option", "message"),
     [
-        ("planning.calibrate", "alpha=0", "alpha=0: 0.001 to 0.5 are accepted"),
-        ("planning.calibrate", "window=0", "1 to 1000, 1 to 100,000 and numbers from 0 up are accepted"),
-        ("planning.calibrate", "batch=0", "batch=0: 1 to 256 environments are accepted"),
+        ("planning.calibrate", "alpha=0", "alpha=0 window=2: 0.001 to 0.5 and 1 to 1000 are accepted"),
+        ("planning.calibrate", "window=0", "alpha=0.05 window=0: 0.001 to 0.5 and 1 to 1000 are accepted"),
+        ("planning.calibrate", "batch=0", "batch=0 seed=0: at least 1, 1 and 0 are accepted"),
         ("planning.calibrate", "manifest.n=5", "manifest.n=5: alpha=0.05 needs at least 28 successful runs"),
         ("planning.run", "on_alarm=run", "unknown on_alarm 'run': choose from go_on, slow, stop"),
         ("planning.run", "monitor=none.json", "there is no none.json: `python -m planning.calibrate`"),
