@@ -15,12 +15,13 @@ from typing import Final
 
 import torch
 
+from planning.arrival import WRONG, Approach, Arrival
 from planning.calibration import FILE, Calibration, hash_of, least_runs
 from planning.display import RunProgress
 from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
-from planning.evaluation.watched import RunLog, WatchedRun, watch_all
+from planning.evaluation.watched import RunLog, Until, WatchedRun, watch_all
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.monitor import MOST_WINDOW, Monitor
@@ -34,7 +35,7 @@ from worldmodel.core.files import output_file
 from worldmodel.core.options import from_config
 
 # Increased when the same options give other scores. Logged episodes of older versions are then not used any more.
-_SCORES_VERSION: Final = 1
+_SCORES_VERSION: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +78,21 @@ def calibrate(config: Config) -> None:
         )
         with RunProgress(f"{spec.env}: monitored runs", pairs_config.n) as progress:
             log = RunLog(RUNS / spec.env / "monitor" / f"{key}.jsonl")
-            runs = watch_all(envs, manifest.pairs, policy, options.budget, log, progress.update)
+            runs = watch_all(envs, manifest.pairs, policy, options.budget, log, progress.update, Until.BUDGET)
+        sound = [run for run in runs if not run.diverged]
+        arrival = Arrival.of([Approach(run.distance, run.success) for run in sound], model.reached_distance)
         found = Calibration.of(
-            [run.peaks for run in runs if run.reached and not run.diverged],
+            [run.peaks for run in sound if run.reached],
             options.alpha,
             checkpoint=checkpoint.sha256,
             planner=hash_of(settings),
             budget=options.budget,
             window=options.window,
+            reached_distance=None if arrival is None else arrival.distance,
+            reached_wrong=None if arrival is None else arrival.reports.bound,
         )
         found.write(out)
-        _report(found, runs, out)
+        _report(found, runs, arrival, out)
     console.print(next_command("planning.run", f"monitor={out}", checkpoint="checkpoint"))
 
 
@@ -113,8 +118,19 @@ def _require_enough(alpha: float, runs: int) -> None:
         raise UserError(f"manifest.n={runs}: alpha={alpha:g} needs at least {needed} successful runs")
 
 
-def _report(found: Calibration, runs: list[WatchedRun], out: Path) -> None:
+def _report(found: Calibration, runs: list[WatchedRun], arrival: Arrival | None, out: Path) -> None:
     console.print(f"{found.runs} of {len(runs)} runs reached their goal, and are calibrated on")
+    if arrival is None:
+        console.print("[yellow]note[/]: no latent distance tells often enough that the goal is reached")
+    else:
+        right, said, bound = arrival.reports.right, arrival.reports.said, arrival.reports.bound
+        console.print(
+            f"reached at a latent distance of {arrival.distance:.3g}: right in {right} of {said} further runs in which "
+            f"it is said, at most {bound:.1%} wrong (90 % confidence)",
+            highlight=False,
+        )
+        if bound > WRONG:
+            console.print(f"[yellow]note[/]: more runs can show whether at most {WRONG:.0%} are wrong (manifest.n)")
     for check, most in found.thresholds.items():
         console.print(f"{check}: at most {most:.3g}", highlight=False)
     console.print(f"at most {found.alpha:.1%} of further runs like these raise an alarm; thresholds: {out}")

@@ -29,8 +29,13 @@ from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
 
 
-def choose_reached_distance(wanted: float | None, model: Model) -> float:
-    """`wanted`, or the model's own distance for None. Raises UserError for a number that is not above 0."""
+def choose_reached_distance(wanted: float | None, model: Model, watcher: Watcher | None = None) -> float:
+    """`wanted`; for None, what the watcher knows to be right, or else the model's own distance.
+
+    Raises UserError for a number that is not above 0.
+    """
+    if wanted is None and watcher is not None:
+        wanted = watcher.reached_distance
     if wanted is None:
         return model.reached_distance
     if not (isinstance(wanted, int | float) and 0 < wanted < math.inf):
@@ -53,7 +58,8 @@ class Controller:
         strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
         device: device of the model.
-        reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
+        reached_distance: largest latent distance at which a goal counts as reached. None for the watcher's, or else for
+            the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
         verification: checks the decoded end of a plan before the plan is executed, or None.
         watcher: looks at every decision, or None.
@@ -77,7 +83,7 @@ class Controller:
         self._model, self._strategy, self._device = model, strategy, device
         self._verification, self._watcher = verification, watcher
         require_confidence(model, strategy.objective)
-        self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
+        self.reached_distance, self._start = choose_reached_distance(reached_distance, model, watcher), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(row, goal) for row, goal in enumerate(goals)]
 
@@ -147,7 +153,7 @@ class Controller:
         actions, replaced = self._decide(rows)
         made = self._decision(rows, actions, replaced, distance, planned)
         if self._watcher is not None:
-            made = self._watch(self._watcher, made, rows, commands)
+            made = self._watch(self._watcher, made, seen, rows, commands)
             actions = torch.as_tensor(made.actions, device=self._device)
         self._rows = [
             dataclasses.replace(row, command=action, step=row.step + 1)
@@ -226,6 +232,7 @@ class Controller:
         self,
         watcher: Watcher,
         made: Decision,
+        seen: Observation,
         rows: Sequence[Row],
         commands: Sequence[NDArray[np.float32] | None],
     ) -> Decision:
@@ -233,7 +240,7 @@ class Controller:
         for i, command in enumerate(commands):
             if command is not None:
                 watcher.was_given(i, torch.as_tensor(command)[None])
-        return watcher.watch(made, self.limits, torch.cat([row.in_force for row in rows]))
+        return watcher.watch(made, seen, self.limits, torch.cat([row.in_force for row in rows]))
 
     def _decision(
         self, rows: list[Row], actions: Tensor, replaced: Tensor, distance: list[float], planned: bool

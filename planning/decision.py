@@ -17,6 +17,7 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.alarms import Alarm, Check
 from planning.types import Plan
+from worldmodel.core.observation import Observation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,13 @@ class Decision:
 
 
 class Watcher(Protocol):
-    """Looks at every decision of a controller, as `planning.monitor` does."""
+    """Looks at every decision of a controller, as `planning.monitor` does.
+
+    Attributes:
+        reached_distance: the largest latent distance at which a goal counts as reached, None if it does not know.
+    """
+
+    reached_distance: float | None
 
     def require_known(self, goal: Any) -> None:
         """Raises UserError for a goal `[1, ...]` that must not be headed for."""
@@ -87,5 +94,5 @@ class Watcher(Protocol):
     def was_given(self, row: int, command: Tensor) -> None:
         """Robot `row` was given `command [1, A]` instead of the one decided last."""
 
-    def watch(self, decision: Decision, limits: ActionLimits, last: Tensor) -> Decision:
-        """The decision as it is to be carried out, after the commands `last [B, A]`."""
+    def watch(self, decision: Decision, seen: Observation, limits: ActionLimits, last: Tensor) -> Decision:
+        """The decision as it is to be carried out, after observations `seen [B, ...]` and commands `last [B, A]`."""

@@ -31,7 +31,8 @@ def test_thresholds_are_calibrated_and_used(call: Command, checkpoint: Path, goa
     assert ended.code == 0, ended
     path = Path("runs/push/monitor.json")
     found = read_calibration(path)
-    assert found.checks == ("surprise", "motion", "stall") and found.runs >= 5 and found.budget == 3
+    assert found.checks == ("surprise", "drift", "motion", "stillness", "stall")
+    assert found.runs >= 5 and found.budget == 3
     assert "runs reached their goal, and are calibrated on" in ended.out
     assert "next: python -m planning.run env=push" in ended.out and f"monitor={path}" in ended.out
     again = call("planning.calibrate", f"checkpoint={checkpoint}", *RUNS, "out=again.json")

@@ -174,7 +174,9 @@ def test_a_step_without_plan_or_another_command_is_no_surprise() -> None:
 def test_a_model_without_confidence_and_novelty_is_watched_too() -> None:
     monitor = Monitor(PointModel(), {}, 1)
     controller = Controller(PointModel(), make_strategy(), [picture_of([1.0, 1.0])], CPU, watcher=monitor)
-    assert set(controller.act(show([0.0, 0.0])).scores[0]) == {Check.SURPRISE, Check.STALL}
+    assert set(controller.act(show([0.0, 0.0])).scores[0]) == {
+        Check.SURPRISE, Check.DRIFT, Check.STILLNESS, Check.STALL
+    }  # fmt: skip
     with pytest.raises(UserError, match="a threshold for novelty, which this model does not measure: expected some of"):
         Monitor(PointModel(), {Check.NOVELTY: 1.0}, 1)
 
@@ -267,7 +269,7 @@ def test_a_robot_refuses_a_goal_of_noise_only_with_a_monitor(checkpoint: Path) -
     with pytest.raises(UserError, match="unlike anything seen in training: its novelty is"):
         controller.toward(noise)
     assert controller.act(draw(np.array(FELT)), FELT).details.scores[0].keys() == {
-        Check.SURPRISE, Check.MOTION, Check.NOVELTY, Check.STALL
+        Check.SURPRISE, Check.DRIFT, Check.MOTION, Check.STILLNESS, Check.NOVELTY, Check.STALL
     }  # fmt: skip
     RobotController(checkpoint, noise, FAST, device="cpu", precision="fp32", threads=1)
 
