@@ -15,13 +15,13 @@ from typing import Final
 
 import torch
 
-from planning.arrival import WRONG, Approach, Arrival
+from planning.arrival import WRONG, Approach, Arrival, Reports
 from planning.calibration import FILE, Calibration, hash_of, least_runs
 from planning.display import RunProgress
 from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
-from planning.evaluation.watched import RunLog, Until, WatchedRun, watch_all
+from planning.evaluation.watched import RunLog, Until, watch_all
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.monitor import MOST_WINDOW, Monitor
@@ -80,7 +80,8 @@ def calibrate(config: Config) -> None:
             log = RunLog(RUNS / spec.env / "monitor" / f"{key}.jsonl")
             runs = watch_all(envs, manifest.pairs, policy, options.budget, log, progress.update, Until.BUDGET)
         sound = [run for run in runs if not run.diverged]
-        arrival = Arrival.of([Approach(run.distance, run.success) for run in sound], model.reached_distance)
+        approaches = [Approach(run.distance, run.success) for run in sound]
+        arrival = Arrival.of(approaches, model.reached_distance)
         found = Calibration.of(
             [run.peaks for run in sound if run.reached],
             options.alpha,
@@ -92,7 +93,8 @@ def calibrate(config: Config) -> None:
             reached_wrong=None if arrival is None else arrival.reports.bound,
         )
         found.write(out)
-        _report(found, runs, arrival, out)
+        _report(found, len(runs), out)
+        _report_arrival(arrival, model.reached_distance, Reports.of(approaches, model.reached_distance))
     console.print(next_command("planning.run", f"monitor={out}", checkpoint="checkpoint"))
 
 
@@ -118,22 +120,28 @@ def _require_enough(alpha: float, runs: int) -> None:
         raise UserError(f"manifest.n={runs}: alpha={alpha:g} needs at least {needed} successful runs")
 
 
-def _report(found: Calibration, runs: list[WatchedRun], arrival: Arrival | None, out: Path) -> None:
-    console.print(f"{found.runs} of {len(runs)} runs reached their goal, and are calibrated on")
-    if arrival is None:
-        console.print("[yellow]note[/]: no latent distance tells often enough that the goal is reached")
-    else:
-        right, said, bound = arrival.reports.right, arrival.reports.said, arrival.reports.bound
-        console.print(
-            f"reached at a latent distance of {arrival.distance:.3g}: right in {right} of {said} further runs in which "
-            f"it is said, at most {bound:.1%} wrong (90 % confidence)",
-            highlight=False,
-        )
-        if bound > WRONG:
-            console.print(f"[yellow]note[/]: more runs can show whether at most {WRONG:.0%} are wrong (manifest.n)")
+def _report(found: Calibration, runs: int, out: Path) -> None:
+    console.print(f"{found.runs} of {runs} runs reached their goal, and are calibrated on")
     for check, most in found.thresholds.items():
         console.print(f"{check}: at most {most:.3g}", highlight=False)
     console.print(f"at most {found.alpha:.1%} of further runs like these raise an alarm; thresholds: {out}")
+
+
+def _report_arrival(arrival: Arrival | None, own: float, by_own: Reports) -> None:
+    """What counts as reached, beside what the model's own distance would say."""
+    rows = [(f"the model's own distance of {own:.3g}", by_own)]
+    if arrival is None:
+        console.print("[yellow]note[/]: no latent distance tells often enough that the goal is reached")
+    else:
+        rows.append((f"the calibrated distance of {arrival.distance:.3g}", arrival.reports))
+    for name, found in rows:
+        console.print(
+            f"reached by {name}: right in {found.right} of {found.said} runs in which it is said, so at most "
+            f"{found.bound:.1%} are wrong (90 % confidence)",
+            highlight=False,
+        )
+    if arrival is not None and arrival.reports.bound > WRONG:
+        console.print(f"[yellow]note[/]: more runs can show whether at most {WRONG:.0%} are wrong (manifest.n)")
 
 
 main = command("calibrate")(calibrate)

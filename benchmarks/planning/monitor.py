@@ -10,8 +10,7 @@ simulator sees success. The first table asks of every failure whether an alarm f
 of the run until the alarm, `delay` the control steps from the beginning of the failure to the alarm (median), `before`
 the number of runs with an alarm before the failure, which is a false one, and `reached` the runs that reached their
 goal nevertheless, and those of them with an alarm. Then all runs are judged by their outcome alone, as in the
-literature (`benchmarks.planning.detection`), and it is counted how often the model is right that the goal is reached.
-Intervals are Wilson's, at 95 %.
+literature (`benchmarks.planning.detection`). Intervals are Wilson's, at 95 %.
 """
 
 from __future__ import annotations
@@ -31,14 +30,13 @@ import torch
 
 from benchmarks.planning.detection import Detection, Rates, auroc
 from benchmarks.planning.failures import KINDS, FailingEnv
-from planning.arrival import Approach, Reports
 from planning.calibration import FILE, Calibration, hash_of, read_calibration, require_same
 from planning.evaluation.log import Resumed
 from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.task import from_pair
-from planning.evaluation.watched import RunLog, Until, WatchedRun, watch_all, watch_episodes
+from planning.evaluation.watched import RunLog, WatchedRun, watch_all, watch_episodes
 from planning.loading import RUNS, choose_checkpoint, read_model
 from planning.monitor import Monitor
 from planning.registry import make_strategy
@@ -108,7 +106,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     # One at a time: in a batch, all would go on until the last one has reached its goal.
     fresh = watch_all(
         envs[:1], pairs[: own.nominal], policy, calibration.budget, RunLog(folder / "nominal.jsonl"),
-        lambda runs: _say(runs, own.nominal), Until.BOTH,
+        lambda runs: _say(runs, own.nominal),
     )  # fmt: skip
     sound = [run for run in fresh if run.reached and not run.diverged]
     nominal = [Detection.of(run, calibration) for run in sound]
@@ -126,7 +124,6 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     console.print(found)
     _print_overall(failing, nominal, [Detection.of(run, calibration) for run in fresh])
     _print_false_alarms(calibration, nominal)
-    _print_reports(fresh, model.reached_distance, calibration)
     _print_plan_time(envs[0], pairs[0], WorldModelPolicy(model, make_strategy(settings, 0), device), policy)
 
 
@@ -177,19 +174,6 @@ def _print_false_alarms(calibration: Calibration, nominal: Sequence[Detection]) 
     )
     for check, most in calibration.thresholds.items():
         console.print(f"threshold of {check}: {most:.3g}, false alarms {sum(d.check == check for d in false)}")
-
-
-def _print_reports(runs: Sequence[WatchedRun], own: float, calibration: Calibration) -> None:
-    """How often the goal is reached when the model says so, by its own distance and by the calibrated one."""
-    approaches = [Approach(run.distance, run.success) for run in runs if not run.diverged]
-    for name, most in (("the model's own", own), ("the calibrated", calibration.reached_distance)):
-        if most is not None:
-            found = Reports.of(approaches, most)
-            console.print(
-                f"reached at {name} distance {most:.3g}: right in {found.right} of {found.said} runs in which it is "
-                f"said, {share(found.right, found.said)}; never said in {len(approaches) - found.said}",
-                highlight=False,
-            )
 
 
 def _print_plan_time(env: Any, pair: Pair, alone: WorldModelPolicy, watched: WorldModelPolicy) -> None:
