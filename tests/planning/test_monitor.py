@@ -274,6 +274,20 @@ def test_a_robot_refuses_a_goal_of_noise_only_with_a_monitor(checkpoint: Path) -
     RobotController(checkpoint, noise, FAST, device="cpu", precision="fp32", threads=1)
 
 
+def test_what_counts_as_reached_is_what_was_calibrated(checkpoint: Path, tmp_path: Path) -> None:
+    """The user's own number comes first, then that of the monitor's file, then the model's."""
+    path = write_calibration(
+        checkpoint, tmp_path / "monitor.json", limit=1e6, reached_distance=1e-4, reached_wrong=0.04
+    )
+    silent = write_calibration(checkpoint, tmp_path / "older.json", limit=1e6)
+    own = make(checkpoint, MonitorConfig(silent, "slow"))
+    calibrated = make(checkpoint, MonitorConfig(path, "slow"))
+    chosen = make(checkpoint, MonitorConfig(path, "slow"), reached_distance=0.1)
+    seen = [see(controller, 9.0) for controller in (own, calibrated, chosen)]
+    assert 1e-4 < seen[0].distance <= 0.1, "between what was calibrated and what the others want"
+    assert [decision.reached for decision in seen] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
