@@ -3,12 +3,13 @@
 Toward a photo nobody but the model knows when to stop. It says "reached" in the first control step t of a run whose
 distance is at most d. That is right if the task's own rule, or a person, sees success in that same step.
 
-    said(d) = the first t with distance_t <= d          wrong(d) = runs without success at said(d) / runs with a said(d)
+    said(d) = the first t with distance_t <= d          wrong(d) = the share of runs with a said(d) without success then
 
-A first third of the runs chooses d, the largest of a grid of which at most half of the allowed share is wrong. The
-other runs measure it: k of n reports are wrong, and with a probability of 90 % the true share is at most the
-Clopper-Pearson bound of k and n (selective classification with guaranteed risk, arXiv 1705.08500). The bound holds for
-runs of the same kind, as those of `planning.calibration`.
+The calibrated d is the largest for which `wrong(d)` is shown to be at most 5 %. The distances of a grid are tested from
+the smallest on that enough runs say it at, until one fails: k of n reports are wrong, and the upper Clopper-Pearson
+bound of these is above 5 %. As the order is fixed, and the beginning does not depend on who is right, all tests share
+one probability of 10 % that a distance passes which should not (fixed-sequence testing, Learn then Test, arXiv
+2110.01052). The result holds for runs of the same kind, as those of `planning.calibration`.
 
 Shapes: `U` control steps of a run. Runs go on after success, since the model may say it later.
 """
@@ -26,9 +27,10 @@ from worldmodel.core.errors import UserError
 
 WRONG: Final = 0.05  # largest share of wrong reports
 _CONFIDENCE: Final = 0.9
-_CHOOSING_SHARE: Final = 1 / 3
-# Of the distance at which the model itself would say it. Steps of a tenth are as fine as some hundred runs can tell.
-_GRID: Final = np.geomspace(0.1, 2.0, 33)
+# Of the distance at which the model itself would say it, which may be much too large: a task with fine tolerances needs
+# a quarter of it. Steps of an eighth of an octave are as fine as some hundred runs can tell.
+_GRID: Final = 2.0 ** (np.arange(-32, 9) / 8)
+_ENOUGH: Final = 45  # if so many reports are right and none is wrong, the bound is below 5 %; with fewer, it cannot be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,30 +89,30 @@ class Arrival:
     """What counts as reached.
 
     Attributes:
-        distance: the largest latent distance.
-        reports: of the runs that it was not chosen on.
+        distance: the largest latent distance at which at most 5 % of the reports are wrong.
+        reports: of the runs that show this.
     """
 
     distance: float
     reports: Reports
 
     @classmethod
-    def of(cls, runs: Sequence[Approach], distance: float) -> Self | None:
-        """From runs in an order that says nothing about them. None if no distance of the grid is right often enough.
+    def of(cls, runs: Sequence[Approach], own: float) -> Self | None:
+        """From runs with and without success. None if they cannot show it of any distance.
 
         Args:
-            runs: with and without success.
-            distance: at which the model itself says that the goal is reached. It is the scale of the grid.
+            runs: of the same kind as those in which it is to hold.
+            own: distance at which the model itself says that the goal is reached. It is the scale of the grid.
         """
-        choosing = max(1, int(len(runs) * _CHOOSING_SHARE))
-        chosen = [most for most in distance * _GRID if _is_right(Reports.of(runs[:choosing], most))]
-        if not chosen:
-            return None
-        return cls(float(chosen[-1]), Reports.of(runs[choosing:], chosen[-1]))
-
-
-def _is_right(reports: Reports) -> bool:
-    return reports.said > 0 and reports.wrong <= WRONG / 2 * reports.said
+        found = None
+        for distance in (own * _GRID).tolist():
+            reports = Reports.of(runs, distance)
+            if reports.said < _ENOUGH:
+                continue
+            if reports.bound > WRONG:
+                break
+            found = cls(distance, reports)
+        return found
 
 
 def largest_rate(count: int, n: int, confidence: float) -> float:

@@ -90,7 +90,6 @@ def calibrate(config: Config) -> None:
             budget=options.budget,
             window=options.window,
             reached_distance=None if arrival is None else arrival.distance,
-            reached_wrong=None if arrival is None else arrival.reports.bound,
         )
         found.write(out)
         _report(found, len(runs), out)
@@ -131,17 +130,16 @@ def _report_arrival(arrival: Arrival | None, own: float, by_own: Reports) -> Non
     """What counts as reached, beside what the model's own distance would say."""
     rows = [(f"the model's own distance of {own:.3g}", by_own)]
     if arrival is None:
-        console.print("[yellow]note[/]: no latent distance tells often enough that the goal is reached")
+        console.print(
+            f"[yellow]note[/]: these runs cannot show of any distance that at most {WRONG:.0%} of the reports are "
+            "wrong; more may (manifest.n)"
+        )
     else:
         rows.append((f"the calibrated distance of {arrival.distance:.3g}", arrival.reports))
     for name, found in rows:
         console.print(
-            f"reached by {name}: right in {found.right} of {found.said} runs in which it is said, so at most "
-            f"{found.bound:.1%} are wrong (90 % confidence)",
-            highlight=False,
+            f"reached by {name}: right in {found.right} of {found.said} runs in which it is said", highlight=False
         )
-    if arrival is not None and arrival.reports.bound > WRONG:
-        console.print(f"[yellow]note[/]: more runs can show whether at most {WRONG:.0%} are wrong (manifest.n)")
 
 
 main = command("calibrate")(calibrate)

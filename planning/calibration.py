@@ -55,8 +55,7 @@ class Calibration:
         centres: of their peaks, `[K]`.
         spreads: of their peaks, `[K]`.
         reached_distance: the largest latent distance at which it is right to say that the goal is reached
-            (`planning.arrival`). None if no run was judged for that, or none is right often enough.
-        reached_wrong: the share of such reports that is wrong at most, with a probability of 90 %, or None.
+            (`planning.arrival`). None if no run was judged for that, or the runs cannot show it.
     """
 
     checkpoint: str
@@ -70,7 +69,6 @@ class Calibration:
     centres: tuple[float, ...]
     spreads: tuple[float, ...]
     reached_distance: float | None = None
-    reached_wrong: float | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.checks), len(self.centres), len(self.spreads)}
