@@ -1,4 +1,4 @@
-"""Thresholds of the monitor, from the scores of successful runs.
+"""Thresholds of the monitor, from the scores of successful runs, and the latent distance that counts as reached.
 
 python -m planning.calibrate env=push
 python -m planning.calibrate env=push checkpoint=runs/push/model alpha=0.02 manifest.n=200
