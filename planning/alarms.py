@@ -12,7 +12,9 @@ class Check(enum.StrEnum):
     """What a monitor tests at every control step. `planning.scores` measures it."""
 
     SURPRISE = "surprise"
+    DRIFT = "drift"
     MOTION = "motion"
+    STILLNESS = "stillness"
     DISAGREEMENT = "disagreement"
     NOVELTY = "novelty"
     STALL = "stall"

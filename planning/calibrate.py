@@ -1,4 +1,4 @@
-"""Thresholds of the monitor, from the scores of successful runs.
+"""Thresholds of the monitor, from the scores of successful runs, and the latent distance that counts as reached.
 
 python -m planning.calibrate env=push
 python -m planning.calibrate env=push checkpoint=runs/push/model alpha=0.02 manifest.n=200
@@ -15,12 +15,13 @@ from typing import Final
 
 import torch
 
+from planning.arrival import WRONG, Approach, Arrival, Reports
 from planning.calibration import FILE, Calibration, hash_of, least_runs
 from planning.display import RunProgress
-from planning.evaluate import MOST_ENVS
-from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, load_or_draw
+from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
+from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
-from planning.evaluation.watched import RunLog, WatchedRun, watch_all
+from planning.evaluation.watched import RunLog, Until, watch_all
 from planning.inputs import read_start
 from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
 from planning.monitor import MOST_WINDOW, Monitor
@@ -34,35 +35,22 @@ from worldmodel.core.files import output_file
 from worldmodel.core.options import from_config
 
 # Increased when the same options give other scores. Logged episodes of older versions are then not used any more.
-_SCORES_VERSION: Final = 1
+_SCORES_VERSION: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class CalibrateConfig:
+class CalibrateConfig(EpisodesConfig):
     """The options in `configs/calibrate.yaml` beside its groups. The file explains each."""
 
-    checkpoint: str | None
-    command: tuple[float, ...] | None
     alpha: float
     window: int
-    budget: int
-    batch: int
-    seed: int
-    device: str
-    precision: str
-    compile: str | bool
-    out: str | None
 
     def __post_init__(self) -> None:
-        if not 0.001 <= self.alpha <= 0.5:
-            raise ValueError(f"alpha={self.alpha}: 0.001 to 0.5 are accepted")
-        if not 1 <= self.window <= MOST_WINDOW or not 1 <= self.budget <= MOST_BUDGET or self.seed < 0:
+        super().__post_init__()
+        if not 0.001 <= self.alpha <= 0.5 or not 1 <= self.window <= MOST_WINDOW:
             raise ValueError(
-                f"window={self.window} budget={self.budget} seed={self.seed}: 1 to {MOST_WINDOW}, 1 to {MOST_BUDGET:,} "
-                "and numbers from 0 up are accepted"
+                f"alpha={self.alpha} window={self.window}: 0.001 to 0.5 and 1 to {MOST_WINDOW} are accepted"
             )
-        if not 1 <= self.batch <= MOST_ENVS:
-            raise ValueError(f"batch={self.batch}: 1 to {MOST_ENVS} environments are accepted")
 
 
 def calibrate(config: Config) -> None:
@@ -90,17 +78,22 @@ def calibrate(config: Config) -> None:
         )
         with RunProgress(f"{spec.env}: monitored runs", pairs_config.n) as progress:
             log = RunLog(RUNS / spec.env / "monitor" / f"{key}.jsonl")
-            runs = watch_all(envs, manifest.pairs, policy, options.budget, log, progress.update)
+            runs = watch_all(envs, manifest.pairs, policy, options.budget, log, progress.update, Until.BUDGET)
+        sound = [run for run in runs if not run.diverged]
+        approaches = [Approach(run.distance, run.success) for run in sound]
+        arrival = Arrival.of(approaches, model.reached_distance)
         found = Calibration.of(
-            [run.peaks for run in runs if run.reached and not run.diverged],
+            [run.peaks for run in sound if run.reached],
             options.alpha,
             checkpoint=checkpoint.sha256,
             planner=hash_of(settings),
             budget=options.budget,
             window=options.window,
+            reached_distance=None if arrival is None else arrival.distance,
         )
         found.write(out)
-        _report(found, runs, out)
+        _report(found, len(runs), out)
+        _report_arrival(arrival, model.reached_distance, Reports.of(approaches, model.reached_distance))
     console.print(next_command("planning.run", f"monitor={out}", checkpoint="checkpoint"))
 
 
@@ -126,11 +119,27 @@ def _require_enough(alpha: float, runs: int) -> None:
         raise UserError(f"manifest.n={runs}: alpha={alpha:g} needs at least {needed} successful runs")
 
 
-def _report(found: Calibration, runs: list[WatchedRun], out: Path) -> None:
-    console.print(f"{found.runs} of {len(runs)} runs reached their goal, and are calibrated on")
+def _report(found: Calibration, runs: int, out: Path) -> None:
+    console.print(f"{found.runs} of {runs} runs reached their goal, and are calibrated on")
     for check, most in found.thresholds.items():
         console.print(f"{check}: at most {most:.3g}", highlight=False)
     console.print(f"at most {found.alpha:.1%} of further runs like these raise an alarm; thresholds: {out}")
+
+
+def _report_arrival(arrival: Arrival | None, own: float, by_own: Reports) -> None:
+    """What counts as reached, beside what the model's own distance would say."""
+    rows = [(f"the model's own distance of {own:.3g}", by_own)]
+    if arrival is None:
+        console.print(
+            f"[yellow]note[/]: these runs cannot show of any distance that at most {WRONG:.0%} of the reports are "
+            "wrong; more may (manifest.n)"
+        )
+    else:
+        rows.append((f"the calibrated distance of {arrival.distance:.3g}", arrival.reports))
+    for name, found in rows:
+        console.print(
+            f"reached by {name}: right in {found.right} of {found.said} runs in which it is said", highlight=False
+        )
 
 
 main = command("calibrate")(calibrate)

@@ -54,6 +54,8 @@ class Calibration:
         checks: names of the K checks.
         centres: of their peaks, `[K]`.
         spreads: of their peaks, `[K]`.
+        reached_distance: the largest latent distance at which it is right to say that the goal is reached
+            (`planning.arrival`). None if no run was judged for that, or the runs cannot show it.
     """
 
     checkpoint: str
@@ -66,6 +68,7 @@ class Calibration:
     checks: tuple[str, ...]
     centres: tuple[float, ...]
     spreads: tuple[float, ...]
+    reached_distance: float | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.checks), len(self.centres), len(self.spreads)}
@@ -74,6 +77,8 @@ class Calibration:
             raise ValueError(f"{len(self.checks)} checks need as many finite centres and spreads, and a window")
         if not set(self.checks) <= set(Check):
             raise ValueError(f"checks are {', '.join(self.checks)}: expected some of {', '.join(Check)}")
+        if self.reached_distance is not None and not 0 < self.reached_distance < math.inf:
+            raise ValueError(f"reached_distance is {self.reached_distance}: expected a number above 0, or null")
 
     @property
     def thresholds(self) -> dict[Check, float]:
@@ -93,7 +98,7 @@ class Calibration:
         Args:
             peaks: by check, for every run.
             alpha: largest share of runs with a false alarm.
-            belongs_to: `checkpoint`, `planner`, `budget` and `window`.
+            belongs_to: `checkpoint`, `planner`, `budget` and `window`, and optionally what counts as reached.
 
         Raises:
             UserError: for too few runs.

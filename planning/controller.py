@@ -7,8 +7,8 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,143 +17,26 @@ from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
-from planning.alarms import Alarm, Check
+from planning.decision import Decision, Watcher
 from planning.hierarchy import Hierarchy
 from planning.inputs import first_command, read_observation
-from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
-from planning.rows import Heading, Row
-from planning.types import CostFn, Model, Optimiser, Plan, Problem
+from planning.objectives import LatentGoalCost, require_confidence
+from planning.rows import Row
+from planning.strategy import Strategy
+from planning.types import Model, Plan
 from planning.verification import Verification
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
-from worldmodel.core.seeds import seed_of_step
-from worldmodel.core.tensor_record import TensorRecord
-
-MOST_STEPS_AHEAD = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class ControllerConfig:
-    """Options of `Controller`.
+def choose_reached_distance(wanted: float | None, model: Model, watcher: Watcher | None = None) -> float:
+    """`wanted`; for None, what the watcher knows to be right, or else the model's own distance.
 
-    Attributes:
-        horizon: planning horizon H [control steps].
-        execute: actions of a plan that are executed before the next one is made.
-        seed: seed of the optimiser's noise.
+    Raises UserError for a number that is not above 0.
     """
-
-    horizon: int = 12
-    execute: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.horizon <= MOST_STEPS_AHEAD:
-            raise ValueError(f"horizon {self.horizon} must be at least 1 and at most {MOST_STEPS_AHEAD:,}")
-        if not 1 <= self.execute <= self.horizon:
-            raise ValueError(f"execute {self.execute} must be between 1 and horizon {self.horizon}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Strategy:
-    """The parts of a controller beside the model: optimiser, objective, and options of the control loop."""
-
-    optimiser: Optimiser
-    objective: ObjectiveConfig
-    controller: ControllerConfig
-
-    def plan(
-        self,
-        cost: CostFn,
-        limits: ActionLimits,
-        last: Tensor,
-        step: int,
-        memory: TensorRecord | None,
-        deadline: float | None = None,
-    ) -> Plan:
-        """The plan made at control step `step` of an episode, after the command `last [B, A]`. See `Problem`."""
-        # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
-        generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
-        problem = Problem(cost, limits, last, self.controller.horizon, step, deadline=deadline)
-        return self.optimiser.plan(problem, memory, generator)
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """The decision at one control step, for B environments.
-
-    Attributes:
-        actions: float32 `[B, A]`, finite and within all limits.
-        distance: `[B]`, the latent distance of the current observation to the goal.
-        reached: `[B]`, whether this is at most `reached_distance`. It is false for a distance that is not finite.
-        sub_goal: `[B]`, index of each row's current sub-goal, from 0 on.
-        predicted_cost: `[B]`, the predicted cost of the plan in execution.
-        replaced: `[B]`, rows where no plan could be used and the action is rest.
-        refused: `[B]`, those of these rows whose plan was refused by the verification (`planning.verification`).
-        trace: `[B, I]`, the lowest cost in every iteration of the search for the plan in execution. NaN without one.
-        plan_ms: time from observations to actions of all B rows [ms].
-        planned: whether a plan was made at this step, or the last one is still being executed.
-        latents: of the current observation, `[1, ...]` per row; empty for a policy without a model.
-        plans: each row's plan in execution, from its first action on; None without one.
-        alarm: the monitor's alarm of each row, None where all is well; empty without a monitor.
-        scores: the monitor's scores of each row; empty without a monitor.
-        headings: the hierarchy's sub-goal of each row, with the reason for it; empty without a hierarchy.
-    """
-
-    actions: NDArray[np.float32]
-    distance: NDArray[np.float32]
-    reached: NDArray[np.bool_]
-    sub_goal: NDArray[np.int64]
-    predicted_cost: NDArray[np.float32]
-    replaced: NDArray[np.bool_]
-    refused: NDArray[np.bool_]
-    trace: NDArray[np.float32]
-    plan_ms: float = 0.0
-    planned: bool = False
-    latents: tuple[Any, ...] = dataclasses.field(default=(), repr=False, compare=False)
-    plans: tuple[Plan | None, ...] = dataclasses.field(default=(), repr=False, compare=False)
-    imagine: Callable[[], tuple[Any, ...]] = dataclasses.field(default=tuple, repr=False, compare=False)
-    alarm: tuple[Alarm | None, ...] = ()
-    scores: tuple[Mapping[Check, float], ...] = dataclasses.field(default=(), repr=False, compare=False)
-    headings: tuple[Heading | None, ...] = dataclasses.field(default=(), compare=False)
-
-    @functools.cached_property
-    def imagined(self) -> tuple[Any, ...]:
-        """Imagined latents `[1, 1, H', ...]` of the rest of each row's plan. None without a plan.
-
-        They are computed on first access, which takes about as long as the evaluation of one sample.
-        """
-        return self.imagine()
-
-    @classmethod
-    def blind(cls, actions: NDArray[np.float32]) -> Decision:
-        """Decision of a policy without observations: actions `[B, A]`, and no distance to a goal."""
-        rows = len(actions)
-        unknown, never = np.full(rows, np.nan, np.float32), np.zeros(rows, bool)
-        return cls(actions, unknown, never, np.zeros(rows, np.int64), unknown, never, never, unknown[:, None])
-
-
-class Watcher(Protocol):
-    """Looks at every decision of a controller, as `planning.monitor` does."""
-
-    def require_known(self, goal: Any) -> None:
-        """Raises UserError for a goal `[1, ...]` that must not be headed for."""
-
-    def begin(self, row: int) -> None:
-        """A new episode begins for robot `row`."""
-
-    def forget(self, row: int) -> None:
-        """There is a gap in what robot `row` saw."""
-
-    def was_given(self, row: int, command: Tensor) -> None:
-        """Robot `row` was given `command [1, A]` instead of the one decided last."""
-
-    def watch(self, decision: Decision, limits: ActionLimits, last: Tensor) -> Decision:
-        """The decision as it is to be carried out, after the commands `last [B, A]`."""
-
-
-def choose_reached_distance(wanted: float | None, model: Model) -> float:
-    """`wanted`, or the model's own distance for None. Raises UserError for a number that is not above 0."""
+    if wanted is None and watcher is not None:
+        wanted = watcher.reached_distance
     if wanted is None:
         return model.reached_distance
     if not (isinstance(wanted, int | float) and 0 < wanted < math.inf):
@@ -176,7 +59,8 @@ class Controller:
         strategy: optimiser, objective, and options of the control loop.
         goals: for each of B environments a goal, or a sequence of them.
         device: device of the model.
-        reached_distance: largest latent distance at which a goal counts as reached, None for the model's own.
+        reached_distance: largest latent distance at which a goal counts as reached. None for the watcher's, or else for
+            the model's own.
         start: `[A]`, the last command at the start of an episode, for actions that rest at `hold` without a reading.
         verification: checks the decoded end of a plan before the plan is executed, or None.
         watcher: looks at every decision, or None.
@@ -201,8 +85,8 @@ class Controller:
     ) -> None:
         self._model, self._strategy, self._device = model, strategy, device
         self._verification, self._watcher, self._hierarchy = verification, watcher, hierarchy
-        prepare(model, strategy.objective)
-        self.reached_distance, self._start = choose_reached_distance(reached_distance, model), start
+        require_confidence(model, strategy.objective)
+        self.reached_distance, self._start = choose_reached_distance(reached_distance, model, watcher), start
         self.limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
         self._rows = [self._begin(row, goal) for row, goal in enumerate(goals)]
 
@@ -273,7 +157,7 @@ class Controller:
         actions, replaced = self._decide(rows)
         made = self._decision(rows, actions, replaced, distance, planned)
         if self._watcher is not None:
-            made = self._watch(self._watcher, made, rows, commands)
+            made = self._watch(self._watcher, made, seen, rows, commands)
             actions = torch.as_tensor(made.actions, device=self._device)
         self._rows = [
             dataclasses.replace(row, command=action, step=row.step + 1)
@@ -352,6 +236,7 @@ class Controller:
         self,
         watcher: Watcher,
         made: Decision,
+        seen: Observation,
         rows: Sequence[Row],
         commands: Sequence[NDArray[np.float32] | None],
     ) -> Decision:
@@ -359,7 +244,7 @@ class Controller:
         for i, command in enumerate(commands):
             if command is not None:
                 watcher.was_given(i, torch.as_tensor(command)[None])
-        return watcher.watch(made, self.limits, torch.cat([row.in_force for row in rows]))
+        return watcher.watch(made, seen, self.limits, torch.cat([row.in_force for row in rows]))
 
     def _decision(
         self, rows: list[Row], actions: Tensor, replaced: Tensor, distance: list[float], planned: bool

@@ -20,8 +20,9 @@ from envs.protocol import GoalEnv
 from planning.display import EpisodeProgress, summary_table
 from planning.evaluation.episodes import Episode, EpisodeLog, run_all
 from planning.evaluation.latency import measure_plan_ms
-from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, load_or_draw
+from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
+from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.oracle import Oracle
 from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
@@ -42,42 +43,22 @@ from worldmodel.core.spec import EnvironmentSpec
 MODEL, ORACLE = "world model", "oracle"
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
-_MIB_PER_ENV: Final = 36  # memory of one environment, measured on `push` at 64 x 64
-MOST_ENVS: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(EpisodesConfig):
     """The options in `configs/evaluate.yaml` beside its groups. The file explains each."""
 
-    checkpoint: str | None
-    command: tuple[float, ...] | None
     hierarchy: str | None
-    budget: int
-    batch: int
     baselines: bool
     oracle: bool
     videos: int
     reality: int
-    seed: int
-    device: str
-    precision: str
-    compile: str | bool
-    out: str | None
 
     def __post_init__(self) -> None:
-        if min(self.budget, self.batch) < 1 or min(self.seed, self.videos, self.reality) < 0:
-            raise ValueError(
-                f"budget={self.budget} batch={self.batch} seed={self.seed} videos={self.videos} "
-                f"reality={self.reality}: at least 1, 1, 0, 0 and 0 are accepted"
-            )
-        if self.batch > MOST_ENVS:
-            raise ValueError(
-                f"batch={self.batch} environments take some {self.batch * _MIB_PER_ENV / 1024:,.0f} GiB: at most "
-                f"{MOST_ENVS} are accepted"
-            )
-        if self.budget > MOST_BUDGET:
-            raise ValueError(f"budget={self.budget}: at most {MOST_BUDGET:,} control steps are accepted")
+        super().__post_init__()
+        if min(self.videos, self.reality) < 0:
+            raise ValueError(f"videos={self.videos} reality={self.reality}: numbers from 0 up are accepted")
 
 
 @dataclasses.dataclass

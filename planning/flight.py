@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from planning.faults import Fault
-from planning.recording import EpisodeLog, Lived
+from planning.recording import BackgroundWriter, Lived
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, replacing
 from worldmodel.core.spec import EnvironmentSpec
@@ -84,7 +84,7 @@ class FlightRecorder:
         self.folder = output_folder(config.folder, "flight")
         most = max(2, round(config.seconds / spec.control_step_s))
         self._steps: collections.deque[FlightStep] = collections.deque(maxlen=most)
-        self._log = EpisodeLog(self.folder / "data.zarr", spec, "planning.flight", most_waiting=2 * most)
+        self._log = BackgroundWriter(self.folder / "data.zarr", spec, "planning.flight", most_waiting=2 * most)
         self._number = 1 + max((_number(path) for path in self.folder.glob("flight-*.npz")), default=-1)
 
     def __len__(self) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planning.alarms import OnAlarm
-from planning.controller import Controller, Decision
+from planning.controller import Controller
+from planning.decision import Decision
 from planning.faults import FaultKind
 from planning.gate import Gate
 from planning.inputs import first_command

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from planning.actions.safety import LimitCheck
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.faults import Fault, FaultKind
 from planning.flight import FlightConfig, FlightRecorder, FlightStep, latent_arrays
 from planning.guarded import Read

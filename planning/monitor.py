@@ -22,15 +22,15 @@ import torch
 from planning.actions.limits import ActionLimits
 from planning.alarms import Alarm, Check, OnAlarm, read_on_alarm
 from planning.calibration import read_calibration, require_same
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.scores import Scores
 from planning.types import Model
 from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
 from worldmodel.core.spec import BINARY, HOLD, ZERO, ActionSpec
 
 _LOG = logging.getLogger(__name__)
 _SLOWED: Final = 0.5  # of what an action differs from rest, after an alarm
-
 
 MOST_WINDOW: Final = 1_000  # control steps; longer running means are typing errors
 
@@ -67,7 +67,7 @@ def make_monitor(config: MonitorConfig, model: Model, belongs_to: Callable[[], M
     path = Path(config.calibration)
     found = read_calibration(path)
     require_same(found, path, **belongs_to())
-    return Monitor(model, found.thresholds, found.window, config.on_alarm)
+    return Monitor(model, found.thresholds, found.window, config.on_alarm, found.reached_distance)
 
 
 class Monitor:
@@ -78,13 +78,22 @@ class Monitor:
         thresholds: the largest score of each check that raises no alarm. Without one, a check never fails.
         window: control steps of the scores' running means, as for the calibration.
         on_alarm: `stop`, `slow` or `go_on`.
+        reached_distance: what counts as reached by the calibration, None if it does not say. The monitor does not use
+            it.
 
     Raises:
         UserError: for a threshold of a score that this model does not have.
     """
 
-    def __init__(self, model: Model, thresholds: Mapping[Check, float], window: int, on_alarm: str = "stop") -> None:
-        self.on_alarm = read_on_alarm(on_alarm)
+    def __init__(
+        self,
+        model: Model,
+        thresholds: Mapping[Check, float],
+        window: int,
+        on_alarm: str = "stop",
+        reached_distance: float | None = None,
+    ) -> None:
+        self.on_alarm, self.reached_distance = read_on_alarm(on_alarm), reached_distance
         self._model: Any = model
         self._scores, self._thresholds = Scores(model, window), dict(thresholds)
         self._is_motion = _motions(model.spec.action)
@@ -124,15 +133,16 @@ class Monitor:
         """Robot `row` was given `command [1, A]` instead of the one decided last."""
         self._scores.was_given(row, command)
 
-    def watch(self, decision: Decision, limits: ActionLimits, last: torch.Tensor) -> Decision:
+    def watch(self, decision: Decision, seen: Observation, limits: ActionLimits, last: torch.Tensor) -> Decision:
         """The decision with its scores and alarms, and with the actions `[B, A]` that follow from these.
 
         Args:
             decision: as the controller made it.
+            seen: the observation `[B, ...]` that it was made after.
             limits: limits of actions.
             last: `[B, A]`, the commands in force.
         """
-        scores = self._scores.measure(decision)
+        scores = self._scores.measure(decision, seen, last)
         for row, found in enumerate(scores):
             self._test(row, found)
         alarms = tuple(self._alarms.get(row) for row in range(len(scores)))

@@ -115,10 +115,11 @@ class LatentGoalCost:
 
     def __call__(self, actions: Tensor) -> Tensor:
         """Cost `[B, S]` of `actions [B, S, H, A]`."""
-        rows = zip(self.latents, actions.split(1), self.goals, strict=True)
-        return torch.cat(
-            [self.objective.cost(self.model, self.model.imagine(latent, a), goal) for latent, a, goal in rows]
-        )
+        with imagining_with_confidence(self.model) if self.objective.needs_confidence else contextlib.nullcontext():
+            rows = zip(self.latents, actions.split(1), self.goals, strict=True)
+            return torch.cat(
+                [self.objective.cost(self.model, self.model.imagine(latent, a), goal) for latent, a, goal in rows]
+            )
 
 
 @contextlib.contextmanager
@@ -135,18 +136,12 @@ def imagining_with_confidence(model: Any) -> Iterator[bool]:
             model.with_confidence = before
 
 
-def prepare(model: Any, objective: ObjectiveConfig) -> None:
-    """Make `model` estimate its confidence if the objective needs it.
-
-    Raises:
-        UserError: for a model that cannot.
-    """
-    if not objective.needs_confidence:
+def require_confidence(model: Any, objective: ObjectiveConfig) -> None:
+    """Raises UserError if the objective needs the model's confidence, and `model` does not estimate it."""
+    if not objective.needs_confidence or getattr(model, "has_confidence", False):
         return
-    if not getattr(model, "has_confidence", False):
-        wanted = "steps=confident" if objective.steps == "confident" else f"caution={objective.caution:g}"
-        raise UserError(
-            f"planner.objective.{wanted} needs a model that estimates its confidence, and this one does not: expected "
-            "one of family=keypoint, trained with predictor.heads above 1"
-        )
-    model.with_confidence = True
+    wanted = "steps=confident" if objective.steps == "confident" else f"caution={objective.caution:g}"
+    raise UserError(
+        f"planner.objective.{wanted} needs a model that estimates its confidence, and this one does not: expected "
+        "one of family=keypoint, trained with predictor.heads above 1"
+    )

@@ -25,7 +25,7 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.goals import read_one
 from planning.inputs import first_command, read_images, read_numbers
-from planning.objectives import LatentGoalCost, prepare
+from planning.objectives import LatentGoalCost, require_confidence
 from planning.registry import make_strategy
 from planning.settings import read_settings
 from planning.types import Model
@@ -74,7 +74,7 @@ class Planner:
     ) -> None:
         self.model, self.spec, self._device = model, model.spec, torch.device(device)
         self._strategy = make_strategy(read_settings(options), seed)
-        prepare(model, self._strategy.objective)
+        require_confidence(model, self._strategy.objective)
         self.limits = ActionLimits.of(self.spec.action, self.spec.control_step_s, self._device)
 
     @torch.no_grad()

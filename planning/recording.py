@@ -40,7 +40,7 @@ class Lived:
     action: NDArray[np.float32]
 
 
-class EpisodeLog:
+class BackgroundWriter:
     """Adds episodes to a trajectory store, in a thread of its own.
 
     Args:
@@ -128,11 +128,11 @@ class EpisodeLog:
 
 
 class LiveRecording:
-    """Collects control steps, and writes them as episodes. Arguments and exceptions as of `EpisodeLog`."""
+    """Collects control steps, and writes them as episodes. Arguments and exceptions as of `BackgroundWriter`."""
 
     def __init__(self, path: str | Path, spec: EnvironmentSpec, origin: str = "planning.robot") -> None:
         self._most = max(2, round(MOST_EPISODE_S / spec.control_step_s))
-        self._log = EpisodeLog(path, spec, origin, most_waiting=2 * self._most)
+        self._log = BackgroundWriter(path, spec, origin, most_waiting=2 * self._most)
         self._steps: list[Lived] = []
 
     def add(self, step: Lived) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from planning.controller import ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.base import OptimiserEntry
+from planning.strategy import ControllerConfig, Strategy
 from planning.types import Optimiser
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config

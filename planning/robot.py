@@ -27,7 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from planning.alarms import Alarm, OnAlarm
 from planning.calibration import hash_of
-from planning.controller import Controller, Decision
+from planning.controller import Controller
+from planning.decision import Decision
 from planning.faults import Fault
 from planning.flight import FlightConfig
 from planning.gate import Gate, GateConfig
@@ -109,7 +110,8 @@ class RobotController:
         options: options of the planner, as `{"horizon": 8, "options.samples": 64}` or as strings of the command line.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
         precision: of imagined futures, `bf16` or `fp32`.
-        reached_distance: largest latent distance at which the goal counts as reached, None for the model's own.
+        reached_distance: largest latent distance at which the goal counts as reached. None for the one of the monitor's
+            calibration, or else for the model's own.
         seed: seed of the planner's noise.
         goal_fit: `crop` or `letterbox`, for an image file of another aspect ratio than the camera's.
         threads: of the processor, for the whole process: `auto` (as many as plan fastest, measured here) or how many.

@@ -20,7 +20,8 @@ import numpy as np
 
 from planning.alarms import OnAlarm, read_on_alarm
 from planning.calibration import hash_of
-from planning.controller import Decision, choose_reached_distance
+from planning.controller import choose_reached_distance
+from planning.decision import Decision
 from planning.environment import Environment
 from planning.evaluation.figure import draw_plan
 from planning.evaluation.imagination import Comparison, Watched
@@ -125,7 +126,7 @@ def run(config: Config) -> None:
                 settle_threads(options.threads, model, strategy, task.goals, device)
                 stop = StopRule(options.budget, options.stop_when_reached, options.on_alarm == OnAlarm.STOP)
                 outcome = _attempt_live(env, watched or policy, task, stop)
-            verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model))
+            verdict = describe(env, outcome, choose_reached_distance(options.reached_distance, model, monitor))
             draw_plan(env, task, outcome, verdict, out / "plan.png")
             film = side_by_side(env, outcome.states, task.picture)
             write_video(out / "episode.mp4", film, 1 / env.control_step_s)

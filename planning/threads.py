@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from planning.controller import Controller, Strategy
+from planning.controller import Controller
+from planning.strategy import Strategy
 from planning.types import Model
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation

@@ -16,7 +16,6 @@ from envs.goal import GoalConfig as GoalImageConfig
 from envs.push import PushConfig
 from planning.calibrate import CalibrateConfig
 from planning.compare import CompareConfig
-from planning.controller import ControllerConfig
 from planning.evaluate import EvaluateConfig
 from planning.evaluation.manifest import ManifestConfig
 from planning.hierarchy import HierarchyConfig
@@ -25,6 +24,7 @@ from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
 from planning.optimisers.random_shooting import RandomShootingConfig
 from planning.run import RunConfig
+from planning.strategy import ControllerConfig
 from tests.source_tree import ROOT
 from worldmodel.cli.command import composed
 from worldmodel.core.configs import group_choices

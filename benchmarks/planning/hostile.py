@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planning.controller import Controller, ControllerConfig, Strategy
+from planning.controller import Controller
 from planning.faults import FaultKind
 from planning.gate import Gate, GateConfig
 from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
 from planning.objectives import ObjectiveConfig
 from planning.registry import make_optimiser
+from planning.strategy import ControllerConfig, Strategy
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import HOLD, ActionSpec, EnvironmentSpec, one_camera

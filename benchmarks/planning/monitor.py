@@ -1,15 +1,16 @@
 """How well a monitor tells failing runs of `push` from others: failures that begin at a random step of an episode.
 
 python -m planning.calibrate env=push checkpoint=push                       # → runs/push/monitor.json
-python -m benchmarks.planning.monitor env=push checkpoint=push n=40 nominal=200
+python -m benchmarks.planning.monitor env=push checkpoint=push n=40 nominal=500
 
 Options: `n` runs with each failure, `nominal` runs without, the `monitor`'s file, and those of planning.calibrate that
 say how the runs are made. Pairs come from seed 903. Every failure begins at a random step of the first half of the run
 that reached the goal of the same pair without one; pairs whose goal was not reached are left out. Runs end when the
-simulator sees success. Detection time is the share of the run until the alarm, as in FIPER (arXiv 2510.09459), `delay`
-the control steps from the beginning of the failure to the alarm (median), `before` the number of runs with an alarm
-before the failure, which is a false one, and `reached` the runs that reached their goal nevertheless. Intervals are
-Wilson's, at 95 %.
+simulator sees success. The first table asks of every failure whether an alarm follows it. Detection time is the share
+of the run until the alarm, `delay` the control steps from the beginning of the failure to the alarm (median), `before`
+the number of runs with an alarm before the failure, which is a false one, and `reached` the runs that reached their
+goal nevertheless, and those of them with an alarm. Then all runs are judged by their outcome alone, as in the
+literature (`benchmarks.planning.detection`). Intervals are Wilson's, at 95 %.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.planning.detection import Detection, Rates, auroc
 from benchmarks.planning.failures import KINDS, FailingEnv
-from planning.alarms import Check
 from planning.calibration import FILE, Calibration, hash_of, read_calibration, require_same
+from planning.evaluation.log import Resumed
 from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.statistics import wilson_interval
@@ -54,44 +56,9 @@ _TIMED_STEPS = 50
 class Options:
     """As typed; the module says what each means."""
 
-    n: int = 20
-    nominal: int = 100
+    n: int = 40
+    nominal: int = 500
     monitor: str = str(RUNS / "push" / FILE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Detection:
-    """When a run raised an alarm.
-
-    Attributes:
-        score: the highest normalised score from the beginning of the failure on; without a failure, of the run.
-        step: control step of the first alarm, None without one.
-        check: the check that failed.
-        steps: control steps of the run.
-    """
-
-    score: float
-    step: int | None
-    check: Check | None
-    steps: int
-
-    @classmethod
-    def of(cls, run: WatchedRun, calibration: Calibration, since: int = 0) -> Detection:
-        """In a run with a failure that begins at step `since`."""
-        each = [{Check(name): values[t] for name, values in run.scores.items()} for t in range(run.steps)]
-        normalised = [calibration.normalised(scores) for scores in each]
-        step = next((t for t, score in enumerate(normalised) if score > calibration.limit), None)
-        check = None
-        if step is not None:
-            most = calibration.thresholds
-            check = max(most, key=lambda name: each[step][name] - most[name] if each[step][name] > most[name] else -1)
-        return cls(max(normalised[since:], default=-np.inf), step, check, run.steps)
-
-
-def auroc(failing: Sequence[float], nominal: Sequence[float]) -> float:
-    """The probability that the score of a failing run is above that of a nominal one."""
-    a, b = np.array(failing)[:, None], np.array(nominal)
-    return float((a > b).mean() + 0.5 * (a == b).mean())
 
 
 def begins(index: int, kind: str, nominal: WatchedRun) -> int:
@@ -110,17 +77,14 @@ def fail_all(
     log: RunLog,
 ) -> list[WatchedRun]:
     """One run with a failure of `kind` for each numbered pair, those of `log` included."""
-    done = log.read()
-    waiting = [place for place, (index, _) in enumerate(pairs) if index not in done]
-    for begin in range(0, len(waiting), len(envs)):
-        places = waiting[begin : begin + len(envs)]
-        for env, place in zip(envs, places, strict=False):
-            env.arrange(kind, since[place], seed=pairs[place][0])
-        runs = watch_episodes(envs, [pairs[place] for place in places], policy, budget)
-        log.append(runs)
-        done.update((run.index, run) for run in runs)
-        console.print(f"{kind}: {sum(index in done for index, _ in pairs)} of {len(pairs)} runs", style="dim")
-    return [done[index] for index, _ in pairs]
+    known = {index: (pair, begin) for (index, pair), begin in zip(pairs, since, strict=True)}
+    resumed = Resumed(log, list(known))
+    for batch in resumed.batches(len(envs)):
+        for env, index in zip(envs, batch, strict=False):
+            env.arrange(kind, known[index][1], seed=index)
+        resumed.add(watch_episodes(envs, [(index, known[index][0]) for index in batch], policy, budget))
+        console.print(f"{kind}: {len(resumed.records)} of {len(pairs)} runs", style="dim")
+    return resumed.records
 
 
 def measure(own: Options, config: dict[str, Any]) -> None:
@@ -139,64 +103,75 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     pairs = draw(env, spec.simulator, spec.options, SEED, max(own.n, own.nominal)).pairs
     decisive = [checkpoint.sha256, hash_of(settings), calibration.budget, calibration.window, config["precision"]]
     folder = RUNS / spec.env / "monitor" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
-    log = RunLog(folder / "nominal.jsonl")
-    fresh = watch_all(envs, pairs[: own.nominal], policy, calibration.budget, log, lambda runs: _say(runs, own.nominal))
-    reached = [run for run in fresh if run.reached and not run.diverged]
-    nominal = [Detection.of(run, calibration) for run in reached]
-    found = table(
-        f"{spec.env}: failures, {own.n} runs each", "", "runs", "alarms", "AUROC", "detection time", "delay",
-        "before", "reached", "first check",
+    # One at a time: in a batch, all would go on until the last one has reached its goal.
+    fresh = watch_all(
+        envs[:1], pairs[: own.nominal], policy, calibration.budget, RunLog(folder / "nominal.jsonl"),
+        lambda runs: _say(runs, own.nominal),
     )  # fmt: skip
-    rates = []
+    sound = [run for run in fresh if run.reached and not run.diverged]
+    nominal = [Detection.of(run, calibration) for run in sound]
+    found = table(
+        f"{spec.env}: failures, {own.n} runs each", "", "alarms", "AUROC", "detection time", "delay", "before",
+        "reached", "first check",
+    )  # fmt: skip
+    failing = []
     for kind in KINDS:
-        chosen = [(run.index, pairs[run.index]) for run in reached[: own.n]]
-        since = [begins(run.index, kind, run) for run in reached[: own.n]]
+        chosen = [(run.index, pairs[run.index]) for run in sound[: own.n]]
+        since = [begins(run.index, kind, run) for run in sound[: own.n]]
         runs = fail_all(kind, envs, chosen, since, policy, calibration.budget, RunLog(folder / f"{kind}.jsonl"))
-        rates.append(_add(found, kind, runs, since, calibration, nominal))
+        failing.append([Detection.of(run, calibration, begin) for run, begin in zip(runs, since, strict=True)])
+        _add(found, kind, failing[-1], nominal)
     console.print(found)
-    _print_false_alarms(calibration, nominal, rates)
+    _print_overall(failing, nominal, [Detection.of(run, calibration) for run in fresh])
+    _print_false_alarms(calibration, nominal)
     _print_plan_time(envs[0], pairs[0], WorldModelPolicy(model, make_strategy(settings, 0), device), policy)
 
 
-def _add(
-    found: Any,
-    kind: str,
-    runs: Sequence[WatchedRun],
-    since: Sequence[int],
-    calibration: Calibration,
-    nominal: Sequence[Detection],
-) -> float:
-    """One row. Returns the true positive rate."""
-    seen = [Detection.of(run, calibration, begin) for run, begin in zip(runs, since, strict=True)]
-    pairs = list(zip(seen, since, strict=True))
-    early = sum(d.step is not None and d.step < begin for d, begin in pairs)
-    true = [(d, begin) for d, begin in pairs if d.step is not None and d.step >= begin]
-    low, high = wilson_interval(len(true), len(runs))
-    checks = [str(d.check) for d, _ in true]
+def _add(found: Any, kind: str, seen: Sequence[Detection], nominal: Sequence[Detection]) -> None:
+    """One row."""
+    true = [d for d in seen if d.is_true]
+    checks = [str(d.check) for d in true]
+    reached = [d for d in seen if d.reached]
     found.add_row(
         kind,
-        str(len(runs)),
-        f"{len(true) / len(runs):.0%} ({low:.0%} to {high:.0%})",
-        f"{auroc([d.score for d in seen], [d.score for d in nominal]):.2f}",
-        f"{np.mean([(d.step or 0) / d.steps for d, _ in true]):.2f}" if true else "",
-        f"{np.median([(d.step or 0) - begin for d, begin in true]):g}" if true else "",
-        str(early),
-        str(sum(run.reached for run in runs)),
+        share(len(true), len(seen)),
+        f"{auroc([d.score for d in seen], [d.score for d in nominal]):.3f}",
+        f"{np.mean([d.time for d in true]):.2f}" if true else "",
+        f"{np.median([d.delay or 0 for d in true]):g}" if true else "",
+        str(sum(d.step is not None and not d.is_true for d in seen)),
+        f"{len(reached)}, {sum(d.step is not None for d in reached)}",
         ", ".join(f"{name} {checks.count(name)}" for name in sorted(set(checks), key=checks.count, reverse=True)),
     )
-    return len(true) / len(runs)
 
 
-def _print_false_alarms(calibration: Calibration, nominal: Sequence[Detection], rates: Sequence[float]) -> None:
+def share(count: int, n: int) -> str:
+    """`count` of `n` in percent, with its interval."""
+    low, high = wilson_interval(count, n)
+    return f"{count / max(n, 1):.1%} ({low:.1%} to {high:.1%})"
+
+
+def _print_overall(
+    failing: Sequence[Sequence[Detection]], nominal: Sequence[Detection], fresh: Sequence[Detection]
+) -> None:
+    """Means over the failures, then all runs by their outcome."""
+    curves = [auroc([d.score for d in seen], [d.score for d in nominal]) for seen in failing]
+    rates = [float(np.mean([d.is_true for d in seen])) for seen in failing]
+    times = [float(np.mean([d.time for d in seen if d.is_true])) for seen in failing if any(d.is_true for d in seen)]
+    false = float(np.mean([d.step is not None for d in nominal]))
+    console.print(
+        f"mean over the failures: alarms {np.mean(rates):.2f}, AUROC {np.mean(curves):.3f} (lowest {min(curves):.3f}), "
+        f"detection time {np.mean(times):.2f} (latest {max(times):.2f}); balanced accuracy "
+        f"{(np.mean(rates) + 1 - false) / 2:.2f}"
+    )
+    console.print(f"by outcome, all runs: {Rates.of([*fresh, *(d for seen in failing for d in seen)])}")
+
+
+def _print_false_alarms(calibration: Calibration, nominal: Sequence[Detection]) -> None:
     false = [d for d in nominal if d.step is not None]
-    low, high = wilson_interval(len(false), len(nominal))
     console.print(
         f"false alarms: {len(false)} of {len(nominal)} fresh nominal runs that reached their goal, "
-        f"{len(false) / len(nominal):.1%} ({low:.1%} to {high:.1%}), of {calibration.alpha:.1%} allowed; calibrated on "
-        f"{calibration.runs} runs"
+        f"{share(len(false), len(nominal))}, of {calibration.alpha:.1%} allowed; calibrated on {calibration.runs} runs"
     )
-    accuracy = (np.mean(rates) + 1 - len(false) / len(nominal)) / 2
-    console.print(f"true positive rate {np.mean(rates):.2f}, balanced accuracy {accuracy:.2f}, over all failures")
     for check, most in calibration.thresholds.items():
         console.print(f"threshold of {check}: {most:.3g}, false alarms {sum(d.check == check for d in false)}")
 
@@ -220,7 +195,8 @@ def _print_plan_time(env: Any, pair: Pair, alone: WorldModelPolicy, watched: Wor
 
 
 def _say(runs: Sequence[WatchedRun], total: int) -> None:
-    console.print(f"nominal: {len(runs)} of {total}, {sum(run.reached for run in runs)} reached", style="dim")
+    if len(runs) % 20 == 0:
+        console.print(f"nominal: {len(runs)} of {total}, {sum(run.reached for run in runs)} reached", style="dim")
 
 
 def read(arguments: Sequence[str]) -> tuple[Options, dict[str, Any]]:

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
-from planning.controller import Controller, Strategy
+from planning.controller import Controller
 from planning.loading import choose_checkpoint, read_model
 from planning.registry import make_strategy
 from planning.simulation import open_env
+from planning.strategy import Strategy
 from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.environment import Environment, Floats
-from planning.evaluation.log import JsonLog
+from planning.evaluation.log import JsonLog, Resumed
 from planning.evaluation.manifest import Pair
 from planning.evaluation.rollout import Policy, Trajectory, rollout
 from planning.evaluation.task import from_pair
@@ -102,21 +102,18 @@ def run_all(
     The other episodes of a batch make no difference to an episode (`planning.controller`), so an interrupted log may
     be resumed with another batch size.
     """
-    done = log.read()
-    done = {index: done[index] for index in sorted(done) if index < len(pairs)}
-    on_progress(len(done) * budget, list(done.values()))
-    waiting = [(index, pair) for index, pair in enumerate(pairs) if index not in done]
-    for begin in range(0, len(waiting), len(envs)):
-        batch = waiting[begin : begin + len(envs)]
-        tasks = [from_pair(env, pair) for env, (_, pair) in zip(envs, batch, strict=False)]
-        ticks = _Ticks(on_progress, len(batch), list(done.values()))
+    resumed = Resumed(log, range(len(pairs)))
+    on_progress(len(resumed.records) * budget, resumed.records)
+    for batch in resumed.batches(len(envs)):
+        tasks = [from_pair(env, pairs[index]) for env, index in zip(envs, batch, strict=False)]
+        ticks = _Ticks(on_progress, len(batch), resumed.records)
         trajectories = rollout(envs, tasks, policy, budget, ticks)
         ticks.complete(budget)
-        episodes = [
-            judge(env, index, np.array(pair.goal), happened)
-            for env, (index, pair), happened in zip(envs, batch, trajectories, strict=False)
-        ]
-        log.append(episodes)
-        done.update((episode.index, episode) for episode in episodes)
-    on_progress(0, list(done.values()))
-    return [done[index] for index in range(len(pairs))]
+        resumed.add(
+            [
+                judge(env, index, np.array(pairs[index].goal), happened)
+                for env, index, happened in zip(envs, batch, trajectories, strict=False)
+            ]
+        )
+    on_progress(0, resumed.records)
+    return resumed.records

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.types import Decoder

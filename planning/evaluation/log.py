@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -62,3 +62,33 @@ class JsonLog(Generic[T]):
                 file.write(json.dumps(dataclasses.asdict(record)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+class Resumed(Generic[T]):
+    """The episodes of a command that goes on from its log.
+
+    Args:
+        log: has the records of earlier calls. New ones are added to it.
+        indices: which episodes the command needs. Others in the log are left alone.
+    """
+
+    def __init__(self, log: JsonLog[T], indices: Sequence[int]) -> None:
+        self._log, self._indices = log, indices
+        known = log.read()
+        self._done = {index: known[index] for index in indices if index in known}
+
+    @property
+    def records(self) -> list[T]:
+        """The records that there are, in the order of `indices`."""
+        return [self._done[index] for index in self._indices if index in self._done]
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """The indices without a record, `size` at a time."""
+        waiting = [index for index in self._indices if index not in self._done]
+        for begin in range(0, len(waiting), size):
+            yield waiting[begin : begin + size]
+
+    def add(self, records: Sequence[T]) -> None:
+        """Log new records. Raises OSError when they cannot be written."""
+        self._log.append(records)
+        self._done.update((record.index, record) for record in records)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
-from planning.controller import Decision, Strategy
+from planning.decision import Decision
 from planning.environment import Environment
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.inputs import first_command
+from planning.strategy import Strategy
 from planning.types import Plan
 from worldmodel.core.machine import num_processors
 from worldmodel.core.observation import Observation

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planning.alarms import Alarm
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.environment import Environment, Floats
 from planning.evaluation.report import short
 from planning.evaluation.rollout import Policy, rollout

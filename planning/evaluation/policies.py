@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
-from planning.controller import Controller, Decision, Strategy, Watcher
+from planning.controller import Controller
+from planning.decision import Decision, Watcher
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.hierarchy import Hierarchy
 from planning.inputs import first_command
+from planning.strategy import Strategy
 from planning.types import Model
 from planning.verification import Verification
 from worldmodel.core.observation import Observation

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from planning.actions.limits import ActionLimits
-from planning.controller import Strategy
 from planning.environment import Environment, Floats
 from planning.inputs import first_command
 from planning.objectives import LatentGoalCost, imagining_with_confidence
+from planning.strategy import Strategy
 from planning.types import Model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.environment import Environment, Floats
 from planning.evaluation.task import Task
 from worldmodel.core.observation import Observation

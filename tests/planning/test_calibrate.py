@@ -31,7 +31,8 @@ def test_thresholds_are_calibrated_and_used(call: Command, checkpoint: Path, goa
     assert ended.code == 0, ended
     path = Path("runs/push/monitor.json")
     found = read_calibration(path)
-    assert found.checks == ("surprise", "motion", "stall") and found.runs >= 5 and found.budget == 3
+    assert found.checks == ("surprise", "drift", "motion", "stillness", "stall")
+    assert found.runs >= 5 and found.budget == 3
     assert "runs reached their goal, and are calibrated on" in ended.out
     assert "next: python -m planning.run env=push" in ended.out and f"monitor={path}" in ended.out
     again = call("planning.calibrate", f"checkpoint={checkpoint}", *RUNS, "out=again.json")
@@ -57,9 +58,9 @@ def test_another_planner_needs_other_thresholds(call: Command, checkpoint: Path,
 @pytest.mark.parametrize(
     ("module", "option", "message"),
     [
-        ("planning.calibrate", "alpha=0", "alpha=0: 0.001 to 0.5 are accepted"),
-        ("planning.calibrate", "window=0", "1 to 1000, 1 to 100,000 and numbers from 0 up are accepted"),
-        ("planning.calibrate", "batch=0", "batch=0: 1 to 256 environments are accepted"),
+        ("planning.calibrate", "alpha=0", "alpha=0 window=2: 0.001 to 0.5 and 1 to 1000 are accepted"),
+        ("planning.calibrate", "window=0", "alpha=0.05 window=0: 0.001 to 0.5 and 1 to 1000 are accepted"),
+        ("planning.calibrate", "batch=0", "batch=0 seed=0: at least 1, 1 and 0 are accepted"),
         ("planning.calibrate", "manifest.n=5", "manifest.n=5: alpha=0.05 needs at least 28 successful runs"),
         ("planning.run", "on_alarm=run", "unknown on_alarm 'run': choose from go_on, slow, stop"),
         ("planning.run", "monitor=none.json", "there is no none.json: `python -m planning.calibrate`"),

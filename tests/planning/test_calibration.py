@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,15 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str, message: s
         read_calibration(tmp_path / "monitor.json")
 
 
+@pytest.mark.parametrize("distance", [0.0, -1.0, float("inf")])
+def test_a_distance_that_nothing_can_reach_is_refused(distance: float) -> None:
+    found = Calibration.of(draw_peaks(60, np.random.default_rng(3)), 0.1, **BELONGS_TO)
+    with pytest.raises(ValueError, match="expected a number above 0, or null"):
+        dataclasses.replace(found, reached_distance=distance)
+
+
 def test_a_check_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ValueError, match="checks are luck: expected some of surprise, motion"):
+    with pytest.raises(ValueError, match="checks are luck: expected some of surprise, drift"):
         Calibration(
             "c", "p", alpha=0.1, runs=9, budget=9, window=1, limit=0.0, checks=("luck",), centres=(0.0,), spreads=(1.0,)
         )

@@ -10,9 +10,11 @@ import torch
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
-from planning.controller import Controller, ControllerConfig, Decision, Strategy
+from planning.controller import Controller
+from planning.decision import Decision
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.point_mass import POINT, PlaceGoal, PointEnv, PointLatent, PointModel, picture_of, show
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import TextGoal

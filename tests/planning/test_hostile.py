@@ -12,9 +12,10 @@ from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
-from planning.controller import Controller, ControllerConfig, Strategy
+from planning.controller import Controller
 from planning.objectives import ObjectiveConfig
 from planning.registry import make_optimiser
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.optimisers.conformance import assert_allowed
 from tests.planning.point_mass import POINT, PlaceGoal, PointLatent, PointModel
 from worldmodel.core.observation import Observation

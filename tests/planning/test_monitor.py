@@ -174,7 +174,9 @@ def test_a_step_without_plan_or_another_command_is_no_surprise() -> None:
 def test_a_model_without_confidence_and_novelty_is_watched_too() -> None:
     monitor = Monitor(PointModel(), {}, 1)
     controller = Controller(PointModel(), make_strategy(), [picture_of([1.0, 1.0])], CPU, watcher=monitor)
-    assert set(controller.act(show([0.0, 0.0])).scores[0]) == {Check.SURPRISE, Check.STALL}
+    assert set(controller.act(show([0.0, 0.0])).scores[0]) == {
+        Check.SURPRISE, Check.DRIFT, Check.STILLNESS, Check.STALL
+    }  # fmt: skip
     with pytest.raises(UserError, match="a threshold for novelty, which this model does not measure: expected some of"):
         Monitor(PointModel(), {Check.NOVELTY: 1.0}, 1)
 
@@ -267,9 +269,23 @@ def test_a_robot_refuses_a_goal_of_noise_only_with_a_monitor(checkpoint: Path) -
     with pytest.raises(UserError, match="unlike anything seen in training: its novelty is"):
         controller.toward(noise)
     assert controller.act(draw(np.array(FELT)), FELT).details.scores[0].keys() == {
-        Check.SURPRISE, Check.MOTION, Check.NOVELTY, Check.STALL
+        Check.SURPRISE, Check.DRIFT, Check.MOTION, Check.STILLNESS, Check.NOVELTY, Check.STALL
     }  # fmt: skip
     RobotController(checkpoint, noise, FAST, device="cpu", precision="fp32", threads=1)
+
+
+def test_what_counts_as_reached_is_what_was_calibrated(checkpoint: Path, tmp_path: Path) -> None:
+    """The user's own number comes first, then that of the monitor's file, then the model's."""
+    path = write_calibration(
+        checkpoint, tmp_path / "monitor.json", limit=1e6, reached_distance=1e-4, reached_wrong=0.04
+    )
+    silent = write_calibration(checkpoint, tmp_path / "older.json", limit=1e6)
+    own = make(checkpoint, MonitorConfig(silent, "slow"))
+    calibrated = make(checkpoint, MonitorConfig(path, "slow"))
+    chosen = make(checkpoint, MonitorConfig(path, "slow"), reached_distance=0.1)
+    seen = [see(controller, 9.0) for controller in (own, calibrated, chosen)]
+    assert 1e-4 < seen[0].distance <= 0.1, "between what was calibrated and what the others want"
+    assert [decision.reached for decision in seen] == [True, False, True]
 
 
 @pytest.mark.parametrize(

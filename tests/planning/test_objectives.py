@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
+from planning.objectives import LatentGoalCost, ObjectiveConfig, require_confidence
 from tests.planning.point_mass import PlaceGoal, PointLatent, PointModel
 from worldmodel.cli.command import composed
 from worldmodel.core.errors import UserError
@@ -112,10 +112,18 @@ def test_doubt_in_everything_does_not_make_a_plan_cheap() -> None:
 @pytest.mark.parametrize("options", [{"caution": 0.5}, {"steps": "confident"}])
 def test_a_model_that_cannot_doubt_is_refused(options: dict) -> None:
     with pytest.raises(UserError, match="needs a model that estimates its confidence"):
-        prepare(PointModel(), ObjectiveConfig(**options))
-    model = Doubtful()
-    prepare(model, ObjectiveConfig(**options))
-    assert model.with_confidence
-    untouched = Doubtful()
-    prepare(untouched, ObjectiveConfig())
-    assert not untouched.with_confidence
+        require_confidence(PointModel(), ObjectiveConfig(**options))
+    require_confidence(Doubtful(), ObjectiveConfig(**options))
+    require_confidence(PointModel(), ObjectiveConfig())
+
+
+@pytest.mark.parametrize("options", [{"caution": 0.5}, {"steps": "confident"}])
+def test_a_model_imagines_with_confidence_only_for_an_objective_that_needs_it(options: dict) -> None:
+    model, asked = Doubtful(), list[bool]()
+    imagine = model.imagine
+    model.imagine = lambda *given: (asked.append(model.with_confidence), imagine(*given))[1]  # type: ignore[method-assign]
+    start, goal = (model.goal(PlaceGoal(place)) for place in ((0.0, 0.0), (1.0, 0.0)))
+    for objective in (ObjectiveConfig(**options), ObjectiveConfig()):
+        LatentGoalCost(model, [start], [goal], objective)(torch.zeros(1, 1, 2, 2))
+        assert not model.with_confidence, "the next controller of this model need not pay for it"
+    assert asked == [True, False]

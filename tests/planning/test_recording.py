@@ -16,7 +16,7 @@ import pytest
 from planning.faults import FaultKind
 from planning.flight import FlightConfig
 from planning.gate import GateConfig
-from planning.recording import EpisodeLog, Lived, LiveRecording
+from planning.recording import BackgroundWriter, Lived, LiveRecording
 from planning.robot import RobotController
 from tests.commands import refuse_to_write, type_in
 from tests.planning.test_robot import FAST, FELT, GOAL, ROOT, SEEN, SPEC, draw
@@ -147,7 +147,7 @@ def test_a_place_that_cannot_be_used_is_refused(checkpoint: Path, tmp_path: Path
         make(checkpoint, record=tmp_path / "data.zarr")
     make(checkpoint, record=tmp_path / "data.zarr").close()
     with pytest.raises(UserError, match=r"was recorded with recorded_by planning\.robot, this run has planning.flight"):
-        EpisodeLog(tmp_path / "data.zarr", SPEC, "planning.flight", 10)
+        BackgroundWriter(tmp_path / "data.zarr", SPEC, "planning.flight", 10)
 
 
 def test_a_full_disk_stops_no_robot_and_is_told_at_the_end(

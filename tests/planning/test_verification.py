@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from planning.controller import Controller, ControllerConfig, Strategy
+from planning.controller import Controller
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from planning.verification import Verification, make_verification
 from tests.planning.point_mass import PlaceGoal, PointDecoder, PointLatent, PointModel, picture_of, show
 from worldmodel.core.errors import UserError

@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.planning.failures import DELAY_STEPS, PUSHED_M, FailingEnv
-from benchmarks.planning.monitor import Detection, auroc, begins
+from benchmarks.planning.monitor import begins
 from envs.push import PushConfig, PushEnv
-from planning.alarms import Check
-from planning.calibration import Calibration
 from planning.evaluation.watched import WatchedRun
 
 SINCE, STEPS = 3, 6
 ACTIONS = np.random.default_rng(0).uniform(-0.4, 0.4, (STEPS, 2)).astype(np.float32)
-CALIBRATION = Calibration(
-    "c", "p", alpha=0.05, runs=50, budget=50, window=1, limit=2.0, checks=("surprise", "stall"), centres=(1.0, 5.0),
-    spreads=(1.0, 5.0),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +69,6 @@ def test_a_slippery_floor_has_less_friction_until_the_next_episode(env: PushEnv)
     failing.arrange(None, 0, 0)
     failing.reset(seed=5)
     assert (env.world.model.dof_frictionloss == friction).all()
-
-
-def test_a_detection_is_the_first_score_above_its_threshold() -> None:
-    run = WatchedRun(0, True, False, {"surprise": [0.0, 2.0, 3.1, 9.0], "stall": [0.0, 0.0, 16.0, 0.0]})
-    found = Detection.of(run, CALIBRATION, since=1)
-    assert (found.step, found.check, found.steps, found.score) == (2, Check.STALL, 4, 8.0)
-    calm = Detection.of(WatchedRun(1, True, False, {"surprise": [3.0], "stall": [15.0]}), CALIBRATION)
-    assert calm.step is None and calm.check is None and calm.score == 2.0
-
-
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    assert auroc([2, 3], [0, 1]) == 1 and auroc([0, 1], [2, 3]) == 0 and auroc([1, 1], [1, 1]) == 0.5
 
 
 def test_failures_begin_in_the_first_half() -> None:

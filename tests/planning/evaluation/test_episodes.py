@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.controller import ControllerConfig, Decision, Strategy
+from planning.decision import Decision
 from planning.evaluation.episodes import Episode, EpisodeLog, judge, run_all
 from planning.evaluation.latency import measure_plan_ms
 from planning.evaluation.manifest import Pair, draw
@@ -23,6 +23,7 @@ from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.task import Task, from_pair
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.point_mass import POINT, PointEnv, PointModel
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation

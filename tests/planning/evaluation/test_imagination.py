@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from planning.controller import ControllerConfig, Decision, Strategy
+from planning.decision import Decision
 from planning.evaluation import imagination
 from planning.evaluation.imagination import Comparison, Watched, pixel_error
 from planning.evaluation.media import imagined_frames
@@ -19,6 +19,7 @@ from planning.evaluation.rollout import rollout
 from planning.evaluation.task import Task
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.point_mass import PointDecoder, PointEnv, PointLatent, PointModel, picture_of
 from worldmodel.core.observation import Observation
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from planning.controller import ControllerConfig, Strategy
 from planning.evaluation.reality import CheckedPlan, Reality, RealityCheck, states_on_the_way
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.point_mass import PointEnv, PointLatent, PointModel
 
 CEM_CONFIG = CEMConfig(samples=64, iterations=4, elites=8, temperature=math.inf, initial_std=0.5, action_repeat=1)

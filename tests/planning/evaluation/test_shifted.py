@@ -9,7 +9,6 @@ import torch
 
 from envs.protocol import GoalEnv
 from envs.registry import make_named
-from planning.controller import ControllerConfig, Strategy
 from planning.environment import Environment
 from planning.evaluation.episodes import EpisodeLog, run_all
 from planning.evaluation.manifest import Pair, draw
@@ -18,6 +17,7 @@ from planning.evaluation.shifted import BOTH, GOAL, ShiftedEnv
 from planning.evaluation.shifts import ALL, SHIFTS
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
+from planning.strategy import ControllerConfig, Strategy
 from tests.planning.point_mass import PointEnv, PointModel
 
 NAMED = {shift.name: shift for shift in SHIFTS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,27 +30,29 @@ from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorCon
 from worldmodel.models.keypoint.view import View
 from worldmodel.models.normaliser import Normaliser
 
-# At this distance, a keypoint is at most a tenth of the image away from its goal, since the unit is half a width.
-_REACHED_DISTANCE: Final = 0.2
-
 
 @dataclasses.dataclass(frozen=True)
 class DistanceConfig:
-    """Weights of the distance to a goal image.
+    """The distance to a goal image.
 
     Attributes:
         robot_weight: weight of the difference in proprioception (in standard deviations, as far as the goal image
             shows it) beside the distance of the keypoints (in half widths of the image). It is small because the
             robot's position in the goal image should decide only when nothing else does.
         appearance_weight: weight of the appearance embedding, which is of unit length.
+        reached: the largest distance at which a goal counts as reached. At 0.2, a keypoint is at most a tenth of the
+            image away from its goal, since the unit is half a width. A task with finer tolerances needs less.
     """
 
     robot_weight: float = 0.1
     appearance_weight: float = 0.25
+    reached: float = 0.2
 
     def __post_init__(self) -> None:
         if not all(0 <= weight < math.inf for weight in (self.robot_weight, self.appearance_weight)):
             raise ValueError(f"weights must be finite and not negative, got {self}")
+        if not 0 < self.reached < math.inf:
+            raise ValueError(f"reached {self.reached} must be finite and above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +271,7 @@ class KeypointModel(WorldModel):
     @property
     def reached_distance(self) -> float:
         """See `WorldModel.reached_distance`."""
-        return _REACHED_DISTANCE
+        return self.config.distance.reached
 
     def between(self, latents: Belief, goal: Belief) -> Tensor:
         """Distance `[...]` of latents to a goal, shapes broadcast.

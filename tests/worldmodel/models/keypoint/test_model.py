@@ -18,7 +18,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal, TextGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import CAMERA, ActionSpec, EnvironmentSpec, one_camera
-from worldmodel.models.keypoint.model import KeypointModel
+from worldmodel.models.keypoint.model import DistanceConfig, KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
 from worldmodel.models.registry import load_model
 
@@ -290,6 +290,17 @@ def test_saving_what_was_loaded_changes_no_bit(tmp_path: Path, model: KeypointMo
     load_model(str(tmp_path / "first"), CPU).save(tmp_path / "second", {})
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
+
+
+def test_what_counts_as_reached_is_part_of_the_model(tmp_path: Path) -> None:
+    fine = KeypointModel(SPEC, dataclasses.replace(MODEL, distance=DistanceConfig(reached=0.05)))
+    fine.save(tmp_path, {})
+    assert load_model(str(tmp_path), CPU).reached_distance == fine.reached_distance == 0.05
+    older = MODEL.to_dict()
+    del older["distance"]["reached"]
+    assert KeypointConfig.from_dict(older, SPEC.cameras).distance.reached == 0.2
+    with pytest.raises(ValueError, match=r"reached 0\.0 must be finite and above 0"):
+        DistanceConfig(reached=0.0)
 
 
 def test_only_the_predictor_is_trained_with_the_whole(model: KeypointModel) -> None:
