@@ -21,6 +21,7 @@ from envs.protocol import Explorer, Floats, GoalEnv, Metric, Task
 from envs.registry import EnvFamily
 from envs.scenery import Scenery
 from envs.simulation import roll_out
+from envs.task import read_shares
 from worldmodel.core.spec import ActionSpec
 
 ARENA_WIDTH = 0.5
@@ -138,6 +139,7 @@ class PushTask(Task):
         Metric("position", "cm", 4.0 * ARENA_WIDTH),  # 4 % of the width, times 100 cm/m
         Metric("yaw", "deg", 20.0),
     )
+    exploration = {"random": 0.25, "contact": 0.75}
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Position error [cm] and yaw error [degrees]. The latter is at most 45 because a square is symmetric."""
@@ -154,10 +156,12 @@ class PushTask(Task):
         return bool((moved or turned) and not self.is_success(start, goal))
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
-        limit = np.full(2, MAX_SPEED, np.float32)
-        return SwitchingExplorer(
-            [SmoothRandomExplorer(-limit, limit, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng
-        )
+        return self.explorer_with(rng, self.exploration)
+
+    def explorer_with(self, rng: np.random.Generator, shares: Mapping[str, float]) -> Explorer:
+        limit, mixed = np.full(2, MAX_SPEED, np.float32), read_shares(shares, self.exploration)
+        explorers = {"random": SmoothRandomExplorer(-limit, limit, rng), "contact": PushThroughExplorer(rng)}
+        return SwitchingExplorer(list(explorers.values()), [mixed[kind] for kind in explorers], rng)
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         half_view = 1.46 * np.tan(np.radians(20.5 / 2))  # at half the height of the objects

@@ -150,7 +150,8 @@ def draw(
     """Draw `n` pairs from new exploratory episodes.
 
     Episode i is seeded with `SeedSequence([seed, i, namespace])`. The start is a random step of the episode, and the
-    goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped.
+    goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped. If the
+    environment tells kinds of goals apart, they take turns, so that the first pairs of a manifest have all kinds too.
 
     Raises:
         UserError: if hardly any episode gives a pair.
@@ -158,11 +159,17 @@ def draw(
     pairs: list[Pair] = []
     for index in range(100 * n):
         pair = _draw_pair(env, np.random.SeedSequence([seed, index, _NAMESPACE]), index, steps_ahead)
-        if pair is not None:
+        if pair is not None and _is_next(env, pair, len(pairs)):
             pairs.append(pair)
             if len(pairs) == n:
                 return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
     raise UserError(f"{len(pairs)} of {100 * n} episodes gave a goal {steps_ahead} steps ahead: expected {n}")
+
+
+def _is_next(env: Environment, pair: Pair, number: int) -> bool:
+    """Whether the goal is of the kind that pair `number` of a manifest has."""
+    kinds = env.goal_kinds
+    return not kinds or env.goal_kind(np.array(pair.start), np.array(pair.goal)) == kinds[number % len(kinds)]
 
 
 def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:
