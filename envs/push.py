@@ -31,6 +31,7 @@ MAX_SPEED = 0.4  # of the pusher, along each axis [m/s]
 CONTROL_STEP_S = 0.1
 _POSITIONS = slice(0, 5)  # block x, y, yaw; pusher x, y
 _VELOCITIES = slice(5, 10)
+_SHARES = {"random": 0.25, "contact": 0.75}  # of the kinds of exploration
 _SCENE = slice(10, 12)  # seed of the scenery (0 = plain), time since its start [s]
 
 
@@ -139,7 +140,7 @@ class PushTask(Task):
         Metric("position", "cm", 4.0 * ARENA_WIDTH),  # 4 % of the width, times 100 cm/m
         Metric("yaw", "deg", 20.0),
     )
-    exploration = {"random": 0.25, "contact": 0.75}
+    exploration = _SHARES
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Position error [cm] and yaw error [degrees]. The latter is at most 45 because a square is symmetric."""

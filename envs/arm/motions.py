@@ -50,7 +50,7 @@ def over(arm: ArmWorld, aim: Aim, speed: float, grip: float) -> Motion:
     height = aim()[2] + _CLEAR
     if arm.hand()[2] < height - 0.02:
         yield from toward(arm, lambda: np.append(arm.hand()[:2], height), speed, grip, 0.02, 8)
-    yield from toward(arm, lambda: aim() + [0, 0, _CLEAR], speed, grip, 0.015, 24)
+    yield from toward(arm, lambda: aim() + _up(_CLEAR), speed, grip, 0.015, 24)
 
 
 def grasp(arm: ArmWorld, cube: int, speed: float, rng: np.random.Generator) -> Motion:
@@ -75,12 +75,12 @@ def put_down(arm: ArmWorld, cube: int, speed: float, rng: np.random.Generator) -
     place = rng.uniform(REACH[0] * 0.85, REACH[1] * 0.85)
     place[2] = _LOWEST + arm.half_width(cube) - 0.025
     if arm.layout.drawer is not None and arm.opening() > 0.08 and rng.random() < 0.5:
-        place = arm.handle() + [rng.uniform(-0.04, 0.04), 0.09, 0.0]
+        place = arm.handle() + np.array([rng.uniform(-0.04, 0.04), 0.09, 0.0])
     yield from toward(arm, lambda: np.append(arm.hand()[:2], max(place[2] + 0.06, arm.hand()[2])), speed, most=4)
-    yield from toward(arm, lambda: place + [0, 0, 0.05], speed, KEEPING, 0.015, 24)
+    yield from toward(arm, lambda: place + _up(0.05), speed, KEEPING, 0.015, 24)
     yield from toward(arm, lambda: place, speed, KEEPING, 0.005, 8)
     yield from still(_SWITCH, OPENING)
-    yield from toward(arm, lambda: place + [0, 0, 0.08], speed, KEEPING, 0.02, 6)
+    yield from toward(arm, lambda: place + _up(0.08), speed, KEEPING, 0.02, 6)
 
 
 def pull(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:
@@ -91,7 +91,7 @@ def pull(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:
     for _ in range(int(rng.integers(4, 16))):
         yield command(np.array([0, -speed, 0]), KEEPING)
     yield from still(int(rng.integers(0, 4)))
-    yield from toward(arm, lambda: arm.handle() + _BEHIND + along + [0, 0, _CLEAR], speed, KEEPING, 0.02, 5)
+    yield from toward(arm, lambda: arm.handle() + _BEHIND + along + _up(_CLEAR), speed, KEEPING, 0.02, 5)
 
 
 def shut(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:
@@ -112,7 +112,7 @@ def push(arm: ArmWorld, cube: int, speed: float, rng: np.random.Generator) -> Mo
     grip = CLOSING if rng.random() < 0.7 else KEEPING
 
     def beside() -> Floats:
-        return arm.cube(cube) + aim + [*(_BESIDE * side), 0]
+        return np.asarray(arm.cube(cube) + aim + _BESIDE * np.append(side, 0))
 
     if np.dot(arm.hand()[:2] - arm.cube(cube)[:2], side) < 0.05:  # the cube may be in the way
         yield from over(arm, beside, max(speed, 0.2), grip)
@@ -145,6 +145,10 @@ def held(arm: ArmWorld, near: Aim | None, rng: np.random.Generator) -> Motion:
         grip = KEEPING if rng.random() < keeping else float(rng.uniform(CLOSING, OPENING))
         for _ in range(int(rng.integers(2, 7))):
             yield command(velocity, grip)
+
+
+def _up(height: float) -> Floats:
+    return np.array([0.0, 0.0, height])
 
 
 def _limited(velocity: Floats, speed: float) -> Floats:

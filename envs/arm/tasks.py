@@ -24,8 +24,8 @@ _AT_REST: Final = 0.02  # speed below which a cube is at rest [m/s]
 class ArmTask(Task):
     """The task to bring every cube and the drawer to their places in the goal. The hand's place does not matter.
 
-    A cube's error is the distance of its middle from the goal in 3-D. Its orientation does not count. The drawer's error
-    is that of its opening.
+    A cube's error is the distance of its middle from the goal in 3-D. Its orientation does not count. The drawer's
+    error is that of its opening.
 
     Args:
         world: the simulation.

@@ -1,7 +1,8 @@
-"""The simulation of a gripper over a table."""
+"""The simulation of a table with cubes and a drawer, with any gripper above it."""
 
 from __future__ import annotations
 
+import abc
 from typing import Final
 
 import mujoco
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.arm.config import ArmConfig
-from envs.arm.scene import CUBE, GRIP, Layout, build, read_part
+from envs.arm.scene import CUBE, GRIP, Layout, build
 from envs.arm.scenery import LARGEST_CUBE, ArmScenery
 from envs.mujoco_world import MujocoWorld
 from envs.simulation import roll_out
@@ -35,7 +36,7 @@ _MOST_DRAWS = 1000
 
 
 class ArmWorld(MujocoWorld):
-    """A parallel gripper on three slides, over a table with cubes and a drawer, at 10 Hz.
+    """A gripper over a table with cubes and a drawer, at 10 Hz. A body implements its three abstract methods.
 
     Action `[4]`: velocity of the hand along x, y and z, within ±0.3 m/s, and the speed at which each finger opens
     (positive) or closes (negative), within ±0.1 m/s. Zero rests, and keeps the grip as it is, also around a cube.
@@ -45,30 +46,38 @@ class ArmWorld(MujocoWorld):
 
     Args:
         config: the task.
-        body: the gripper.
+        body: the gripper, with its motors and the site `grip` between its finger tips.
     """
 
-    def __init__(self, config: ArmConfig, body: mujoco.MjSpec | None = None) -> None:
-        part = read_part("arm_hand.xml") if body is None else body
+    def __init__(self, config: ArmConfig, body: mujoco.MjSpec) -> None:
         half_width = LARGEST_CUBE if config.factors.sizes else CUBE
-        model = build(part, config.cubes, half_width, config.drawer, config.distractors)
+        model = build(body, config.cubes, half_width, config.drawer, config.distractors)
         super().__init__(model, CONTROL_STEP_S, config.views, ACTION, lean=False)
         self.proprio_size = _NUM_READINGS
         self.layout = Layout.of(model, config.cubes, config.drawer)
         self._scenery = ArmScenery(model, config.factors, config.distractors, config.cubes)
         self._scene = np.zeros(2)
-        self._site, self._grip = model.site(GRIP).id, model.actuator(GRIP).id
-        self._hand_joints = [model.joint(f"hand_{axis}").qposadr[0] for axis in "xyz"] if body is None else []
+        self._site = model.site(GRIP).id
+
+    # --- what a body implements --------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def fingers(self) -> float:
+        """Distance [m] of the fingers from the middle."""
+
+    @abc.abstractmethod
+    def commanded_fingers(self) -> float:
+        """Distance [m] from the middle that the fingers are commanded to."""
+
+    @abc.abstractmethod
+    def pose(self, position: Floats, fingers: float) -> None:
+        """Bring the grip point to `position [3]` [m], and the fingers to a distance [m] from the middle, at once."""
 
     # --- what explorers read -----------------------------------------------------------------------------------------
 
     def hand(self) -> Floats:
         """Position `[3]` [m] of the grip point, which is between the finger tips."""
         return np.array(self.data.site_xpos[self._site])
-
-    def fingers(self) -> float:
-        """Distance [m] of the fingers from the middle."""
-        return float(self.data.actuator_length[self._grip])
 
     def cube(self, number: int) -> Floats:
         """Position `[3]` [m] of the middle of a cube."""
@@ -81,7 +90,7 @@ class ArmWorld(MujocoWorld):
     def holds(self, number: int) -> bool:
         """Whether the grip point is inside a cube and the fingers touch it from both sides."""
         near = np.abs(self.cube(number) - self.hand()).max() < self.half_width(number)
-        return bool(near and self.data.act[-1] < self.fingers() - 0.002)
+        return bool(near and self.commanded_fingers() < self.fingers() - 0.002)
 
     def opening(self) -> float:
         """Opening [m] of the drawer."""
@@ -104,9 +113,7 @@ class ArmWorld(MujocoWorld):
                 self._place_cube(number, rng)
             low, high = REACH
             height = low[2] + (high[2] - low[2]) * rng.uniform() ** 1.5  # mostly near the table
-            fingers = rng.uniform(0, WIDEST)
-            self._pose(np.append(rng.uniform(low[:2], high[:2]), height), fingers)
-            self.data.act[-1] = fingers
+            self.pose(np.append(rng.uniform(low[:2], high[:2]), height), rng.uniform(0, WIDEST))
             mujoco.mj_forward(self.model, self.data)
             if not (self.data.contact.dist < -0.001).any():
                 self.set_state(self.get_state())
@@ -120,16 +127,11 @@ class ArmWorld(MujocoWorld):
             mujoco.mj_kinematics(self.model, self.data)
             floor = self.data.geom_xpos[self.model.geom("drawer_floor").id]
             inside = rng.uniform([-0.05, -0.03], [0.05, 0.03])
-            position = floor + [*inside, 0.003 + self.half_width(number)]  # 3 mm: half of the floor's thickness
+            # The floor of the drawer is 6 mm thick.
+            position = floor + np.append(inside, 0.003 + self.half_width(number))
         start, yaw = self.layout.positions[number], rng.uniform(-np.pi, np.pi)
         self.data.qpos[start : start + 3] = position
         self.data.qpos[start + 3 : start + 7] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-
-    def _pose(self, position: Floats, fingers: float) -> None:
-        """Bring the grip point to `position [3]` [m], and the fingers to a distance [m] from the middle."""
-        self.data.qpos[self._hand_joints] = position - [0, 0, REACH[0][2]]
-        for name in ("finger_left", "finger_right"):
-            self.data.joint(name).qpos[0] = fingers
 
     def advance(self, action: Floats) -> bool:
         diverged = super().advance(action)
@@ -155,7 +157,7 @@ class ArmWorld(MujocoWorld):
             mujoco.mj_kinematics(self.model, self.data)
 
     def proprio(self) -> NDArray[np.float32]:
-        return np.array([*self.hand(), self.fingers(), self.data.act[-1]], np.float32)
+        return np.array([*self.hand(), self.fingers(), self.commanded_fingers()], np.float32)
 
     def simulate(self, state: Floats, actions: Floats) -> Floats:
         with self.visit(state):

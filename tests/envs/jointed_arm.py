@@ -150,7 +150,7 @@ def known() -> Iterator[None]:
 
 
 def install(folder: Path) -> Path:
-    """Make `env=jointed` known to every process that has `folder` (and this repository) on its path. Returns `folder`."""
+    """Make `env=jointed` known to every process with `folder` and this repository on its path. Returns `folder`."""
     metadata = folder / "arm_for_tests-0.1.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: arm-for-tests\nVersion: 0.1\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-
 from envs.arm.world import ArmWorld
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_named
