@@ -103,6 +103,7 @@ ENVIRONMENTS: Registry[EnvFamily] = Registry(
         "push": "envs.push:FAMILY",
         "dm_control": "envs.dm_control:FAMILY",
         "arm": "envs.arm.environment:FAMILY",
+        "manipulation": "envs.manipulation:FAMILY",
         "gym": "envs.gym:FAMILY",
     },
     EnvFamily,

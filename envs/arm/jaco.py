@@ -86,6 +86,8 @@ class JacoWorld(ArmWorld):
     [m]. `simulate` runs one sequence after the other, because the motors' commands depend on the state.
     """
 
+    pinches_handle = True
+
     def __init__(self, config: ArmConfig) -> None:
         super().__init__(config, jaco_part())
         model = self.model

@@ -20,6 +20,7 @@ OPENING, KEEPING, CLOSING = MAX_GRIP_SPEED, 0.0, -MAX_GRIP_SPEED  # the grip's c
 _SWITCH: Final = 5  # control steps in which the fingers surely open or close
 _CLEAR: Final = 0.075  # height of the grip point above an object at which the fingers pass over it [m]
 _BEHIND: Final = np.array([0.0, 0.024, -0.008])  # from the handle to between it and the drawer's front [m]
+_AROUND: Final = np.array([0.0, 0.0, -0.008])  # from the handle to where fingers close around it [m]
 _BEFORE: Final = np.array([0.0, -0.04, -0.008])  # from the handle to before it [m]
 _LOWEST: Final = float(REACH[0][2])
 _BESIDE: Final = 0.075  # distance from a cube's middle at which a push begins [m]
@@ -84,14 +85,18 @@ def put_down(arm: ArmWorld, cube: int, speed: float, rng: np.random.Generator) -
 
 
 def pull(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:
-    """Reach between handle and drawer from above, and pull the drawer open by a random distance."""
+    """Pull the drawer open by a random distance, with the fingers between handle and drawer or around the handle."""
     along = np.array([rng.uniform(-0.03, 0.03), rng.normal(0, 0.003), 0])
-    yield from over(arm, lambda: arm.handle() + _BEHIND + along, speed, CLOSING)
-    yield from toward(arm, lambda: arm.handle() + _BEHIND + along, speed, CLOSING, 0.008, 10)
+    aim = along + (_AROUND if arm.pinches_handle else _BEHIND)
+    yield from over(arm, lambda: arm.handle() + aim, speed, OPENING if arm.pinches_handle else CLOSING)
+    yield from toward(arm, lambda: arm.handle() + aim, speed, KEEPING, 0.008, 10)
+    yield from still(_SWITCH if arm.pinches_handle else 0, CLOSING)
     for _ in range(int(rng.integers(4, 16))):
         yield command(np.array([0, -speed, 0]), KEEPING)
+    if arm.pinches_handle:
+        yield from still(_SWITCH, OPENING)
     yield from still(int(rng.integers(0, 4)))
-    yield from toward(arm, lambda: arm.handle() + _BEHIND + along + _up(_CLEAR), speed, KEEPING, 0.02, 5)
+    yield from toward(arm, lambda: arm.handle() + aim + _up(_CLEAR), speed, KEEPING, 0.02, 5)
 
 
 def shut(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:

@@ -44,10 +44,15 @@ class ArmWorld(MujocoWorld):
     that they are commanded to [m], which is smaller if there is something between them. State `[N]`: `qpos`, `qvel`,
     `act`, and seed and clock of the scenery, which are 0 in the plain scene.
 
+    Attributes:
+        pinches_handle: whether the fingers close around the drawer's handle. Otherwise they reach behind it.
+
     Args:
         config: the task.
         body: the gripper, with its motors and the site `grip` between its finger tips.
     """
+
+    pinches_handle = False
 
     def __init__(self, config: ArmConfig, body: mujoco.MjSpec) -> None:
         half_width = LARGEST_CUBE if config.factors.sizes else CUBE
