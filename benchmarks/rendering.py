@@ -1,10 +1,12 @@
-"""Frames per second of every environment on one core: `python -m benchmarks.rendering [env ...]`.
+"""Frames and control steps per second of every environment on one core: `python -m benchmarks.rendering [env ...]`.
 
-The time of a matrix product in the same run shows how fast and how busy the machine is.
+An option follows the name, as in `arm_push:body=jaco`. The time of a matrix product in the same run shows how fast and
+how busy the machine is, and the last column compares with `push` in the same run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -18,16 +20,38 @@ from worldmodel.cli.command import fail
 from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 
-SIZES = (64, 128, 224)
+SIZES = (64, 96, 128, 224)
+REFERENCE = "push"
+SEQUENCES, STEPS = 4, 5  # of simulated actions
 
 
-def frames_and_steps(name: str, size: int) -> tuple[float, float]:
-    """Frames per second, and control steps with a frame each per second, of environment `name` at `size` pixels."""
-    env = make_named(name, image_size=size)
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast an environment is, per second.
+
+    Attributes:
+        frames: frames, which are observations by all its cameras.
+        steps: control steps with a frame each.
+        simulated: control steps without frames, as the oracle simulates them.
+    """
+
+    frames: float
+    steps: float
+    simulated: float
+
+
+def speed_of(text: str, size: int) -> Speed:
+    """The speed of an environment, `name` or `name:option=value`, at `size` pixels, under random actions."""
+    name, _, option = text.partition(":")
+    key, _, value = option.partition("=")
+    env = make_named(name, image_size=size, **({key: value} if key else {}))
     try:
-        env.reset(seed=0)
+        state = env.reset(seed=0)[1]["state"]
+        rng, bounds = np.random.default_rng(0), (env.action_space.low, env.action_space.high)
+        actions = rng.uniform(*bounds, (SEQUENCES, STEPS, *env.action_space.shape))
         still = np.zeros(env.action_space.shape, np.float32)
-        return rate(env.observe), rate(lambda: env.step(still))
+        frames, steps = rate(env.observe), rate(lambda: env.step(still))
+        return Speed(frames, steps, SEQUENCES * STEPS * rate(lambda: env.simulate(state, actions)))
     finally:
         env.close()
 
@@ -42,10 +66,19 @@ def main(names: list[str]) -> None:
     table.add_column("environment")
     for size in SIZES:
         table.add_column(f"frames/s at {size}²", justify="right")
-    table.add_column(f"steps/s with frames at {SIZES[0]}²", justify="right")
+    for title in (f"steps/s with frames at {SIZES[0]}²", "simulated steps/s", f"frames of {REFERENCE}"):
+        table.add_column(title, justify="right")
+    reference = speed_of(REFERENCE, SIZES[0]).frames
     for name in names or env_names():
-        measured = [frames_and_steps(name, size) for size in SIZES]
-        table.add_row(name, *(f"{frames:,.0f}" for frames, _ in measured), f"{measured[0][1]:,.0f}")
+        measured = [speed_of(name, size) for size in SIZES]
+        first = measured[0]
+        table.add_row(
+            name,
+            *(f"{speed.frames:,.0f}" for speed in measured),
+            f"{first.steps:,.0f}",
+            f"{first.simulated:,.0f}",
+            f"{first.frames / reference:.0%}",
+        )
     console.print(table)
 
 
