@@ -120,10 +120,13 @@ def read_manifest(path: Path) -> Manifest:
 def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
     """Path of the frozen manifest of `env`. Every set of options that are switched on has its own.
 
+    Options in groups, such as `vary.light`, count too.
+
     It is in the package if the package ships it, or if this is the project's own folder. An installed package is not a
     place for writing, so the manifests of its users are in `runs/<env>/`.
     """
-    switched_on = sorted(name for name, value in options.items() if value is True)
+    groups = (options, *(value for value in options.values() if isinstance(value, Mapping)))
+    switched_on = sorted(name for group in groups for name, value in group.items() if value is True)
     package = Path(str(resources.files("planning")))
     name = f"{'_'.join([env, *switched_on])}.json"
     ours = package / "manifests" / name
