@@ -57,7 +57,7 @@ class ArmConfig:
         goals: kinds of goals, which take turns in a manifest. `place` and `air` are of cubes, `open` and `close` of the
             drawer.
         cubes: number of cubes.
-        drawer: whether there is a drawer.
+        drawers: number of drawers, 0 or 1.
         body: `hand`, a parallel gripper on three slides, or `jaco`, the Kinova arm of dm_control.
         image_size: height and width of the frames [pixels].
         cameras: `front`, `side`, or both.
@@ -72,7 +72,7 @@ class ArmConfig:
     name: str
     goals: tuple[str, ...]
     cubes: int
-    drawer: bool
+    drawers: int
     body: str = "hand"
     image_size: int = 64
     cameras: tuple[str, ...] = ("front",)
@@ -86,9 +86,11 @@ class ArmConfig:
     def __post_init__(self) -> None:
         if self.body not in BODIES:
             raise UserError(choices_message("body", self.body, BODIES))
-        if not 0 <= self.cubes <= MOST_CUBES or not (self.cubes or self.drawer):
+        if self.drawers not in (0, 1):
+            raise UserError(f"drawers {self.drawers}: expected 0 or 1")
+        if not 0 <= self.cubes <= MOST_CUBES or not (self.cubes or self.drawers):
             raise UserError(f"cubes {self.cubes}: expected 0 to {MOST_CUBES}, and at least one without a drawer")
-        accepted = (*(GOALS_OF_CUBES if self.cubes else ()), *(GOALS_OF_DRAWER if self.drawer else ()))
+        accepted = (*(GOALS_OF_CUBES if self.cubes else ()), *(GOALS_OF_DRAWER if self.drawers else ()))
         for kind in self.goals:
             if kind not in accepted:
                 raise UserError(choices_message(f"kind of goal of {self.name}", kind, accepted))

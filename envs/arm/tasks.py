@@ -37,11 +37,11 @@ class ArmTask(Task):
         self.goal_kinds = config.goals
         self.exploration = default_shares(config)
         metrics = [Metric(name, "cm", 100 * config.cube_tolerance_m) for name in self._layout.cubes]
-        if config.drawer:
+        if config.drawers:
             metrics.append(Metric(DRAWER, "cm", 100 * config.drawer_tolerance_m))
         self.metrics = tuple(metrics)
         shown = [
-            Marker(world.model, name) for name in (*self._layout.cubes, *([DRAWER] if config.drawer else []), GRIP)
+            Marker(world.model, name) for name in (*self._layout.cubes, *([DRAWER] if config.drawers else []), GRIP)
         ]
         self._paths = MarkerPaths(world.model, world.views[0], shown)
 

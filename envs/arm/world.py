@@ -56,10 +56,10 @@ class ArmWorld(MujocoWorld):
 
     def __init__(self, config: ArmConfig, body: mujoco.MjSpec) -> None:
         half_width = LARGEST_CUBE if config.factors.sizes else CUBE
-        model = build(body, config.cubes, half_width, config.drawer, config.distractors)
+        model = build(body, config.cubes, half_width, config.drawers > 0, config.distractors)
         super().__init__(model, CONTROL_STEP_S, config.views, ACTION, lean=False)
         self.proprio_size = _NUM_READINGS
-        self.layout = Layout.of(model, config.cubes, config.drawer)
+        self.layout = Layout.of(model, config.cubes, config.drawers > 0)
         self._scenery = ArmScenery(model, config.factors, config.distractors, config.cubes)
         self._scene = np.zeros(2)
         self._site = model.site(GRIP).id

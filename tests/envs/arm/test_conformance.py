@@ -50,3 +50,8 @@ class TestTwoCubesAndADrawer(Arm):
 
     task = "arm_pick_place"
     options: ClassVar[dict[str, Any]] = {"image_size": 32, "cubes": 2, "drawer": True, "goals": ["air", "open"]}
+
+
+class TestJaco(Arm):
+    task = "arm_drawer"
+    options: ClassVar[dict[str, Any]] = {"image_size": 16, "body": "jaco", "cubes": 1, "distractors": True}

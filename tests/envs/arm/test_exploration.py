@@ -61,7 +61,7 @@ def test_each_kind_does_what_it_is_for() -> None:
 
 
 def test_actions_keep_their_limits_and_depend_on_the_seed_alone() -> None:
-    env = make_arm("arm_pick_place", cubes=2, drawer=True, goals=["air"])
+    env = make_arm("arm_pick_place", cubes=2, drawers=1, goals=["air"])
     for kind in KINDS:
         actions, states = explored(env, only(kind), 3)
         assert np.isfinite(actions).all() and np.isfinite(states).all()

@@ -75,7 +75,7 @@ def test_a_grasped_cube_is_held(env: GoalEnv, yaw: float, off: tuple[float, floa
     assert world.cube(0)[2] > 0.1
     held, hand = world.cube(0) - world.hand(), world.hand()
     act(env, (0, 0, 0, 0), 30)
-    assert np.linalg.norm(world.cube(0) - world.hand() - held) < 0.002
+    assert np.linalg.norm(world.cube(0) - world.hand() - held) < 0.005
     assert np.linalg.norm(world.hand() - hand) < 0.002
     for velocity in (0.3, -0.3, 0.2):
         act(env, (velocity, -velocity / 2, 0, 0), 3)
@@ -101,7 +101,7 @@ def test_a_cube_is_not_pressed_through_the_table(env: GoalEnv) -> None:
     arrange(env, (0.0, 0.0, 0.12), (0.0, 0.0, ON_TABLE), fingers=0.0)
     for _ in range(20):
         act(env, (0, 0, -0.3, 0))
-        assert world.cube(0)[2] > 0.015 and np.abs(world.cube(0)).max() < 0.3
+        assert world.cube(0)[2] > 0.02 and np.abs(world.cube(0)).max() < 0.3
         assert world.hand()[2] > REACH[0][2] - 0.005
 
 
@@ -112,9 +112,10 @@ def test_the_drawer_is_pulled_open_and_pushed_closed_and_stays_between(drawer: G
     fingers = WIDEST if world.pinches_handle else 0.0
     arrange(drawer, world.handle() + behind, drawer=0.03, fingers=fingers)
     act(drawer, (0, 0, 0, -0.1), 5)
-    act(drawer, (0, -0.2, 0, 0), 6)
+    act(drawer, (0, -0.2, 0, 0), 5)
+    act(drawer, (0, 0, 0, 0), 5)
     opened = world.opening()
-    assert opened > 0.1
+    assert 0.1 < opened < 0.16
     act(drawer, (0, 0, 0, 0), 10)
     assert world.opening() == pytest.approx(opened, abs=2e-3)
     arrange(drawer, world.handle() - [0, 0.05, 0.005], drawer=opened, fingers=0.0)
