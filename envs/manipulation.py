@@ -6,6 +6,7 @@ The task's own reward is not used. The task is to bring its objects to their pla
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, Final
 
 import mujoco
@@ -92,8 +93,15 @@ class ManipulationWorld(DrawnWorld):
         super().__init__(model, data, step_s, config.views, action, config.hidden)
 
     def initialise(self, seed: int) -> None:
-        with self._physics.reset_context():
-            self._task.initialize_episode(self._physics, np.random.RandomState(seed))
+        # It logs every draw of a pose that the arm cannot reach, after which it draws another one.
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with self._physics.reset_context():
+                self._task.initialize_episode(self._physics, np.random.RandomState(seed))
+        finally:
+            logger.setLevel(level)
 
 
 class ManipulationEnv(GoalEnv):
