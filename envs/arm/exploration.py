@@ -25,7 +25,7 @@ _SLIPS: Final = 0.01  # probability per control step that a motion's grip comman
 def default_shares(config: ArmConfig) -> dict[str, float]:
     """The share of each kind of exploration in a task. What only has to be pushed is not grasped."""
     if config.drawers or AIR in config.goals:
-        return {RANDOM: 0.1, CONTACT: 0.15, PRIMITIVES: 0.5, HELD: 0.25}
+        return {RANDOM: 0.05, CONTACT: 0.15, PRIMITIVES: 0.55, HELD: 0.25}
     return {RANDOM: 0.1, CONTACT: 0.6, PRIMITIVES: 0.0, HELD: 0.3}
 
 
