@@ -141,9 +141,10 @@ def press(arm: ArmWorld, speed: float, rng: np.random.Generator) -> Motion:
 def held(arm: ArmWorld, near: Aim | None, rng: np.random.Generator) -> Motion:
     """Go near a point, then take random actions that are held for a few control steps each, as a planner does."""
     if near is not None:
+        point = near
         error = rng.uniform([-0.07, -0.07, -0.01], [0.07, 0.07, 0.08])
         grip = float(rng.choice([OPENING, KEEPING, CLOSING]))
-        yield from toward(arm, lambda: near() + error, MAX_SPEED, grip, 0.03, 14)
+        yield from toward(arm, lambda: point() + error, MAX_SPEED, grip, 0.03, 14)
     keeping = 0.85 if near is None else 0.5  # what is held mostly stays so
     for _ in range(int(rng.integers(3, 7))):
         velocity = rng.uniform(-1, 1, 3) * rng.uniform(0.3, 1.0) * MAX_SPEED
