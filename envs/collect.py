@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.protocol import GoalEnv
+from envs.protocol import Explorer, GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.cli.command import Config, command, next_command, plain_options, stopped
 from worldmodel.cli.console import console
@@ -64,23 +64,59 @@ class CollectConfig:
             raise ValueError("out is empty: expected a path")
 
 
-def record_episode(env: GoalEnv, seed: int, index: int, num_steps: int) -> Episode:
+@dataclasses.dataclass(frozen=True)
+class ExploreConfig:
+    """Shares of the kinds of exploration. They are weights, which need not sum to one.
+
+    Attributes:
+        random: smooth random actions.
+        contact: pushes against objects.
+        primitives: grasping, carrying and putting down, opening and closing.
+        held: actions near objects that are held for some control steps, as a planner's are.
+    """
+
+    random: float | None = None
+    contact: float | None = None
+    primitives: float | None = None
+    held: float | None = None
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """The shares that are given, None if all are the environment's own."""
+        given = {kind: share for kind, share in dataclasses.asdict(self).items() if share is not None}
+        return given or None
+
+
+def record_episode(
+    env: GoalEnv, seed: int, index: int, num_steps: int, shares: Mapping[str, float] | None = None
+) -> Episode:
     """Episode `index` of the recording with `seed`. It does not depend on what `env` did before.
 
     A diverged simulation is useless for learning. The episode then starts again with the next seed in line.
+
+    Args:
+        env: the environment.
+        seed: seed of the recording.
+        index: number of the episode.
+        num_steps: actions per episode.
+        shares: shares of the kinds of exploration, None for the environment's own.
     """
     for attempt in range(_MAX_ATTEMPTS):
         reset_source, explorer_source = np.random.SeedSequence((seed, index, attempt)).spawn(2)
         reset_seed = int(reset_source.generate_state(1)[0]) % FIRST_EVALUATION_SEED
-        episode = _attempt_episode(env, reset_seed, np.random.default_rng(explorer_source), num_steps)
+        explorer = _make_explorer(env, np.random.default_rng(explorer_source), shares)
+        episode = _attempt_episode(env, reset_seed, explorer, num_steps)
         if episode is not None:
             return episode
     raise RuntimeError(f"episode {index}: the simulation diverged {_MAX_ATTEMPTS} times in a row")
 
 
-def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, num_steps: int) -> Episode | None:
+def _make_explorer(env: GoalEnv, rng: np.random.Generator, shares: Mapping[str, float] | None) -> Explorer:
+    return env.explorer(rng) if shares is None else env.explorer(rng, shares)
+
+
+def _attempt_episode(env: GoalEnv, reset_seed: int, explorer: Explorer, num_steps: int) -> Episode | None:
     observation, info = env.reset(seed=reset_seed)
-    explorer = env.explorer(rng)
     observations, states, actions = [observation], [info["state"]], []
     for _ in range(num_steps):
         action = explorer.act(env)
@@ -100,12 +136,19 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, rng: np.random.Generator, nu
     )
 
 
-def _work(results: Connection, env_options: dict[str, Any], seed: int, num_steps: int, indices: range) -> None:
+def _work(
+    results: Connection,
+    env_options: dict[str, Any],
+    seed: int,
+    num_steps: int,
+    indices: range,
+    shares: Mapping[str, float] | None,
+) -> None:
     """Record `indices` in turn. Sending waits for the reader, so a worker is never more than one episode ahead."""
     env = make_env(env_options)
     try:
         for index in indices:
-            results.send(record_episode(env, seed, index, num_steps))
+            results.send(record_episode(env, seed, index, num_steps, shares))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the main process has ended, perhaps killed, so nothing is left to do
     finally:
@@ -114,7 +157,12 @@ def _work(results: Connection, env_options: dict[str, Any], seed: int, num_steps
 
 
 def record_in_parallel(
-    env_options: dict[str, Any], seed: int, num_steps: int, indices: range, num_workers: int
+    env_options: dict[str, Any],
+    seed: int,
+    num_steps: int,
+    indices: range,
+    num_workers: int,
+    shares: Mapping[str, float] | None = None,
 ) -> Generator[Episode]:
     """Episodes `indices` in order, recorded by `num_workers` processes that take turns.
 
@@ -131,7 +179,8 @@ def record_in_parallel(
         for number in range(min(num_workers, len(indices))):
             receiver, sender = context.Pipe(duplex=False)
             share = indices[number::num_workers]
-            worker = context.Process(target=_work, args=(sender, env_options, seed, num_steps, share), daemon=True)
+            arguments = (sender, env_options, seed, num_steps, share, shares)
+            worker = context.Process(target=_work, args=arguments, daemon=True)
             worker.start()
             sender.close()
             workers.append(worker)
@@ -159,12 +208,17 @@ def record_in_parallel(
             worker.join()
 
 
-def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
+def collect(config: CollectConfig, env_options: dict[str, Any], shares: Mapping[str, float] | None = None) -> None:
     """Record the missing episodes of the recording that `config` describes.
+
+    Args:
+        config: the recording.
+        env_options: the environment's configuration.
+        shares: shares of the kinds of exploration, None for the environment's own.
 
     Raises:
         UserError: if the store at `config.out` was recorded with other options, is being written by another process,
-            or cannot be written.
+            or cannot be written, and for shares that the environment does not accept.
         RuntimeError: if a worker stops early. Committed episodes are kept.
     """
     require_folder(config.out)
@@ -172,13 +226,16 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)
+        _make_explorer(env, np.random.default_rng(0), shares)  # raises for shares that cannot be used
         spec = describe(env, env_options)
     finally:
         env.close()
     pixels = sum(camera.height * camera.width * 3 for camera in spec.cameras)
     in_memory = (config.episode_steps + 1) * pixels * (config.workers or num_processors())
     require_memory(f"episode_steps={config.episode_steps}", in_memory)  # every worker holds an episode
-    recording = {"seed": config.seed, "episode_steps": config.episode_steps}
+    recording: dict[str, Any] = {"seed": config.seed, "episode_steps": config.episode_steps}
+    if shares is not None:
+        recording["explore"] = dict(shares)
     with EpisodeWriter(config.out, spec, recording) as writer:
         present = writer.num_episodes
         if present >= config.episodes:
@@ -186,7 +243,7 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
         else:
             if present:
                 console.print(f"going on after {present} episodes")
-            _record_missing(writer, config, env_options, range(present, config.episodes))
+            _record_missing(writer, config, env_options, range(present, config.episodes), shares)
         num_episodes, num_rows = writer.num_episodes, writer.num_rows
     path = Path(config.out)
     console.print(
@@ -195,13 +252,19 @@ def collect(config: CollectConfig, env_options: dict[str, Any]) -> None:
     )
 
 
-def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: dict[str, Any], indices: range) -> None:
+def _record_missing(
+    writer: EpisodeWriter,
+    config: CollectConfig,
+    env_options: dict[str, Any],
+    indices: range,
+    shares: Mapping[str, float] | None,
+) -> None:
     num_workers = config.workers or num_processors()
     began, steps_each = time.monotonic(), config.episode_steps
     progress = Steps(stays=False)
     progress.begin("recording", indices.start * steps_each, indices.stop * steps_each)
     try:
-        episodes = record_in_parallel(env_options, config.seed, steps_each, indices, num_workers)
+        episodes = record_in_parallel(env_options, config.seed, steps_each, indices, num_workers, shares)
         with contextlib.closing(episodes):
             for done, episode in enumerate(episodes, start=indices.start + 1):
                 writer.append(episode)
@@ -218,8 +281,9 @@ def _record_missing(writer: EpisodeWriter, config: CollectConfig, env_options: d
 @command("collect")
 def main(config: Config) -> None:
     options = from_config(CollectConfig, plain_options(config), "collect")
+    explore = from_config(ExploreConfig, config["explore"], "explore")
     try:
-        collect(options, config["env"])
+        collect(options, config["env"], explore.shares)
     except RuntimeError as error:
         raise SystemExit(stopped(str(error))) from error
     console.print(next_command("worldmodel.pretrain", out="data"))

@@ -5,7 +5,6 @@ The suite's reward is not used. The task is to bring the robot's joints to their
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -14,14 +13,14 @@ import numpy as np
 from dm_control import suite
 
 from envs.cameras import CameraConfig, read_cameras
+from envs.drawn_world import DrawnWorld
 from envs.exploration import SmoothRandomExplorer
 from envs.joints import Joint, choose_joints
-from envs.mujoco_world import MujocoWorld
-from envs.protocol import Floats, GoalEnv, Metric
+from envs.protocol import GoalEnv, Metric
 from envs.registry import EnvFamily
 from envs.simulation import MAX_FINITE
 from envs.task import CriteriaTask, Criterion
-from envs.view import Marker, MarkerPaths, hide_goal
+from envs.view import Marker, MarkerPaths
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.spec import ActionSpec
 
@@ -112,21 +111,16 @@ class DmControlEnv(GoalEnv):
         return self.world.model
 
 
-class SuiteWorld(MujocoWorld):
+class SuiteWorld(DrawnWorld):
     """The simulation of a task of the suite. Objects that show the task's own goal are hidden."""
 
     def __init__(self, config: DmControlConfig) -> None:
-        self._hidden = config.hidden
         task_env = suite.load(config.domain, config.task, task_kwargs={"random": 0})
         self._task, self._physics = task_env.task, task_env.physics
-        model = self._physics.model.ptr
+        model, data = self._physics.model.ptr, self._physics.data.ptr
         substeps = round(task_env.control_timestep() / model.opt.timestep) * config.action_repeat
         action, step_s = self._action_spec(model, config), float(substeps * model.opt.timestep)
-        super().__init__(model, step_s, config.views, action, self._physics.data.ptr)
-        self._nominal = copy.copy(model)
-        self._varies, self._variation = False, 0
-        self._varies = self._draw(1) != self._draw(2)
-        self.set_state(self.get_state())
+        super().__init__(model, data, step_s, config.views, action, config.hidden)
 
     def _action_spec(self, model: mujoco.MjModel, config: DmControlConfig) -> ActionSpec:
         spec = self._task.action_spec(self._physics)
@@ -138,39 +132,10 @@ class SuiteWorld(MujocoWorld):
         names = tuple(model.actuator(i).name or f"action_{i}" for i in range(len(low)))
         return ActionSpec(tuple(low.tolist()), tuple(high.tolist()), units, names)
 
-    def _draw(self, seed: int) -> bytes:
-        """Begin the suite's episode `seed`. Returns its model, which does not contain the hidden goal."""
-        self._variation = seed
+    def initialise(self, seed: int) -> None:
         self._task.random.seed(seed)
         with self._physics.reset_context():
             self._task.initialize_episode(self._physics)
-        hide_goal(self.model, self._nominal, self._hidden)
-        if self.model.nhfield:  # graphics contexts keep the old terrain, so they are made anew
-            self.close()
-        buffer = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
-        mujoco.mj_saveModel(self.model, None, buffer)
-        return buffer.tobytes()
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """See `World.begin`. The suite's task chooses the state."""
-        self._draw(int(rng.integers(2**31)))
-        self.set_state(self.get_state())
-
-    def get_state(self) -> Floats:
-        physics = super().get_state()
-        return np.append(physics, self._variation) if self._varies else physics
-
-    def set_state(self, state: Floats) -> None:
-        if self._varies and int(state[-1]) != self._variation:
-            self._draw(int(state[-1]))
-        super().set_state(state)
-
-    def simulate(self, state: Floats, actions: Floats) -> Floats:
-        physics = super().simulate(state, actions)
-        variation = np.full((*physics.shape[:-1], int(self._varies)), state[-1])
-        states = np.concatenate([physics, variation], axis=-1)
-        states[np.isnan(physics).any(-1)] = np.nan
-        return states
 
 
 def _pose_task(world: SuiteWorld, config: DmControlConfig) -> CriteriaTask:

@@ -42,6 +42,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     cameras: tuple[CameraSpec, ...]
     action_spec: ActionSpec
     metrics: tuple[Metric, ...]
+    goal_kinds: tuple[str, ...] = ()
     control_step_s: float
     _goal: Floats | None = None
 
@@ -49,6 +50,7 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.name, self.world, self.task = name, world, task
         self.cameras, self.action_spec = world.cameras, world.action_spec
         self.control_step_s, self.metrics = world.control_step_s, task.metrics
+        self.goal_kinds = task.goal_kinds
         low, high = self.action_spec.bounds
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = observation_space(self.cameras, world.proprio_size)
@@ -166,9 +168,21 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Start and goal `[N]` of an evaluation by the task's own draw, or None. See `Task.draw_pair`."""
         return self.task.draw_pair(rng)
 
-    def explorer(self, rng: np.random.Generator) -> Explorer:
-        """A fresh exploration policy for one episode."""
-        return self.task.explorer(rng)
+    def goal_kind(self, start: Floats, goal: Floats) -> str:
+        """Which of `goal_kinds` the goal `[N]` is. Empty text for none of them."""
+        return self.task.goal_kind(start, goal)
+
+    def explorer(self, rng: np.random.Generator, shares: Mapping[str, float] | None = None) -> Explorer:
+        """A fresh exploration policy for one episode.
+
+        Args:
+            rng: source of randomness.
+            shares: shares of kinds of exploration (`Task.exploration`), None for the task's own.
+
+        Raises:
+            UserError: for shares that the task does not accept.
+        """
+        return self.task.explorer(rng) if shares is None else self.task.explorer_with(rng, shares)
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         """Paths for plots of `states [..., N]`: name → `[..., 2]` (column, row) in fractions of the first camera's

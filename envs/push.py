@@ -21,6 +21,7 @@ from envs.protocol import Explorer, Floats, GoalEnv, Metric, Task
 from envs.registry import EnvFamily
 from envs.scenery import Scenery
 from envs.simulation import roll_out
+from envs.task import read_shares
 from worldmodel.core.spec import ActionSpec
 
 ARENA_WIDTH = 0.5
@@ -30,6 +31,7 @@ MAX_SPEED = 0.4  # of the pusher, along each axis [m/s]
 CONTROL_STEP_S = 0.1
 _POSITIONS = slice(0, 5)  # block x, y, yaw; pusher x, y
 _VELOCITIES = slice(5, 10)
+_SHARES = {"random": 0.25, "contact": 0.75}  # of the kinds of exploration
 _SCENE = slice(10, 12)  # seed of the scenery (0 = plain), time since its start [s]
 
 
@@ -138,6 +140,7 @@ class PushTask(Task):
         Metric("position", "cm", 4.0 * ARENA_WIDTH),  # 4 % of the width, times 100 cm/m
         Metric("yaw", "deg", 20.0),
     )
+    exploration = _SHARES
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
         """Position error [cm] and yaw error [degrees]. The latter is at most 45 because a square is symmetric."""
@@ -152,10 +155,12 @@ class PushTask(Task):
         return bool((moved or turned) and not self.is_success(start, goal))
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
-        limit = np.full(2, MAX_SPEED, np.float32)
-        return SwitchingExplorer(
-            [SmoothRandomExplorer(-limit, limit, rng), PushThroughExplorer(rng)], [0.25, 0.75], rng
-        )
+        return self.explorer_with(rng, self.exploration)
+
+    def explorer_with(self, rng: np.random.Generator, shares: Mapping[str, float]) -> Explorer:
+        limit, mixed = np.full(2, MAX_SPEED, np.float32), read_shares(shares, self.exploration)
+        explorers = {"random": SmoothRandomExplorer(-limit, limit, rng), "contact": PushThroughExplorer(rng)}
+        return SwitchingExplorer(list(explorers.values()), [mixed[kind] for kind in explorers], rng)
 
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
         return {"block": to_frame(states[..., 0:2]), "pusher": to_frame(states[..., 3:5])}

@@ -103,6 +103,8 @@ ENVIRONMENTS: Registry[EnvFamily] = Registry(
         "push": "envs.push:FAMILY",
         "push_scene": "envs.push_scene:FAMILY",
         "dm_control": "envs.dm_control:FAMILY",
+        "arm": "envs.arm.environment:FAMILY",
+        "manipulation": "envs.manipulation:FAMILY",
         "gym": "envs.gym:FAMILY",
     },
     EnvFamily,
@@ -182,8 +184,8 @@ def describe(env: GoalEnv, options: Mapping[str, Any]) -> EnvironmentSpec:
 
 
 def register_all() -> None:
-    """Make `gymnasium.make("push-v0")` and `gymnasium.make("reacher-v0")` work. Safe to call twice."""
-    for group in ("push", "reacher"):
+    """Make `gymnasium.make("push-v0")` and the like work, for every task that has a name. Safe to call twice."""
+    for group in ("push", "reacher", "arm_push", "arm_pick_place", "arm_drawer"):
         if f"{group}-v0" not in gymnasium.registry:
             # There is no time limit, since the caller sets the budget of an episode.
             gymnasium.register(f"{group}-v0", entry_point="envs.registry:make_named", kwargs={"group": group})

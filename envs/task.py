@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.world import Floats
+from worldmodel.core.errors import UserError, choices_message
 
 if TYPE_CHECKING:
     from envs.protocol import GoalEnv
@@ -47,9 +49,13 @@ class Task(abc.ABC):
 
     Attributes:
         metrics: the metrics of `errors`, in this order.
+        exploration: kinds of exploration that `explorer` mixes, with the share of each. Empty if they are not options.
+        goal_kinds: kinds of goals, which take turns in a manifest. Empty if goals are not told apart.
     """
 
     metrics: tuple[Metric, ...]
+    exploration: Mapping[str, float] = {}
+    goal_kinds: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
@@ -69,6 +75,19 @@ class Task(abc.ABC):
         None leaves the choice to the manifest, which takes both from one exploratory episode.
         """
         return None
+
+    def explorer_with(self, rng: np.random.Generator, shares: Mapping[str, float]) -> Explorer:
+        """Like `explorer`, with other `shares` of the kinds in `exploration` (`read_shares`).
+
+        Raises:
+            UserError: for a kind that this task does not have, and for shares that cannot be used.
+        """
+        read_shares(shares, self.exploration)
+        return self.explorer(rng)
+
+    def goal_kind(self, start: Floats, goal: Floats) -> str:
+        """Which of `goal_kinds` the goal is. Empty text for none of them."""
+        return ""
 
     @abc.abstractmethod
     def path_points(self, states: Floats) -> Mapping[str, Floats]:
@@ -132,3 +151,25 @@ class CriteriaTask(Task):
 def within_tolerance(errors: Mapping[str, Floats], metrics: Sequence[Metric], scale: float) -> NDArray[np.bool_]:
     """Whether every error `[...]` is at most `scale` times its metric's tolerance, `[...]`."""
     return np.logical_and.reduce([errors[m.name] <= scale * m.tolerance for m in metrics])
+
+
+def read_shares(shares: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+    """The share of every kind of exploration in `own`, summing to one. Kinds that `shares` leaves out keep their own.
+
+    Raises:
+        UserError: for a kind that `own` does not have, a negative or infinite share, and shares that are all zero.
+    """
+    if shares and not own:
+        raise UserError(
+            f"shares of exploration {sorted(shares)} are given: this environment has no kinds of exploration"
+        )
+    for kind, share in shares.items():
+        if kind not in own:
+            raise UserError(choices_message("kind of exploration", kind, own))
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
+            raise UserError(f"share of exploration {kind} is {share!r}: expected a number of at least 0")
+    mixed = {**own, **shares}
+    total = sum(mixed.values())
+    if shares and not total > 0:
+        raise UserError("shares of exploration are all 0: expected at least one above 0")
+    return {kind: share / total for kind, share in mixed.items()}

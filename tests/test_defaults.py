@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from envs.collect import CollectConfig
+from envs.collect import CollectConfig, ExploreConfig
 from envs.dm_control import DmControlConfig
 from envs.goal import GoalConfig as GoalImageConfig
 from envs.push import PushConfig
@@ -65,6 +65,7 @@ SECTIONS: dict[str, type[Any]] = {
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
+    "explore": ExploreConfig,
     "jepa": JepaConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,

@@ -121,10 +121,13 @@ def read_manifest(path: Path) -> Manifest:
 def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
     """Path of the frozen manifest of `env`. Every set of options that are switched on has its own.
 
+    Options in groups, such as `vary.light`, count too.
+
     It is in the package if the package ships it, or if this is the project's own folder. An installed package is not a
     place for writing, so the manifests of its users are in `runs/<env>/`.
     """
-    switched_on = sorted(name for name, value in options.items() if value is True)
+    groups = (options, *(value for value in options.values() if isinstance(value, Mapping)))
+    switched_on = sorted(name for group in groups for name, value in group.items() if value is True)
     package = Path(str(resources.files("planning")))
     name = f"{'_'.join([env, *switched_on])}.json"
     ours = package / "manifests" / name
@@ -151,7 +154,8 @@ def draw(
     """Draw `n` pairs from new exploratory episodes, or by the task's own draw if it has one.
 
     Episode i is seeded with `SeedSequence([seed, i, namespace])`. The start is a random step of the episode, and the
-    goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped.
+    goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped. If the
+    environment tells kinds of goals apart, they take turns, so that the first pairs of a manifest have all kinds too.
 
     Raises:
         UserError: if hardly any episode gives a pair.
@@ -159,11 +163,17 @@ def draw(
     pairs: list[Pair] = []
     for index in range(100 * n):
         pair = _draw_pair(env, np.random.SeedSequence([seed, index, _NAMESPACE]), index, steps_ahead)
-        if pair is not None:
+        if pair is not None and _is_next(env, pair, len(pairs)):
             pairs.append(pair)
             if len(pairs) == n:
                 return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
     raise UserError(f"{len(pairs)} of {100 * n} episodes gave a goal {steps_ahead} steps ahead: expected {n}")
+
+
+def _is_next(env: Environment, pair: Pair, number: int) -> bool:
+    """Whether the goal is of the kind that pair `number` of a manifest has."""
+    kinds = env.goal_kinds
+    return not kinds or env.goal_kind(np.array(pair.start), np.array(pair.goal)) == kinds[number % len(kinds)]
 
 
 def _draw_pair(env: Environment, entropy: np.random.SeedSequence, index: int, steps_ahead: int) -> Pair | None:

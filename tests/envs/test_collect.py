@@ -65,6 +65,32 @@ def test_episode_i_depends_on_seed_and_i_alone(recording, options):
     assert store.episode_seeds.max() < collect.FIRST_EVALUATION_SEED
 
 
+def test_shares_of_exploration_are_part_of_a_recording(tmp_path, options):
+    explore = from_config(collect.ExploreConfig, {"random": 1, "contact": 0}, "explore")
+    shares = explore.shares
+    assert shares == {"random": 1, "contact": 0} and collect.ExploreConfig().shares is None
+    out = tmp_path / "data.zarr"
+    collect.collect(config(out, episodes=2), options, shares)
+    store, env = TrajectoryStore.open(out), make_env(options)
+    assert store.recording["explore"] == shares
+    alone = [collect.record_episode(env, 0, 0, 6, given) for given in (shares, None, {"random": 0.25, "contact": 0.75})]
+    env.close()
+    np.testing.assert_array_equal(alone[0].action, store.episode(0).action)
+    assert (alone[0].action != alone[1].action).any()
+    np.testing.assert_array_equal(alone[1].action, alone[2].action)  # these are push's own
+    with pytest.raises(UserError, match="explore"):
+        collect.collect(config(out, episodes=3), options)
+
+
+def test_shares_that_an_environment_does_not_have_are_refused_before_anything_is_written(tmp_path, options):
+    out = tmp_path / "data.zarr"
+    with pytest.raises(UserError, match=r"unknown kind of exploration 'held': choose from contact, random"):
+        collect.collect(config(out), options, {"held": 1.0})
+    with pytest.raises(UserError, match=r"this environment has no kinds of exploration"):
+        collect.collect(config(out), env_options("reacher", image_size=16), {"random": 1.0})
+    assert not out.exists()
+
+
 def test_rows_hold_the_action_taken_at_them(recording, options):
     """Replaying the stored actions from the stored start passes through the stored states and frames."""
     env = make_env(options)

@@ -14,7 +14,7 @@ from PIL import Image
 from envs.registry import describe, env_options, make_env
 from planning.evaluation.task import Task
 from tests.commands import Ended, assert_refused
-from tests.envs import arm
+from tests.envs import jointed_arm
 from tests.planning.optimisers.conformance import assert_allowed
 from tests.planning.toy_model import save_model
 from worldmodel.core.goal import ImageGoal
@@ -25,13 +25,13 @@ SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.optio
 
 @pytest.fixture(autouse=True)
 def _known() -> Iterator[None]:
-    with arm.known():
+    with jointed_arm.known():
         yield
 
 
 @pytest.fixture
 def spec() -> EnvironmentSpec:
-    options = env_options("arm")
+    options = env_options("jointed")
     env = make_env(options)
     try:
         return describe(env, options)
@@ -53,7 +53,7 @@ def test_it_is_run_toward_pictures_of_both_cameras(
         Image.fromarray(photo).save(f"{camera.name}.png")
     first, second = spec.camera_names
     pictures = f"{{{first}: {first}.png, {second}: {second}.png}}"
-    given = ["env=arm", "checkpoint=model", "budget=3", "out=here", "reached_distance=1e-6", *SMALL]
+    given = ["env=jointed", "checkpoint=model", "budget=3", "out=here", "reached_distance=1e-6", *SMALL]
     for goal in (f"goal={pictures}", f"goal=[{pictures},{pictures}]"):
         ended = call("planning.run", goal, "goal_fit=letterbox", *given)
         assert ended.code == 0, ended
@@ -66,7 +66,14 @@ def test_it_is_run_toward_pictures_of_both_cameras(
 
 
 def test_it_is_evaluated_with_baselines_that_hold(call: Callable[..., Ended], checkpoint: Path) -> None:
-    given = ["env=arm", "checkpoint=model", "manifest.seed=0", "manifest.n=2", "manifest.steps_ahead=10", "budget=2"]
+    given = [
+        "env=jointed",
+        "checkpoint=model",
+        "manifest.seed=0",
+        "manifest.n=2",
+        "manifest.steps_ahead=10",
+        "budget=2",
+    ]
     ended = call("planning.evaluate", *given, "batch=2", "videos=1", "out=here", *SMALL)
     assert ended.code == 0, ended
     results = json.loads(Path("here/results.json").read_text())
@@ -77,14 +84,14 @@ def test_what_is_commanded_holds_all_limits(
     call: Callable[..., Ended], spec: EnvironmentSpec, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commanded: list[np.ndarray] = []
-    whole = arm.ArmEnv.step
+    whole = jointed_arm.ArmEnv.step
 
-    def step(self: arm.ArmEnv, action: np.ndarray) -> object:
+    def step(self: jointed_arm.ArmEnv, action: np.ndarray) -> object:
         commanded.append(np.array(action))
         return whole(self, action)
 
-    monkeypatch.setattr(arm.ArmEnv, "step", step)
-    arguments = ["env=arm", "checkpoint=model", "seed=1", "budget=6", "out=here", *SMALL]
+    monkeypatch.setattr(jointed_arm.ArmEnv, "step", step)
+    arguments = ["env=jointed", "checkpoint=model", "seed=1", "budget=6", "out=here", *SMALL]
     monkeypatch.setattr("planning.run._choose_task", _photo_task(spec))
     assert call("planning.run", *arguments, "reached_distance=1e-6").code == 0
     actions = torch.from_numpy(np.array(commanded, np.float32))[None]

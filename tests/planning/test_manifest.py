@@ -37,6 +37,35 @@ def test_pairs_are_interesting_and_the_stated_steps_apart() -> None:
         assert (np.abs(goal - start) <= 10 * 0.1 + 1e-9).all()
 
 
+class SidedEnv(PointEnv):
+    """Tells goals to the left of the start from those to its right."""
+
+    goal_kinds = ("left", "right")
+
+    def goal_kind(self, start: np.ndarray, goal: np.ndarray) -> str:
+        return "left" if goal[0] < start[0] else "right"
+
+
+def test_kinds_of_goals_take_turns() -> None:
+    pairs = draw(SidedEnv(), "sim 1.0", {}, 0, 7).pairs
+    assert ["left" if pair.goal[0] < pair.start[0] else "right" for pair in pairs] == ["left", "right"] * 3 + ["left"]
+    assert len({pair.seed for pair in pairs}) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"a": False, "b": 3, "vary": {"light": False}}, "arm.json"),
+        (
+            {"distractors": True, "vary": {"light": True, "mass": True, "camera": False}},
+            "arm_distractors_light_mass.json",
+        ),
+    ],
+)
+def test_every_set_of_options_has_its_own_manifest(options: dict[str, object], name: str) -> None:
+    assert module.frozen_path("arm", options).name == name
+
+
 def test_seeds_never_meet_those_of_data_collection() -> None:
     ours = {np.random.SeedSequence([0, i, module._NAMESPACE]).generate_state(4).tobytes() for i in range(200)}
     collected = {np.random.SeedSequence([0, i]).generate_state(4).tobytes() for i in range(200)}

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from envs.collect import CollectConfig
+from envs.collect import CollectConfig, ExploreConfig
 from envs.push import PushConfig
 from planning.compare import CompareConfig
 from planning.evaluate import EvaluateConfig
@@ -85,6 +85,7 @@ SECTIONS: dict[str, type[Any]] = {
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
     "env": PushConfig,
+    "explore": ExploreConfig,
     "jepa": JepaConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,

@@ -130,31 +130,31 @@ class ArmEnv(GoalEnv):
             lambda rng: CommandExplorer(ARM, world.control_step_s, rng),
             MarkerPaths(world.model, world.views[0], [Marker(world.model, "grip")]),
         )
-        super().__init__("arm", world, task)
+        super().__init__("jointed", world, task)
 
 
 FAMILY = EnvFamily(ArmConfig, ArmEnv)
 
 
 def add() -> None:
-    """Make `env=arm` known in this process; what the entry point of a package would name."""
-    registry.register("env", "arm", FAMILY)
+    """Make `env=jointed` known in this process; what the entry point of a package would name."""
+    registry.register("env", "jointed", FAMILY)
 
 
 @contextlib.contextmanager
 def known() -> Iterator[None]:
-    """`env=arm` is known in this process for a while; other tests list the environments that there are."""
+    """`env=jointed` is known in this process for a while; other tests list the environments that there are."""
     with mock.patch.dict(registry._registered["env"]):
         add()
         yield
 
 
 def install(folder: Path) -> Path:
-    """Make `env=arm` known to every process that has `folder` (and this repository) on its path. Returns `folder`."""
+    """Make `env=jointed` known to every process with `folder` and this repository on its path. Returns `folder`."""
     metadata = folder / "arm_for_tests-0.1.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: arm-for-tests\nVersion: 0.1\n")
-    (metadata / "entry_points.txt").write_text("[worldmodel.plugins]\narm = tests.envs.arm:add\n")
+    (metadata / "entry_points.txt").write_text("[worldmodel.plugins]\njointed = tests.envs.jointed_arm:add\n")
     return folder
 
 

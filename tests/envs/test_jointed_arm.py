@@ -13,7 +13,7 @@ import pytest
 from envs.exploration import CommandExplorer
 from envs.protocol import Floats, GoalEnv
 from envs.registry import describe, env_names, env_options, make_env
-from tests.envs import arm
+from tests.envs import jointed_arm
 from tests.envs.conformance import GoalEnvConformance
 from tests.source_tree import ROOT
 from worldmodel.core.spec import EnvironmentSpec
@@ -21,7 +21,7 @@ from worldmodel.core.spec import EnvironmentSpec
 
 class TestArm(GoalEnvConformance):
     def make(self) -> GoalEnv:
-        return arm.ArmEnv()
+        return jointed_arm.ArmEnv()
 
     def diverging_state(self, env: GoalEnv) -> Floats:
         state = env.get_state()
@@ -31,34 +31,39 @@ class TestArm(GoalEnvConformance):
 
 @pytest.fixture
 def env():
-    made = arm.ArmEnv()
+    made = jointed_arm.ArmEnv()
     yield made
     made.close()
 
 
 def test_a_plug_in_makes_it_by_name():
-    with arm.known():
-        arm.add()  # a second time changes nothing
-        assert "arm" in env_names()
-        assert env_options("arm", wrist=None) == {"family": "arm", "name": "arm", "front": 48, "wrist": None}
-        options = env_options("arm", front=24)
+    with jointed_arm.known():
+        jointed_arm.add()  # a second time changes nothing
+        assert "jointed" in env_names()
+        assert env_options("jointed", wrist=None) == {
+            "family": "jointed",
+            "name": "jointed",
+            "front": 48,
+            "wrist": None,
+        }
+        options = env_options("jointed", front=24)
         env = make_env(options)
     try:
         spec = describe(env, options)
         assert [camera.shape for camera in spec.cameras] == [(24, 32, 3), (40, 32, 3)]
-        assert spec.action == arm.ARM and spec.options == {"front": 24, "wrist": 40}
+        assert spec.action == jointed_arm.ARM and spec.options == {"front": 24, "wrist": 40}
         assert EnvironmentSpec.from_dict(spec.to_dict()) == spec
     finally:
         env.close()
-    assert "arm" not in env_names()
+    assert "jointed" not in env_names()
 
 
 def test_another_process_knows_it_too(tmp_path):
-    path = os.pathsep.join([str(arm.install(tmp_path)), str(ROOT)])
-    code = "from envs.registry import env_names; assert 'arm' in env_names()"
+    path = os.pathsep.join([str(jointed_arm.install(tmp_path)), str(ROOT)])
+    code = "from envs.registry import env_names; assert 'jointed' in env_names()"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
     names = [p.name for p in importlib.metadata.entry_points(group="worldmodel.plugins")]
-    assert "arm" not in names  # of this process's installation
+    assert "jointed" not in names  # of this process's installation
 
 
 def test_the_joints_go_where_they_are_told_and_stay(env):
@@ -84,17 +89,17 @@ def test_holding_begins_where_the_readings_say(env):
 @pytest.mark.parametrize("seed", range(3))
 def test_exploration_keeps_every_limit(env, seed):
     observation, _ = env.reset(seed=seed)
-    explorer = CommandExplorer(arm.ARM, env.control_step_s, np.random.default_rng(seed))
+    explorer = CommandExplorer(jointed_arm.ARM, env.control_step_s, np.random.default_rng(seed))
     first = observation["proprio"][:7].astype(np.float64)
     commands = np.array([explorer.act(env) for _ in range(3000)])
-    assert arm.broken_limits(arm.ARM, env.control_step_s, first, commands) == []
-    assert set(commands[:, 6]) == set(np.float32([0.0, arm.OPEN]))
+    assert jointed_arm.broken_limits(jointed_arm.ARM, env.control_step_s, first, commands) == []
+    assert set(commands[:, 6]) == set(np.float32([0.0, jointed_arm.OPEN]))
     assert (np.ptp(commands[:, :6], axis=0) > 2.0).all()  # it goes everywhere, 2.4 rad wide
 
 
 def test_a_broken_limit_is_found():
     still = np.zeros((4, 7), np.float32)
-    assert arm.broken_limits(arm.ARM, 0.1, np.zeros(7), still) == []
+    assert jointed_arm.broken_limits(jointed_arm.ARM, 0.1, np.zeros(7), still) == []
     for value, dimension, message in (
         (np.nan, 0, "not finite"),
         (1.3, 1, "outside"),
@@ -103,7 +108,10 @@ def test_a_broken_limit_is_found():
     ):
         commands = still.copy()
         commands[2, dimension] = value
-        assert any(message in line and "step 2" in line for line in arm.broken_limits(arm.ARM, 0.1, still[0], commands))
+        assert any(
+            message in line and "step 2" in line
+            for line in jointed_arm.broken_limits(jointed_arm.ARM, 0.1, still[0], commands)
+        )
 
 
 def test_cameras_see_the_hand_from_two_sides(env):
