@@ -10,7 +10,6 @@ import torch
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting, run_to_end
-from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.device import pick_device
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
@@ -77,7 +76,7 @@ def main(config: Config) -> None:
     stages = family.stages(sections, store, split)
     shapes = family.shapes(sections, encoder.config)
     cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
-    hashed = weights_hash(encoder)
+    hashed = encoder.identity()
     description = describe_run(config, store=store.identity, encoder_hash=hashed)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
@@ -90,7 +89,7 @@ def main(config: Config) -> None:
     frames = load_cameras(store, cache, counting)
     torch.manual_seed(seed)
     model = family.build(store.spec, shapes)
-    model.encoder.load_state_dict(encoder.state_dict())
+    model.encoder.adopt(encoder)
     context = TrainingContext(
         model=model,
         store=store,

@@ -82,7 +82,8 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
     """A shipped world model by name, or one of any family from a folder. It is ready for planning.
 
     Raises:
-        UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program.
+        UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program, and for
+            one whose encoder is in a file of others that is not there or has other weights.
     """
     stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
     name = stored.config.get("family", FIRST_FAMILY)
@@ -105,4 +106,5 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
         model.check_weights()
     except UserError as error:
         raise UserError(f"{stored.folder}: {error}") from error
+    model.encoder.fetch_weights()
     return model.eval().requires_grad_(False).to(device)
