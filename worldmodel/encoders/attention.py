@@ -6,6 +6,8 @@ Shapes: `B` clips, `K` tokens of each, `D` width, `E` width of an attention head
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -15,9 +17,8 @@ from torch import Tensor, nn
 
 from worldmodel.encoders.positions import rotate
 
-# Up to this number of tokens, two batched products in bf16 on a CPU take less time than torch's fused attention, forward
-# and backward (`benchmarks.learning.attention`, EXPERIMENTS.md). They also keep K² numbers per head for the backward
-# pass, which fused attention does not.
+# Up to this number of tokens, two batched products in bf16 on a CPU take less time than torch's fused attention
+# (`benchmarks.learning.attention`, EXPERIMENTS.md). They also keep K² numbers per head for the backward pass.
 FEW_TOKENS: Final = 784
 
 
@@ -52,13 +53,22 @@ class Attention(nn.Module):
         return self.out(rearrange(attend(query, key, value, allowed), "b h k d -> b k (h d)"))
 
 
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """A context in which `drop_path` depends on `seed` alone. The state of torch's generator is restored at its end."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def drop_path(branch: Tensor, rate: float) -> Tensor:
     """`branch [B, K, D]` with `rate` of its samples set to 0, and the others divided by `1 - rate`.
 
-    The expected value is unchanged (stochastic depth, arXiv 1603.09382, per sample).
+    The expected value is unchanged (stochastic depth, arXiv 1603.09382, per sample). The samples are drawn with torch's
+    generator for the CPU, whatever the device (`repeatable`).
     """
-    kept = torch.rand(len(branch), 1, 1, device=branch.device) >= rate
-    return branch * (kept / (1 - rate)).to(branch.dtype)
+    kept = torch.rand(len(branch), 1, 1) >= rate
+    return branch * (kept / (1 - rate)).to(branch)
 
 
 class Block(nn.Module):

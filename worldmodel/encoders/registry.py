@@ -21,6 +21,7 @@ from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
 from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import Encoder, PatchGrid
+from worldmodel.encoders.foreign.dinov2 import Dinov2, Dinov2Config
 from worldmodel.encoders.foreign.vjepa2 import Vjepa2, Vjepa2Config
 from worldmodel.encoders.pixels import PixelConfig, PixelPatches, pixel_patches
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
@@ -54,6 +55,7 @@ ENCODERS: Final[Registry[EncoderKind]] = Registry(
     "kind of encoder",
     {
         "vit": EncoderKind(EncoderConfig, VisionTransformer),
+        "dinov2": EncoderKind(Dinov2Config, Dinov2, read=Dinov2.read),
         "pixels": EncoderKind(PixelConfig, PixelPatches, pixel_patches),
         "vjepa2": EncoderKind(Vjepa2Config, Vjepa2, read=Vjepa2.read),
     },

@@ -48,8 +48,8 @@ class EncoderConfig(PatchGrid):
         depth: transformer blocks. With factorised attention, blocks over space.
         heads: attention heads. `width / heads` must be even.
         mlp_ratio: ratio of the hidden size of a block's MLP to `width`.
-        positions: `sincos` (added once, V-JEPA) or rotary (in every attention). Of the rotary kinds, `rotary_vjepa2` and
-            `rotary_vjepa2_1` are those of Meta's weights, and `rotary` is this project's (`positions.rotary_angles`).
+        positions: `sincos` (added once, V-JEPA) or rotary (in every attention). Of the rotary kinds, `rotary_vjepa2`
+            and `rotary_vjepa2_1` are those of Meta's weights, and `rotary` is this project's (`rotary_angles`).
         position_grid: side of the grid that rotary positions are stretched to for images of any size. V-JEPA 2.1 has 16
             for patches of 16 pixels. 0 leaves rows and columns as they are.
         attention: `joint` among all tokens of a clip, or `factorised` over space and then over time.

@@ -82,8 +82,8 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
     """A shipped world model by name, or one of any family from a folder. It is ready for planning.
 
     Raises:
-        UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program, and for
-            one whose encoder is in a file of others that is not there or has other weights.
+        UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program.
+            Also for one that refers to the weights of an encoder which are not there, or are others.
     """
     stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
     name = stored.config.get("family", FIRST_FAMILY)

@@ -26,7 +26,7 @@ from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.base import Encoder, Grid, PatchGrid
 from worldmodel.encoders.foreign.files import find
 
-# Mean and spread of ImageNet's pixels by channel. V-JEPA 2 and DINOv2 were trained on images that are normalised by them.
+# Mean and spread of ImageNet's pixels by channel, by which V-JEPA 2 and DINOv2 normalise images.
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 _BATCH: Final = 16  # images in the network at once: a ViT-L at 256² needs 0.1 GB for each

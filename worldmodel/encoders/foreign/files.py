@@ -42,8 +42,8 @@ def find(reference: str) -> Path:
         except (OSError, ValueError) as error:
             raise UserError(f"no encoder can be at {reference!r:.80}: {error}") from error
     raise UserError(
-        f"no encoder at {reference}: expected a .pt file, or a folder with {_CONFIG} and {_WEIGHTS}, there or by the same "
-        f"name in one of the folders in {ENCODERS_VARIABLE}"
+        f"no encoder at {reference}: expected a .pt file, or a folder with {_CONFIG} and {_WEIGHTS}, there or by the "
+        f"same name in one of the folders in {ENCODERS_VARIABLE}"
     )
 
 
@@ -116,10 +116,11 @@ def read_folder(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def require_fit(tensors: Mapping[str, Tensor], network: torch.nn.Module, path: Path) -> dict[str, Tensor]:
-    """`tensors` in float32, if they are those of `network`. Otherwise raises UserError that names the first difference."""
+    """`tensors` in float32, if they are those of `network`. Raises UserError that names the first difference."""
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     for name in sorted(set(wanted) ^ set(tensors)):
-        raise UserError(f"{path} holds another network: tensor {name!r:.80} is {'missing' if name in wanted else 'new'}")
+        problem = "missing" if name in wanted else "too many"
+        raise UserError(f"{path} holds another network: tensor {name!r:.80} is {problem}")
     for name, value in tensors.items():
         if tuple(value.shape) != wanted[name]:
             raise UserError(
@@ -129,6 +130,28 @@ def require_fit(tensors: Mapping[str, Tensor], network: torch.nn.Module, path: P
             raise UserError(f"{path}: tensor {name} is of type {value.dtype}, expected floating point")
     require_sane(tensors, path)
     return {name: value.to(torch.float32, copy=True).contiguous() for name, value in tensors.items()}
+
+
+def with_joined_heads(tensors: Mapping[str, Tensor], attention: str, joined: str) -> dict[str, Tensor]:
+    """`tensors` in which `*.<attention>.query`, `key` and `value` of every block have become one, `*.<joined>`."""
+    parts, result = ("query", "key", "value"), dict[str, Tensor]()
+    for name, value in tensors.items():
+        block, _, rest = name.partition(f".{attention}.")
+        part, _, kind = rest.partition(".")
+        if part not in parts:
+            result[name] = value
+        elif part == "query":
+            names = [f"{block}.{attention}.{each}.{kind}" for each in parts]
+            # One that is missing gives a matrix of another shape, which `require_fit` refuses.
+            result[f"{block}.{joined}.{kind}"] = torch.cat([tensors[each] for each in names if each in tensors])
+    return result
+
+
+def require_plain(values: Mapping[str, Any], plain: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for options of a `config.json` that are not as in the official models, which `plain` lists."""
+    for name, wanted in plain.items():
+        if values.get(name, wanted) != wanted:
+            raise UserError(f"{path}: {name} is {values[name]!r:.40}, expected {wanted}")
 
 
 def whole_number(values: Mapping[str, Any], name: str, path: Path) -> int:

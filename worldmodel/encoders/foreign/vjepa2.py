@@ -10,14 +10,24 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
 
 from worldmodel.core.errors import UserError
 from worldmodel.encoders.foreign.base import ForeignConfig, ForeignEncoder
-from worldmodel.encoders.foreign.files import find, network_of, read_config, read_folder, read_pt, require_fit, whole_number
+from worldmodel.encoders.foreign.files import (
+    find,
+    network_of,
+    read_config,
+    read_folder,
+    read_pt,
+    require_fit,
+    require_plain,
+    whole_number,
+    with_joined_heads,
+)
 from worldmodel.encoders.positions import REPEATED, TILED
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 
@@ -57,8 +67,8 @@ class Vjepa2Config(ForeignConfig):
 
     def shape(self) -> EncoderConfig:
         """The shape of the network. Raises ValueError for one that cannot be."""
-        shared = {field.name for field in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(EncoderConfig)}
-        values = {name: getattr(self, name) for name in shared}
+        names = {field.name for field in dataclasses.fields(EncoderConfig)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
         return EncoderConfig(**values, mlp_ratio=self.hidden_width / self.width, norm_epsilon=_NORM_EPSILON)
 
 
@@ -77,7 +87,7 @@ class Vjepa2(ForeignEncoder):
             values, file = read_config(path, "vjepa2"), path / "config.json"
             tensors = _from_hugging_face(read_folder(path, ("encoder.", "vjepa2.encoder.")))
             heads, trained = (whole_number(values, name, file) for name in ("num_attention_heads", "crop_size"))
-            _require_plain(values, file)
+            require_plain(values, {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": _NORM_EPSILON}, file)
         else:
             tensors = network_of(read_pt(path), _NETWORKS, path)
             trained = 384 if _is_2_1(tensors) else _TRAINED_SIDE
@@ -97,13 +107,6 @@ class Vjepa2(ForeignEncoder):
 
 def _is_2_1(tensors: Mapping[str, Tensor]) -> bool:
     return "patch_embed_img.proj.weight" in tensors
-
-
-def _require_plain(values: Mapping[str, Any], file: Path) -> None:
-    """Raises UserError for options of `config.json` that none of the official models has."""
-    for name, plain in (("hidden_act", "gelu"), ("qkv_bias", True), ("layer_norm_eps", _NORM_EPSILON)):
-        if values.get(name, plain) != plain:
-            raise UserError(f"{file}: {name} is {values[name]!r:.40}, expected {plain}")
 
 
 def _shape_of(tensors: Mapping[str, Tensor], path: Path, heads: int | None, resolution: int) -> Vjepa2Config:
@@ -168,18 +171,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under Meta's names. Query, key and value become one matrix."""
     theirs: dict[str, Tensor] = {}
-    for name, value in tensors.items():
+    for name, value in with_joined_heads(tensors, "attention", "attn.qkv").items():
         name = name.replace("embeddings.patch_embeddings.", "patch_embed.").replace("layer.", "blocks.", 1)
-        name = name.replace("layernorm.", "norm.", 1).replace(".attention.proj.", ".attn.proj.")
-        found = re.fullmatch(r"(.*)\.attention\.(query|key|value)\.(weight|bias)", name)
-        if found is None:
-            theirs[name] = value
-        elif found[2] == "query":
-            parts = [tensors.get(_hugging_face_part(found, part)) for part in ("query", "key", "value")]
-            joined = [part for part in parts if part is not None]
-            theirs[f"{found[1]}.attn.qkv.{found[3]}"] = torch.cat(joined)
+        theirs[name.replace("layernorm.", "norm.", 1).replace(".attention.proj.", ".attn.proj.")] = value
     return theirs
-
-
-def _hugging_face_part(found: re.Match[str], part: str) -> str:
-    return f"{found[1].replace('blocks.', 'layer.', 1)}.attention.{part}.{found[3]}"
