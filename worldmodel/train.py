@@ -93,7 +93,7 @@ class Beginning:
         """Random weights on the encoder `encoder_from`. Raises UserError for one that cannot be used."""
         seed = sections.trainer.seed
         encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed)
-        return cls(encoder, family.stages(sections, store, split), {"encoder_hash": weights_hash(encoder)})
+        return cls(encoder, family.stages(sections, store, split), {"encoder_hash": encoder.identity()})
 
     @classmethod
     def further(cls, init_from: str, family: Family, sections: Any, store: TrajectoryStore, split: Split) -> Beginning:
@@ -120,7 +120,7 @@ class Beginning:
             )
         model = family.build(store.spec, sizes)
         model.load_state_dict(given.state_dict())
-        hashes = {"encoder_hash": weights_hash(model.encoder), "init_hash": weights_hash(model)}
+        hashes = {"encoder_hash": model.encoder.identity(), "init_hash": weights_hash(model)}
         return cls(model.encoder, family.further_stages(sections, store, split), hashes, model)
 
     def make_model(self, family: Family, sections: Any, spec: EnvironmentSpec) -> WorldModel:
@@ -128,7 +128,7 @@ class Beginning:
         if self.model is not None:
             return self.model
         model = family.build(spec, family.shapes(sections, self.encoder.config))
-        model.encoder.load_state_dict(self.encoder.state_dict())
+        model.encoder.adopt(self.encoder)
         return model
 
 

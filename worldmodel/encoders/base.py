@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from worldmodel.core.checkpoint import weights_hash
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import CameraSpec
 
@@ -69,6 +70,17 @@ class Encoder(nn.Module):
     """Images → tokens. A checkpoint holds only its parameters, its buffers and its `config`."""
 
     config: PatchGrid
+
+    def fetch_weights(self) -> None:
+        """Read weights that a checkpoint only refers to. Most encoders have none."""
+
+    def adopt(self, other: Encoder) -> None:
+        """Take the weights of `other`, an encoder of the same shape."""
+        self.load_state_dict(other.state_dict())
+
+    def identity(self) -> str:
+        """A hash of everything that the features depend on beside the images."""
+        return weights_hash(self)
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
         """Images, uint8 `[B, H, W, 3]`, → tokens `[B, N, D]`, row by row. `patch_size` must divide H and W."""

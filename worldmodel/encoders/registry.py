@@ -21,6 +21,8 @@ from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
 from worldmodel.core.spec import CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import Encoder, PatchGrid
+from worldmodel.encoders.foreign.dinov2 import Dinov2, Dinov2Config
+from worldmodel.encoders.foreign.vjepa2 import Vjepa2, Vjepa2Config
 from worldmodel.encoders.pixels import PixelConfig, PixelPatches, pixel_patches
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
 
@@ -38,11 +40,14 @@ class EncoderKind:
         module: makes a module from a `config`. It loads and fetches no weights.
         ready: makes an encoder with weights whose patches are, as far as possible, those of the given grid. None if
             only training makes one.
+        read: `(path, resolution) → encoder` with weights that others have trained, for `encoder_from=<kind>:<path>`.
+            Images are resized to `resolution`, or if it is None, to the size at which the weights were trained.
     """
 
     config: type[PatchGrid]
     module: Callable[[Any], Encoder]
     ready: Callable[[PatchGrid], Encoder] | None = None
+    read: Callable[[str, int | None], Encoder] | None = None
 
 
 ENCODERS: Final[Registry[EncoderKind]] = Registry(
@@ -50,10 +55,28 @@ ENCODERS: Final[Registry[EncoderKind]] = Registry(
     "kind of encoder",
     {
         "vit": EncoderKind(EncoderConfig, VisionTransformer),
+        "dinov2": EncoderKind(Dinov2Config, Dinov2, read=Dinov2.read),
         "pixels": EncoderKind(PixelConfig, PixelPatches, pixel_patches),
+        "vjepa2": EncoderKind(Vjepa2Config, Vjepa2, read=Vjepa2.read),
     },
     EncoderKind,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignOptions:
+    """The configuration group `encoder` for weights that others have trained.
+
+    Attributes:
+        resolution: length of the shorter side of the images that the network sees [pixels]. None takes the one at which
+            the weights were trained.
+    """
+
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and self.resolution < 1:
+            raise ValueError(f"resolution {self.resolution}: expected a whole number of pixels, or null")
 
 
 def describe_encoder(config: PatchGrid) -> dict[str, Any]:
@@ -89,6 +112,11 @@ def build_encoder(config: PatchGrid) -> Encoder:
 def ready_names() -> list[str]:
     """The names that `encoder_from=` accepts beside a folder."""
     return [RANDOM, *(name for name in ENCODERS.names() if ENCODERS.get(name).ready is not None)]
+
+
+def foreign_names() -> list[str]:
+    """The kinds that `encoder_from=` accepts with the path of their weights."""
+    return [name for name in ENCODERS.names() if ENCODERS.get(name).read is not None]
 
 
 def ready_encoder(name: str, shape: PatchGrid, seed: int) -> Encoder:
@@ -128,7 +156,7 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
     if not checkpoint.is_there(folder):
         raise UserError(
             f"no encoder at {folder}: make one with `python -m worldmodel.pretrain`, or give "
-            + " or ".join(f"encoder_from={name}" for name in ready_names())
+            + " or ".join(f"encoder_from={name}" for name in (*ready_names(), *(f"{n}:PATH" for n in foreign_names())))
         )
     stored = checkpoint.read_config(folder, "encoder")
     try:
@@ -151,18 +179,27 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
 
 
 def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:
-    """The encoder that `encoder_from` names, either a folder of a pretrained encoder or one of `ready_names()`.
+    """The encoder that `encoder_from` names.
 
-    In the latter case, `shape` is the configuration group `encoder`. It is the shape of a vision transformer, or that
-    of a plug-in's `kind`.
+    It is the folder of a pretrained encoder, one of `ready_names()`, or one of `foreign_names()` with the path of its
+    weights, as in `vjepa2:vitl.pt`. `shape` is the configuration group `encoder`. It is the shape of a vision
+    transformer, that of a plug-in's `kind`, or the `ForeignOptions` of one of `foreign_names()`.
 
     Raises:
         UserError: for an encoder that does not exist, or does not fit the images of `cameras`.
     """
-    if encoder_from not in ready_names():
-        return load_encoder(Path(encoder_from), cameras)
     values = dict(shape)
     kind = str(values.pop("kind", EncoderConfig.kind))
+    name, colon, path = encoder_from.partition(":")
+    if colon and name in foreign_names():
+        options = from_config(ForeignOptions, values, "encoder") if kind == name else ForeignOptions()
+        read = ENCODERS.get(name).read
+        assert read is not None
+        return read(path, options.resolution)
+    if encoder_from not in ready_names():
+        return load_encoder(Path(encoder_from), cameras)
+    if kind in foreign_names():
+        raise UserError(f"encoder={kind} with encoder_from={encoder_from}: expected encoder_from={kind}:PATH")
     if kind not in (EncoderConfig.kind, encoder_from):
         raise UserError(f"encoder={kind} with encoder_from={encoder_from}: expected encoder_from={kind}")
     config = from_config(ENCODERS.get(kind).config, values, "encoder")

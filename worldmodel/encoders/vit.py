@@ -1,20 +1,41 @@
 """Vision transformer over tubelet tokens (V-JEPA, arXiv 2404.08471, section 3; V-JEPA 2, arXiv 2506.09985).
 
 Shapes: `B` clips, `T` frames, `H, W` image height and width, `N` tokens of a clip in (t, y, x) order, `K` of them that
-are kept, `D` width.
+are kept, `D` width, `E` numbers of the rotary angles.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Final
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from worldmodel.encoders.attention import Attention, Block, attend, initialise
 from worldmodel.encoders.base import Encoder, Grid, PatchGrid
+from worldmodel.encoders.factorised import attend_in_turn
+from worldmodel.encoders.positions import (
+    POSITIONS,
+    SINCOS,
+    rotary_angles,
+    rotate,
+    sincos_positions,
+    stretched,
+    token_coordinates,
+)
+
+__all__ = [
+    "Attention", "Block", "EncoderConfig", "VisionTransformer", "attend", "gather_tokens", "initialise",
+    "rotary_angles", "rotate", "sincos_positions", "to_unit_range", "token_coordinates",
+]  # fmt: skip
+
+JOINT: Final = "joint"
+FACTORISED: Final = "factorised"
+DROP: Final = "drop"
+MASK_TOKEN: Final = "mask_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +45,23 @@ class EncoderConfig(PatchGrid):
     Attributes:
         tubelet_frames: frames that one tubelet spans.
         width: size of a token.
-        depth: transformer blocks.
+        depth: transformer blocks. With factorised attention, blocks over space.
         heads: attention heads. `width / heads` must be even.
         mlp_ratio: ratio of the hidden size of a block's MLP to `width`.
-        positions: `sincos` (added once, V-JEPA) or `rotary` (in every attention, V-JEPA 2).
+        positions: `sincos` (added once, V-JEPA) or rotary (in every attention). Of the rotary kinds, `rotary_vjepa2`
+            and `rotary_vjepa2_1` are those of Meta's weights, and `rotary` is this project's (`rotary_angles`).
+        position_grid: side of the grid that rotary positions are stretched to for images of any size. V-JEPA 2.1 has 16
+            for patches of 16 pixels. 0 leaves rows and columns as they are.
+        attention: `joint` among all tokens of a clip, or `factorised` over space and then over time.
+        temporal_depth: blocks over time that follow those over space, with factorised attention.
+        hidden: what becomes of hidden tokens in training. `drop` leaves them out (V-JEPA). `mask_token` keeps a learned
+            token with their position in their place, at the cost of computing all tokens.
+        still_tubelet: whether single images have a tubelet of one frame with its own weights (V-JEPA 2.1). Otherwise an
+            image is repeated over a tubelet.
+        norm_epsilon: number that the layer norms add to the variance.
+        drop_path: share of samples for which the last block's branches are left out in training. It grows linearly from
+            0 in the first block.
+        checkpointing: whether training computes the blocks again in the backward pass, and keeps less in memory.
     """
 
     kind = "vit"
@@ -36,111 +70,49 @@ class EncoderConfig(PatchGrid):
     depth: int = 4
     heads: int = 4
     mlp_ratio: float = 4.0
-    positions: str = "sincos"
+    positions: str = SINCOS
+    position_grid: int = 0
+    attention: str = JOINT
+    temporal_depth: int = 4
+    hidden: str = DROP
+    still_tubelet: bool = False
+    norm_epsilon: float = 1e-5
+    drop_path: float = 0.0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "tubelet_frames", "width", "depth", "heads"):
+        for name in ("patch_size", "tubelet_frames", "width", "depth", "heads", "temporal_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of twice the heads ({self.heads})")
         if not 1 / self.width <= self.mlp_ratio <= 1024:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} must be at least 1 / width and at most 1024")
-        if self.positions not in ("sincos", "rotary"):
-            raise ValueError(f"positions '{self.positions}' is unknown: choose from rotary, sincos")
+        for name, choices in (
+            ("positions", POSITIONS),
+            ("attention", (JOINT, FACTORISED)),
+            ("hidden", (DROP, MASK_TOKEN)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} '{getattr(self, name)}' is unknown: choose from {', '.join(sorted(choices))}")
+        if self.position_grid < 0:
+            raise ValueError(f"position_grid {self.position_grid}: expected 0 or the side of a grid")
+        if not 0 < self.norm_epsilon < 1:
+            raise ValueError(f"norm_epsilon {self.norm_epsilon}: expected a number between 0 and 1")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path {self.drop_path}: expected a number from 0 to below 1")
 
+    @property
+    def blocks(self) -> int:
+        """Number of all transformer blocks."""
+        return self.depth + (self.temporal_depth if self.attention == FACTORISED else 0)
 
-def token_coordinates(frames: int, grid: Grid) -> Tensor:
-    """(t, y, x) of every token of a clip with `frames` tubelet layers, integer `[N, 3]` in token order."""
-    axes = torch.meshgrid(*(torch.arange(count) for count in (frames, grid.rows, grid.columns)), indexing="ij")
-    return torch.stack(axes, dim=-1).reshape(-1, 3)
-
-
-def _axis_sizes(width: int) -> tuple[int, int, int]:
-    """Split an even `width` into even parts for t, y and x. Space gets the remainder of the division by three."""
-    time = width // 3 // 2 * 2
-    y = (width - time) // 2 // 2 * 2
-    return time, y, width - time - y
-
-
-def sincos_positions(coordinates: Tensor, width: int) -> Tensor:
-    """Fixed 3-D sine-cosine embedding `[..., width]` of `coordinates [..., 3]`."""
-    parts = []
-    for axis, size in enumerate(_axis_sizes(width)):
-        frequency = torch.exp(-math.log(10_000.0) * torch.arange(size // 2, device=coordinates.device) / (size // 2))
-        angle = coordinates[..., axis, None].float() * frequency
-        parts += [angle.sin(), angle.cos()]
-    return torch.cat(parts, dim=-1)
-
-
-def rotary_angles(coordinates: Tensor, head_width: int) -> Tensor:
-    """Rotation angles `[..., head_width / 2]` of `coordinates [..., 3]`. Every axis has a share of the pairs."""
-    parts = []
-    for axis, size in enumerate(_axis_sizes(head_width)):
-        frequency = 10_000.0 ** (-torch.arange(size // 2, device=coordinates.device) / max(size // 2, 1))
-        parts.append(coordinates[..., axis, None].float() * frequency)
-    return torch.cat(parts, dim=-1)
-
-
-def rotate(tokens: Tensor, angles: Tensor) -> Tensor:
-    """Rotate the pairs of `tokens [B, heads, K, head_width]` by `angles [B or 1, K, head_width / 2]`."""
-    first, second = tokens.chunk(2, dim=-1)
-    cos, sin = angles.cos()[:, None].to(tokens.dtype), angles.sin()[:, None].to(tokens.dtype)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention over `[B, heads, K, head_width]`.
-
-    For the few tokens of a small image, torch's fused attention in bf16 on a CPU takes 3 to 6 times as long, forward
-    and backward, as the two batched products. In float32, which planning uses for encoding, it is faster.
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2), dim=-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, with rotary positions where angles are given."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
-        """`tokens [B, K, D]` → `[B, K, D]`."""
-        query, key, value = rearrange(self.qkv(tokens), "b k (n h d) -> n b h k d", n=3, h=self.heads)
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        return self.out(rearrange(attend(query, key, value), "b h k d -> b k (h d)"))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        hidden = int(width * mlp_ratio)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, tokens: Tensor, angles: Tensor | None = None) -> Tensor:
-        """`tokens [B, K, D]` → `[B, K, D]`."""
-        tokens = tokens + self.attention(self.norm1(tokens), angles)
-        return tokens + self.mlp(self.norm2(tokens))
-
-
-def initialise(module: nn.Module, depth: int) -> None:
-    """Truncated normal of 0.02. The layers that write into the residual stream are scaled by 1 / sqrt(2 depth)."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim >= 2:
-            is_residual = name.endswith(("attention.out.weight", "mlp.2.weight"))
-            nn.init.trunc_normal_(parameter, std=0.02 / (math.sqrt(2 * depth) if is_residual else 1.0))
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+    def angles(self, coordinates: Tensor, grid: Grid, head_width: int) -> Tensor | None:
+        """Rotary angles `[N, E]` of tokens at `coordinates [N, 3]`. None if positions are added instead."""
+        if self.positions == SINCOS:
+            return None
+        places = stretched(coordinates, grid, self.position_grid) if self.position_grid else coordinates
+        return rotary_angles(places, head_width, self.positions)
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
@@ -153,6 +125,10 @@ def gather_tokens(tokens: Tensor, keep: Tensor) -> Tensor:
     return torch.gather(tokens, 1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+def _tubelet(config: EncoderConfig, frames: int) -> nn.Linear:
+    return nn.Linear(3 * frames * config.patch_size**2, config.width)
+
+
 class VisionTransformer(Encoder):
     """The V-JEPA encoder: tubelets → tokens → blocks → layer norm."""
 
@@ -161,43 +137,75 @@ class VisionTransformer(Encoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.tubelet = nn.Linear(3 * config.tubelet_frames * config.patch_size**2, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
-        initialise(self, config.depth)
+        self.tubelet = _tubelet(config, config.tubelet_frames)
+        rates = [config.drop_path * i / max(config.blocks - 1, 1) for i in range(config.blocks)]
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, rate, config.norm_epsilon) for rate in rates
+        )
+        self.norm = nn.LayerNorm(config.width, config.norm_epsilon)
+        # Made last, so that the other parameters do not depend on them.
+        self.still = _tubelet(config, 1) if config.still_tubelet else None
+        self.mask_token = nn.Parameter(torch.zeros(config.width)) if config.hidden == MASK_TOKEN else None
+        initialise(self, config.blocks)
         # Pixels are correlated within a tubelet, so unit-gain weights keep them visible beside the positions.
-        nn.init.xavier_uniform_(self.tubelet.weight)
+        for tubelet in (self.tubelet, self.still):
+            if tubelet is not None:
+                nn.init.xavier_uniform_(tubelet.weight)
 
     def embed(self, clips: Tensor) -> Tensor:
         """Clips, uint8 or float `[B, T, H, W, 3]`, → tubelet embeddings `[B, N, D]` without positions."""
-        size = self.config.patch_size
+        size, frames = self.config.patch_size, self._tubelet_frames(clips)
         pixels = to_unit_range(clips) if clips.dtype == torch.uint8 else clips
-        patches = rearrange(
-            pixels, "b (t f) (y p) (x q) c -> b (t y x) (f p q c)", f=self.config.tubelet_frames, p=size, q=size
-        )
-        return self.tubelet(patches)
+        patches = rearrange(pixels, "b (t f) (y p) (x q) c -> b (t y x) (f p q c)", f=frames, p=size, q=size)
+        tubelet = self.still if self.still is not None and clips.shape[1] == 1 else self.tubelet
+        return tubelet(patches)
 
     def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
         """Encode clips `[B, T, H, W, 3]` to `[B, N, D]`, or only their tokens `keep [B, K]` to `[B, K, D]`."""
         tokens = self.embed(clips)
-        frames = clips.shape[1] // self.config.tubelet_frames
-        coordinates = token_coordinates(frames, self.config.grid(*clips.shape[2:4])).to(clips.device)
-        angles = None
-        if self.config.positions == "sincos":
+        frames, grid = clips.shape[1] // self._tubelet_frames(clips), self.config.grid(*clips.shape[2:4])
+        coordinates = token_coordinates(frames, grid).to(clips.device)
+        masked = None
+        if keep is not None and self.mask_token is not None:
+            seen = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter_(1, keep, True)
+            tokens = torch.where(seen[..., None], tokens, self.mask_token.to(tokens.dtype))
+            masked, keep = keep, None
+        angles = self.config.angles(coordinates, grid, self.config.width // self.config.heads)
+        if angles is None:
             tokens = tokens + sincos_positions(coordinates, self.config.width).to(tokens.dtype)
-        else:
-            angles = rotary_angles(coordinates, self.config.width // self.config.heads)[None]
         if keep is not None:
             tokens = gather_tokens(tokens, keep)
-            angles = None if angles is None else angles[0][keep]
-        for block in self.blocks:
-            tokens = block(tokens, angles)
-        return self.norm(tokens)
+        if angles is not None:
+            angles = angles[None] if keep is None else angles[keep]
+        if self.config.attention == JOINT:
+            tokens = self._run(slice(None), tokens, angles)
+        else:
+            tokens = attend_in_turn(tokens, angles, keep, frames, grid.tokens, self._spatial, self._temporal)
+        return self.norm(tokens if masked is None else gather_tokens(tokens, masked))
+
+    def _tubelet_frames(self, clips: Tensor) -> int:
+        """Frames of a tubelet of `clips [B, T, H, W, 3]`."""
+        return 1 if self.still is not None and clips.shape[1] == 1 else self.config.tubelet_frames
+
+    def _spatial(self, tokens: Tensor, angles: Tensor | None, allowed: Tensor | None) -> Tensor:
+        return self._run(slice(self.config.depth), tokens, angles, allowed)
+
+    def _temporal(self, tokens: Tensor, angles: Tensor | None, allowed: Tensor | None) -> Tensor:
+        return self._run(slice(self.config.depth, None), tokens, angles, allowed)
+
+    def _run(self, part: slice, tokens: Tensor, angles: Tensor | None, allowed: Tensor | None = None) -> Tensor:
+        """`tokens [B, K, D]` after the blocks in `part`."""
+        for block in self.blocks[part]:
+            if self.config.checkpointing and self.training and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, angles, allowed, use_reentrant=False)
+            else:
+                tokens = block(tokens, angles, allowed)
+        return tokens
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Images, uint8 `[B, H, W, 3]`, each repeated over one tubelet → `[B, N, D]`.
+        """Images, uint8 or float `[B, H, W, 3]` → `[B, N, D]`. Each is repeated over one tubelet, or is a still one.
 
-        V-JEPA 2-AC encodes robot frames the same way.
+        V-JEPA 2-AC encodes robot frames by repeating them, and V-JEPA 2.1 has a tubelet for single images.
         """
-        clips = pixels[:, None].expand(-1, self.config.tubelet_frames, -1, -1, -1)
-        return self(clips)
+        frames = 1 if self.still is not None else self.config.tubelet_frames
+        return self(pixels[:, None].expand(-1, frames, -1, -1, -1))

@@ -86,6 +86,7 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
 
     Raises:
         UserError: for a model that does not exist, is damaged, has an unknown family, or was made by a newer program.
+            Also for one that refers to the weights of an encoder which are not there, or are others.
     """
     stored = checkpoint.read_config(checkpoint.resolve(name_or_path), "world_model")
     name = stored.config.get("family", FIRST_FAMILY)
@@ -108,4 +109,5 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
         model.check_weights()
     except UserError as error:
         raise UserError(f"{stored.folder}: {error}") from error
+    model.encoder.fetch_weights()
     return model.eval().requires_grad_(False).to(device)

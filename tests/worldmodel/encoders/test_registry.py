@@ -153,7 +153,7 @@ def test_a_size_that_is_not_that_of_the_pictures_is_refused(size: object) -> Non
         read_encoder_config(before, SPEC.cameras)
 
 
-@pytest.mark.parametrize(("kind", "said"), [("dino", "'dino': choose from pixels, vit"), (3, "kind 3")])
+@pytest.mark.parametrize(("kind", "said"), [("dino", "'dino': choose from dinov2, pixels, vit, vjepa2"), (3, "kind 3")])
 def test_an_unknown_kind_is_refused(kind: object, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_encoder_config({"kind": kind}, SPEC.cameras)

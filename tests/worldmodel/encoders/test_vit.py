@@ -33,7 +33,7 @@ from worldmodel.encoders.vit import (
     [
         ({"width": 33}, "33"),
         ({"width": 6, "heads": 2}, "6"),
-        ({"positions": "learned"}, "rotary, sincos"),
+        ({"positions": "learned"}, "rotary, rotary_vjepa2, rotary_vjepa2_1, sincos"),
         ({"patch_size": 0}, "patch_size"),
         ({"mlp_ratio": float("inf")}, "mlp_ratio inf"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio nan"),

@@ -21,7 +21,6 @@ from worldmodel.encoders.vit import (
     VisionTransformer,
     gather_tokens,
     initialise,
-    rotary_angles,
     sincos_positions,
     token_coordinates,
 )
@@ -80,7 +79,7 @@ class MaskPredictor(nn.Module):
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
         super().__init__()
         width = config.predictor_width
-        self.heads, self.positions = config.predictor_heads, encoder.positions
+        self.head_width, self.encoder_config = width // config.predictor_heads, encoder
         self.inward, self.outward = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(
@@ -97,11 +96,11 @@ class MaskPredictor(nn.Module):
         visible = self.inward(context)
         hidden = self.mask_token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
         tokens = torch.cat([visible, hidden], dim=1)
-        angles = None
-        if self.positions == "sincos":
+        angles = self.encoder_config.angles(coordinates, grid, self.head_width)
+        if angles is None:
             tokens = tokens + sincos_positions(coordinates, tokens.shape[-1]).to(tokens.dtype)[order]
         else:
-            angles = rotary_angles(coordinates, tokens.shape[-1] // self.heads)[order]
+            angles = angles[order]
         for block in self.blocks:
             tokens = block(tokens, angles)
         return self.outward(self.norm(tokens[:, -num_hidden:]))

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.spec import CameraSpec
+from worldmodel.encoders.attention import repeatable
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa
 from worldmodel.encoders.probe import ProbeData, probe_encoder
@@ -155,7 +157,8 @@ class PretrainTask(TrainingTask):
         encoder = self.module.encoder.config
         layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
         masks = [sample_mask(mask, batch, layers, grid, rng).to(self._device) for mask in config.masks]
-        values = self.module(clips, masks, seen_by_target)
+        with repeatable(seed_of_step(self._seed, step)):
+            values = self.module(clips, masks, seen_by_target)
         features = values.pop("features")
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
         return values
