@@ -5,8 +5,8 @@ SQLite. Later runs only compare names, sizes and times of change, and look at fi
 interrupted survey goes on where it was.
 
 The identity is the SHA-256 of every file's name, size, and SHA-256 of its first and last 16 KiB, in the order of names.
-It follows the content for all practical purposes, because the index of a video is at one of its ends and changes with any
-frame. Reading every byte would take hours for millions of files.
+It follows the content for all practical purposes, because the index of a video is at one of its ends and changes with
+any frame. Reading every byte would take hours for millions of files.
 
 Only two numbers and the number of windows stay in memory for each video. Names stay in the file.
 """

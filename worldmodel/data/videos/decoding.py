@@ -118,6 +118,7 @@ class Video:
         if first is None:
             raise FormatError(f"{self.path} has no frame that can be decoded")
         require(second is not None, f"{self.path} has a single frame")
+        self._first = first
         self._require_whole()
         rate = self._stream.average_rate or self._stream.guessed_rate
         end, count = self._end()
@@ -149,8 +150,7 @@ class Video:
                     raise FormatError(f"{self.path} has no frame at {time:.3f} s")
                 if picture is None:
                     require(not shown.is_corrupt, f"{self.path} is damaged at {time:.3f} s")
-                    upright = self._upright(shown)
-                    picture = upright
+                    picture = self._upright(shown)
                 yield picture
 
     # --- the stream --------------------------------------------------------------------------------------------------
