@@ -140,6 +140,16 @@ def _report(line: str) -> None:
         console.print(shown(line))
 
 
+def with_influence(given: PretrainOptions, config: Config) -> Config:
+    """The options that determine the encoder. A run goes on with any value of the others."""
+    unused = ("videos", "augmentation", "data_weights") if given.is_one_recording else ("cache", "held_out_fraction")
+    described = {key: value for key, value in config.items() if key not in unused}
+    described["clips"] = {key: value for key, value in config["clips"].items() if value is not None}
+    if "videos" in described:
+        described["videos"] = {key: config["videos"][key] for key in ("root", "short", "size")}
+    return described
+
+
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
@@ -169,11 +179,7 @@ def train(
     device: torch.device,
 ) -> None:
     """Begin, continue or find finished the run in `folder`."""
-    # Options without influence on a run are no part of its description.
-    unused = ("videos", "augmentation", "data_weights") if given.is_one_recording else ("cache", "held_out_fraction")
-    described = {key: value for key, value in config.items() if key not in unused}
-    described["clips"] = {key: value for key, value in config["clips"].items() if value is not None}
-    description = describe_run(described, **source.identities())
+    description = describe_run(with_influence(given, config), **source.identities())
     open_run(folder, description)
     renamed = {"data": "data", "cache": "cache"} if given.is_one_recording else {}
     following = next_command("worldmodel.train", **renamed, out="encoder_from")

@@ -49,7 +49,7 @@ def open_run(folder: Path, description: dict[str, Any]) -> None:
                 f"{folder} holds a run on another recording, or on this one before more was recorded: give another "
                 "out=, or remove the folder"
             )
-        if key == "videos":
+        if key == "files":
             raise UserError(
                 f"{folder} holds a run on other videos, or on these before files were added, removed or changed: give "
                 "another out=, or remove the folder"

@@ -100,7 +100,7 @@ class Catalogue:
         line = f"{len(self):,} videos of {self.durations_s.sum() / 3600:,.2f} hours"
         if not left_out:
             return line
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.refused.most_common(6))
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.refused.most_common(6))
         return f"{line}; {left_out:,} of {len(self) + left_out:,} files are left out ({reasons})"
 
     def close(self) -> None:

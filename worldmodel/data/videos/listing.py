@@ -38,6 +38,12 @@ def is_list(path: Path) -> bool:
     return path.suffix.lower() in LISTS
 
 
+def require_there(path: Path) -> None:
+    """Raises UserError if nothing is at `path`."""
+    if not path.exists():
+        raise UserError(f"nothing is at {path}: expected a folder of videos, a list of them, or a trajectory store")
+
+
 def find_videos(path: Path, root: Path | None = None) -> Iterator[Path]:
     """The video files at `path`, which is a folder, a list, or one video file. Nothing is opened but the list.
 
@@ -48,10 +54,9 @@ def find_videos(path: Path, root: Path | None = None) -> Iterator[Path]:
     Raises:
         UserError: when nothing is at `path`, or it is a list in an unknown form.
     """
+    require_there(path)
     if path.is_dir():
         return _walk(path)
-    if not path.exists():
-        raise UserError(f"nothing is at {path}: expected a folder of videos, a list of them, or a trajectory store")
     return _listed(path, path.parent if root is None else root) if is_list(path) else iter((path,))
 
 

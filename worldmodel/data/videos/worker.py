@@ -109,7 +109,7 @@ def _rows(request: dict[str, Any]) -> _Answer:
             pass
         verified[episode] = True
     frames = store.read(column, rows[0], rows[-1] + 1)[np.array(rows) - rows[0]]
-    if request.get("augmentation") is None:
+    if "size" not in request:  # the recording's own
         return {}, frames
     fitted = _Fitted(request)
     return {}, fitted.coloured(np.stack([fitted(frame) for frame in frames]))

@@ -128,6 +128,8 @@ class Worker:
                 # Ctrl-C is for the training, which ends its processes itself.
                 start_new_session=True,
             )
+            if self._closed:  # meanwhile, by another thread, which saw no process to end
+                raise _Ended
         return self._process
 
     def _end(self) -> str:

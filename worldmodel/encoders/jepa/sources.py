@@ -27,7 +27,7 @@ from worldmodel.data.store.reader import TrajectoryStore, recovered_path
 from worldmodel.data.videos.catalogue import survey
 from worldmodel.data.videos.clips import VideoConfig, WorkerClips
 from worldmodel.data.videos.draws import Mix, Source, StoreRows, StoreSource, VideoSource
-from worldmodel.data.videos.listing import SUFFIXES, is_list
+from worldmodel.data.videos.listing import SUFFIXES, is_list, require_there
 from worldmodel.data.videos.workers import Workers, require_av
 from worldmodel.encoders.jepa.task import ClipSource
 from worldmodel.encoders.probe import ProbeData, probe_data
@@ -231,8 +231,9 @@ class MixedClips(PretrainSource):
         # Refuses strides that do not fit before anything is written.
         self._sources: dict[str, Source] = {p: StoreSource(s, options.clips) for p, s in self._stores.items()}
         self._videos = [place for place in dict.fromkeys(places) if place not in self._stores]
-        if self._videos:
+        for place in self._videos:
             require_av()
+            require_there(Path(place))
         self._workers = self._opened.enter_context(Workers(options.videos.workers, options.videos.patience_s))
 
     def identities(self) -> dict[str, str]:
@@ -240,7 +241,7 @@ class MixedClips(PretrainSource):
         for place in self._videos:
             found[place] = self._survey(place)
         each = "\n".join(found[place] for place in self._places)
-        return {"videos": hashlib.sha256(each.encode()).hexdigest()}
+        return {"files": hashlib.sha256(each.encode()).hexdigest()}
 
     def open(self) -> OpenedClips:
         options = self._options

@@ -59,7 +59,7 @@ def write_video(
     """
     height, width = size
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = None if seed is None else np.random.default_rng(seed).integers(0, 60, (height, width, 3), np.uint8)
+    noise = None if seed is None else np.random.default_rng(seed).integers(0, 20, (height, width, 3), np.uint8)
     with av.open(str(path), "w") as container:
         options = {"g": str(gap)} if codec.startswith("libx26") else {}
         if codec == "libx265":
@@ -120,9 +120,11 @@ def write_hostile(folder: Path) -> dict[str, str]:
     content = fast.read_bytes()
     fast.unlink()
     (folder / "half.mp4").write_bytes(content[: len(content) // 2])
-    # The sample description claims an image of 65,535 x 65,535 pixels.
-    place = whole.index(b"avc1") + 28
-    (folder / "huge.mp4").write_bytes(whole[:place] + b"\xff" * 4 + whole[place + 4 :])
+    # The header of a GIF claims an image of 65,535 x 65,535 pixels.
+    small = write_video(folder / "small.gif", codec="gif", pixels="rgb8", frames=3, rate=10)
+    content = small.read_bytes()
+    small.unlink()
+    (folder / "huge.mp4").write_bytes(content[:6] + b"\xff" * 4 + content[10:])
     return {
         "empty.mp4": "is empty",
         "cut.mp4": "cannot be opened",
@@ -133,5 +135,5 @@ def write_hostile(folder: Path) -> dict[str, str]:
         "nowhere.mp4": "cannot be found",
         "audio.mp4": "has no video in it",
         "single.mp4": "has a single frame",
-        "huge.mp4": "",
+        "huge.mp4": "has 65535 x 65535 pixels",
     }

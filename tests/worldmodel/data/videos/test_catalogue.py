@@ -27,7 +27,7 @@ def test_every_hostile_file_is_counted_and_every_video_is_measured(
     assert found.rates_hz.tolist() == pytest.approx([12, 8, 24, 12, 10], rel=0.01)
     assert found.refused.total() == 10 and found.refused["is no file"] == 2
     line = found.describe()
-    assert line.startswith("5 videos of 0.00 hours; 10 of 15 files are left out (2 is no file, ") and "\n" not in line
+    assert line.startswith("5 videos of 0.00 hours; 10 of 15 files are left out (is no file: 2, ") and "\n" not in line
     assert shown[-1] == (15, 15)
     found.close()
 
