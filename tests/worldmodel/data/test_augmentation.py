@@ -24,16 +24,13 @@ CLIP = np.array(GOLDEN["clip"], np.uint8)
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['change']} {c['amount']}")
 def test_colours_change_as_in_torchvision(case: dict[str, Any]) -> None:
     change = getattr(augmentation, f"adjust_{case['change']}")
-    difference = np.abs(change(CLIP, case["amount"]).astype(int) - np.array(case["result"]))
-    # Single precision rounds some values down to the next lower number.
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.01
+    assert (change(CLIP, case["amount"]) == np.array(case["result"])).all()
 
 
 def test_a_crop_is_resized_as_in_torchvision() -> None:
     picture, crop = np.array(GOLDEN["picture"], np.uint8), Crop(*GOLDEN["crop"])
     difference = np.abs(crop.resized(picture, 16, 12).astype(int) - np.array(GOLDEN["resized"]))
-    assert difference.max() <= 1
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # Pillow rounds between its two passes
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))
