@@ -91,7 +91,9 @@ class Video:
             if name is None:
                 raise FormatError(f"{path} is no MP4, WebM, Matroska, AVI or GIF")
             self._file.seek(0)
-            self._container = opened.enter_context(av.open(self._file, mode="r", format=name))
+            # FFmpeg looks for the format of the pixels by decoding, here already.
+            limit = {"max_pixels": str(MOST_PIXELS)}
+            self._container = opened.enter_context(av.open(self._file, mode="r", format=name, options=limit))
             require(len(self._container.streams.video) >= 1, f"{path} has no video in it")
             self._stream: VideoStream = self._container.streams.video[0]
             self._check_stream()

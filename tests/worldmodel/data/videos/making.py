@@ -120,11 +120,11 @@ def write_hostile(folder: Path) -> dict[str, str]:
     content = fast.read_bytes()
     fast.unlink()
     (folder / "half.mp4").write_bytes(content[: len(content) // 2])
-    # The header of a GIF claims an image of 65,535 x 65,535 pixels.
+    # The header of a GIF claims images of 20,000 x 20,000 pixels.
     small = write_video(folder / "small.gif", codec="gif", pixels="rgb8", frames=3, rate=10)
     content = small.read_bytes()
     small.unlink()
-    (folder / "huge.mp4").write_bytes(content[:6] + b"\xff" * 4 + content[10:])
+    (folder / "huge.mp4").write_bytes(content[:6] + (20_000).to_bytes(2, "little") * 2 + content[10:])
     return {
         "empty.mp4": "is empty",
         "cut.mp4": "cannot be opened",
@@ -135,5 +135,5 @@ def write_hostile(folder: Path) -> dict[str, str]:
         "nowhere.mp4": "cannot be found",
         "audio.mp4": "has no video in it",
         "single.mp4": "has a single frame",
-        "huge.mp4": "has 65535 x 65535 pixels",
+        "huge.mp4": "pixels: at most 16,777,216 are accepted",
     }
