@@ -29,7 +29,9 @@ from tests.source_tree import ROOT
 from worldmodel.cli.command import composed
 from worldmodel.core.configs import group_choices
 from worldmodel.core.options import from_config
+from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
+from worldmodel.data.videos.clips import VideoConfig
 from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
@@ -61,6 +63,7 @@ COMMANDS: dict[str, type[Any]] = {
 }
 # What reads a section or group, the group with the choice that the commands make.
 SECTIONS: dict[str, type[Any]] = {
+    "augmentation": AugmentationConfig,
     "clips": ClipConfig,
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
@@ -76,6 +79,7 @@ SECTIONS: dict[str, type[Any]] = {
     "pretrain": PretrainConfig,
     "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
+    "videos": VideoConfig,
 }
 # Read beside the dataclass: what env and planner are called, and the evaluations to compare.
 # Values that a command sets otherwise than the dataclass: pairs that no evaluation uses.

@@ -1,47 +1,85 @@
-"""`python -m worldmodel.pretrain env=push`: trains a frozen encoder on the recorded frames by V-JEPA."""
+"""`python -m worldmodel.pretrain env=push`: trains a frozen encoder on recorded frames or videos by V-JEPA."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldmodel.cli.command import Config, command, next_command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
-from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
+from worldmodel.data.augmentation import AugmentationConfig
+from worldmodel.data.clips import ClipConfig
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.data.videos.clips import VideoConfig
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
+from worldmodel.encoders.jepa.sources import ClipOptions, MixedClips, PretrainSource, RecordingClips, is_recording
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
-from worldmodel.encoders.probe import probe_data
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
-from worldmodel.training.recordings import load_cameras, open_recording
+from worldmodel.training.recordings import open_recording
 from worldmodel.training.runs import describe_run, is_finished, open_run
 from worldmodel.training.trainer import Trainer, TrainerConfig
-
-Frames = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainOptions:
     """The options in `configs/pretrain.yaml` beside its sections. The file explains each."""
 
-    data: str
-    cache: str
+    data: str | tuple[str, ...]
+    data_weights: tuple[float, ...] | None
+    cache: str | None
     out: str
     device: str
     held_out_fraction: float
     canonical_data: str | None
     canonical_cache: str | None
+
+    @property
+    def is_one_recording(self) -> bool:
+        """Whether all data are one trajectory store, whose frames keep their size and are not cropped."""
+        return isinstance(self.data, str) and is_recording(self.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sections:
+    """The options of a pretraining by section."""
+
+    encoder: EncoderConfig
+    jepa: JepaConfig
+    pretrain: PretrainConfig
+    trainer: TrainerConfig
+    clips: ClipConfig
+    videos: VideoConfig
+    augmentation: AugmentationConfig
+
+
+def read_sections(config: Config) -> Sections:
+    """The sections of `config`. Raises UserError for values that do not fit each other."""
+    if "kind" in config["encoder"]:
+        kind = config["encoder"]["kind"]
+        raise UserError(f"encoder={kind} is no vision transformer: encoder_from={kind} uses it without pretraining")
+    sections = Sections(
+        encoder=from_config(EncoderConfig, config["encoder"], "encoder"),
+        jepa=from_config(JepaConfig, config["jepa"], "jepa"),
+        pretrain=from_config(PretrainConfig, config["pretrain"], "pretrain"),
+        trainer=from_config(TrainerConfig, config["trainer"], "trainer"),
+        clips=from_config(ClipConfig, config["clips"], "clips"),
+        videos=from_config(VideoConfig, config["videos"], "videos"),
+        augmentation=from_config(AugmentationConfig, config["augmentation"], "augmentation"),
+    )
+    frames, tubelet = sections.clips.frames, sections.encoder.tubelet_frames
+    if frames % tubelet:
+        raise UserError(f"clips.frames {frames} is not a multiple of {tubelet} tubelet frames")
+    return sections
 
 
 def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
@@ -69,24 +107,47 @@ def _cameras(store: TrajectoryStore) -> str:
     return ", ".join(f"{camera.name} ({camera.height} x {camera.width})" for camera in store.spec.cameras)
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordedClips:
-    """The clips of a step, which depend only on its number. Every step has one camera, and cameras take turns.
+def open_source(given: PretrainOptions, config: Config, sections: Sections) -> PretrainSource:
+    """The source of the clips. Nothing is written before all options are checked. Raises UserError."""
+    trainer, clips = sections.trainer, sections.clips
+    options = ClipOptions(
+        clips, sections.videos, trainer.batch_size, trainer.steps, trainer.seed,
+        sections.pretrain.probe_frames, given.held_out_fraction,
+    )  # fmt: skip
+    if not given.is_one_recording:
+        places = (given.data,) if isinstance(given.data, str) else given.data
+        if given.canonical_data is not None:
+            raise UserError("canonical_data needs a single recording as data: the targets are the same episodes")
+        folder = Path(given.out if given.cache is None else given.cache).parent
+        weights, augmentation = given.data_weights, sections.augmentation
+        return MixedClips(places, weights, augmentation, folder, options, counting, lambda line: _report(line))
+    assert isinstance(given.data, str)
+    if given.data_weights is not None:
+        raise UserError("data_weights needs several data, for example data=[videos,runs/push/data.zarr]")
+    store = open_recording(given.data, config["env"])
+    sections.encoder.require_fit(store.spec.cameras)
+    canonical = None
+    if given.canonical_data is not None:
+        if given.canonical_cache is None:
+            raise UserError("canonical_data needs canonical_cache: the file for its decoded frames")
+        canonical = open_canonical(given.canonical_data, store)
+    cache, canonical_cache = (None if path is None else Path(path) for path in (given.cache, given.canonical_cache))
+    return RecordingClips(store, canonical, cache, canonical_cache, options, counting)
 
-    Attributes:
-        frames: images by camera, uint8 `[R, H, W, 3]`.
-        sampler: draws the rows of clips.
-        batch_size: clips per step, B.
-    """
 
-    frames: Frames
-    sampler: ClipSampler
-    batch_size: int
+def _report(line: str) -> None:
+    if line:
+        console.print(shown(line))
 
-    def __call__(self, step: int) -> NDArray[np.uint8]:
-        """Clips of `step`, uint8 `[B, T, H, W, 3]`."""
-        cameras = list(self.frames)
-        return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
+
+def with_influence(given: PretrainOptions, config: Config) -> Config:
+    """The options that determine the encoder. A run goes on with any value of the others."""
+    unused = ("videos", "augmentation", "data_weights") if given.is_one_recording else ("cache", "held_out_fraction")
+    described = {key: value for key, value in config.items() if key not in unused}
+    described["clips"] = {key: value for key, value in config["clips"].items() if value is not None}
+    if "videos" in described:
+        described["videos"] = {key: config["videos"][key] for key in ("root", "short", "size")}
+    return described
 
 
 @command("pretrain")
@@ -94,57 +155,47 @@ def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
-    store = open_recording(given.data, config["env"])
-    if "kind" in config["encoder"]:
-        kind = config["encoder"]["kind"]
-        raise UserError(f"encoder={kind} is no vision transformer: encoder_from={kind} uses it without pretraining")
-    encoder = from_config(EncoderConfig, config["encoder"], "encoder")
-    encoder.require_fit(store.spec.cameras)
-    jepa = from_config(JepaConfig, config["jepa"], "jepa")
-    options = from_config(PretrainConfig, config["pretrain"], "pretrain")
-    trainer_config = from_config(TrainerConfig, config["trainer"], "trainer")
-    clips = from_config(ClipConfig, config["clips"], "clips")
-    if clips.frames % encoder.tubelet_frames:
-        raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
-    require_memory(
-        f"trainer.batch_size={trainer_config.batch_size}",
-        trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
-    )
-    # Options are checked before the folder is made. A corrected command must not find a run that never began.
-    split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
-    sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
-    canonical, canonical_cache = None, None
-    if given.canonical_data is not None:
-        if given.canonical_cache is None:
-            raise UserError("canonical_data needs canonical_cache: the file for its decoded frames")
-        canonical = open_canonical(given.canonical_data, store)
-        canonical_cache = output_file(given.canonical_cache, "canonical_cache")
-    cache, folder = output_file(given.cache, "cache"), output_folder(given.out)
-    identities = {"store": store.identity} | ({} if canonical is None else {"canonical": canonical.identity})
-    description = describe_run(config, **identities)
+    sections = read_sections(config)
+    with open_source(given, config, sections) as source:
+        sections.encoder.require_fit(source.cameras)
+        batch_size, frames = sections.trainer.batch_size, sections.clips.frames
+        require_memory(
+            f"trainer.batch_size={batch_size}",
+            batch_size * max(bytes_per_clip(sections.encoder, camera, frames) for camera in source.cameras),
+        )
+        # Options are checked before the folder is made. A corrected command must not find a run that never began.
+        for path, option in ((given.cache, "cache"), (given.canonical_cache, "canonical_cache")):
+            if path is not None and given.is_one_recording:
+                output_file(path, option)
+        train(given, config, sections, source, output_folder(given.out), device)
+
+
+def train(
+    given: PretrainOptions,
+    config: Config,
+    sections: Sections,
+    source: PretrainSource,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """Begin, continue or find finished the run in `folder`."""
+    description = describe_run(with_influence(given, config), **source.identities())
     open_run(folder, description)
-    following = next_command("worldmodel.train", data="data", cache="cache", out="encoder_from")
+    renamed = {"data": "data", "cache": "cache"} if given.is_one_recording else {}
+    following = next_command("worldmodel.train", **renamed, out="encoder_from")
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return
 
-    frames, seen_by_targets = load_cameras(store, cache, counting), None
-    if canonical is not None and canonical_cache is not None:
-        of_canonical = load_cameras(canonical, canonical_cache, counting)
-        seen_by_targets = RecordedClips(of_canonical, sampler, trainer_config.batch_size)
+    opened, trainer_config = source.open(), sections.trainer
     torch.manual_seed(trainer_config.seed)
-    module = Jepa(encoder, jepa)
+    module = Jepa(sections.encoder, sections.jepa)
     task = PretrainTask(
-        module,
-        options,
-        RecordedClips(frames, sampler, trainer_config.batch_size),
-        probe_data(store, frames, split, options.probe_frames, trainer_config.seed),
-        trainer_config.seed,
-        device,
-        seen_by_targets,
+        module, sections.pretrain, opened.clips, opened.probe, trainer_config.seed, device, opened.canonical
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
-    save_encoder(task.kept, folder, store.spec, description)
+    _report(opened.summary())
+    save_encoder(task.kept, folder, source.made_for, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
 

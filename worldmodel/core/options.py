@@ -85,5 +85,6 @@ def _fits(value: object, hint: Any) -> bool:
 def _describe_type(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return f"a list of {_describe_type(typing.get_args(hint)[0]).removeprefix('a ')}s"
-    parts = typing.get_args(hint) or (hint,)
-    return " or ".join(_PLAIN_TYPES.get(part, str(part)) for part in parts)
+    if typing.get_args(hint):
+        return " or ".join(_describe_type(part) for part in typing.get_args(hint))
+    return _PLAIN_TYPES.get(hint, str(hint))

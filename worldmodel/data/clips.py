@@ -6,6 +6,7 @@ Shapes: `B` clips per batch, `L` frames per clip, `E` episodes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from worldmodel.core.errors import UserError
 
 Indices = NDArray[np.int64]
+_SAME_STRIDE = 0.01  # relative difference that rounded rates have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,34 @@ class ClipConfig:
 
     Attributes:
         frames: number of frames per clip, `L`.
-        strides: strides to choose from [control steps between neighbouring frames].
+        strides: strides to choose from [control steps between neighbouring frames; of a video, frames of its own].
+        strides_s: strides to choose from [s], in place of `strides`; None for those.
     """
 
     frames: int = 4
     strides: tuple[int, ...] = (1, 2, 3)
+    strides_s: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.strides_s is not None and not (self.strides_s and all(0 < s < math.inf for s in self.strides_s)):
+            raise ValueError(f"strides_s {list(self.strides_s)}: expected seconds between frames, above 0")
+
+    def in_control_steps(self, control_step_s: float) -> tuple[int, ...]:
+        """The strides in a recording whose control steps take `control_step_s`.
+
+        Raises:
+            UserError: for a stride in seconds that is no multiple of a control step.
+        """
+        if self.strides_s is None:
+            return self.strides
+        steps = tuple(max(1, round(stride / control_step_s)) for stride in self.strides_s)
+        for stride, count in zip(self.strides_s, steps, strict=True):
+            if abs(stride - count * control_step_s) > _SAME_STRIDE * stride:
+                raise UserError(
+                    f"clips.strides_s has {stride:g} s, and the control steps of the recording take "
+                    f"{control_step_s:g} s: expected a multiple of them"
+                )
+        return steps
 
 
 @dataclasses.dataclass(frozen=True)

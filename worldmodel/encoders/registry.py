@@ -19,7 +19,7 @@ from worldmodel.core import checkpoint
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.core.registry import Registry
-from worldmodel.core.spec import CameraSpec, EnvironmentSpec
+from worldmodel.core.spec import MOST_CAMERAS, CameraSpec, EnvironmentSpec
 from worldmodel.encoders.base import Encoder, PatchGrid
 from worldmodel.encoders.foreign.dinov2 import Dinov2, Dinov2Config
 from worldmodel.encoders.foreign.vjepa2 import Vjepa2, Vjepa2Config
@@ -136,11 +136,25 @@ def random_encoder(config: EncoderConfig, seed: int) -> VisionTransformer:
         return VisionTransformer(config).eval().requires_grad_(False)
 
 
-def save_encoder(encoder: Encoder, folder: Path, spec: EnvironmentSpec, provenance: dict[str, Any]) -> None:
-    """Write a frozen encoder as a checkpoint."""
+def save_encoder(
+    encoder: Encoder, folder: Path, made_for: EnvironmentSpec | Sequence[CameraSpec], provenance: dict[str, Any]
+) -> None:
+    """Write a frozen encoder as a checkpoint.
+
+    Args:
+        encoder: the encoder.
+        folder: folder of the checkpoint.
+        made_for: the environment whose recording it was trained on, or the sizes of its images if it has seen videos
+            of no environment.
+        provenance: what determines the encoder.
+    """
+    if isinstance(made_for, EnvironmentSpec):
+        seen: dict[str, Any] = {"environment": made_for.to_dict()}
+    else:
+        seen = {"cameras": [dataclasses.asdict(camera) for camera in made_for]}
     config = {
         "encoder": describe_encoder(encoder.config),
-        "environment": spec.to_dict(),
+        **seen,
         "encoder_hash": checkpoint.weights_hash(encoder),
         "provenance": provenance,
     }
@@ -160,15 +174,15 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
         )
     stored = checkpoint.read_config(folder, "encoder")
     try:
-        spec = EnvironmentSpec.from_dict(stored.config["environment"])
-        config = read_encoder_config(stored.config["encoder"], spec.cameras)
+        seen = _cameras_of(stored.config)
+        config = read_encoder_config(stored.config["encoder"], seen)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise stored.not_described(error) from error
     encoder = stored.build(lambda: build_encoder(config))
     assert isinstance(encoder, Encoder)
     if stored.version == 1 and checkpoint.weights_hash(encoder) != stored.config.get("encoder_hash"):
         raise UserError(f"{folder} is damaged: its weights are not those that its encoder_hash was made of")
-    made_for = {(camera.height, camera.width) for camera in spec.cameras}
+    made_for = {(camera.height, camera.width) for camera in seen}
     for camera in cameras:
         if (camera.height, camera.width) not in made_for:
             sizes = ", ".join(f"{height} x {width}" for height, width in sorted(made_for))
@@ -176,6 +190,16 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
                 f"{folder} was made for pictures of {sizes}, camera {camera.name} has {camera.height} x {camera.width}"
             )
     return encoder.eval().requires_grad_(False)
+
+
+def _cameras_of(config: Mapping[str, Any]) -> tuple[CameraSpec, ...]:
+    """The images that a stored encoder was made for, either of an environment or of videos."""
+    if "environment" in config:
+        return EnvironmentSpec.from_dict(config["environment"]).cameras
+    cameras = tuple(CameraSpec(**camera) for camera in config["cameras"])
+    if not 1 <= len(cameras) <= MOST_CAMERAS:
+        raise UserError(f"it was made for {len(cameras)} cameras: expected 1 to {MOST_CAMERAS}")
+    return cameras
 
 
 def choose_encoder(encoder_from: str, shape: Mapping[str, Any], cameras: Sequence[CameraSpec], seed: int) -> Encoder:

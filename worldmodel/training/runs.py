@@ -49,6 +49,11 @@ def open_run(folder: Path, description: dict[str, Any]) -> None:
                 f"{folder} holds a run on another recording, or on this one before more was recorded: give another "
                 "out=, or remove the folder"
             )
+        if key == "files":
+            raise UserError(
+                f"{folder} holds a run on other videos, or on these before files were added, removed or changed: give "
+                "another out=, or remove the folder"
+            )
         raise UserError(
             f"{folder} holds a run with {key}={old}, this command asks for {new}: "
             "repeat the first command to go on, give another out=, or remove the folder"

@@ -97,6 +97,10 @@ class TrainingTask(abc.ABC):
     def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
         """Called after every step of the optimiser."""
 
+    def figures(self) -> dict[str, float]:
+        """Further figures for every line of the log, for example of the data. They do not change the training."""
+        return {}
+
     @abc.abstractmethod
     def evaluate(self, step: int) -> dict[str, float]:
         """Measures that the loss does not show. Raises TrainingStopped when further training is useless."""
@@ -289,7 +293,7 @@ class Trainer:
                 now = time.monotonic()
                 items = config.batch_size * config.log_every / max(now - last_log, 1e-9)
                 last_log = now
-                log.write(self.step - 1, {**scalars, "items_per_s": items})
+                log.write(self.step - 1, {**scalars, **self.task.figures(), "items_per_s": items})
                 figures = f"loss {scalars['loss']:.4f}  {items:.0f} items/s"
             progress.step(self.step, figures)
             if self.step % config.evaluate_every == 0 or is_last:

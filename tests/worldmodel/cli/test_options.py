@@ -28,7 +28,9 @@ from worldmodel.core import registry
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.core.text import printable
+from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
+from worldmodel.data.videos.clips import VideoConfig
 from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
@@ -81,6 +83,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train": TrainOptions,
 }
 SECTIONS: dict[str, type[Any]] = {
+    "augmentation": AugmentationConfig,
     "clips": ClipConfig,
     "decoding": DecodingConfig,
     "encoder": EncoderConfig,
@@ -93,6 +96,7 @@ SECTIONS: dict[str, type[Any]] = {
     "pretrain": PretrainConfig,
     "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
+    "videos": VideoConfig,
 }
 
 

@@ -59,6 +59,18 @@ def test_an_encoder_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert config["provenance"] == {"trainer": {"steps": 3}}
 
 
+def test_an_encoder_of_videos_has_images_and_no_environment(tmp_path: Path) -> None:
+    encoder = random_encoder(ENCODER, 0)
+    save_encoder(encoder, tmp_path, one_camera(32), {})
+    assert weights_hash(load_encoder(tmp_path, SPEC.cameras)) == weights_hash(encoder)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for cameras in ([], [{"name": "camera"}], "no list", None):
+        path.write_text(json.dumps({**config, "cameras": cameras}, indent=2) + "\n")
+        with pytest.raises(UserError, match=r"does not describe an encoder"):
+            load_encoder(tmp_path, SPEC.cameras)
+
+
 def test_a_folder_without_one_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"python -m worldmodel\.pretrain.*encoder_from=random"):
         load_encoder(tmp_path / "nothing", SPEC.cameras)

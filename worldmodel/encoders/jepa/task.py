@@ -163,6 +163,11 @@ class PretrainTask(TrainingTask):
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
         return values
 
+    def figures(self) -> dict[str, float]:
+        """The figures of a clip source that has some."""
+        figures: Callable[[], dict[str, float]] = getattr(self._clips, "figures", dict)
+        return figures()
+
     def after_step(self, step: int, total: int) -> None:
         """Move the target encoder toward the context encoder, more slowly with every step."""
         self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))

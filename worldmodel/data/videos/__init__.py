@@ -1,0 +1,1 @@
+"""Clips for pretraining from video files, which are decoded in other processes."""
