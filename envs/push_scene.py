@@ -187,8 +187,8 @@ class PushSceneTask(Task):
     """The task to bring every block to its position in the goal. The pusher's position does not matter.
 
     Goals of an evaluation are far (`draw_pair`). With a wall, start and goal of the first block lie on its two sides,
-    so that the straight way ends at the wall. The pusher starts on the block's side. With two blocks, the second one
-    stands where the first one has to go.
+    so that the straight way ends at the wall. The pusher starts on the block's side. With two blocks, each stands where
+    the other one has to go.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -231,10 +231,11 @@ class PushSceneTask(Task):
             if not (behind and across):
                 return False
         if self._layout.blocks > 1:
-            moves = [float(np.linalg.norm(there - here)) for here, there in places]
-            # The green block stands where the red one has to go, and has to leave that place itself.
-            in_the_way = np.linalg.norm(places[1][0] - places[0][1]) < BLOCK_WIDTH
-            return bool(in_the_way) and min(moves) >= 1.5 * BLOCK_WIDTH
+            # Each stands where the other has to go, so that one has to leave the straight way first.
+            (red, red_goal), (green, green_goal) = places
+            in_the_way = max(np.linalg.norm(green - red_goal), np.linalg.norm(red - green_goal)) < BLOCK_WIDTH / 2
+            moves = [np.linalg.norm(there - here) for here, there in places]
+            return bool(in_the_way and min(moves) >= 1.5 * BLOCK_WIDTH)
         return True
 
     def explorer(self, rng: np.random.Generator) -> Explorer:

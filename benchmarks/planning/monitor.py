@@ -6,11 +6,12 @@ python -m benchmarks.planning.monitor env=push checkpoint=push n=40 nominal=500
 Options: `n` runs with each failure, `nominal` runs without, the `monitor`'s file, and those of planning.calibrate that
 say how the runs are made. Pairs come from seed 903. Every failure begins at a random step of the first half of the run
 that reached the goal of the same pair without one; pairs whose goal was not reached are left out. Runs end when the
-simulator sees success. The first table asks of every failure whether an alarm follows it. Detection time is the share
-of the run until the alarm, `delay` the control steps from the beginning of the failure to the alarm (median), `before`
-the number of runs with an alarm before the failure, which is a false one, and `reached` the runs that reached their
-goal nevertheless, and those of them with an alarm. Then all runs are judged by their outcome alone, as in the
-literature (`benchmarks.planning.detection`). Intervals are Wilson's, at 95 %.
+simulator sees success. The first table asks of every failure whether an alarm follows it. `AUROC, missed` is that of
+the runs alone that do not reach their goal: a failure that begins just before success may leave nothing to see.
+Detection time is the share of the run until the alarm, `delay` the control steps from the beginning of the failure to
+the alarm (median), `before` the number of runs with an alarm before the failure, which is a false one, and `reached`
+the runs that reached their goal nevertheless, and those of them with an alarm. Then all runs are judged by their
+outcome alone, as in the literature (`benchmarks.planning.detection`). Intervals are Wilson's, at 95 %.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     sound = [run for run in fresh if run.reached and not run.diverged]
     nominal = [Detection.of(run, calibration) for run in sound]
     found = table(
-        f"{spec.env}: failures, {own.n} runs each", "", "alarms", "AUROC", "detection time", "delay", "before",
-        "reached", "first check",
+        f"{spec.env}: failures, {own.n} runs each", "", "alarms", "AUROC", "AUROC, missed", "detection time", "delay",
+        "before", "reached", "first check",
     )  # fmt: skip
     failing = []
     for kind in KINDS:
@@ -131,11 +132,13 @@ def _add(found: Any, kind: str, seen: Sequence[Detection], nominal: Sequence[Det
     """One row."""
     true = [d for d in seen if d.is_true]
     checks = [str(d.check) for d in true]
-    reached = [d for d in seen if d.reached]
+    reached, missed = ([d for d in seen if d.reached is outcome] for outcome in (True, False))
+    scores = [d.score for d in nominal]
     found.add_row(
         kind,
         share(len(true), len(seen)),
-        f"{auroc([d.score for d in seen], [d.score for d in nominal]):.3f}",
+        f"{auroc([d.score for d in seen], scores):.3f}",
+        f"{auroc([d.score for d in missed], scores):.3f}" if missed else "",
         f"{np.mean([d.time for d in true]):.2f}" if true else "",
         f"{np.median([d.delay or 0 for d in true]):g}" if true else "",
         str(sum(d.step is not None and not d.is_true for d in seen)),
@@ -163,7 +166,9 @@ def _print_overall(
         f"detection time {np.mean(times):.2f} (latest {max(times):.2f}); balanced accuracy "
         f"{(np.mean(rates) + 1 - false) / 2:.2f}"
     )
-    console.print(f"by outcome, all runs: {Rates.of([*fresh, *(d for seen in failing for d in seen)])}")
+    every = [*fresh, *(d for seen in failing for d in seen)]
+    by_outcome = auroc([d.score for d in every if not d.reached], [d.score for d in every if d.reached])
+    console.print(f"by outcome, all runs: {Rates.of(every)}, AUROC {by_outcome:.3f}")
 
 
 def _print_false_alarms(calibration: Calibration, nominal: Sequence[Detection]) -> None:

@@ -102,7 +102,8 @@ def test_pairs_are_far_and_stand_still(env):
                 start[1] * goal[1] < 0 < start[1] * start[4] and max(start[0], goal[0]) < WALL.wall_end
             )  # the wall is between
         else:
-            assert np.linalg.norm(start[5:7] - goal[:2]) < BLOCK_WIDTH  # green stands where red has to go
+            for here, there in ((0, 5), (5, 0)):  # each stands where the other one has to go
+                assert np.linalg.norm(start[here : here + 2] - goal[there : there + 2]) < BLOCK_WIDTH / 2
             assert np.linalg.norm(start[:2] - goal[:2]) >= 1.5 * BLOCK_WIDTH
 
 
