@@ -75,7 +75,7 @@ def test_a_grasped_cube_is_held(env: GoalEnv, yaw: float, off: tuple[float, floa
     assert world.cube(0)[2] > 0.1
     held, hand = world.cube(0) - world.hand(), world.hand()
     act(env, (0, 0, 0, 0), 30)
-    assert np.linalg.norm(world.cube(0) - world.hand() - held) < 0.005
+    assert np.linalg.norm(world.cube(0) - world.hand() - held) < 0.001
     assert np.linalg.norm(world.hand() - hand) < 0.002
     for velocity in (0.3, -0.3, 0.2):
         act(env, (velocity, -velocity / 2, 0, 0), 3)
