@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting, run_to_end
+from worldmodel.cli.tables import Table, table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
+from worldmodel.core.spec import CameraSpec
 from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.base import Grid
+from worldmodel.encoders.jepa.cost import Cost, costs
+from worldmodel.encoders.jepa.masks import MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
 from worldmodel.encoders.probe import probe_data
@@ -42,6 +47,7 @@ class PretrainOptions:
     held_out_fraction: float
     canonical_data: str | None
     canonical_cache: str | None
+    dry_run: bool = False
 
 
 def open_canonical(path: str, store: TrajectoryStore) -> TrajectoryStore:
@@ -89,6 +95,31 @@ class RecordedClips:
         return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
 
 
+def visible_shares(masks: Sequence[MaskConfig], frames: int, grid: Grid, batch: int) -> list[float]:
+    """Share of the tokens that each of `masks` leaves visible, measured on one batch of clips of `frames` layers."""
+    rng = np.random.default_rng(0)
+    drawn = [sample_mask(mask, batch, frames, grid, rng) for mask in masks]
+    return [mask.visible.shape[1] / (frames * grid.tokens) for mask in drawn]
+
+
+def cost_table(title: str, parts: Sequence[Cost]) -> Table:
+    """A row for each component: millions of parameters, billions of operations, and memory [MB]."""
+    made = table(title, "", "parameters (M)", "operations (G)", "their memory (MB)", "activations (MB)", narrow=True)
+    for part in parts:
+        numbers = (part.parameters, part.operations / 1e3, part.parameter_bytes, part.activation_bytes)
+        made.add_row(part.name, *(f"{number / 1e6:,.1f}" for number in numbers))
+    return made
+
+
+def _show_costs(
+    encoder: EncoderConfig, jepa: JepaConfig, options: PretrainConfig, batch: int, frames: int, camera: CameraSpec
+) -> None:
+    layers, grid = frames // encoder.tubelet_frames, encoder.grid_of(camera)
+    shares = visible_shares(options.masks, layers, grid, batch)
+    shown = f"one step with {batch} clips of {frames} x {camera.height} x {camera.width}"
+    console.print(cost_table(shown, costs(encoder, jepa, batch, layers, grid, shares)))
+
+
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
@@ -106,6 +137,10 @@ def main(config: Config) -> None:
     clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    if given.dry_run:
+        largest = max(store.spec.cameras, key=lambda camera: camera.height * camera.width)
+        _show_costs(encoder, jepa, options, trainer_config.batch_size, clips.frames, largest)
+        return
     require_memory(
         f"trainer.batch_size={trainer_config.batch_size}",
         trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 
 from tests.commands import assert_refused, type_in
+from tests.worldmodel.commands import TOY
 from tests.worldmodel.encoders.foreign.official import write_pt
 from tests.worldmodel.encoders.foreign.test_vjepa2 import TINY, random_network
-from tests.worldmodel.commands import TOY
 from worldmodel.core.errors import UserError
 from worldmodel.data import TrajectoryStore
 from worldmodel.encoders.foreign.vjepa2 import Vjepa2
