@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,20 @@ import torch
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting, run_to_end
+from worldmodel.cli.tables import Table, table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
+from worldmodel.core.spec import CameraSpec
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.encoders.base import Grid
+from worldmodel.encoders.jepa.cost import Cost, costs
+from worldmodel.encoders.jepa.masks import MaskConfig, sample_mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.sources import ClipOptions, MixedClips, PretrainSource, RecordingClips, is_recording
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
@@ -42,6 +48,7 @@ class PretrainOptions:
     held_out_fraction: float
     canonical_data: str | None
     canonical_cache: str | None
+    dry_run: bool = False
 
     @property
     def is_one_recording(self) -> bool:
@@ -150,6 +157,31 @@ def with_influence(given: PretrainOptions, config: Config) -> Config:
     return described
 
 
+def visible_shares(masks: Sequence[MaskConfig], frames: int, grid: Grid, batch: int) -> list[float]:
+    """Share of the tokens that each of `masks` leaves visible, measured on one batch of clips of `frames` layers."""
+    rng = np.random.default_rng(0)
+    drawn = [sample_mask(mask, batch, frames, grid, rng) for mask in masks]
+    return [mask.visible.shape[1] / (frames * grid.tokens) for mask in drawn]
+
+
+def cost_table(title: str, parts: Sequence[Cost]) -> Table:
+    """A row for each component: millions of parameters, billions of operations, and memory [MB]."""
+    made = table(title, "", "parameters (M)", "operations (G)", "their memory (MB)", "activations (MB)", narrow=True)
+    for part in parts:
+        numbers = (part.parameters, part.operations / 1e3, part.parameter_bytes, part.activation_bytes)
+        made.add_row(part.name, *(f"{number / 1e6:,.1f}" for number in numbers))
+    return made
+
+
+def _show_costs(
+    encoder: EncoderConfig, jepa: JepaConfig, options: PretrainConfig, batch: int, frames: int, camera: CameraSpec
+) -> None:
+    layers, grid = frames // encoder.tubelet_frames, encoder.grid_of(camera)
+    shares = visible_shares(options.masks, layers, grid, batch)
+    shown = f"one step with {batch} clips of {frames} x {camera.height} x {camera.width}"
+    console.print(cost_table(shown, costs(encoder, jepa, batch, layers, grid, shares)))
+
+
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
@@ -159,6 +191,10 @@ def main(config: Config) -> None:
     with open_source(given, config, sections) as source:
         sections.encoder.require_fit(source.cameras)
         batch_size, frames = sections.trainer.batch_size, sections.clips.frames
+        if given.dry_run:
+            largest = max(source.cameras, key=lambda camera: camera.height * camera.width)
+            _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, largest)
+            return
         require_memory(
             f"trainer.batch_size={batch_size}",
             batch_size * max(bytes_per_clip(sections.encoder, camera, frames) for camera in source.cameras),

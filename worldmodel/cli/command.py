@@ -45,6 +45,7 @@ __all__ = [
 _GOES_ON: Final = "what was finished is kept; the same command goes on from there"
 _BEGINS_ANEW: Final = "the same command begins anew"
 _HELP: Final = ("-h", "--help")
+_FLAGS: Final = {"--dry-run": "dry_run=true"}  # options that are customary as flags
 
 
 def plain_options(config: Config) -> Config:
@@ -67,7 +68,7 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Co
         @functools.wraps(main)
         def run() -> None:
             with ending_in_one_line(_GOES_ON if goes_on else _BEGINS_ANEW):
-                _run(config_name, main, sys.argv[1:])
+                _run(config_name, main, [_FLAGS.get(argument, argument) for argument in sys.argv[1:]])
 
         return run
 

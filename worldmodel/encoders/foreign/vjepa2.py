@@ -82,7 +82,7 @@ class Vjepa2(ForeignEncoder):
     def read(cls, reference: str, resolution: int | None) -> Self:
         """See `ForeignEncoder.read`."""
         path = find(reference)
-        heads = None
+        heads: int | None = None
         if path.is_dir():
             values, file = read_config(path, "vjepa2"), path / "config.json"
             tensors = _from_hugging_face(read_folder(path, ("encoder.", "vjepa2.encoder.")))

@@ -78,10 +78,11 @@ def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> f
 
     It is the sum of the pixels as float32, twice (for context and targets), and of what the blocks of the context
     encoder keep for the backward pass. The latter takes 34 bytes per token, feature and block in half precision
-    (Korthikanti et al., arXiv 2205.05198).
+    (Korthikanti et al., arXiv 2205.05198). With checkpointing it is 2 bytes, and 34 for one block.
     """
     tokens = frames // encoder.tubelet_frames * encoder.grid_of(camera).tokens
-    return 8.0 * frames * camera.height * camera.width * 3 + 34.0 * tokens * encoder.width * encoder.depth
+    kept = 2.0 * encoder.blocks + 34.0 if encoder.checkpointing else 34.0 * encoder.blocks
+    return 8.0 * frames * camera.height * camera.width * 3 + kept * tokens * encoder.width
 
 
 class PretrainTask(TrainingTask):

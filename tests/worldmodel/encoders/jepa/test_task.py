@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
+from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask
+from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
 from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import to_unit_range
 from worldmodel.training.trainer import Trainer, TrainingStopped
@@ -197,3 +199,25 @@ def test_clips_of_different_steps_may_be_of_different_cameras() -> None:
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         PretrainConfig(**options)
+
+
+def test_checkpointing_keeps_less_of_a_clip() -> None:
+    """34 bytes per number and block, or 2 and once 34, beside the pixels."""
+    deep, camera, pixels = dataclasses.replace(ENCODER, depth=12), CameraSpec("top", 32, 32), 8.0 * 4 * 32 * 32 * 3
+    whole, again = (
+        bytes_per_clip(dataclasses.replace(deep, checkpointing=given), camera, 4) - pixels for given in (False, True)
+    )
+    assert whole / again == pytest.approx(34 * 12 / (2 * 12 + 34))
+
+
+def test_what_a_step_drops_depends_on_its_number_alone() -> None:
+    torch.manual_seed(0)
+    encoder = dataclasses.replace(ENCODER, depth=2, drop_path=0.5)
+    jepa = Jepa(encoder, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2))
+    task = PretrainTask(jepa, PretrainConfig(), draw_clips, {}, seed=0, device=CPU)
+    jepa.train()
+    first = [float(task.loss(step)["loss"]) for step in (3, 4)]
+    torch.manual_seed(9)
+    assert [float(task.loss(step)["loss"]) for step in (3, 4)] == first
+    jepa.eval()
+    assert float(task.loss(3)["loss"]) != first[0]

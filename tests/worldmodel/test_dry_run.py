@@ -1,0 +1,33 @@
+"""`wm pretrain --dry-run` prints what a step costs, and writes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import assert_refused, type_in
+from tests.worldmodel.commands import TOY
+from worldmodel.data import TrajectoryStore
+from worldmodel.encoders.base import Grid
+from worldmodel.encoders.jepa.masks import MaskConfig
+from worldmodel.pretrain import visible_shares
+
+
+def test_it_prints_every_component_and_writes_nothing(toy_store: TrajectoryStore, tmp_path: Path) -> None:
+    given = (*TOY["worldmodel.pretrain"], f"data={toy_store.path}", "encoder.checkpointing=true", "--dry-run")
+    ended = type_in(tmp_path, "worldmodel.pretrain", *given)
+    assert ended.code == 0, ended
+    for part in ("context encoder", "target encoder", "mask predictor", "total", "operations (G)"):
+        assert part in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_commands_have_no_such_option(tmp_path: Path) -> None:
+    assert_refused(type_in(tmp_path, "worldmodel.train", "--dry-run"), "dry_run")
+
+
+def test_shares_are_those_of_the_masks() -> None:
+    """A rectangle of 4 x 4 patches in 8 x 8 leaves three quarters visible, in every frame."""
+    (share,) = visible_shares([MaskConfig(1, 0.25, (1.0, 1.0))], frames=3, grid=Grid(8, 8), batch=4)
+    assert share == pytest.approx(0.75)
