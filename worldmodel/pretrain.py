@@ -127,7 +127,7 @@ def open_source(given: PretrainOptions, config: Config, sections: Sections) -> P
             raise UserError("canonical_data needs a single recording as data: the targets are the same episodes")
         folder = Path(given.out if given.cache is None else given.cache).parent
         weights, augmentation = given.data_weights, sections.augmentation
-        return MixedClips(places, weights, augmentation, folder, options, counting, lambda line: _report(line))
+        return MixedClips(places, weights, augmentation, folder, options, counting, _report)
     assert isinstance(given.data, str)
     if given.data_weights is not None:
         raise UserError("data_weights needs several data, for example data=[videos,runs/push/data.zarr]")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,14 +150,14 @@ def adjust_hue(clip: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
     return np.floor(np.clip(turned, 0, 1) * np.float32(_TO_BYTE)).astype(np.uint8)
 
 
-def _grey(clip: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _grey(clip: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
     """Grey values `[T, h, w, 1]`."""
     return (clip.astype(np.float32) @ _LUMA)[..., None]
 
 
-def _blend(clip: NDArray[np.uint8], other: NDArray[np.float32], factor: float) -> NDArray[np.uint8]:
+def _blend(clip: NDArray[np.uint8], other: NDArray[np.floating[Any]], factor: float) -> NDArray[np.uint8]:
     return _to_bytes(clip * np.float32(factor) + other * np.float32(1 - factor))
 
 
-def _to_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _to_bytes(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return np.clip(values, 0, _WHITE).astype(np.uint8)  # rounds down

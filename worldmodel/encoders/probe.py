@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,13 @@ from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.features import encode_frames
 from worldmodel.encoders.jepa.health import effective_rank, linear_probe, spread
+
+
+class FrameRows(Protocol):
+    """Frames of one camera `[R, H, W, 3]`, in memory or not."""
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """The frames in `rows`, which ascend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Probed:
 
 
 def probe_data(
-    store: TrajectoryStore, frames: Mapping[str, NDArray[np.uint8]], split: Split, num_frames: int, seed: int
+    store: TrajectoryStore, frames: Mapping[str, FrameRows], split: Split, num_frames: int, seed: int
 ) -> dict[str, ProbeData]:
     """Frames of every camera with their proprioception and then the simulator's state. Half of them are held out.
 

@@ -40,10 +40,12 @@ _VERSION: Final = 1  # of the tables; another version is made anew
 _TOGETHER: Final = 256  # files between two commits
 _TABLES: Final = """
     CREATE TABLE files (name BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT, duration_s REAL,
-                        rate_hz REAL, refused TEXT, seen INTEGER) WITHOUT ROWID;
-    CREATE TABLE videos (number INTEGER PRIMARY KEY, name BLOB);
-    CREATE TABLE scan (number INTEGER);
-    INSERT INTO scan VALUES (0);
+                        rate_hz REAL, refused TEXT) WITHOUT ROWID;
+"""
+# What this survey has found, in a temporary file of this connection. Surveys of other runs may change the other table.
+_FOUND: Final = """
+    CREATE TEMP TABLE found (name BLOB PRIMARY KEY) WITHOUT ROWID;
+    CREATE TEMP TABLE videos (number INTEGER PRIMARY KEY, name BLOB, duration_s REAL, rate_hz REAL);
 """
 
 
@@ -71,17 +73,17 @@ class Catalogue:
 
     def __init__(self, database: sqlite3.Connection, base: Path) -> None:
         self._database, self._base, self._lock = database, base, threading.Lock()
-        seen = "seen = (SELECT number FROM scan)"
-        rows = database.execute("SELECT duration_s, rate_hz FROM videos JOIN files USING (name) ORDER BY number")
+        rows = database.execute("SELECT duration_s, rate_hz FROM videos ORDER BY number")
         numbers = np.fromiter((value for row in rows for value in row), np.float64)
         self.durations_s, self.rates_hz = numbers[::2].copy(), numbers[1::2].copy()
         self.refused: Counter[str] = Counter()
         self.first_refused = ""
-        for name, message in database.execute(f"SELECT name, refused FROM files WHERE {seen} AND refused NOT NULL"):
+        found = "FROM found JOIN files USING (name)"
+        for name, message in database.execute(f"SELECT name, refused {found} WHERE refused NOT NULL ORDER BY name"):
             self.first_refused = self.first_refused or message
             self.refused[_reason(message, self._path(name))] += 1
         digest = hashlib.sha256()
-        for row in database.execute(f"SELECT name, size, digest FROM files WHERE {seen} ORDER BY name"):
+        for row in database.execute(f"SELECT name, size, digest {found} ORDER BY name"):
             digest.update(b"%d:%s:%d:%s;" % (len(row[0]), row[0], row[1], (row[2] or "").encode()))
         self.identity = digest.hexdigest()
 
@@ -184,25 +186,23 @@ def _update(
     workers: Workers,
     progress: Progress | None,
 ) -> None:
-    """Bring the tables up to date. What is found is marked with the number of this scan."""
-    database.execute("UPDATE scan SET number = number + 1")
+    """Look at all files that are not known yet, and number the videos."""
+    database.executescript(_FOUND)
     done, files = 0, _found(source, root, base)
     with _threads(workers) as threads:
         while together := list(islice(files, _TOGETHER)):
             new = [of for of in together if not _is_known(database, of)]
             for row in threads.map(lambda of: _look(of, workers), new):
-                database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, 0)", row)
-            names = [(of.name,) for of in together]
-            database.executemany("UPDATE files SET seen = (SELECT number FROM scan) WHERE name = ?", names)
+                database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            database.executemany("INSERT OR IGNORE INTO found VALUES (?)", [(of.name,) for of in together])
             # A survey that is interrupted does not open these files again.
             database.commit()
             done += len(together)
             if progress is not None:
                 progress(done, done + (_TOGETHER if len(together) == _TOGETHER else 0))
-    database.execute("DELETE FROM videos")
     database.execute(
-        "INSERT INTO videos SELECT row_number() OVER (ORDER BY name) - 1, name FROM files "
-        "WHERE seen = (SELECT number FROM scan) AND refused IS NULL"
+        "INSERT INTO videos SELECT row_number() OVER (ORDER BY name) - 1, name, duration_s, rate_hz "
+        "FROM found JOIN files USING (name) WHERE refused IS NULL"
     )
     database.commit()
 
@@ -241,7 +241,7 @@ def _is_known(database: sqlite3.Connection, file: _File) -> bool:
 
 
 def _look(file: _File, workers: Workers) -> tuple[Any, ...]:
-    """The row of a file, without the number of the scan."""
+    """The row of a file."""
     answer: dict[str, Any]
     if file.refused is not None:
         answer = {"refused": file.refused}

@@ -188,7 +188,8 @@ class Video:
             self._container.seek(claimed, stream=self._stream)
         except (av.error.FFmpegError, OverflowError):  # GIFs have no index
             self._container.seek(0, stream=self._stream)
-        base, end, count = self._stream.time_base, None, 0
+        base, count = self._stream.time_base, 0
+        end: int | None = None
         assert base is not None
         with refusing(_UNREADABLE, f"{self.path} is cut short"):
             for packet in self._container.demux(self._stream):

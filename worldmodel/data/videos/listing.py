@@ -64,7 +64,10 @@ def _walk(folder: Path) -> Iterator[Path]:
     """Everything under `folder` with the name of a video. Links are followed, and no folder is entered twice."""
     entered = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)
+        try:
+            status = os.stat(place)
+        except OSError:  # removed meanwhile
+            continue
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue

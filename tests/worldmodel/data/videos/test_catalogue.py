@@ -69,6 +69,18 @@ def test_a_second_survey_looks_only_at_what_is_new(
     assert found.identity == third
 
 
+def test_the_survey_of_another_run_changes_nothing_for_this_one(workers: Workers, tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "b.mp4")
+    file = tmp_path / "c.sqlite"
+    mine = survey(tmp_path / "videos", None, file, workers)
+    write_video(tmp_path / "videos" / "a.mp4")
+    theirs = survey(tmp_path / "videos", None, file, workers)
+    assert [theirs.path(n).name for n in range(2)] == ["a.mp4", "b.mp4"]
+    assert mine.path(0).name == "b.mp4"
+    mine.close()
+    theirs.close()
+
+
 def test_a_damaged_catalogue_is_made_anew(workers: Workers, tmp_path: Path) -> None:
     write_video(tmp_path / "videos" / "a.mp4")
     (tmp_path / "c.sqlite").write_bytes(b"no database" * 1000)
