@@ -21,7 +21,13 @@ OPTIMISERS: Final = Registry[OptimiserEntry](
     "optimiser",
     "planner",
     {
+        "adam": "planning.optimisers.adam:ENTRY",
         "cem": "planning.optimisers.cem:ENTRY",
+        "gradient_cem": "planning.optimisers.gradient_cem:ENTRY",
+        "icem": "planning.optimisers.icem:ENTRY",
+        "mixed": "planning.optimisers.mixed:ENTRY",
+        "mppi": "planning.optimisers.mppi:ENTRY",
+        "predictive_sampling": "planning.optimisers.predictive_sampling:ENTRY",
         "random_shooting": "planning.optimisers.random_shooting:ENTRY",
     },
     OptimiserEntry,

@@ -83,7 +83,15 @@ class Optimiser(abc.ABC):
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """Number of action sequences per row that are evaluated for one plan."""
+        """Number of action sequences per row that are evaluated for one plan.
+
+        One whose gradient is computed too counts once, although it takes about three times as long.
+        """
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it follows the gradient of the cost, which a simulator, for example, does not have."""
+        return False
 
     @abc.abstractmethod
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:

@@ -22,7 +22,7 @@ from planning.evaluation.manifest import ManifestConfig
 from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
-from planning.optimisers.random_shooting import RandomShootingConfig
+from planning.registry import OPTIMISERS
 from planning.run import RunConfig
 from tests.source_tree import ROOT
 from worldmodel.cli.command import composed
@@ -119,8 +119,12 @@ def test_the_options_of_a_family_are_those_of_its_dataclasses(name: str) -> None
 
 
 def test_the_other_choices_are_those_of_their_dataclasses() -> None:
-    options = composed("run", ["planner=random_shooting"]).planner.options
-    assert differing(RandomShootingConfig, dict(options)) == {}
+    for name in group_choices("planner"):
+        planner = composed("run", [f"planner={name}"]).planner
+        entry = OPTIMISERS.get(name)
+        assert planner.name == name and differing(entry.config, dict(planner.options)) == {}, name
+        assert set(planner.options) == {field.name for field in dataclasses.fields(entry.config)}, name
+        assert differing(ObjectiveConfig, dict(planner.objective)) == {}, name
     # The default of `name` is made of domain and task, as in the file.
     _, values = next(sections_of(composed("run", ["env=dm_control"]).env))
     assert differing(DmControlConfig, {k: v for k, v in values.items() if k not in ("name", "family")}) == {}
