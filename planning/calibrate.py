@@ -22,7 +22,7 @@ from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, 
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model, with_proposals
 from planning.monitor import MOST_WINDOW, Monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
@@ -78,6 +78,7 @@ def calibrate(config: Config) -> None:
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        strategy = with_proposals(strategy, model)
         monitor = Monitor(model, {}, options.window, "go_on")
         manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config)
         envs = [env, *open_more(config["env"], min(options.batch, pairs_config.n) - 1, opened)]

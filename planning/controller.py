@@ -20,8 +20,9 @@ from planning.actions.safety import safe_actions
 from planning.alarms import Alarm, Check
 from planning.inputs import first_command, read_observation
 from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
+from planning.policies.proposals import NO_PROPOSALS, ProposalConfig
 from planning.rows import Row
-from planning.types import CostFn, Model, Optimiser, Plan, Problem
+from planning.types import CostFn, Model, Optimiser, Plan, Problem, Propose, Proposer
 from planning.verification import Verification
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
@@ -55,11 +56,21 @@ class ControllerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """The parts of a controller beside the model: optimiser, objective, and options of the control loop."""
+    """The parts of a controller beside the model.
+
+    Attributes:
+        optimiser: searches for actions.
+        objective: reduces the distances along a plan to a cost.
+        controller: options of the control loop.
+        proposals: options of what proposes actions beside the optimiser's own.
+        proposer: what `planning.loading.with_proposals` has loaded for these options; None without any.
+    """
 
     optimiser: Optimiser
     objective: ObjectiveConfig
     controller: ControllerConfig
+    proposals: ProposalConfig = NO_PROPOSALS
+    proposer: Proposer | None = None
 
     def plan(
         self,
@@ -69,11 +80,12 @@ class Strategy:
         step: int,
         memory: TensorRecord | None,
         deadline: float | None = None,
+        propose: Propose | None = None,
     ) -> Plan:
         """The plan made at control step `step` of an episode, after the command `last [B, A]`. See `Problem`."""
         # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
         generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
-        problem = Problem(cost, limits, last, self.controller.horizon, step, deadline=deadline)
+        problem = Problem(cost, limits, last, self.controller.horizon, step, propose, deadline)
         return self.optimiser.plan(problem, memory, generator)
 
 
@@ -327,13 +339,14 @@ class Controller:
         return verify is None or verify.accepts(row.latent, plan.actions, row.targets[row.sub_goal])
 
     def _plan_group(self, rows: Sequence[Row], step: int, deadline: float | None) -> Plan:
-        cost = LatentGoalCost(
-            self._model, [row.latent for row in rows], [row.goal for row in rows], self._strategy.objective
-        )
+        latents, goals = [row.latent for row in rows], [row.goal for row in rows]
+        cost, proposer = LatentGoalCost(self._model, latents, goals, self._strategy.objective), self._strategy.proposer
+        horizon = self._strategy.controller.horizon
+        propose = None if proposer is None else proposer.toward(latents, goals, self.limits, horizon)
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
         last = torch.cat([row.in_force for row in rows])
-        return self._strategy.plan(cost, self.limits, last, step, memory, deadline)
+        return self._strategy.plan(cost, self.limits, last, step, memory, deadline, propose)
 
     def _decide(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """The actions `[B, A]`, and whether each was replaced by rest `[B]`."""

@@ -23,12 +23,12 @@ from planning.evaluation.latency import measure_plan_ms
 from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
 from planning.evaluation.oracle import Oracle
-from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.policies import InversePolicy, NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
@@ -37,6 +37,7 @@ from worldmodel.core.device import pick_compile, pick_device
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
+from worldmodel.models.inverse.inverse import load_inverse
 
 MODEL, ORACLE = "world model", "oracle"
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
@@ -54,6 +55,7 @@ class EvaluateConfig:
     budget: int
     batch: int
     baselines: bool
+    inverse: str | None
     oracle: bool
     videos: int
     reality: int
@@ -126,6 +128,8 @@ def evaluate(config: Config) -> None:
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        strategy = with_proposals(strategy, model)
+        head = None if options.inverse is None else load_inverse(Path(options.inverse), model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
@@ -134,7 +138,8 @@ def evaluate(config: Config) -> None:
         policy = WorldModelPolicy(model, strategy, device, start=start)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics)
+        proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **proposed)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
         batched_ms = list(policy.plan_ms)
@@ -147,6 +152,10 @@ def evaluate(config: Config) -> None:
                 "random actions", UniformRandom(spec, options.seed, start), "random", task.key()
             )
             episodes["no_op"] = task.run("no action", NoAction(spec, start), "no_op", task.key())
+        if head is not None:
+            predicting = InversePolicy(model, head, device, manifest.steps_ahead, start)
+            decisive = task.key(checkpoint=checkpoint.sha256, inverse=head.identity, device=device.type)
+            episodes["inverse"] = task.run("inverse dynamics", predicting, "inverse", decisive)
         reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
@@ -190,7 +199,7 @@ def _report(
         **dataclasses.asdict(timing),
         "plans_against_reality": None if reality is None else dataclasses.asdict(reality),
         # Baselines and oracle have the key names that results have had from the beginning.
-        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
+        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random", "inverse") if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
         "manifest_hash": task.manifest.sha256,

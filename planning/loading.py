@@ -6,15 +6,23 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from planning.controller import Strategy
+from planning.policies.inverse import Predicted
+from planning.policies.memory import load_memory
+from planning.policies.proposals import Proposals
+from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
-from worldmodel.models.contract import WorldModel
+from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
+from worldmodel.models.inverse.inverse import load_inverse
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -114,3 +122,25 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
         except UserError as error:  # the user did not name it, and it is not needed to act
             note = f"no decoder is used: {error}"
     return None, note
+
+
+def with_proposals(strategy: Strategy, model: WorldModel) -> Strategy:
+    """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
+
+    Raises:
+        UserError: for a folder that cannot be read or belongs to another model.
+    """
+    options = strategy.proposals
+    sources: list[Proposer] = []
+    if options.memory is not None:
+        sources.append(load_memory(Path(options.memory), model, model.compact(_black(model)), model.device))
+    if options.inverse is not None:
+        sources.append(Predicted(load_inverse(Path(options.inverse), model)))
+    return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
+
+
+def _black(model: WorldModel) -> Latent:
+    """The latent `[1, ...]` of black images, of which only the structure matters."""
+    spec = model.spec
+    images = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
+    return model.observe(None, Observation(images, np.zeros((1, spec.proprio_size), np.float32)), None)

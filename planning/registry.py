@@ -12,6 +12,7 @@ from typing import Any, Final
 from planning.controller import ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.base import OptimiserEntry
+from planning.policies.proposals import ProposalConfig
 from planning.types import Optimiser
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
@@ -54,6 +55,7 @@ def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
         make_optimiser(config["name"], config["options"]),
         from_config(ObjectiveConfig, config["objective"], "planner objective"),
         from_config(ControllerConfig, controller, "planner"),
+        from_config(ProposalConfig, config.get("proposals", {}), "planner proposals"),
     )
     samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
     moments, gib = samples * horizon, samples * horizon * _BYTES_PER_MOMENT / 2**30

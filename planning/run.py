@@ -32,7 +32,7 @@ from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model, with_proposals
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -95,6 +95,7 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        strategy = with_proposals(strategy, model)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
         verification = make_verification(options.verify, model, decoder)
         monitor = _monitor(options, model, checkpoint, config["planner"])

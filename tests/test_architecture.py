@@ -46,8 +46,8 @@ ROOMS: dict[str, set[str]] = {
 # Commands read options, print and join rooms; so do the parts of `worldmodel.data` that are its command's.
 COMMANDS_OF_OURS = {
     "envs.collect", "envs.goal", "planning.calibrate", "planning.compare", "planning.display", "planning.evaluate",
-    "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
-    "worldmodel.decode",
+    "planning.manifest", "planning.remember", "planning.run", "worldmodel.data.__main__",
+    "worldmodel.data.formats.commands", "worldmodel.decode", "worldmodel.inverse",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",
 }  # fmt: skip
 # Where planning meets environments, models and recordings, for its commands and for a robot.

@@ -30,15 +30,14 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from planning.controller import Decision, Strategy
+from planning.controller import Decision
 from planning.evaluate import EvaluateConfig, Evaluation
 from planning.evaluation.manifest import ManifestConfig, load_or_draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.report import Summary
-from planning.loading import RUNS, choose_checkpoint, read_model
+from planning.loading import RUNS, choose_checkpoint, read_model, with_proposals
 from planning.registry import OPTIMISERS, make_strategy
 from planning.simulation import open_env, open_more
-from planning.types import Model
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.tables import table
@@ -169,7 +168,7 @@ class Bench:
         env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
-        self.model: Model = read_model(checkpoint, self._device, options.precision, options.compile, spec)
+        self.model = read_model(checkpoint, self._device, options.precision, options.compile, spec)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         self.task = Evaluation(options, config["planner"], envs, spec, manifest, checkpoint)
@@ -178,10 +177,12 @@ class Bench:
 
     def row(self, planner: str, budget: int, settings: Mapping[str, Any]) -> Row:
         """Run every episode that is not in the log."""
-        strategy: Strategy = make_strategy(settings, self.task.options.seed)
+        strategy = with_proposals(make_strategy(settings, self.task.options.seed), self.model)
         policy = Timed(self.model, strategy, self._device)
         # The same key as planning.evaluate's: what one of them has run, the other need not run again.
-        key = self.task.key(planner=settings, checkpoint=self.task.checkpoint.sha256, **self._numerics)
+        proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
+        checkpoint = self.task.checkpoint.sha256
+        key = self.task.key(planner=settings, checkpoint=checkpoint, **self._numerics, **proposed)
         episodes = self.task.run(f"{planner}, {budget} evaluations", policy, "model", key)
         summary = Summary.of(episodes, self.task.envs[0].metrics)
         cpu_ms = float(np.median(policy.cpu_ms)) if policy.cpu_ms else None

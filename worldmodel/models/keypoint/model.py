@@ -181,6 +181,11 @@ class KeypointModel(WorldModel):
         between = latents.state.ndim - goal.state.ndim  # dimensions of samples and steps, which a goal lacks
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
 
+    def compact(self, latent: TensorRecord) -> Belief:
+        """See `WorldModel.compact`. Tokens only serve to encode the next frame."""
+        assert isinstance(latent, Belief)
+        return latent.imagined()
+
     def decodable(self, latents: TensorRecord) -> Tensor:
         """See `Decodable`. It is the state of all cameras and proprioception, `[..., Z + P]`."""
         assert isinstance(latents, Belief)
