@@ -22,7 +22,7 @@ from planning.evaluation.manifest import MOST_BUDGET, Manifest, ManifestConfig, 
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model, with_proposals
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, chosen_planner, read_model, with_proposals
 from planning.monitor import MOST_WINDOW, Monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
@@ -71,7 +71,7 @@ def calibrate(config: Config) -> None:
     pairs_config = from_config(ManifestConfig, config["manifest"], "manifest")
     _require_enough(options.alpha, pairs_config.n)
     device = pick_device(options.device)
-    settings = config["planner"]
+    settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
     with contextlib.ExitStack() as opened:
         env, spec = open_env(config["env"])

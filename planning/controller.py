@@ -19,74 +19,16 @@ from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
 from planning.alarms import Alarm, Check
 from planning.inputs import first_command, read_observation
-from planning.objectives import LatentGoalCost, ObjectiveConfig, prepare
-from planning.policies.proposals import NO_PROPOSALS, ProposalConfig
+from planning.objectives import LatentGoalCost, prepare
 from planning.rows import Row
-from planning.types import CostFn, Model, Optimiser, Plan, Problem, Propose, Proposer
+from planning.strategy import ControllerConfig, Strategy
+from planning.types import Model, Plan
 from planning.verification import Verification
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
-from worldmodel.core.seeds import seed_of_step
-from worldmodel.core.tensor_record import TensorRecord
 
-MOST_STEPS_AHEAD = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class ControllerConfig:
-    """Options of `Controller`.
-
-    Attributes:
-        horizon: planning horizon H [control steps].
-        execute: actions of a plan that are executed before the next one is made.
-        seed: seed of the optimiser's noise.
-    """
-
-    horizon: int = 12
-    execute: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.horizon <= MOST_STEPS_AHEAD:
-            raise ValueError(f"horizon {self.horizon} must be at least 1 and at most {MOST_STEPS_AHEAD:,}")
-        if not 1 <= self.execute <= self.horizon:
-            raise ValueError(f"execute {self.execute} must be between 1 and horizon {self.horizon}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Strategy:
-    """The parts of a controller beside the model.
-
-    Attributes:
-        optimiser: searches for actions.
-        objective: reduces the distances along a plan to a cost.
-        controller: options of the control loop.
-        proposals: options of what proposes actions beside the optimiser's own.
-        proposer: what `planning.loading.with_proposals` has loaded for these options; None without any.
-    """
-
-    optimiser: Optimiser
-    objective: ObjectiveConfig
-    controller: ControllerConfig
-    proposals: ProposalConfig = NO_PROPOSALS
-    proposer: Proposer | None = None
-
-    def plan(
-        self,
-        cost: CostFn,
-        limits: ActionLimits,
-        last: Tensor,
-        step: int,
-        memory: TensorRecord | None,
-        deadline: float | None = None,
-        propose: Propose | None = None,
-    ) -> Plan:
-        """The plan made at control step `step` of an episode, after the command `last [B, A]`. See `Problem`."""
-        # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
-        generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
-        problem = Problem(cost, limits, last, self.controller.horizon, step, propose, deadline)
-        return self.optimiser.plan(problem, memory, generator)
+__all__ = ["Controller", "ControllerConfig", "Decision", "Strategy", "Watcher", "choose_reached_distance"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,9 +282,8 @@ class Controller:
 
     def _plan_group(self, rows: Sequence[Row], step: int, deadline: float | None) -> Plan:
         latents, goals = [row.latent for row in rows], [row.goal for row in rows]
-        cost, proposer = LatentGoalCost(self._model, latents, goals, self._strategy.objective), self._strategy.proposer
-        horizon = self._strategy.controller.horizon
-        propose = None if proposer is None else proposer.toward(latents, goals, self.limits, horizon)
+        cost = LatentGoalCost(self._model, latents, goals, self._strategy.objective)
+        propose = self._strategy.propose(latents, goals, self.limits)
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
         last = torch.cat([row.in_force for row in rows])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from planning.choice import AUTO as PLANNER_OF_CHECKPOINT
+from planning.choice import settings_for
 from planning.controller import Strategy
 from planning.policies.inverse import Predicted
 from planning.policies.memory import load_memory
@@ -22,7 +26,7 @@ from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
-from worldmodel.models.inverse.inverse import load_inverse
+from worldmodel.models.inverse.inverse import Inverse, load_inverse
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -124,6 +128,24 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
     return None, note
 
 
+def read_inverse(folder: str, model: WorldModel) -> Inverse:
+    """The inverse-dynamics head in `folder`. Raises UserError if there is none, or one of another model."""
+    return load_inverse(Path(folder), model)
+
+
+def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) -> dict[str, Any]:
+    """The configuration group `planner`, with `planner=auto` replaced by the choice of the checkpoint.
+
+    `wanted` and `env` are as for `choose_checkpoint`.
+
+    Raises:
+        UserError: for a checkpoint that does not exist, or whose choice cannot be used.
+    """
+    if settings.get("name") != PLANNER_OF_CHECKPOINT:
+        return dict(settings)
+    return settings_for(settings, resolve(choose_checkpoint(wanted, env).source))
+
+
 def with_proposals(strategy: Strategy, model: WorldModel) -> Strategy:
     """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
 
@@ -135,7 +157,7 @@ def with_proposals(strategy: Strategy, model: WorldModel) -> Strategy:
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(_black(model)), model.device))
     if options.inverse is not None:
-        sources.append(Predicted(load_inverse(Path(options.inverse), model)))
+        sources.append(Predicted(read_inverse(options.inverse, model)))
     return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
 
 

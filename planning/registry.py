@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from planning.choice import AUTO
 from planning.controller import ControllerConfig, Strategy
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.base import OptimiserEntry
@@ -50,6 +51,8 @@ def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
     Raises:
         UserError: for an option that is unknown or not acceptable, and for a search that would fill the memory.
     """
+    if config["name"] == AUTO:
+        raise UserError("planner=auto needs a checkpoint that says which planner is its best: choose one by its name")
     controller = {"horizon": config["horizon"], "execute": config["execute"], "seed": seed}
     strategy = Strategy(
         make_optimiser(config["name"], config["options"]),

@@ -35,7 +35,7 @@ from planning.goal_image import CROP, require_fit
 from planning.goals import read_goals
 from planning.guarded import Read, act_guarded
 from planning.inputs import read_images, read_numbers
-from planning.loading import Checkpoint, read_decoder, read_model, with_proposals
+from planning.loading import Checkpoint, chosen_planner, read_decoder, read_model, with_proposals
 from planning.logbook import Logbook
 from planning.monitor import MonitorConfig, make_monitor
 from planning.planner import GoalLike
@@ -150,7 +150,7 @@ class RobotController:
     ) -> None:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
-        self._settings = read_settings(options)
+        self._settings = chosen_planner(read_settings(options), str(checkpoint), "")
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
         strategy = make_strategy(self._settings, seed)  # refused before the model is read, which takes longer
         model = read_model(self._source, place, precision)

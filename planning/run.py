@@ -32,7 +32,15 @@ from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task, from_images, from_manifest
 from planning.goal_image import require_fit
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_decoder, read_model, with_proposals
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    choose_checkpoint,
+    chosen_planner,
+    read_decoder,
+    read_model,
+    with_proposals,
+)
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -89,7 +97,8 @@ def run(config: Config) -> None:
     """Run `python -m planning.run`. Raises UserError for input that cannot be used."""
     options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
     device = pick_device(options.device)
-    strategy = make_strategy(config["planner"], options.planner_seed)
+    settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
+    strategy = make_strategy(settings, options.planner_seed)
     env, spec = open_env(config["env"])
     try:
         task = _choose_task(options, env, spec)
@@ -98,7 +107,7 @@ def run(config: Config) -> None:
         strategy = with_proposals(strategy, model)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
         verification = make_verification(options.verify, model, decoder)
-        monitor = _monitor(options, model, checkpoint, config["planner"])
+        monitor = _monitor(options, model, checkpoint, settings)
         command = read_start(options.command, spec.action)
         policy: Policy = WorldModelPolicy(
             model, strategy, device, options.reached_distance, command, verification, monitor

@@ -50,7 +50,7 @@ class _Sections:
     """Sections of `configs/inverse.yaml`. The file explains each option."""
 
     episodes: InverseData
-    network: InverseConfig
+    head: InverseConfig
     trainer: TrainerConfig
 
     @classmethod
@@ -58,16 +58,16 @@ class _Sections:
         """The sections of a command's options. Raises UserError for options that do not fit."""
         return cls(
             from_config(InverseData, config["episodes"], "episodes"),
-            from_config(InverseConfig, config["network"], "network"),
+            from_config(InverseConfig, config["head"], "head"),
             from_config(TrainerConfig, config["trainer"], "trainer"),
         )
 
     def require_memory(self, store: TrajectoryStore, size: int) -> None:
         """Raises UserError if a batch, the network or codes of `size` numbers cannot fit into the memory."""
-        shape, batch = self.network, self.trainer.batch_size
+        shape, batch = self.head, self.trainer.batch_size
         require_memory(f"trainer.batch_size={batch}", 16.0 * batch * shape.width * (1 + shape.depth))
-        require_memory(f"network.width={shape.width}", 16.0 * shape.depth * shape.width**2)
-        require_memory(f"network.chunk={shape.chunk}", 4.0 * batch * shape.chunk * store.spec.action.size)
+        require_memory(f"head.width={shape.width}", 16.0 * shape.depth * shape.width**2)
+        require_memory(f"head.chunk={shape.chunk}", 4.0 * batch * shape.chunk * store.spec.action.size)
         frames = min(self.episodes.frames, store.num_rows)
         require_memory(f"episodes.frames={self.episodes.frames}", 8.0 * frames * size)
 
@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         return
     train, held_out = (_encode(store, model, hashed, part, name, cache, folder) for name, part in chosen.items())
     torch.manual_seed(seed)
-    network = InverseNetwork(sections.network, size, model.spec.action.size).to(device)
+    network = InverseNetwork(sections.head, size, model.spec.action.size).to(device)
     farthest, batch = sections.episodes.farthest, sections.trainer.batch_size
     task = InverseTask(network, train, held_out, farthest, batch, seed, device)
     run_to_end(Trainer(task, sections.trainer, folder, device), "inverse dynamics")
@@ -119,7 +119,7 @@ def main(config: Config) -> None:
     save_inverse(network, folder, hashed, {**description, "held_out": figures})
     console.print(
         f"held-out actions: {figures['explained_near']:.0%} of their variance explained for goals "
-        f"{sections.network.chunk} control steps away, {figures['explained_far']:.0%} for {farthest}"
+        f"{sections.head.chunk} control steps away, {figures['explained_far']:.0%} for {farthest}"
     )
     console.print(f"head: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
