@@ -24,6 +24,8 @@ COMMANDS = {
     "train": "train",
     "probe": "probe",
     "decode": "decode",
+    "inverse": "inverse",
+    "remember": "remember",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",
