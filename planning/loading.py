@@ -146,7 +146,7 @@ def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) ->
     return settings_for(settings, resolve(choose_checkpoint(wanted, env).source))
 
 
-def with_proposals(strategy: Strategy, model: WorldModel) -> Strategy:
+def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
 
     Raises:
