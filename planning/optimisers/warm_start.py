@@ -54,9 +54,14 @@ def remaining(actions: Tensor, step: Tensor, problem: Problem) -> Tensor:
 
 
 def with_proposals(drawn: Tensor, problem: Problem, action_repeat: int, generator: torch.Generator) -> Tensor:
-    """Candidates `[B, N, K, A]`, of which the last are replaced by what `problem.propose` proposes, if anything."""
+    """Candidates `[B, N, K, A]`, of which the last are replaced by what `problem.propose` proposes, if anything.
+
+    A proposal with a number that is not finite replaces nothing.
+    """
     if problem.propose is None:
         return drawn
     most = drawn.shape[1]
     proposed = to_knots(problem.propose(most, generator).to(drawn), action_repeat, problem.step)[:, :most]
-    return torch.cat([drawn[:, : most - proposed.shape[1]], proposed], dim=1)
+    kept, replaced = drawn.split([most - proposed.shape[1], proposed.shape[1]], dim=1)
+    usable = proposed.isfinite().flatten(2).all(-1)[:, :, None, None]
+    return torch.cat([kept, torch.where(usable, proposed, replaced)], dim=1)

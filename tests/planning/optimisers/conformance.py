@@ -179,6 +179,18 @@ class OptimiserConformance:
         solve(self.make(), ask(torch.zeros(1, 2), cost=cost, propose=lambda most, generator: wanted))
         assert any(judged)
 
+    def test_a_proposal_that_is_no_number_does_no_harm(self) -> None:
+        """Even if the cost of such actions is finite."""
+        proposed = torch.full((2, 3, 5, 2), 0.2)
+        proposed[0], proposed[1, 1:] = torch.nan, torch.inf
+
+        def cost(actions: Tensor) -> Tensor:
+            assert actions.isfinite().all()
+            return actions.square().sum((-1, -2))
+
+        plan = solve(self.make(), ask(torch.zeros(2, 2), cost=cost, propose=lambda most, generator: proposed))
+        assert plan.cost.isfinite().all() and plan.actions.isfinite().all()
+
 
 def assert_allowed(actions: Tensor, last: Tensor, spec: ActionSpec, control_step_s: float) -> None:
     """Commands `[B, H, A]` after `last [B, A]`: within the bounds in double precision, and so on. Nothing is given."""
