@@ -23,7 +23,7 @@ from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.watched import RunLog, Until, watch_all
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, read_model
+from planning.loading import RUNS, Checkpoint, choose_checkpoint, chosen_planner, read_model, with_proposals
 from planning.monitor import MOST_WINDOW, Monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
@@ -59,13 +59,14 @@ def calibrate(config: Config) -> None:
     pairs_config = from_config(ManifestConfig, config["manifest"], "manifest")
     _require_enough(options.alpha, pairs_config.n)
     device = pick_device(options.device)
-    settings = config["planner"]
+    settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
     with contextlib.ExitStack() as opened:
         env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        strategy = with_proposals(strategy, model)
         monitor = Monitor(model, {}, options.window, "go_on")
         manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config)
         envs = [env, *open_more(config["env"], min(options.batch, pairs_config.n) - 1, opened)]

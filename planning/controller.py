@@ -220,10 +220,11 @@ class Controller:
         cost = LatentGoalCost(
             self._model, [row.latent for row in rows], [row.aim for row in rows], self._strategy.objective
         )
+        propose = self._strategy.propose([row.latent for row in rows], [row.aim for row in rows], self.limits)
         memories = [row.plan.memory for row in rows if row.plan is not None]
         memory = type(memories[0]).cat(memories) if memories else None
         last = torch.cat([row.in_force for row in rows])
-        return self._strategy.plan(cost, self.limits, last, step, memory, deadline)
+        return self._strategy.plan(cost, self.limits, last, step, memory, deadline, propose)
 
     def _decide(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """The actions `[B, A]`, and whether each was replaced by rest `[B]`."""

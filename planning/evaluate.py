@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.protocol import GoalEnv
+from planning.choice import write_choice
 from planning.display import EpisodeProgress, summary_table
 from planning.evaluation.episodes import Episode, EpisodeLog, run_all
 from planning.evaluation.latency import measure_plan_ms
@@ -24,18 +26,30 @@ from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
 from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.oracle import Oracle
-from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.policies import InversePolicy, NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
 from planning.hierarchy import HierarchyConfig
 from planning.inputs import read_start
-from planning.loading import RUNS, Checkpoint, choose_checkpoint, content_hash, read_hierarchy, read_model
+from planning.loading import (
+    RUNS,
+    Checkpoint,
+    choose_checkpoint,
+    chosen_planner,
+    content_hash,
+    read_hierarchy,
+    read_inverse,
+    read_model,
+    with_proposals,
+)
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
+from worldmodel.core.checkpoint import resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
 from worldmodel.core.spec import EnvironmentSpec
@@ -51,7 +65,9 @@ class EvaluateConfig(EpisodesConfig):
 
     hierarchy: str | None
     baselines: bool
+    inverse: str | None
     oracle: bool
+    write_planner: bool
     videos: int
     reality: int
 
@@ -96,6 +112,14 @@ class Evaluation:
         with EpisodeProgress(f"{self.spec.env}: {title}", len(pairs), budget) as progress:
             return run_all(self.envs, pairs, policy, budget, log, progress.update)
 
+    def run_baselines(self, start: NDArray[np.float32] | None) -> dict[str, list[Episode]]:
+        """Every episode of the policies that know no goal."""
+        wild, idle = UniformRandom(self.spec, self.options.seed, start), NoAction(self.spec, start)
+        return {
+            "random": self.run("random actions", wild, "random", self.key()),
+            "no_op": self.run("no action", idle, "no_op", self.key()),
+        }
+
 
 def evaluate(config: Config) -> None:
     """Run `python -m planning.evaluate`. Raises UserError for input that cannot be used."""
@@ -103,14 +127,23 @@ def evaluate(config: Config) -> None:
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
-    settings: dict[str, Any] = config["planner"]
+    settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
+    if options.oracle and strategy.optimiser.needs_gradient:
+        raise UserError(
+            f"planner={settings['name']} follows a gradient, which the simulator does not have: oracle=false leaves "
+            "the oracle out"
+        )
     with contextlib.ExitStack() as opened:
         env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
+        if options.write_planner and checkpoint.source in shipped_names():
+            raise UserError(f"write_planner=true writes to the checkpoint's folder, and {checkpoint.title} is shipped")
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
+        strategy = with_proposals(strategy, model)
+        head = None if options.inverse is None else read_inverse(options.inverse, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
@@ -119,7 +152,9 @@ def evaluate(config: Config) -> None:
         policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **_identity(options, sub_goals))
+        proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
+        further = {**proposed, **_identity(options, sub_goals)}
+        key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **further)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
         batched_ms = list(policy.plan_ms)
@@ -128,10 +163,11 @@ def evaluate(config: Config) -> None:
             oracle = Oracle(envs, spec, strategy, start)
             episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
         if options.baselines:
-            episodes["random"] = task.run(
-                "random actions", UniformRandom(spec, options.seed, start), "random", task.key()
-            )
-            episodes["no_op"] = task.run("no action", NoAction(spec, start), "no_op", task.key())
+            episodes |= task.run_baselines(start)
+        if head is not None:
+            predicting = InversePolicy(model, head, device, manifest.steps_ahead, start)
+            decisive = task.key(checkpoint=checkpoint.sha256, inverse=head.identity, device=device.type)
+            episodes["inverse"] = task.run("inverse dynamics", predicting, "inverse", decisive)
         reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
         rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
@@ -182,7 +218,7 @@ def _report(
         **dataclasses.asdict(timing),
         "plans_against_reality": None if reality is None else dataclasses.asdict(reality),
         # Baselines and oracle have the key names that results have had from the beginning.
-        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random") if name in summaries},
+        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random", "inverse") if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
         "manifest_hash": task.manifest.sha256,
@@ -211,6 +247,10 @@ def _report(
     if timing.batched_plans_per_s is not None:
         console.print(f"batched by {timing.batch}: {timing.batched_plans_per_s:.1f} plans/s")
     console.print(f"results: {out / 'results.json'}" + (f"\nfailures: {videos[0].parent}" if videos else ""))
+    if task.options.write_planner:
+        judged = {key: results[key] for key in ("task", "n", "success_any", "success_final", "manifest_hash")}
+        path = write_choice(resolve(task.checkpoint.source), task.planner, judged)
+        console.print(f"planner=auto now takes planner={task.planner['name']} with these options: {escape(str(path))}")
     # planning.run takes pairs from the frozen manifest. It does not know pairs that were drawn for this evaluation.
     watch = [f"seed={_worth_watching(episodes[MODEL])}"] if frozen else []
     console.print(next_command("planning.run", *watch, checkpoint="checkpoint"))

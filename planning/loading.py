@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from planning.choice import AUTO as PLANNER_OF_CHECKPOINT
+from planning.choice import settings_for
 from planning.hierarchy import Hierarchy, HierarchyConfig
+from planning.policies.inverse import Predicted
+from planning.policies.memory import load_memory
+from planning.policies.proposals import Proposals
+from planning.strategy import Strategy
+from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
+from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
-from worldmodel.models.contract import WorldModel
+from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
+from worldmodel.models.inverse.inverse import Inverse, load_inverse
 from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
 
 RUNS = Path("runs")
@@ -142,3 +153,43 @@ def read_pictures(folder: Path) -> NDArray[np.uint8] | None:
         return None
     fits = isinstance(pictures, np.ndarray) and pictures.dtype == np.uint8 and pictures.ndim == 4
     return pictures if fits and pictures.shape[-1] == 3 else None
+
+
+def read_inverse(folder: str, model: WorldModel) -> Inverse:
+    """The inverse-dynamics head in `folder`. Raises UserError if there is none, or one of another model."""
+    return load_inverse(Path(folder), model)
+
+
+def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) -> dict[str, Any]:
+    """The configuration group `planner`, with `planner=auto` replaced by the choice of the checkpoint.
+
+    `wanted` and `env` are as for `choose_checkpoint`.
+
+    Raises:
+        UserError: for a checkpoint that does not exist, or whose choice cannot be used.
+    """
+    if settings.get("name") != PLANNER_OF_CHECKPOINT:
+        return dict(settings)
+    return settings_for(settings, resolve(choose_checkpoint(wanted, env).source))
+
+
+def with_proposals(strategy: Strategy, model: Any) -> Strategy:
+    """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
+
+    Raises:
+        UserError: for a folder that cannot be read or belongs to another model.
+    """
+    options = strategy.proposals
+    sources: list[Proposer] = []
+    if options.memory is not None:
+        sources.append(load_memory(Path(options.memory), model, model.compact(_black(model)), model.device))
+    if options.inverse is not None:
+        sources.append(Predicted(read_inverse(options.inverse, model)))
+    return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
+
+
+def _black(model: WorldModel) -> Latent:
+    """The latent `[1, ...]` of black images, of which only the structure matters."""
+    spec = model.spec
+    images = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
+    return model.observe(None, Observation(images, np.zeros((1, spec.proprio_size), np.float32)), None)

@@ -25,6 +25,7 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.goals import read_one
 from planning.inputs import first_command, read_images, read_numbers
+from planning.loading import with_proposals
 from planning.objectives import LatentGoalCost, require_confidence
 from planning.registry import make_strategy
 from planning.settings import read_settings
@@ -73,7 +74,7 @@ class Planner:
         seed: int = 0,
     ) -> None:
         self.model, self.spec, self._device = model, model.spec, torch.device(device)
-        self._strategy = make_strategy(read_settings(options), seed)
+        self._strategy = with_proposals(make_strategy(read_settings(options), seed), model)
         require_confidence(model, self._strategy.objective)
         self.limits = ActionLimits.of(self.spec.action, self.spec.control_step_s, self._device)
 
@@ -135,7 +136,8 @@ class Planner:
         with torch.no_grad():
             towards = self.model.goal(read_one(goal, self.spec))
             cost = LatentGoalCost(self.model, [latent], [towards], self._strategy.objective)
-            plan = self._strategy.plan(cost, self.limits, self.limits.clip(last), 0, None)
+            propose = self._strategy.propose([latent], [towards], self.limits)
+            plan = self._strategy.plan(cost, self.limits, self.limits.clip(last), 0, None, propose=propose)
         return PlannedActions(plan.actions[0].cpu().numpy(), float(plan.cost[0]), plan.trace[0].cpu().numpy())
 
     def _tensor(self, values: ArrayLike, shape: tuple[int, ...], what: str) -> Tensor:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from planning.choice import AUTO
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.base import OptimiserEntry
+from planning.policies.proposals import ProposalConfig
 from planning.strategy import ControllerConfig, Strategy
 from planning.types import Optimiser
 from worldmodel.core.errors import UserError
@@ -21,7 +23,13 @@ OPTIMISERS: Final = Registry[OptimiserEntry](
     "optimiser",
     "planner",
     {
+        "adam": "planning.optimisers.adam:ENTRY",
         "cem": "planning.optimisers.cem:ENTRY",
+        "gradient_cem": "planning.optimisers.gradient_cem:ENTRY",
+        "icem": "planning.optimisers.icem:ENTRY",
+        "mixed": "planning.optimisers.mixed:ENTRY",
+        "mppi": "planning.optimisers.mppi:ENTRY",
+        "predictive_sampling": "planning.optimisers.predictive_sampling:ENTRY",
         "random_shooting": "planning.optimisers.random_shooting:ENTRY",
     },
     OptimiserEntry,
@@ -43,11 +51,14 @@ def make_strategy(config: Mapping[str, Any], seed: int) -> Strategy:
     Raises:
         UserError: for an option that is unknown or not acceptable, and for a search that would fill the memory.
     """
+    if config["name"] == AUTO:
+        raise UserError("planner=auto needs a checkpoint that says which planner is its best: choose one by its name")
     controller = {"horizon": config["horizon"], "execute": config["execute"], "seed": seed}
     strategy = Strategy(
         make_optimiser(config["name"], config["options"]),
         from_config(ObjectiveConfig, config["objective"], "planner objective"),
         from_config(ControllerConfig, controller, "planner"),
+        from_config(ProposalConfig, config.get("proposals", {}), "planner proposals"),
     )
     samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
     moments, gib = samples * horizon, samples * horizon * _BYTES_PER_MOMENT / 2**30

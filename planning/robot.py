@@ -37,7 +37,14 @@ from planning.goals import read_goals
 from planning.guarded import Read, act_guarded
 from planning.hierarchy import HierarchyConfig, require_alone
 from planning.inputs import read_images, read_numbers
-from planning.loading import Checkpoint, read_decoder, read_hierarchy, read_model
+from planning.loading import (
+    Checkpoint,
+    chosen_planner,
+    read_decoder,
+    read_hierarchy,
+    read_model,
+    with_proposals,
+)
 from planning.logbook import Logbook
 from planning.monitor import MonitorConfig, make_monitor
 from planning.planner import GoalLike
@@ -159,10 +166,11 @@ class RobotController:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
         require_alone(hierarchy, verify=verify, monitor=monitor)
-        self._settings = read_settings(options)
-        strategy = make_strategy(self._settings, seed)
+        self._settings = chosen_planner(read_settings(options), str(checkpoint), "")
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
+        strategy = make_strategy(self._settings, seed)  # refused before the model is read, which takes longer
         model = read_model(self._source, place, precision)
+        strategy = with_proposals(strategy, model)
         shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec

@@ -38,10 +38,12 @@ from planning.loading import (
     RUNS,
     Checkpoint,
     choose_checkpoint,
+    chosen_planner,
     read_decoder,
     read_hierarchy,
     read_model,
     read_pictures,
+    with_proposals,
 )
 from planning.monitor import Monitor, MonitorConfig, make_monitor
 from planning.registry import make_strategy
@@ -102,16 +104,18 @@ def run(config: Config) -> None:
     options = from_config(RunConfig, {**plain_options(config), "goal": config["goal"]}, "run")
     sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
-    strategy = make_strategy(config["planner"], options.planner_seed)
+    settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
+    strategy = make_strategy(settings, options.planner_seed)
     env, spec = open_env(config["env"])
     try:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
+        strategy = with_proposals(strategy, model)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         verification = make_verification(options.verify, model, decoder)
-        monitor = _monitor(options, model, checkpoint, config["planner"])
+        monitor = _monitor(options, model, checkpoint, settings)
         command = read_start(options.command, spec.action)
         policy: Policy = WorldModelPolicy(
             model, strategy, device, options.reached_distance, command, verification, monitor, hierarchy

@@ -6,14 +6,16 @@ See `planning.types` for shapes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.objectives import ObjectiveConfig
-from planning.types import CostFn, Optimiser, Plan, Problem
+from planning.policies.proposals import NO_PROPOSALS, ProposalConfig
+from planning.types import CostFn, Optimiser, Plan, Problem, Propose, Proposer
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.tensor_record import TensorRecord
 
@@ -43,11 +45,26 @@ class ControllerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """The parts of a controller beside the model: optimiser, objective, and options of the control loop."""
+    """The parts of a controller beside the model.
+
+    Attributes:
+        optimiser: searches for actions.
+        objective: reduces the distances along a plan to a cost.
+        controller: options of the control loop.
+        proposals: options of what proposes actions beside the optimiser's own.
+        proposer: what `planning.loading.with_proposals` has loaded for these options; None without any.
+    """
 
     optimiser: Optimiser
     objective: ObjectiveConfig
     controller: ControllerConfig
+    proposals: ProposalConfig = NO_PROPOSALS
+    proposer: Proposer | None = None
+
+    def propose(self, latents: Sequence[Any], goals: Sequence[Any], limits: ActionLimits) -> Propose | None:
+        """What is proposed from `latents` toward `goals`, `[1, ...]` each; None without a proposer."""
+        proposer = self.proposer
+        return None if proposer is None else proposer.toward(latents, goals, limits, self.controller.horizon)
 
     def plan(
         self,
@@ -57,9 +74,10 @@ class Strategy:
         step: int,
         memory: TensorRecord | None,
         deadline: float | None = None,
+        propose: Propose | None = None,
     ) -> Plan:
         """The plan made at control step `step` of an episode, after the command `last [B, A]`. See `Problem`."""
         # Seeded anew for every step, so that the noise does not depend on the number of earlier plans.
         generator = torch.Generator().manual_seed(seed_of_step(self.controller.seed, step))
-        problem = Problem(cost, limits, last, self.controller.horizon, step, deadline=deadline)
+        problem = Problem(cost, limits, last, self.controller.horizon, step, propose, deadline)
         return self.optimiser.plan(problem, memory, generator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -83,7 +83,15 @@ class Optimiser(abc.ABC):
     @property
     @abc.abstractmethod
     def evaluations(self) -> int:
-        """Number of action sequences per row that are evaluated for one plan."""
+        """Number of action sequences per row that are evaluated for one plan.
+
+        One whose gradient is computed too counts once, although it takes about three times as long.
+        """
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it follows the gradient of the cost, which a simulator, for example, does not have."""
+        return False
 
     @abc.abstractmethod
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
@@ -158,6 +166,37 @@ class Subgoals(Protocol):
 
     def toward(self, goal: Any) -> Guide:
         """The guide to `goal [1, ...]`."""
+
+
+class Proposer(Protocol):
+    """Proposes action sequences, which a sampling optimiser evaluates beside its own."""
+
+    @property
+    def identity(self) -> str:
+        """Tells proposers apart that propose different actions."""
+
+    def toward(self, latents: Sequence[Any], goals: Sequence[Any], limits: ActionLimits, horizon: int) -> Propose:
+        """What is proposed for B plans.
+
+        Args:
+            latents: current latents, `[1, ...]` each.
+            goals: their goals, `[1, ...]` each.
+            limits: limits of actions.
+            horizon: planning horizon H [control steps].
+        """
+
+
+class ActionHead(Protocol):
+    """The part of `worldmodel.models.inverse.inverse.Inverse` that planning uses."""
+
+    identity: str
+
+    @property
+    def chunk(self) -> int:
+        """C, the number of control steps that are predicted."""
+
+    def predict(self, latents: Any, goals: Any, steps: Tensor) -> Tensor:
+        """Actions `[B, C, A]` that lead from latents `[B, ...]` to goals `[B, ...]` in `steps [B]` control steps."""
 
 
 class Decoder(Protocol):

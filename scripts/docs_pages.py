@@ -25,6 +25,8 @@ COMMANDS = {
     "probe": "probe",
     "decode": "decode",
     "landmarks": "landmarks",
+    "inverse": "inverse",
+    "remember": "remember",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",

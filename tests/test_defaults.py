@@ -22,7 +22,9 @@ from planning.hierarchy import HierarchyConfig
 from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
-from planning.optimisers.random_shooting import RandomShootingConfig
+from planning.policies.proposals import ProposalConfig
+from planning.registry import OPTIMISERS
+from planning.remember import RememberConfig
 from planning.run import RunConfig
 from planning.strategy import ControllerConfig
 from tests.source_tree import ROOT
@@ -36,9 +38,12 @@ from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.inverse import InverseOptions
 from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
 from worldmodel.models.decoder.training import DecodingConfig
+from worldmodel.models.inverse.network import InverseConfig
+from worldmodel.models.inverse.training import InverseData
 from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
 from worldmodel.pretrain import PretrainOptions
@@ -55,9 +60,11 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "goal": GoalImageConfig,
     "landmarks": LandmarkOptions,
+    "inverse": InverseOptions,
     "manifest": FreezeConfig,
     "pretrain": PretrainOptions,
     "probe": ProbeOptions,
+    "remember": RememberConfig,
     "run": RunConfig,
     "train": TrainOptions,
 }
@@ -69,12 +76,15 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "explore": ExploreConfig,
+    "episodes": InverseData,
+    "head": InverseConfig,
     "jepa": JepaConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
+    "planner.proposals": ProposalConfig,
     "network": DecoderConfig,
     "pretrain": PretrainConfig,
     "sub_goals": HierarchyConfig,
@@ -130,8 +140,12 @@ def test_the_options_of_a_family_are_those_of_its_dataclasses(name: str) -> None
 
 
 def test_the_other_choices_are_those_of_their_dataclasses() -> None:
-    options = composed("run", ["planner=random_shooting"]).planner.options
-    assert differing(RandomShootingConfig, dict(options)) == {}
+    for name in set(group_choices("planner")) - {"auto"}:
+        planner = composed("run", [f"planner={name}"]).planner
+        entry = OPTIMISERS.get(name)
+        assert planner.name == name and differing(entry.config, dict(planner.options)) == {}, name
+        assert set(planner.options) == {field.name for field in dataclasses.fields(entry.config)}, name
+        assert differing(ObjectiveConfig, dict(planner.objective)) == {}, name
     # The default of `name` is made of domain and task, as in the file.
     _, values = next(sections_of(composed("run", ["env=dm_control"]).env))
     assert differing(DmControlConfig, {k: v for k, v in values.items() if k not in ("name", "family")}) == {}

@@ -82,6 +82,14 @@ class Parts:
         rows = zip(self.latents, self.actions.split(1), strict=True)
         return [self.model.imagine(latent, actions) for latent, actions in rows]
 
+    def imagine_in_training(self) -> list[object]:
+        """As in training, when weights change in every step, so that they are cast to bf16 in every evaluation."""
+        self.model.train()
+        try:
+            return self.imagine()
+        finally:
+            self.model.eval()
+
     @torch.no_grad()
     def judge(self) -> list[object]:
         rows = zip(self.imagined, self.goals, strict=True)
@@ -104,6 +112,7 @@ def main(overrides: list[str]) -> None:
     title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config['precision']}; median ms"
     columns = ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share")
     found = table(title, *columns)
+    notes: list[str] = []
     iterations = int(config["planner"]["options"].get("iterations", 1))
     for batch in (1, int(config["batch"])):
         parts = Parts(model, strategy, batch, device)
@@ -118,7 +127,10 @@ def main(overrides: list[str]) -> None:
         row = [f"{x:.1f}" for x in (plan, encode, iterations * imagine, iterations * judge, search)]
         share = f"{achieved / peak:.0%} of {peak:.0f}"
         found.add_row(str(batch), *row, f"{1e3 * sequences / imagine:,.0f}", f"{achieved:.0f}", share)
+        uncast, cast = median_ms((parts.imagine_in_training, parts.imagine), device)
+        notes.append(f"{batch} environments: imagining takes {cast / uncast:.2f} of the time with weights cast once")
     console.print(found)
+    console.print("\n".join(notes))
     console.print(
         f"a rollout: one action sequence imagined {strategy.controller.horizon} control steps ahead; "
         "share: of a matrix product's rate on this machine, measured in the same run"

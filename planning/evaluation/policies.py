@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
+from planning.actions.safety import safe_actions
 from planning.controller import Controller
 from planning.decision import Decision, Watcher
 from planning.evaluation.rollout import Policy
@@ -17,10 +20,12 @@ from planning.evaluation.task import Task
 from planning.hierarchy import Hierarchy
 from planning.inputs import first_command
 from planning.strategy import Strategy
-from planning.types import Model
+from planning.types import ActionHead, Model
 from planning.verification import Verification
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
+
+_LEAST_STEPS_LEFT: Final = 5  # control steps
 
 
 class WorldModelPolicy(Policy):
@@ -71,6 +76,60 @@ class WorldModelPolicy(Policy):
         if decision.planned:
             self.plan_ms.append(decision.plan_ms)
         return decision
+
+
+class InversePolicy(Policy):
+    """Acts as an inverse-dynamics head predicts, without a search (GC-IDM, arXiv 2605.08732).
+
+    Its first action is executed, and the next one is predicted from the next observation.
+
+    Args:
+        model: the world model of the head's latents.
+        head: the head.
+        device: device of the model.
+        steps_ahead: control steps from start to goal, as far as they are known.
+        start: `[A]`, the command at the start of an episode in dimensions that hold and have no reading.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        head: ActionHead,
+        device: torch.device,
+        steps_ahead: int,
+        start: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._model, self._head, self._device, self._start = model, head, device, start
+        self._steps_ahead = steps_ahead
+        self._limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
+
+    @torch.no_grad()
+    def reset(self, tasks: Sequence[Task]) -> None:
+        self._goals = [self._model.goal(task.goals[-1]) for task in tasks]
+        self._latents: list[Any] = [None] * len(tasks)
+        self._last: Tensor | None = None
+        self._step = 0
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> Decision:
+        if self._last is None:
+            known = first_command(None, observation, self._model.spec.action, [True] * len(self._goals), self._start)
+            given = torch.as_tensor(np.array(known, np.float32), device=self._device)
+            self._last = self._limits.clip(given)
+            before: list[Tensor | None] = [None] * len(self._goals)
+        else:
+            before = list(self._last.split(1))
+        # An episode that is late still needs some steps to arrive.
+        left = torch.tensor([max(self._steps_ahead - self._step, _LEAST_STEPS_LEFT)], device=self._device)
+        wanted = []
+        for row, (latent, goal) in enumerate(zip(self._latents, self._goals, strict=True)):
+            seen = observation.rows(slice(row, row + 1))
+            self._latents[row] = self._model.observe(latent, seen, before[row])
+            wanted.append(self._head.predict(self._latents[row], goal, left)[:, 0])
+        self._last, replaced = safe_actions(torch.cat(wanted), self._limits, self._last)
+        self._step += 1
+        made = Decision.blind(self._last.cpu().numpy().copy())
+        return dataclasses.replace(made, replaced=replaced.cpu().numpy())
 
 
 class Baseline(Policy):

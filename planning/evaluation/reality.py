@@ -135,7 +135,8 @@ class RealityCheck:
         latent = model.observe(None, seen, None)
         present, wanted = (model.goal(ImageGoal(env.goal_images(one))) for one in (state, goal))
         cost = LatentGoalCost(model, [latent], [wanted], self._strategy.objective)
-        plan = self._strategy.plan(cost, self._limits, last, 0, None)
+        propose = self._strategy.propose([latent], [wanted], self._limits)
+        plan = self._strategy.plan(cost, self._limits, last, 0, None, propose=propose)
         end = env.simulate(state, plan.actions.cpu().double().numpy())[0, -1]
         if not bool(plan.cost.isfinite()) or not np.isfinite(end).all():
             return None

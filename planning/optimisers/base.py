@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from planning.actions.knots import from_knots, shift, to_knots
+from planning.actions.knots import to_knots
 from planning.actions.limits import ActionLimits
-from planning.actions.safety import finite_or_worst
+from planning.optimisers.judge import Judge
+from planning.optimisers.pace import Pace
+from planning.optimisers.warm_start import WarmStart, first_mean, warm_start, with_proposals
 from planning.types import Optimiser, Plan, Problem
 from worldmodel.core.errors import UserError
 from worldmodel.core.tensor_record import TensorRecord
@@ -46,12 +46,17 @@ class SamplingConfig:
         iterations: rounds of sampling and refitting.
         result: `mean` returns the refitted mean, `best` the best sample seen. The best sample overfits the model.
         action_repeat: control steps that share one action in the plan.
+        narrow_share: share of the drawn samples that lie nearer to the mean, from 0 to 1. They refine what is found
+            while the others still explore.
+        narrow_scale: their distance to the mean, as a fraction of what was drawn.
     """
 
     samples: int = 192
     iterations: int = 4
     result: str = "mean"
     action_repeat: int = 4
+    narrow_share: float = 0.0
+    narrow_scale: float = 0.25
 
     def __post_init__(self) -> None:
         if self.samples < 2 or self.iterations < 1 or self.action_repeat < 1:
@@ -66,6 +71,11 @@ class SamplingConfig:
             )
         if self.result not in ("mean", "best"):
             raise ValueError(f"result '{self.result}' is unknown: choose from best, mean")
+        if not (0 <= self.narrow_share <= 1 and 0 < self.narrow_scale <= 1):
+            raise ValueError(
+                f"narrow_share {self.narrow_share}, narrow_scale {self.narrow_scale}: 0 to 1, and above 0 and at most "
+                "1 are accepted"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +86,11 @@ class Search(TensorRecord):
     std: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class WarmStart(TensorRecord):
-    """The memory of a sampling optimiser.
-
-    Attributes:
-        actions: `[B, H, A]`, the last plan before limits on changes and binary dimensions were applied. Applying them
-            to the remaining actions gives the rest of the plan.
-        step: `[B]`, the control step in which the plan was made.
-    """
-
-    actions: Tensor
-    step: Tensor
-
-
 class SamplingOptimiser(Optimiser):
     """Draws action sequences, evaluates their costs, and refits the distribution to the best ones.
 
-    A subclass implements `draw` and `refit`. This class handles knots, limits, warm starts, proposed candidates, costs
-    that are not finite, the best of all candidates, and the result.
+    A subclass implements `draw` and `refit`. This class handles knots, limits, warm starts, two spreads, proposed
+    candidates, costs that are not finite, deadlines, the best of all candidates, and the result.
 
     All rows of a batch share the noise, so a row's plan depends neither on the other rows nor on how many there are.
     The mean so far is the first candidate of every iteration. A row without a finite cost keeps its mean and reports
@@ -115,9 +111,36 @@ class SamplingOptimiser(Optimiser):
         The cost of a bad candidate may be infinite, but never NaN. A row whose costs are all infinite keeps its mean.
         """
 
-    def begin(self, mean: Tensor, limits: ActionLimits) -> Search:
-        """The first distribution, around `mean [B, K, A]`."""
-        return Search(mean, (limits.span / 2).expand_as(mean))
+    # --- what a subclass may change ----------------------------------------------------------------------------------
+
+    def begin(self, mean: Tensor, problem: Problem, memory: TensorRecord | None) -> Search:
+        """The first distribution, around `mean [B, K, A]`, which is what `memory` leaves of the last plan."""
+        return Search(mean, (problem.limits.span / 2).expand_as(mean))
+
+    def counts(self) -> Sequence[int]:
+        """The number of candidates that are evaluated in each iteration, at most `samples`. The mean is one of them."""
+        return [self.config.samples] * self.config.iterations
+
+    def kept(self, search: Search) -> Tensor | None:
+        """Candidates `[B, N, K, A]` of earlier iterations that take the place of drawn ones, or None."""
+        return None
+
+    def admit(self, knots: Tensor, problem: Problem) -> Tensor:
+        """The nearest knots `[B, N, K, A]` that may be candidates."""
+        return problem.limits.clip(knots)
+
+    def improve(self, knots: Tensor, cost: Tensor, judge: Judge, limits: ActionLimits) -> tuple[Tensor, Tensor]:
+        """Candidates `[B, S, K, A]` and costs `[B, S]` in place of those evaluated. No cost may be above the old one.
+
+        A subclass that evaluates more here adds the number to `evaluations`.
+        """
+        return knots, cost
+
+    def remember(self, actions: Tensor, search: Search, judge: Judge, problem: Problem) -> WarmStart:
+        """The memory of the plan `actions [B, H, A]`, found with the last distribution."""
+        return warm_start(actions, problem)
+
+    # --- the search --------------------------------------------------------------------------------------------------
 
     @property
     def samples(self) -> int:
@@ -125,7 +148,7 @@ class SamplingOptimiser(Optimiser):
 
     @property
     def evaluations(self) -> int:
-        return self.config.samples * self.config.iterations + (self.config.result == "mean")
+        return sum(self.counts()) + (self.config.result == "mean")
 
     @torch.no_grad()
     def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
@@ -136,26 +159,16 @@ class SamplingOptimiser(Optimiser):
         cost of the mean is not known.
         """
         config, limits = self.config, problem.limits
-        repeat, step = config.action_repeat, problem.step
-        held = functools.partial(from_knots, action_repeat=repeat, horizon=problem.horizon, elapsed=step)
-        search = self.begin(to_knots(first_mean(problem, memory), repeat, step), limits)
+        judge, pace = Judge(problem, config.action_repeat), Pace(problem.deadline)
+        mean = to_knots(first_mean(problem, memory), config.action_repeat, problem.step)
+        search = self.begin(mean, problem, memory)
         best, best_cost = search.mean, torch.full_like(search.mean[:, 0, 0], torch.inf)
         trace: list[Tensor] = []
-        pace = _Pace(problem.deadline)
-
-        def judge(knots: Tensor) -> Tensor:
-            return finite_or_worst(problem.cost(limits.project(held(knots), problem.last)))
-
         for iteration in range(config.iterations):
             if not pace.allows_another(best_cost):
                 break
-            drawn = self.draw(search, limits, generator)
-            self._require_shape("draw", drawn, (len(search.mean), config.samples - 1, *search.mean.shape[1:]))
-            drawn = limits.clip(drawn)
-            if iteration == 0 and problem.propose is not None:
-                drawn = _with_proposals(drawn, problem, repeat, generator)
-            knots = torch.cat([search.mean[:, None], drawn], dim=1)
-            cost = judge(knots)
+            knots = self._candidates(search, problem, iteration, generator)
+            knots, cost = self.improve(knots, judge.cost(knots), judge, limits)
             lowest, index = cost.min(1)
             better = knots[torch.arange(len(knots), device=index.device), index]
             best = torch.where((lowest < best_cost)[:, None, None], better, best)
@@ -164,12 +177,26 @@ class SamplingOptimiser(Optimiser):
             search = self.refit(search, knots, cost, limits)
             self._require_shape("refit", search.mean, best.shape)
         if config.result == "mean" and pace.allows_another(best_cost):
-            best, best_cost = _mean_unless_worthless(judge(search.mean[:, None]), search.mean, best, best_cost)
-        wanted = held(best)
-        made_at = torch.full((len(wanted),), problem.step, device=wanted.device)
-        actions = limits.project(wanted, problem.last)
+            best, best_cost = _mean_unless_worthless(judge.cost(search.mean[:, None]), search.mean, best, best_cost)
         trace += [torch.full_like(best_cost, torch.nan)] * (config.iterations - len(trace))
-        return Plan(actions, best_cost, WarmStart(wanted, made_at), torch.stack(trace, dim=1))
+        remembered = self.remember(judge.held(best), search, judge, problem)
+        return Plan(judge.actions(best), best_cost, remembered, torch.stack(trace, dim=1))
+
+    def _candidates(self, search: Search, problem: Problem, iteration: int, generator: torch.Generator) -> Tensor:
+        """The candidates `[B, S, K, A]` of an iteration: the mean, those kept, those drawn and those proposed."""
+        config = self.config
+        drawn, kept = self.draw(search, problem.limits, generator), self.kept(search)
+        self._require_shape("draw", drawn, (len(search.mean), config.samples - 1, *search.mean.shape[1:]))
+        drawn = drawn[:, : self.counts()[iteration] - 1 - (0 if kept is None else kept.shape[1])]
+        narrow = round(config.narrow_share * drawn.shape[1])
+        if narrow:
+            mean = search.mean[:, None]
+            near = mean + config.narrow_scale * (drawn[:, :narrow] - mean)
+            drawn = torch.cat([near, drawn[:, narrow:]], dim=1)
+        if iteration == 0:
+            drawn = with_proposals(drawn, problem, config.action_repeat, generator)
+        beside = drawn if kept is None else torch.cat([kept, drawn], dim=1)
+        return torch.cat([search.mean[:, None], self.admit(beside, problem)], dim=1)
 
     def _require_shape(self, method: str, values: Tensor, shape: Sequence[int]) -> None:
         """Raises UserError if a subclass, which may be a user's, returns values of another shape."""
@@ -178,51 +205,6 @@ class SamplingOptimiser(Optimiser):
                 f"{method} of {type(self).__name__} gives {list(values.shape)}: expected {list(shape)}, as its "
                 "docstring in planning/optimisers/base.py says"
             )
-
-
-class _Pace:
-    """Whether there is time for another iteration before a deadline [s of `time.monotonic`]; always without one."""
-
-    def __init__(self, deadline: float | None) -> None:
-        self._deadline, self._longest = deadline, 0.0
-        self._before: float | None = None
-
-    def allows_another(self, result: Tensor) -> bool:
-        """Asked before every iteration, with a result of the last one.
-
-        The first one is always allowed, since there is nothing else to return.
-        """
-        if self._deadline is None:
-            return True
-        result.cpu()  # waits for a GPU, which has only been told what to do
-        now, before = time.monotonic(), self._before
-        self._before = now
-        if before is None:
-            return True
-        self._longest = max(self._longest, now - before)
-        return now + self._longest <= self._deadline
-
-
-def first_mean(problem: Problem, memory: TensorRecord | None) -> Tensor:
-    """The initial mean `[B, H, A]`. It is the rest of the last plan, or rest if there is none."""
-    if memory is None:
-        return problem.rest()
-    assert isinstance(memory, WarmStart), "memory is given back to who made it"
-    made_at = memory.step.tolist()
-    if len(set(made_at)) == 1:
-        left = shift(memory.actions, problem.step - made_at[0], problem.limits)
-    else:  # rows that are equally far into their episodes can have made their last plans at different times
-        rows = zip(memory.actions.split(1), made_at, strict=True)
-        left = torch.cat([shift(actions, problem.step - step, problem.limits) for actions, step in rows])
-    return problem.limits.clip(left)
-
-
-def _with_proposals(drawn: Tensor, problem: Problem, action_repeat: int, generator: torch.Generator) -> Tensor:
-    """The candidates `[B, S-1, K, A]`, of which the last are replaced by the proposed ones."""
-    assert problem.propose is not None
-    most = drawn.shape[1]
-    proposed = to_knots(problem.propose(most, generator).to(drawn), action_repeat, problem.step)[:, :most]
-    return torch.cat([drawn[:, : most - proposed.shape[1]], problem.limits.clip(proposed)], dim=1)
 
 
 def _mean_unless_worthless(mean_cost: Tensor, mean: Tensor, best: Tensor, best_cost: Tensor) -> tuple[Tensor, Tensor]:

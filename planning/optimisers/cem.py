@@ -11,6 +11,8 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.actions.noise import coloured_noise
 from planning.optimisers.base import OptimiserEntry, SamplingConfig, SamplingOptimiser, Search
+from planning.types import Problem
+from worldmodel.core.tensor_record import TensorRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,8 @@ class CEM(SamplingOptimiser):
     def __init__(self, config: CEMConfig) -> None:
         super().__init__(config)
 
-    def begin(self, mean: Tensor, limits: ActionLimits) -> Search:
-        return Search(mean, (self.config.initial_std * limits.span / 2).expand_as(mean))
+    def begin(self, mean: Tensor, problem: Problem, memory: TensorRecord | None) -> Search:
+        return Search(mean, (self.config.initial_std * problem.limits.span / 2).expand_as(mean))
 
     def draw(self, search: Search, limits: ActionLimits, generator: torch.Generator) -> Tensor:
         _, knots, size = search.mean.shape

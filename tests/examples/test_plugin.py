@@ -82,7 +82,7 @@ def test_the_planner_finds_what_is_known():
     problem = Problem(
         lambda actions: (actions - best[:, None, None]).square().sum((2, 3)), limits, torch.zeros(2, 2), horizon=4
     )
-    planner = make_optimiser("mppi", {"samples": 256, "iterations": 12, "action_repeat": 4, "temperature": 0.02})
+    planner = make_optimiser("averaging", {"samples": 256, "iterations": 12, "action_repeat": 4, "temperature": 0.02})
     plan = planner.plan(problem, None, torch.Generator().manual_seed(0))
     torch.testing.assert_close(plan.actions, best[:, None].expand(-1, 4, -1), atol=0.15, rtol=0)
 

@@ -34,6 +34,17 @@ ARM = ActionSpec(
 SPEC = dataclasses.replace(POINT, action=ARM)
 BAD = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e-38])
 ROWS, STEPS = 200, 50
+_FEW = {"elites": 3, "iterations": 2}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adam": {"samples": 4, "iterations": 3},
+    "cem": _FEW,
+    "gradient_cem": _FEW,
+    "icem": _FEW,
+    "mixed": _FEW,
+    "mppi": {"iterations": 2},
+    "predictive_sampling": {},
+    "random_shooting": {},
+}
 
 
 class Hostile(PointModel):
@@ -71,11 +82,7 @@ def strange(rng: np.random.Generator) -> Observation:
 @pytest.mark.parametrize("execute", [1, 3])
 def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
     """40,000 commands over the four of these."""
-    options: dict[str, Any] = {
-        "samples": 8,
-        "action_repeat": 2,
-        **({"elites": 3, "iterations": 2} if name == "cem" else {}),
-    }
+    options = {"samples": 8, "action_repeat": 2, **OPTIONS[name]}
     strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5, execute))
     controller = Controller(Hostile(SPEC, execute), strategy, [PlaceGoal((0.1, 0.2))] * ROWS, torch.device("cpu"))
     rng, limits, last, replaced = np.random.default_rng(0), controller.limits, None, 0
@@ -94,15 +101,11 @@ def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
     assert 0.1 < replaced / (ROWS * STEPS) < 0.9
 
 
-@pytest.mark.parametrize("name", ["cem", "random_shooting"])
+@pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_no_plan_leaves_the_limits(name: str) -> None:
-    """60,000 commands over the two of these, as an optimiser and the last gate give them, many rows at a time."""
+    """30,000 commands for each of these, as an optimiser and the last gate give them, many rows at a time."""
     rows, noise = 1_000, torch.Generator().manual_seed(2)
-    options: dict[str, Any] = {
-        "samples": 8,
-        "action_repeat": 2,
-        **({"elites": 3, "iterations": 2} if name == "cem" else {}),
-    }
+    options = {"samples": 8, "action_repeat": 2, **OPTIONS[name]}
     strategy = Strategy(make_optimiser(name, options), ObjectiveConfig(), ControllerConfig(5))
     limits, memory = ActionLimits.of(ARM, SPEC.control_step_s), None
 

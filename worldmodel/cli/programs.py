@@ -33,6 +33,8 @@ PROGRAMS: Final = {
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "landmarks": Program("worldmodel.landmarks", "find sub-goals for far goals in a recording", "landmarks"),
+    "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),
+    "remember": Program("planning.remember", "keep recorded actions, which planners evaluate too", "remember"),
     "plan": Program("planning.run", "act until a goal image is reached", "run"),
     "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
     "calibrate": Program("planning.calibrate", "thresholds of the monitor, from successful runs", "calibrate"),

@@ -85,6 +85,10 @@ class WorldModel(nn.Module, abc.ABC):
         Observed and imagined latents are measured on the same scale.
         """
 
+    def compact(self, latent: Latent) -> Latent:
+        """A latent without what only `observe` needs, for those that are kept in number and compared by `distance`."""
+        return latent
+
     @property
     @abc.abstractmethod
     def reached_distance(self) -> float:

@@ -7,5 +7,5 @@ def add() -> None:
     from worldmodel_example import encoder, environment, planner
 
     register("env", "cart", environment.FAMILY)
-    register("optimiser", "mppi", planner.ENTRY)
+    register("optimiser", "averaging", planner.ENTRY)
     register("encoder", "colours", encoder.KIND)

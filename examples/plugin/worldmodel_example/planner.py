@@ -1,4 +1,4 @@
-"""`planner=mppi`: a sampling planner in two methods."""
+"""`planner=averaging`: a sampling planner in two methods."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ from planning.optimisers.base import OptimiserEntry, SamplingConfig, SamplingOpt
 
 
 @dataclasses.dataclass(frozen=True)
-class MPPIConfig(SamplingConfig):
-    """Options of `MPPI`, beside those of every sampling planner.
+class AveragingConfig(SamplingConfig):
+    """Options of `Averaging`, beside those of every sampling planner.
 
     Attributes:
         temperature: excess cost over the best at which a weight falls to 1/e, as a share of the costs' spread.
@@ -20,13 +20,15 @@ class MPPIConfig(SamplingConfig):
     temperature: float = 0.1
 
 
-class MPPI(SamplingOptimiser):
-    """Averages all candidates, with weights that fall with their costs (Williams et al. 2017, arXiv 1707.02342).
+class Averaging(SamplingOptimiser):
+    """Averages all candidates, with weights that fall with their costs, as MPPI does.
+
+    See Williams et al. 2017, arXiv 1707.02342. `planner=mppi` is the project's own version.
 
     `mean <- sum_s w_s a_s` with `w_s ~ exp(-(J_s - min J) / temperature)`.
     """
 
-    config: MPPIConfig
+    config: AveragingConfig
 
     def draw(self, search: Search, limits: ActionLimits, generator: torch.Generator) -> Tensor:
         noise = torch.randn(self.config.samples - 1, *search.mean.shape[1:], generator=generator)
@@ -41,4 +43,4 @@ class MPPI(SamplingOptimiser):
         return Search(torch.where(cost.isfinite().any(1)[:, None, None], mean, search.mean), search.std)
 
 
-ENTRY = OptimiserEntry(MPPI, MPPIConfig)
+ENTRY = OptimiserEntry(Averaging, AveragingConfig)

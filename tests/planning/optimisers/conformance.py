@@ -113,7 +113,9 @@ class OptimiserConformance:
         assert plan.cost.isfinite().all() and (plan.actions[..., 0] <= 0).all()
 
     def test_the_same_generator_gives_the_same_plan_and_another_one_another(self) -> None:
-        problem = ask(torch.tensor([[0.3, 1.1]]))
+        bowl = quadratic(torch.tensor([[0.3, 1.1]]))
+        # With several valleys, chance decides which one is found, also by a planner that descends.
+        problem = ask(torch.zeros(1, 2), cost=lambda actions: bowl(actions) + (20 * actions).sin().sum((-1, -2)))
         first, second, third = (solve(self.make(), problem, seed=seed) for seed in (1, 1, 2))
         assert torch.equal(first.actions, second.actions)
         assert not torch.equal(first.actions, third.actions)
@@ -150,6 +152,22 @@ class OptimiserConformance:
         assert sum(judged) == optimiser.evaluations and max(judged) <= optimiser.samples
         assert plan.trace.shape[0] == 2 and plan.trace.isfinite().all()
 
+    def test_a_deadline_gives_the_best_of_what_was_evaluated(self) -> None:
+        """One that is over allows one iteration, and one that is far away changes nothing."""
+        targets, costs = torch.tensor([[0.3, 1.1], [-0.2, 0.4]]), list[Tensor]()
+
+        def cost(actions: Tensor) -> Tensor:
+            costs.append(quadratic(targets)(actions).detach())
+            return quadratic(targets)(actions)
+
+        optimiser = self.make()
+        hurried = solve(optimiser, ask(targets, cost=cost, deadline=0.0))
+        torch.testing.assert_close(hurried.cost, torch.cat(costs, dim=1).amin(1))
+        torch.testing.assert_close(quadratic(targets)(hurried.actions[:, None])[:, 0], hurried.cost)
+        assert sum(each.shape[1] for each in costs) <= optimiser.evaluations
+        free, unhurried = (solve(optimiser, ask(targets, deadline=until)) for until in (None, float("inf")))
+        assert torch.equal(free.actions, unhurried.actions) and torch.equal(free.cost, unhurried.cost)
+
     def test_what_is_proposed_is_judged(self) -> None:
         wanted = torch.tensor([[0.123, 0.456]]).expand(5, -1)[None, None]
         judged: list[bool] = []
@@ -160,6 +178,18 @@ class OptimiserConformance:
 
         solve(self.make(), ask(torch.zeros(1, 2), cost=cost, propose=lambda most, generator: wanted))
         assert any(judged)
+
+    def test_a_proposal_that_is_no_number_does_no_harm(self) -> None:
+        """Even if the cost of such actions is finite."""
+        proposed = torch.full((2, 3, 5, 2), 0.2)
+        proposed[0], proposed[1, 1:] = torch.nan, torch.inf
+
+        def cost(actions: Tensor) -> Tensor:
+            assert actions.isfinite().all()
+            return actions.square().sum((-1, -2))
+
+        plan = solve(self.make(), ask(torch.zeros(2, 2), cost=cost, propose=lambda most, generator: proposed))
+        assert plan.cost.isfinite().all() and plan.actions.isfinite().all()
 
 
 def assert_allowed(actions: Tensor, last: Tensor, spec: ActionSpec, control_step_s: float) -> None:

@@ -150,7 +150,7 @@ def test_hostile_options_are_refused_in_one_line_or_taken(command: str) -> None:
             ["episodes=3"],
             "env is missing: choose from dm_control, push, reacher, robot, for example env=",
         ),
-        ("planning.run", ["planner=../env/push"], "unknown planner '../env/push': choose from cem, random_shooting"),
+        ("planning.run", ["planner=../env/push"], "unknown planner '../env/push': choose from adam, "),
         ("planning.run", ["planner=null"], "unknown planner 'null'"),
         ("planning.run", ["planner.options=5"], "planner.options is a section"),
         ("worldmodel.pretrain", ["env.name=../x"], "env.name '../x' cannot be used: expected a name of letters"),
@@ -221,7 +221,7 @@ def test_options_of_plug_ins_come_from_their_dataclasses() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["planner=uphil"], "choose from cem, random_shooting, uphill (did you mean uphill?)"),
+        (["planner=uphil"], "random_shooting, uphill (did you mean uphill?)"),
         (["env=mine"], "env.gravity is missing: it has no default"),
         (["env=mine", "env.gravitee=1"], "(did you mean env.gravity?)"),
         (["planner=uphill", "planner.options.sample=1"], "(did you mean planner.options.samples?)"),
@@ -236,7 +236,7 @@ def test_mistakes_about_plug_ins(overrides: list[str], message: str) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_help_lists_plug_ins_and_explains_their_options() -> None:
     told = help_text("run", ["planner=uphill"])
-    assert "planner=uphill (or planner=cem, planner=random_shooting), its options written planner.key=value:" in told
+    assert "planner=uphill (or planner=adam, planner=cem, " in told and "its options written planner.key=value:" in told
     assert "# planner=uphill: A search that goes uphill\n" in told
     assert "  samples: 32  # how many are drawn.\n" in told
     assert "env=push (or env=dm_control, env=mine, env=plain, env=reacher, env=robot)" in told

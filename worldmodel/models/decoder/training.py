@@ -20,11 +20,12 @@ from torch import Tensor
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import replacing
+from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.data.clips import Split, rows_of
 from worldmodel.data.store.files import open_file
-from worldmodel.models.contract import WorldModel
+from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.decoder.decoder import DecoderNetwork, require_decodable
 from worldmodel.training.trainer import TrainingTask
 
@@ -99,6 +100,7 @@ def encode_codes(
     identity: str,
     path: Path,
     progress: Callable[[int, int], None],
+    as_goals: bool = False,
 ) -> Tensor:
     """Codes `[M, D]` of the frames at `rows [M]`, float32, from the cache `path` or computed and written to it.
 
@@ -110,6 +112,7 @@ def encode_codes(
         identity: identity of recording and model. A cache with another identity, or a damaged one, is rebuilt.
         path: the cache, which can be removed at any time.
         progress: function that is called with (rows done, rows in all).
+        as_goals: read the images as goals, which have no proprioception, instead of as observations.
     """
     key = hashlib.sha256(identity.encode() + rows.tobytes()).digest()
     kept = _read(path, key, len(rows))
@@ -120,7 +123,8 @@ def encode_codes(
         # As at the start of an episode, because an image does not depend on the past.
         seen = Observation({camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}, proprio[block])
         with torch.no_grad():
-            parts.append(decodable.decodable(model.observe(None, seen, None)).float().cpu())
+            latent = _read_goals(model, seen) if as_goals else model.observe(None, seen, None)
+            parts.append(decodable.decodable(latent).float().cpu())
         done += len(block)
         progress(done, len(rows))
     codes = torch.cat(parts)
@@ -128,6 +132,15 @@ def encode_codes(
     with replacing(path, one_writer=True) as file:
         file.write(key + hashlib.sha256(content).digest() + content)
     return codes
+
+
+def _read_goals(model: WorldModel, seen: Observation) -> Latent:
+    """The images of `seen [B, ...]` as goals `[B, ...]`. A model reads one goal at a time."""
+    each = [
+        model.goal(ImageGoal({camera: images[row] for camera, images in seen.images.items()}))
+        for row in range(len(seen.proprio))
+    ]
+    return type(each[0]).cat(each)
 
 
 def _read(path: Path, key: bytes, rows: int) -> Tensor | None:

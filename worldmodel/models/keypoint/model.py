@@ -107,6 +107,7 @@ class KeypointModel(WorldModel):
         self.normaliser = Normaliser(*sizes)
         self.predictor = Predictor(config.predictor, len(spec.cameras) * config.state.size, *sizes)
         self._rollout: Callable[[Belief, Tensor], Belief] = self.predictor.rollout
+        self._cast: tuple[Any, Callable[[Belief, Tensor], Belief]] | None = None
         self.calibration = Confidence(config.predictor.calibrated_steps) if config.predictor.heads > 1 else None
         if config.state.novelty:
             self.register_buffer("largest_novelty", torch.ones(1))
@@ -182,7 +183,19 @@ class KeypointModel(WorldModel):
             start, standardised = latent.imagined().repeat(actions.shape[1]), self.normaliser.actions(actions)
             if self.with_confidence:
                 return self.predictor.rollout(start, standardised, doubting=True)
-            return self._rollout(start, standardised)
+            return self._fast_rollout()(start, standardised)
+
+    def _fast_rollout(self) -> Callable[[Belief, Tensor], Belief]:
+        """The rollout with weights that are cast once. Training and compiled rollouts use the predictor itself."""
+        plain = self.predictor.rollout
+        if self.training or self.precision == torch.float32 or self._rollout != plain:
+            return self._rollout
+        # Weights that were moved or changed are other ones.
+        weights = [(weight.data_ptr(), weight._version) for weight in self.predictor.parameters()]
+        if self._cast is None or self._cast[0] != (weights, self.precision):
+            # In a tuple, since a module would count as a part of this one.
+            self._cast = ((weights, self.precision), self.predictor.cast(self.precision).rollout)
+        return self._cast[1]
 
     def compile_imagination(self) -> None:
         """See `WorldModel.compile_imagination`. The first rollout of every shape takes a while."""
@@ -193,6 +206,11 @@ class KeypointModel(WorldModel):
         assert isinstance(latents, Belief) and isinstance(goal, Belief)
         between = latents.state.ndim - goal.state.ndim  # dimensions of samples and steps, which a goal lacks
         return self.between(latents, goal.map(lambda part: part[(slice(None), *[None] * between)]))
+
+    def compact(self, latent: TensorRecord) -> Belief:
+        """See `WorldModel.compact`. Tokens only serve to encode the next frame."""
+        assert isinstance(latent, Belief)
+        return latent.imagined()
 
     def decodable(self, latents: TensorRecord) -> Tensor:
         """See `Decodable`. It is the state of all cameras and proprioception, `[..., Z + P]`."""

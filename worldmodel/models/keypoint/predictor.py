@@ -19,6 +19,7 @@ Shapes: `B` sequences (any leading dimensions), `H` control steps, `n` predictio
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
@@ -135,6 +136,24 @@ class Predictor(nn.Module):
             self.register_buffer("feature_mean", torch.zeros(config.width))
             self.register_buffer("feature_whitening", torch.eye(config.width))
 
+    @torch.no_grad()
+    def cast(self, dtype: torch.dtype) -> Predictor:
+        """A copy for rollouts under autocast, with matrices in `dtype` and one head, the mean of all.
+
+        Autocast would otherwise cast every matrix, and this class average the heads, in every evaluation. The results
+        are the same to the last bit.
+        """
+        made = copy.deepcopy(self).eval().requires_grad_(False)
+        weight, bias = self._mean_head()
+        made.change = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        made.change.weight.copy_(weight)
+        made.change.bias.copy_(bias)
+        made.config = dataclasses.replace(self.config, heads=1)
+        for module in made.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype).requires_grad_(False)
+        return made
+
     def features(self, belief: Belief, actions: Tensor) -> Tensor:
         """The input of the heads `[..., W]`, for beliefs and `actions [..., n, A]`."""
         x = self.inward(torch.cat([belief.state, belief.motion, belief.proprio, actions.flatten(-2)], dim=-1))
@@ -193,10 +212,13 @@ class Predictor(nn.Module):
 
     def _mean_change(self, features: Tensor) -> Tensor:
         """`[..., n, Z + P]`: heads are linear, so their mean is one layer with their mean weights."""
+        return F.linear(features, *self._mean_head()).unflatten(-1, (self.config.prediction_steps, -1)).float()
+
+    def _mean_head(self) -> tuple[Tensor, Tensor]:
         weight, bias, heads = self.change.weight, self.change.bias, self.config.heads
         if heads > 1:
             weight, bias = weight.unflatten(0, (heads, -1)).mean(0), bias.unflatten(0, (heads, -1)).mean(0)
-        return F.linear(features, weight, bias).unflatten(-1, (self.config.prediction_steps, -1)).float()
+        return weight, bias
 
     def _moved(self, belief: Belief, change: Tensor) -> Belief:
         """The beliefs `[..., n, ·]` after the changes `[..., n, Z + P]` since `belief [..., ·]`."""

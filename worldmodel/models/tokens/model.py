@@ -181,6 +181,10 @@ class TokenModel(WorldModel):
         between = (1,) * (tokens.ndim - wanted.ndim)
         return token_distance(tokens.float(), wanted.view(len(wanted), *between, *wanted.shape[1:]), self.token_weight)
 
+    def compact(self, latent: Latent) -> TokenLatent:
+        """See `WorldModel.compact`. The past only serves to imagine."""
+        return dataclasses.replace(_require_latent(latent), past=None)
+
     def decodable(self, latents: Latent) -> Tensor:
         """See `Decodable`. It is all tokens and proprioception, `[..., N C + P]`."""
         known = _require_latent(latents)

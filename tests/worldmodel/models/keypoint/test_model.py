@@ -339,3 +339,31 @@ def test_a_model_for_another_environment_is_refused_with_both_values(
 def test_other_looks_and_simulator_versions_are_let_through(model: KeypointModel) -> None:
     other = dataclasses.replace(SPEC, simulator="none 2.0", options={"distractors": True})
     model.spec.require_match(other, "the model", "the environment")
+
+
+# --- weights that are cast once --------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_cast_once_imagine_the_same_to_the_last_bit(model: KeypointModel) -> None:
+    """Also after they have changed, and with gradients of the actions."""
+    model.precision = torch.bfloat16
+    latent = model.observe(None, seen(0, batch=1), None)
+    actions = torch.randn(1, 5, 4, SPEC.action.size)
+
+    def imagined() -> tuple[Belief, Belief]:
+        once = model.imagine(latent, actions)
+        model.train()  # where weights are cast in every evaluation
+        always = model.imagine(latent, actions)
+        model.eval()
+        return once, always
+
+    with torch.no_grad():
+        once, always = imagined()
+        assert torch.equal(once.state, always.state) and torch.equal(once.proprio, always.proprio)
+        model.predictor.change.weight.mul_(2)
+        changed, again = imagined()
+        assert torch.equal(changed.state, again.state) and not torch.equal(changed.state, once.state)
+    leaf = actions.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model.imagine(latent, leaf).state.sum(), leaf)
+    assert slope.isfinite().all() and bool((slope != 0).any())
+    assert not any("cast" in name for name in model.state_dict())

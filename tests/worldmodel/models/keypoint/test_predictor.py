@@ -154,3 +154,19 @@ def test_doubt_is_the_variance_of_the_heads_and_only_grows(doubting: Predictor) 
 def test_one_head_is_the_predictor_of_older_checkpoints() -> None:
     names = set(Predictor(PREDICTOR, STATE, PROPRIO, ACTION).state_dict())
     assert names == {name for name in names if name.split(".")[0] in ("inward", "blocks", "change")}
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_cast_copy_rolls_out_the_same_to_the_last_bit(heads: int) -> None:
+    torch.manual_seed(0)
+    predictor = Predictor(dataclasses.replace(PREDICTOR, heads=heads), STATE, PROPRIO, ACTION).eval()
+    belief, actions = some_belief(3, 7), some_actions(3, 7, 2 * STEPS)
+    cast = predictor.cast(torch.bfloat16)
+    assert cast.inward.weight.dtype == cast.change.weight.dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain, copied = predictor.rollout(belief, actions), cast.rollout(belief, actions)
+    assert torch.equal(plain.state, copied.state) and torch.equal(plain.proprio, copied.proprio)
+    assert (
+        predictor.inward.weight.dtype == torch.float32
+        and predictor.change.out_features == heads * cast.change.out_features
+    )

@@ -1,0 +1,1 @@
+"""What proposes actions without a search: remembered actions, and an inverse-dynamics head."""

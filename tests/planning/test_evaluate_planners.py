@@ -1,0 +1,66 @@
+"""`python -m planning.evaluate` with other planners: the one of the checkpoint, one with a gradient, and proposals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import Ended, assert_refused
+from worldmodel.core.checkpoint import weights_hash
+from worldmodel.models.decoder.decoder import code_size
+from worldmodel.models.inverse.inverse import save_inverse
+from worldmodel.models.inverse.network import InverseConfig, InverseNetwork
+from worldmodel.models.registry import load_model
+
+Command = Callable[..., Ended]
+EVALUATE = "planning.evaluate"
+FEW = ("manifest.seed=1", "manifest.n=2", "budget=2", "batch=2", "reality=2", "videos=0", "device=cpu", "oracle=false")
+
+
+@pytest.fixture
+def own(checkpoint: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(checkpoint, tmp_path / "own")
+
+
+def test_the_planner_that_was_judged_is_the_one_that_auto_takes(call: Command, own: Path) -> None:
+    small = ("planner.options.samples=8", "planner.options.iterations=1", "planner.horizon=3", "baselines=false")
+    judged = call(EVALUATE, "env=push", f"checkpoint={own}", "planner=mppi", "write_planner=true", *FEW, *small)
+    assert judged.code == 0, judged
+    assert "planner=auto now takes planner=mppi" in judged.out
+    written = json.loads((own / "planner.json").read_text())
+    assert written["planner"]["options"]["samples"] == 8 and written["judged"]["n"] == 2
+    auto = call(EVALUATE, "env=push", f"checkpoint={own}", "planner=auto", "baselines=false", "out=auto", *FEW)
+    assert auto.code == 0, auto
+    assert json.loads(Path("auto/results.json").read_text())["planner"]["name"] == "mppi"
+
+
+def test_a_head_is_a_baseline_and_proposes(call: Command, own: Path) -> None:
+    model = load_model(str(own), torch.device("cpu"))
+    network = InverseNetwork(InverseConfig(chunk=3, width=8, depth=1), code_size(model), model.spec.action.size)
+    save_inverse(network, Path("head"), weights_hash(model), {})
+    small = ("planner.options.samples=8", "planner.options.elites=2", "planner.horizon=4", "baselines=false")
+    proposals = ("inverse=head", "planner.proposals.inverse=head", "out=with")
+    ended = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, *small, *proposals)
+    assert ended.code == 0, ended
+    results = json.loads(Path("with/results.json").read_text())
+    assert set(results["floors"]) == {"inverse"} and results["floors"]["inverse"]["n"] == 2
+    refused = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, "planner.proposals.memory=nowhere")
+    assert_refused(refused, "no memory at nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("planner=adam", "oracle=true"), "planner=adam follows a gradient, which the simulator does not have"),
+        (("write_planner=true", "checkpoint=push"), "write_planner=true writes to the checkpoint's folder"),
+        (("inverse=nowhere",), "no inverse-dynamics head at nowhere"),
+        (("planner=auto", "planner.horizon=3"), "planner.horizon"),
+    ],
+)
+def test_what_is_refused(call: Command, own: Path, options: tuple[str, ...], message: str) -> None:
+    assert_refused(call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, *options), message)

@@ -1,0 +1,1 @@
+"""Inverse dynamics: actions that lead from one latent to another. No model needs it to act."""
