@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.data.clips import ClipSampler, rows_of
-from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
+from worldmodel.encoders.features import FeatureCacheKey, Frames, encode_frames, encode_store
 from worldmodel.encoders.variation import VariationConfig, VariedFrames
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
@@ -86,6 +86,8 @@ class FeatureStage(Stage):
         compression: a function that returns this camera's compression in a model.
         variation: a function that returns how varied images of some frames are made. By default, there are none.
         is_fitted: whether the compression is fitted already, and stays as it is.
+        aligned: a function from a model and the recording's frames to the frames that are encoded, or None for the
+            same ones.
 
     Attributes:
         tokens: compressed features, float16 `[R, N, C]`. They exist once the stage has run.
@@ -102,21 +104,27 @@ class FeatureStage(Stage):
         compression: Callable[[Any], Compression],
         variation: Callable[[Any], VariationConfig] = _no_variation,
         is_fitted: bool = False,
+        aligned: Callable[[Any, Frames], Frames] | None = None,
     ) -> None:
         self.name, self._camera, self._config = f"features of {camera}", camera, config
-        self._compression, self._variation, self._is_fitted = compression, variation, is_fitted
+        self._compression, self._variation = compression, variation
+        self._is_fitted, self._aligned = is_fitted, aligned
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
-        store, frames, compression = context.store, context.frames[self._camera], self._compression(context.model)
+        store, compression = context.store, self._compression(context.model)
+        frames: Frames = context.frames[self._camera]
+        aligned = frames if self._aligned is None else self._aligned(context.model, frames)
         if not self._is_fitted:
             self._fit(context, compression)
         grid = context.encoder.config.grid_of(store.spec.camera(self._camera))
         shape = (store.num_rows, grid.tokens, compression.channels)
         key = FeatureCacheKey(store.identity, context.encoder_hash, weights_hash(compression), *shape)
+        if aligned is not frames:
+            key = dataclasses.replace(key, variation="aligned")
         path = camera_folder(context, self._camera) / "features.npy"
         with context.counting("encode frames") as progress:
-            self.tokens = encode_store(context.encoder, compression, frames, key, path, context.device, progress)
+            self.tokens = encode_store(context.encoder, compression, aligned, key, path, context.device, progress)
         self.varied = self._vary(context, key, compression)
 
     def _fit(self, context: TrainingContext, compression: Compression) -> None:

@@ -10,6 +10,7 @@ Shapes: `B` images, `H, W` their height and width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.alignment import Aligner, CameraChange, Pixels, background
+from worldmodel.encoders.features import Frames
 from worldmodel.encoders.variation import VariationConfig, vary
 
 # Numbers of a `CameraChange`: pose, gains and inliers.
@@ -155,6 +157,20 @@ class CameraAlignment(nn.Module):
         seen = F.grid_sample(source, grid, mode="bicubic", padding_mode="border", align_corners=False)
         is_visible = (grid.abs() <= 1).all(-1)[0][..., None]
         return torch.where(is_visible, seen[0].permute(1, 2, 0), self.reference.float())
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedFrames:
+    """Frames `[R, H, W, 3]` of a recording, aligned when they are asked for."""
+
+    frames: Frames
+    alignment: CameraAlignment
+
+    @torch.no_grad()
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """See `Frames`."""
+        aligned, _ = self.alignment(torch.from_numpy(np.array(self.frames[rows])).to(self.alignment.reference.device))
+        return np.asarray(aligned.cpu().numpy())
 
 
 def _packed(change: CameraChange) -> NDArray[np.float32]:

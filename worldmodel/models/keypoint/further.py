@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.features import Frames
 from worldmodel.models.features import FeatureStage
+from worldmodel.models.keypoint.camera_alignment import AlignedFrames
 from worldmodel.models.keypoint.keypoint_training import encode_tokens
+from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.stages import (
     KeypointOptions,
     Samplers,
@@ -34,10 +38,23 @@ def make_further_stages(options: KeypointOptions, store: TrajectoryStore, split:
     stages: list[Stage] = []
     views = []
     for camera in store.spec.camera_names:
-        features = FeatureStage(camera, options.compression, functools.partial(compression_of, camera), is_fitted=True)
+        features = FeatureStage(
+            camera,
+            options.compression,
+            functools.partial(compression_of, camera),
+            is_fitted=True,
+            aligned=functools.partial(_aligned, camera),
+        )
         views.append(KnownStatesStage(camera, features))
         stages += [features, views[-1]]
     return [*stages, *prediction_stages(options, Samplers.of(store, split, options), views)]
+
+
+def _aligned(camera: str, model: Any, frames: Frames) -> Frames:
+    """The frames as the camera of the first recording would have taken them, as the model sees them when it acts."""
+    assert isinstance(model, KeypointModel)
+    alignment = model.view(camera).alignment
+    return frames if alignment is None or not alignment.is_reliable else AlignedFrames(frames, alignment)
 
 
 class KnownStatesStage(StatesStage):

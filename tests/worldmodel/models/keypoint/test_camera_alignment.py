@@ -15,7 +15,7 @@ from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import ActionSpec, CameraSpec, EnvironmentSpec
 from worldmodel.models import registry
-from worldmodel.models.keypoint.camera_alignment import CHANGE_SIZE, CameraAlignment
+from worldmodel.models.keypoint.camera_alignment import CHANGE_SIZE, AlignedFrames, CameraAlignment
 from worldmodel.models.keypoint.model import KeypointModel
 
 SIZE = 64
@@ -83,6 +83,14 @@ def test_a_hint_changes_little(alignment: CameraAlignment) -> None:
     without, _ = alignment(images)
     with_hint, _ = alignment(images, first.expand(6, -1))
     assert float((without.float() - with_hint.float()).abs().mean()) < 0.5
+
+
+def test_the_frames_of_another_day_are_aligned_when_they_are_asked_for(alignment: CameraAlignment) -> None:
+    other_day = changed(frames(6, 9))
+    rows = np.array([4, 1])
+    seen_by_model = AlignedFrames(other_day, alignment)[rows]
+    np.testing.assert_array_equal(seen_by_model, alignment(torch.from_numpy(other_day[rows]))[0].numpy())
+    assert np.abs(seen_by_model.astype(float) - frames(6, 9)[rows]).mean() < 6
 
 
 def test_noise_stays_noise(alignment: CameraAlignment) -> None:
