@@ -2,30 +2,36 @@
 
 python -m benchmarks.learning.retrain record change=slippery goals=300 out=runs/slippery/lived.zarr
 python -m benchmarks.learning.retrain evaluate change=slippery checkpoint=push manifest.seed=7
+python -m benchmarks.learning.retrain plans change=slippery before=push after=runs/slippery/model n=100 seed=7
 
 `record` heads for one goal image after another, as on a table that nobody tidies up. Each goal has as many control
 steps as `budget` says, or ends when the model reports it as reached. Its options are `change` (a name in
 benchmarks.learning.changed_push), `checkpoint`, `goals`, `budget`, `seed` (of goals and start), `out`, and those of the
 planner, such as planner.options.samples=64. If `out` exists, episodes are added. `evaluate` takes `change`, and all
-options of planning.evaluate but `env`. docs/robot.md shows what is between.
+options of planning.evaluate but `env`. `plans` lets two models plan once from each of the same states, and prints what
+came of it (see benchmarks.planning.caution), which takes a fiftieth of the time. docs/robot.md shows what is between.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.learning.changed_push import NAME, register_changed
+from benchmarks.planning.caution import Bench, Outcome, show_outcomes
 from envs.registry import describe, env_options, make_env
 from planning import evaluate
 from planning.environment import Environment
 from planning.evaluation.manifest import Manifest, draw
+from planning.loading import Checkpoint, read_model
 from planning.robot import RobotController
-from worldmodel.cli.command import ending_in_one_line
+from worldmodel.cli.command import as_plain, composed, ending_in_one_line
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting
 from worldmodel.core.errors import UserError, choices_message
@@ -87,12 +93,52 @@ def live(env: Environment, manifest: Manifest, config: RecordConfig) -> tuple[in
     return steps, reached
 
 
-def read_record(arguments: Sequence[str]) -> RecordConfig:
-    """The options of `record` as typed. Raises UserError."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(RecordConfig) if field.name != "planner"}
-    values: dict[str, Any] = {"planner": tuple(each for each in arguments if each.startswith("planner."))}
+@dataclasses.dataclass(frozen=True)
+class PlansConfig:
+    """Options of `plans`: the change, two checkpoints, and number and seed of the states."""
+
+    change: str = "none"
+    before: str = "push"
+    after: str = "push"
+    n: int = 100
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.seed < 0:
+            raise UserError(f"n={self.n} seed={self.seed}: at least 1 and 0 are accepted")
+
+
+def plans(config: PlansConfig) -> None:
+    """Print what plans of both models promised, and what came."""
+    register_changed()
+    options = env_options(NAME, change=config.change)
+    env = make_env(options)
+    planner = as_plain(composed("evaluate", ["env=push"]))["planner"]
+    found: dict[str, list[Outcome]] = {"before": [], "after": []}
+    with contextlib.closing(env):
+        spec = describe(env, options)
+        pairs = draw(env, spec.simulator, spec.options, config.seed, config.n).pairs
+        for name in found:
+            checkpoint = Checkpoint(getattr(config, name), getattr(config, name))
+            bench = Bench(env, read_model(checkpoint, torch.device("cpu"), "bf16", False, spec), planner, seed=0)
+            with counting(f"plans {name}") as progress:
+                for done, pair in enumerate(pairs):
+                    found[name].append(bench.outcomes(pair, ["plain"])["plain"])
+                    progress(done + 1, len(pairs))
+        metric = env.metrics[0]
+    title = f"{config.change}: {config.n} plans of each model"
+    show_outcomes(found, title, f"{metric.name}, {metric.unit}")
+
+
+def read(kind: type[Any], arguments: Sequence[str]) -> Any:
+    """The options `kind` as typed. Raises UserError."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    if "planner" in kinds:
+        del kinds["planner"]
+        values["planner"] = tuple(each for each in arguments if each.startswith("planner."))
     for argument in arguments:
-        if argument in values["planner"]:
+        if argument in values.get("planner", ()):
             continue
         name, _, text = argument.partition("=")
         if name not in kinds:
@@ -101,7 +147,7 @@ def read_record(arguments: Sequence[str]) -> RecordConfig:
             values[name] = kinds[name](text)
         except ValueError:
             raise UserError(f"{argument} cannot be used: expected a whole number") from None
-    return RecordConfig(**values)
+    return kind(**values)
 
 
 def main() -> None:
@@ -116,9 +162,12 @@ def main() -> None:
         evaluate.main()
     else:
         with ending_in_one_line("what was finished is kept; the same command adds to it"):
+            if command == "plans":
+                plans(read(PlansConfig, arguments))
+                return
             if command != "record":
-                raise UserError(choices_message("command", command, ("record", "evaluate")))
-            config = read_record(arguments)
+                raise UserError(choices_message("command", command, ("record", "evaluate", "plans")))
+            config: RecordConfig = read(RecordConfig, arguments)
             steps, reached = record(config)
             console.print(
                 f"{config.goals} goals, {steps} control steps, {reached} goals reported as reached: {config.out}"

@@ -136,28 +136,34 @@ class Bench:
         self._rng = np.random.default_rng(seed)
 
     @torch.no_grad()
-    def measure(
-        self, pair: Pair, forms: Sequence[str], count: int
-    ) -> tuple[dict[str, Outcome], Candidates, Candidates]:
-        """Outcomes by form, and `count` candidates around the plan of the first form and at random, for one pair."""
-        start, goal = np.array(pair.start), np.array(pair.goal)
-        seen = Observation.stack([Observation.of(self._env.reset(options={"state": start})[0])])
-        latent, wanted = self._model.observe(None, seen, None), self._model.goal(ImageGoal(self._env.goal_images(goal)))
-        (command,) = first_command(None, seen, self._model.spec.action, [True])
-        last = self._limits.clip(torch.as_tensor(command)[None])
+    def outcomes(self, pair: Pair, forms: Sequence[str]) -> dict[str, Outcome]:
+        """One plan of each form for `pair`, and what came of it."""
+        start, latent, wanted, last = self._begin(pair)
         plans = torch.cat([self._plan(form, latent, wanted, last) for form in forms])
         before = float(self._model.distance(latent, wanted))
         imagined, real, ends = self._compare(start, latent, plans)
         nearer = [before - self._model.distance(end, wanted) for end in (imagined, real)]
         apart = self._model.distance(imagined, real)
-        name = self._env.metrics[0].name
-        left = self._env.goal_errors(ends, goal)[name]
-        outcomes = {
+        left = self._env.goal_errors(ends, np.array(pair.goal))[self._env.metrics[0].name]
+        return {
             form: Outcome(float(nearer[0][i]), float(nearer[1][i]), float(apart[i]), float(left[i]))
             for i, form in enumerate(forms)
         }
-        around, anywhere = self._draw(plans[:1], last, count)
-        return outcomes, *(self._candidates(start, latent, wanted, each) for each in (around, anywhere))
+
+    @torch.no_grad()
+    def candidates(self, pair: Pair, count: int) -> list[Candidates]:
+        """`count` candidates around the plan of `plain` for `pair`, and as many anywhere."""
+        start, latent, wanted, last = self._begin(pair)
+        drawn = self._draw(self._plan("plain", latent, wanted, last), last, count)
+        return [self._candidates(start, latent, wanted, each) for each in drawn]
+
+    def _begin(self, pair: Pair) -> tuple[NDArray[np.float64], Any, Any, Tensor]:
+        """Start state `[N]`, latent, latent goal, and the command in force `[1, A]`."""
+        start = np.array(pair.start)
+        seen = Observation.stack([Observation.of(self._env.reset(options={"state": start})[0])])
+        goal = self._model.goal(ImageGoal(self._env.goal_images(np.array(pair.goal))))
+        (command,) = first_command(None, seen, self._model.spec.action, [True])
+        return start, self._model.observe(None, seen, None), goal, self._limits.clip(torch.as_tensor(command)[None])
 
     def _plan(self, form: str, latent: Any, wanted: Any, last: Tensor) -> Tensor:
         """The plan `[1, H, A]` of one form."""
@@ -276,10 +282,9 @@ def measure(arguments: Sequence[str]) -> None:
         candidates: dict[str, list[Candidates]] = {"around the plan": [], "anywhere": []}
         with counting("plans") as progress:
             for done, pair in enumerate(pairs):
-                by_form, *drawn_here = bench.measure(pair, forms, count)
-                for form, outcome in by_form.items():
+                for form, outcome in bench.outcomes(pair, forms).items():
                     outcomes[form].append(outcome)
-                for kind, each in zip(candidates, drawn_here, strict=True):
+                for kind, each in zip(candidates, bench.candidates(pair, count), strict=True):
                     candidates[kind].append(each)
                 progress(done + 1, len(pairs))
         metric = env.metrics[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning.changed_push import CHANGES, NAME, register_changed
-from benchmarks.learning.retrain import RecordConfig, read_record
+from benchmarks.learning.retrain import PlansConfig, RecordConfig, read
 from envs.protocol import GoalEnv
 from envs.registry import describe, env_options, make_env
 from planning.robot import RobotController
@@ -121,10 +121,12 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (("record", "goal=3"), "unknown option 'goal'"),
         (("record", "goals=many"), "goals=many cannot be used"),
         (("record", "goals=0"), "at least 1, 1 and 0"),
+        (("plans", "n=0"), "n=0 seed=1: at least 1"),
         (("evaluate", "change=wet"), "unknown change 'wet'"),
     ):
         assert_refused(type_in(tmp_path, RETRAIN, *arguments), message)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="at least 1"):
         RecordConfig(budget=0)
-    assert read_record(["goals=3"]) == RecordConfig(goals=3)
+    assert read(RecordConfig, ["goals=3", "planner.horizon=8"]) == RecordConfig(goals=3, planner=("planner.horizon=8",))
+    assert read(PlansConfig, ["n=3"]) == PlansConfig(n=3)
