@@ -51,7 +51,10 @@ def test_a_suite_task_is_filed_under_domain_and_task(close_all):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "pussh"}, r"unknown env 'pussh': choose from dm_control, push, reacher \(did you mean push\?\)"),
+        (
+            {"name": "pussh"},
+            r"unknown env 'pussh': choose from dm_control, push, push_two, push_wall, reacher \(did you mean push\?\)",
+        ),
         ({"image_size": 64}, r"unknown env ''"),
         ({"name": "dm_control"}, r"dm_control: .*missing.*domain"),
         ({"name": "x", "family": "dm_controll"}, r"unknown env family 'dm_controll': .*did you mean dm_control"),
