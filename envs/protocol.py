@@ -166,7 +166,8 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     def draw_pair(self, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
         """Start and goal `[N]` of an evaluation by the task's own draw, or None. See `Task.draw_pair`."""
-        return self.task.draw_pair(rng)
+        task: Task | None = getattr(self, "task", None)  # an environment may do all of a task's work itself
+        return None if task is None else task.draw_pair(rng)
 
     def goal_kind(self, start: Floats, goal: Floats) -> str:
         """Which of `goal_kinds` the goal `[N]` is. Empty text for none of them."""

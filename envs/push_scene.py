@@ -48,16 +48,16 @@ class PushSceneConfig:
 
     Attributes:
         name: name of the folder of data and checkpoints.
-        image_size: height and width of the frames [pixels].
         blocks: number of blocks, 1 or 2.
         wall_length: length of a wall across the middle of the arena, from its left side [m]. Behind its free end is a
             gap. 0 for no wall.
+        image_size: height and width of the frames [pixels].
     """
 
-    name: str = "push_wall"
+    name: str
+    blocks: int
+    wall_length: float
     image_size: int = 64
-    blocks: int = 1
-    wall_length: float = 0.27
 
     def __post_init__(self) -> None:
         if self.blocks not in (1, 2):

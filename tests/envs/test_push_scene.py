@@ -17,7 +17,7 @@ WALL, TWO = Layout(1, 0.27), Layout(2, 0.0)
 
 class TestPushWall(GoalEnvConformance):
     def make(self) -> GoalEnv:
-        return PushSceneEnv(PushSceneConfig(image_size=32))
+        return PushSceneEnv(PushSceneConfig("push_wall", 1, 0.27, image_size=32))
 
     def diverging_state(self, env: GoalEnv) -> Floats:
         state = env.get_state()
@@ -27,7 +27,7 @@ class TestPushWall(GoalEnvConformance):
 
 class TestPushTwo(TestPushWall):
     def make(self) -> GoalEnv:
-        return PushSceneEnv(PushSceneConfig("push_two", image_size=32, blocks=2, wall_length=0.0))
+        return PushSceneEnv(PushSceneConfig("push_two", 2, 0.0, image_size=32))
 
 
 @pytest.fixture(params=["push_wall", "push_two"])
@@ -43,7 +43,7 @@ def env(request):
 )
 def test_other_scenes_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        PushSceneConfig(**options)
+        PushSceneConfig(**{"name": "scene", "blocks": 1, "wall_length": 0.0, **options})
 
 
 def test_the_wall_stops_the_block_and_the_gap_does_not():

@@ -171,7 +171,7 @@ def test_nothing_is_written_beside_what_the_program_writes(run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "argument", "expected"),
     [
-        ("run", "env=pussh", ["unknown env 'pussh'", "push, reacher", "did you mean push?"]),
+        ("run", "env=pussh", ["unknown env 'pussh'", "push, push_two, push_wall, reacher", "did you mean push?"]),
         ("run", "planner=cme", ["unknown planner 'cme'", "cem", "random_shooting", "did you mean cem?"]),
         ("train", "encoder=vit_minni", ["unknown encoder 'vit_minni'", "did you mean vit_mini?"]),
         ("run", "gaol=img.png", ["'gaol=img.png'", "goal", "seed", "did you mean goal?"]),

@@ -148,7 +148,7 @@ def test_hostile_options_are_refused_in_one_line_or_taken(command: str) -> None:
         (
             "envs.collect",
             ["episodes=3"],
-            "env is missing: choose from dm_control, push, reacher, robot, for example env=",
+            "env is missing: choose from dm_control, push, push_two, push_wall, reacher, robot, for example env=",
         ),
         ("planning.run", ["planner=../env/push"], "unknown planner '../env/push': choose from adam, "),
         ("planning.run", ["planner=null"], "unknown planner 'null'"),
