@@ -276,9 +276,7 @@ def test_a_robot_refuses_a_goal_of_noise_only_with_a_monitor(checkpoint: Path) -
 
 def test_what_counts_as_reached_is_what_was_calibrated(checkpoint: Path, tmp_path: Path) -> None:
     """The user's own number comes first, then that of the monitor's file, then the model's."""
-    path = write_calibration(
-        checkpoint, tmp_path / "monitor.json", limit=1e6, reached_distance=1e-4, reached_wrong=0.04
-    )
+    path = write_calibration(checkpoint, tmp_path / "monitor.json", limit=1e6, reached_distance=1e-4)
     silent = write_calibration(checkpoint, tmp_path / "older.json", limit=1e6)
     own = make(checkpoint, MonitorConfig(silent, "slow"))
     calibrated = make(checkpoint, MonitorConfig(path, "slow"))
