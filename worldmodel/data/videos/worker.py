@@ -129,7 +129,8 @@ class _Fitted:
     """Brings the frames of one clip to the size that is asked for. All of them are cropped and coloured alike."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in (request["augmentation"] or {}).items()}
+        given: dict[str, Any] = request["augmentation"] or {}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         self._config = AugmentationConfig(**values) if values else None
         self._rng = np.random.default_rng(request["seed"])
         self._height, self._width = request["size"]

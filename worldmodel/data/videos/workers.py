@@ -108,7 +108,7 @@ class Worker:
         if header["bytes"]:
             if into is None or into.nbytes != header["bytes"]:
                 raise _Ended
-            _read(source, memoryview(into.reshape(-1)), until)
+            _read(source, into.reshape(-1).data, until)
         assert isinstance(header, dict)
         return header
 
