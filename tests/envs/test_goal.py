@@ -56,7 +56,11 @@ def test_every_camera_gets_a_picture_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["env=pussh"], "unknown env 'pussh': choose from dm_control, push, reacher, robot (did you mean push?)"),
+        (
+            ["env=pussh"],
+            "unknown env 'pussh': choose from arm_drawer, arm_pick_place, arm_push, dm_control, "
+            "manipulation, push, reacher, robot (did you mean push?)",
+        ),
         (["sed=3"], "did you mean seed?"),
         (["env=push", "env.distractor=true"], "did you mean env.distractors?"),
         (["out=goal.jpg"], "expected a path that ends in .png"),
