@@ -138,8 +138,8 @@ def test_hostile_options_are_refused_in_one_line_or_taken(command: str) -> None:
         (
             "envs.collect",
             ["episodes=3"],
-            "env is missing: choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, reacher, "
-            "robot, for example env=",
+            "env is missing: choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, "
+            "reacher, robot, for example env=",
         ),
         ("planning.run", ["planner=../env/push"], "unknown planner '../env/push': choose from cem, random_shooting"),
         ("planning.run", ["planner=null"], "unknown planner 'null'"),
