@@ -118,7 +118,9 @@ def test_help_shows_the_choice_that_is_asked_for(tmp_path: Path) -> None:
     ended = type_in(tmp_path, "envs.goal", "env=reacher", "--help")
     assert ended.code == 0
     assert re.search(
-        r"^env=reacher \(or env=dm_control, env=push.*\), its options written env\.key=value:$", ended.out, re.M
+        r"^env=reacher \(or env=arm_drawer, .*env=dm_control, .*env=push.*\), its options written env\.key=value:$",
+        ended.out,
+        re.M,
     )
     assert "success_joints: [shoulder, wrist]" in ended.out
     assert "distractors" not in ended.out

@@ -58,8 +58,8 @@ def test_every_camera_gets_a_picture_of_its_own(tmp_path):
     [
         (
             ["env=pussh"],
-            "unknown env 'pussh': choose from dm_control, push, push_two, push_wall, reacher, robot (did you mean "
-            "push?)",
+            "unknown env 'pussh': choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, "
+            "push_two, push_wall, reacher, robot (did you mean push?)",
         ),
         (["sed=3"], "did you mean seed?"),
         (["env=push", "env.distractor=true"], "did you mean env.distractors?"),

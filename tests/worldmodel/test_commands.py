@@ -187,8 +187,8 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
         (
             PRETRAIN,
             ("env=pussh",),
-            "unknown env 'pussh': choose from dm_control, push, push_two, push_wall, reacher, robot (did you mean "
-            "push?)",
+            "unknown env 'pussh': choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, "
+            "push_two, push_wall, reacher, robot (did you mean push?)",
         ),
         (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
         (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),

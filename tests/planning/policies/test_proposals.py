@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from planning.actions.limits import ActionLimits
-from planning.controller import Controller, ControllerConfig, Strategy
+from planning.controller import Controller
 from planning.objectives import ObjectiveConfig
 from planning.policies.inverse import Predicted
 from planning.policies.proposals import Proposals, fit_to_horizon
 from planning.registry import make_optimiser, make_strategy
 from planning.settings import read_settings
+from planning.strategy import ControllerConfig, Strategy
 from planning.types import Propose, Proposer
 from tests.planning.optimisers.conformance import ARM_LIMITS, LIMITS
 from tests.planning.point_mass import PointLatent, PointModel, picture_of, show
