@@ -165,8 +165,8 @@ def visible_shares(masks: Sequence[MaskConfig], frames: int, grid: Grid, batch: 
 
 
 def cost_table(title: str, parts: Sequence[Cost]) -> Table:
-    """A row for each component: millions of parameters, billions of operations, and memory [MB]."""
-    made = table(title, "", "parameters (M)", "operations (G)", "their memory (MB)", "activations (MB)", narrow=True)
+    """A row for each component. The memory of weights includes gradients and the averages of AdamW."""
+    made = table(title, "", "parameters (M)", "operations (G)", "weights (MB)", "activations (MB)", narrow=True)
     for part in parts:
         numbers = (part.parameters, part.operations / 1e3, part.parameter_bytes, part.activation_bytes)
         made.add_row(part.name, *(f"{number / 1e6:,.1f}" for number in numbers))
@@ -174,8 +174,14 @@ def cost_table(title: str, parts: Sequence[Cost]) -> Table:
 
 
 def _show_costs(
-    encoder: EncoderConfig, jepa: JepaConfig, options: PretrainConfig, batch: int, frames: int, camera: CameraSpec
+    encoder: EncoderConfig,
+    jepa: JepaConfig,
+    options: PretrainConfig,
+    batch: int,
+    frames: int,
+    cameras: Sequence[CameraSpec],
 ) -> None:
+    camera = max(cameras, key=lambda one: one.height * one.width)
     layers, grid = frames // encoder.tubelet_frames, encoder.grid_of(camera)
     shares = visible_shares(options.masks, layers, grid, batch)
     shown = f"one step with {batch} clips of {frames} x {camera.height} x {camera.width}"
@@ -192,8 +198,7 @@ def main(config: Config) -> None:
         sections.encoder.require_fit(source.cameras)
         batch_size, frames = sections.trainer.batch_size, sections.clips.frames
         if given.dry_run:
-            largest = max(source.cameras, key=lambda camera: camera.height * camera.width)
-            _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, largest)
+            _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, source.cameras)
             return
         require_memory(
             f"trainer.batch_size={batch_size}",

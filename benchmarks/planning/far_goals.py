@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.environment import Floats
 from planning.evaluation.log import JsonLog
 from planning.evaluation.manifest import Pair, draw

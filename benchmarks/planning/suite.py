@@ -30,7 +30,7 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.evaluate import EvaluateConfig, Evaluation
 from planning.evaluation.manifest import ManifestConfig, load_or_draw
 from planning.evaluation.policies import WorldModelPolicy

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.planning.far_goals import Attempt, AttemptLog, Options, attempt_all, read, with_long_horizon
 from envs.registry import make_named
-from planning.controller import Decision
+from planning.decision import Decision
 from planning.evaluation.manifest import draw
 from planning.evaluation.rollout import Policy
 from planning.registry import make_strategy
