@@ -244,7 +244,7 @@ def test_a_damaged_store_ends_the_training(store: TrajectoryStore, workers: Work
     files = (damaged.path / "data" / "images").rglob("*")
     chunk = next(path for path in files if path.is_file() and path.name != "zarr.json")
     chunk.write_bytes(b"\0" * chunk.stat().st_size)
-    with pytest.raises(StoreError, match="in episode 0"):
+    with pytest.raises(StoreError, match=r"cannot be decoded .*, in episode \d"):
         read(StoreRows(damaged, ClipSampler(damaged.episode_ends, 4, (1,)), 4, 8), workers, range(1))
 
 
