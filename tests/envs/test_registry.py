@@ -53,7 +53,7 @@ def test_a_suite_task_is_filed_under_domain_and_task(close_all):
     [
         (
             {"name": "pussh"},
-            r"unknown env 'pussh': choose from arm_drawer, .*, dm_control, .*, push_wall, reacher \(did you mean push\?\)",
+            r"unknown env 'pussh': choose from arm_drawer, .*, .*, push_wall, reacher \(did you mean push\?\)",
         ),
         ({"image_size": 64}, r"unknown env ''"),
         ({"name": "dm_control"}, r"dm_control: .*missing.*domain"),

@@ -148,8 +148,8 @@ def test_hostile_options_are_refused_in_one_line_or_taken(command: str) -> None:
         (
             "envs.collect",
             ["episodes=3"],
-            "env is missing: choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, push_two, "
-            "push_wall, reacher, robot, for example env=",
+            "env is missing: choose from arm_drawer, arm_pick_place, arm_push, dm_control, manipulation, push, "
+            "push_two, push_wall, reacher, robot, for example env=",
         ),
         ("planning.run", ["planner=../env/push"], "unknown planner '../env/push': choose from adam, "),
         ("planning.run", ["planner=null"], "unknown planner 'null'"),
@@ -240,6 +240,8 @@ def test_help_lists_plug_ins_and_explains_their_options() -> None:
     assert "planner=uphill (or planner=adam, planner=cem, " in told and "its options written planner.key=value:" in told
     assert "# planner=uphill: A search that goes uphill\n" in told
     assert "  samples: 32  # how many are drawn.\n" in told
-    others = "env=dm_control, env=manipulation, env=mine, env=plain, env=reacher, env=robot"
+    others = (
+        "env=dm_control, env=manipulation, env=mine, env=plain, env=push_two, env=push_wall, env=reacher, env=robot"
+    )
     assert f"env=push (or env=arm_drawer, env=arm_pick_place, env=arm_push, {others})" in told
     assert "env=mine" in help_text("collect")
