@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.core.spec import CameraSpec
-from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskFn, read_mask
 from worldmodel.encoders.jepa.objective import Jepa
 from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
@@ -31,7 +31,7 @@ class PretrainConfig:
         momentum: momentum of the target encoder at the start. It rises to `final_momentum` by a cosine.
         final_momentum: momentum of the target encoder at the end.
         masks: masks that are predicted at once, by default a short-range and a long-range one as in V-JEPA. Mappings
-            become `MaskConfig`.
+            become masks by `read_mask`.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
         two_lights: whether the clips of the context encoder and of the target encoder are jittered independently.
@@ -44,7 +44,7 @@ class PretrainConfig:
 
     momentum: float = 0.99
     final_momentum: float = 1.0
-    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    masks: tuple[MaskFn, ...] = (SHORT_RANGE, LONG_RANGE)
     jitter: float = 0.2
     colour_jitter: float = 0.0
     two_lights: bool = False
@@ -54,10 +54,7 @@ class PretrainConfig:
     smallest_spread: float = 0.01
 
     def __post_init__(self) -> None:
-        try:
-            masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
-        except TypeError as error:
-            raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
+        masks = tuple(mask if callable(mask) else read_mask(mask) for mask in self.masks)
         if not masks:
             raise ValueError("masks is empty: expected at least one")
         object.__setattr__(self, "masks", masks)
@@ -154,7 +151,7 @@ class PretrainTask(TrainingTask):
         clips = self._light(clips, rng)
         encoder = self.module.encoder.config
         layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
-        masks = [sample_mask(mask, batch, layers, grid, rng).to(self._device) for mask in config.masks]
+        masks = [mask(batch, layers, grid, rng).to(self._device) for mask in config.masks]
         values = self.module(clips, masks, seen_by_target)
         features = values.pop("features")
         values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()

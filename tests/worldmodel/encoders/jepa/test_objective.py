@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips
 from worldmodel.encoders.base import Grid
-from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, sample_mask
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig, regularise, standardise, whiten
 from worldmodel.encoders.vit import token_coordinates
 
@@ -30,7 +30,7 @@ def make_jepa(positions: str = "sincos", **changes: object) -> Jepa:
 
 def make_masks(batch: int = 3, frames: int = 2) -> list[Mask]:
     rng = np.random.default_rng(0)
-    return [sample_mask(config, batch, frames, Grid(4, 4), rng) for config in (SHORT_RANGE, LONG_RANGE)]
+    return [config(batch, frames, Grid(4, 4), rng) for config in (SHORT_RANGE, LONG_RANGE)]
 
 
 def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
