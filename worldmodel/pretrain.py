@@ -19,6 +19,7 @@ from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
 from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.encoders.jepa.inference import save_jepa
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
 from worldmodel.encoders.probe import probe_data
@@ -35,6 +36,7 @@ Frames = Mapping[str, NDArray[np.uint8]]
 class PretrainOptions:
     """The options in `configs/pretrain.yaml` beside its sections. The file explains each."""
 
+    recipe: str
     data: str
     cache: str
     out: str
@@ -106,9 +108,12 @@ def main(config: Config) -> None:
     clips = from_config(ClipConfig, config["clips"], "clips")
     if clips.frames % encoder.tubelet_frames:
         raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    options.require_fit(encoder, store.spec.cameras, clips.frames)
     require_memory(
         f"trainer.batch_size={trainer_config.batch_size}",
-        trainer_config.batch_size * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
+        trainer_config.batch_size
+        / trainer_config.accumulate
+        * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
     )
     # Options are checked before the folder is made. A corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
@@ -144,6 +149,7 @@ def main(config: Config) -> None:
         seen_by_targets,
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
+    save_jepa(module, folder / "jepa", description)
     save_encoder(task.kept, folder, store.spec, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
