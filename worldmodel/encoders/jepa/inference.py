@@ -122,8 +122,8 @@ def _others(hidden: Tensor, total: int) -> Tensor:
     counts = kept.sum(1)
     if int(counts.min()) == 0 or int(counts.min()) != int(counts.max()):
         raise UserError(
-            f"positions leave {sorted(set(counts.tolist()))} of {total} tokens visible: expected the same number in every "
-            "clip, of at least 1"
+            f"positions leave {sorted(set(counts.tolist()))} of {total} tokens visible: expected the same number in "
+            "every clip, of at least 1"
         )
     return kept.nonzero()[:, 1].unflatten(0, (len(hidden), -1))
 
