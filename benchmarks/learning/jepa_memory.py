@@ -1,7 +1,7 @@
 """Memory of predicting with the kept mask predictor, compared with that of the model in training.
 
     python -m benchmarks.learning.jepa_memory                                   # the options of configs/pretrain.yaml
-    python -m benchmarks.learning.jepa_memory encoder.width=768 encoder.depth=12 encoder.heads=12 jepa.predictor_width=384
+    python -m benchmarks.learning.jepa_memory encoder.width=768 encoder.depth=12 encoder.heads=12
 
 Every row runs in a process of its own. Its memory is the peak of the resident memory minus what the process had before
 it made the model. `weights` are those that the process holds. The clips are noise, which needs as much as images do.
