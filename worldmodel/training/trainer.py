@@ -195,7 +195,7 @@ class Trainer:
     def _backward(self) -> dict[str, Tensor]:
         """Gradients of one batch, part by part. Returns the means of the parts' values."""
         config, means = self.config, dict[str, Tensor]()
-        losses = self.task.losses(self.step, config.schedule_steps, config.accumulate)
+        losses = self.task.losses(self.step, config.steps, config.accumulate)
         self.optimiser.zero_grad(set_to_none=True)
         for _ in range(config.accumulate):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
