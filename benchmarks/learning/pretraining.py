@@ -99,8 +99,8 @@ def main(overrides: list[str], steps: int) -> None:
         after = matrix_product_gflops(dtype)
     achieved, peak = operations * steps / seconds, (before + after) / 2
     console.print(
-        f"{steps} steps of {given.batch_size} clips of {config['clips']['frames']} frames at {config['env']['image_size']}², "
-        f"{given.precision}, {torch.get_num_threads()} threads\n"
+        f"{steps} steps of {given.batch_size} clips of {config['clips']['frames']} frames at "
+        f"{config['env']['image_size']}², {given.precision}, {torch.get_num_threads()} threads\n"
         f"{steps * given.batch_size / seconds:.1f} clips/s, {operations / given.batch_size:.2f} GFLOP per clip\n"
         f"{clips.seconds / steps * 1e3:.1f} ms of a step's {seconds / steps * 1e3:.0f} ms wait for clips "
         f"({clips.seconds / seconds:.1%})\n"
