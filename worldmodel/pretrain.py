@@ -25,7 +25,8 @@ from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.data.videos.clips import VideoConfig
 from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.cost import Cost, costs
-from worldmodel.encoders.jepa.masks import MaskConfig, sample_mask
+from worldmodel.encoders.jepa.inference import save_jepa
+from worldmodel.encoders.jepa.masks import MaskFn
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.sources import ClipOptions, MixedClips, PretrainSource, RecordingClips, is_recording
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
@@ -40,6 +41,7 @@ from worldmodel.training.trainer import Trainer, TrainerConfig
 class PretrainOptions:
     """The options in `configs/pretrain.yaml` beside its sections. The file explains each."""
 
+    recipe: str
     data: str | tuple[str, ...]
     data_weights: tuple[float, ...] | None
     cache: str | None
@@ -157,10 +159,10 @@ def with_influence(given: PretrainOptions, config: Config) -> Config:
     return described
 
 
-def visible_shares(masks: Sequence[MaskConfig], frames: int, grid: Grid, batch: int) -> list[float]:
+def visible_shares(masks: Sequence[MaskFn], frames: int, grid: Grid, batch: int) -> list[float]:
     """Share of the tokens that each of `masks` leaves visible, measured on one batch of clips of `frames` layers."""
     rng = np.random.default_rng(0)
-    drawn = [sample_mask(mask, batch, frames, grid, rng) for mask in masks]
+    drawn = [mask(batch, frames, grid, rng) for mask in masks]
     return [mask.visible.shape[1] / (frames * grid.tokens) for mask in drawn]
 
 
@@ -200,10 +202,9 @@ def main(config: Config) -> None:
         if given.dry_run:
             _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, source.cameras)
             return
-        require_memory(
-            f"trainer.batch_size={batch_size}",
-            batch_size * max(bytes_per_clip(sections.encoder, camera, frames) for camera in source.cameras),
-        )
+        sections.pretrain.require_fit(sections.encoder, source.cameras, frames)
+        largest = max(bytes_per_clip(sections.encoder, camera, frames) for camera in source.cameras)
+        require_memory(f"trainer.batch_size={batch_size}", batch_size / sections.trainer.accumulate * largest)
         # Options are checked before the folder is made. A corrected command must not find a run that never began.
         for path, option in ((given.cache, "cache"), (given.canonical_cache, "canonical_cache")):
             if path is not None and given.is_one_recording:
@@ -236,6 +237,7 @@ def train(
     )
     run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
     _report(opened.summary())
+    save_jepa(module, folder / "jepa", description)
     save_encoder(task.kept, folder, source.made_for, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import CPU, matrix_product_gflops
-from worldmodel.cli.command import composed, fail
+from worldmodel.cli.command import Config, as_plain, composed, fail
 from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
@@ -60,11 +59,11 @@ class Clips:
         return clips
 
 
-def make_task(config: DictConfig, clips: Clips, batch_size: int) -> PretrainTask:
+def make_task(config: Config, clips: Clips, batch_size: int) -> PretrainTask:
     """Pretraining on noise, with the options of `config`."""
-    encoder = from_config(EncoderConfig, config.encoder, "encoder")
-    module = Jepa(encoder, from_config(JepaConfig, config.jepa, "jepa"))
-    options = from_config(PretrainConfig, config.pretrain, "pretrain")
+    encoder = from_config(EncoderConfig, config["encoder"], "encoder")
+    module = Jepa(encoder, from_config(JepaConfig, config["jepa"], "jepa"))
+    options = from_config(PretrainConfig, config["pretrain"], "pretrain")
     return PretrainTask(module, options, lambda step: clips[clips.rows(step, batch_size)], {}, 0, CPU)
 
 
@@ -82,12 +81,12 @@ def _made(folder: Path) -> Path:
 
 def main(overrides: list[str], steps: int) -> None:
     """Print the table."""
-    config = composed("pretrain", overrides)
-    given = from_config(TrainerConfig, config.trainer, "trainer")
+    config = as_plain(composed("pretrain", overrides))
+    given = from_config(TrainerConfig, config["trainer"], "trainer")
     plan = {**given.__dict__, "steps": steps, "log_every": steps, "evaluate_every": steps}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = Clips(folder, int(config.clips.frames), int(config.env.image_size))
+        clips = Clips(folder, int(config["clips"]["frames"]), int(config["env"]["image_size"]))
         task = make_task(config, clips, given.batch_size)
         operations = gflop_per_step(task)
         dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
@@ -100,8 +99,8 @@ def main(overrides: list[str], steps: int) -> None:
         after = matrix_product_gflops(dtype)
     achieved, peak = operations * steps / seconds, (before + after) / 2
     console.print(
-        f"{steps} steps of {given.batch_size} clips of {config.clips.frames} frames at {config.env.image_size}², "
-        f"{given.precision}, {torch.get_num_threads()} threads\n"
+        f"{steps} steps of {given.batch_size} clips of {config['clips']['frames']} frames at "
+        f"{config['env']['image_size']}², {given.precision}, {torch.get_num_threads()} threads\n"
         f"{steps * given.batch_size / seconds:.1f} clips/s, {operations / given.batch_size:.2f} GFLOP per clip\n"
         f"{clips.seconds / steps * 1e3:.1f} ms of a step's {seconds / steps * 1e3:.0f} ms wait for clips "
         f"({clips.seconds / seconds:.1%})\n"

@@ -21,6 +21,7 @@ from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import CAMERA
 from worldmodel.data import EpisodeWriter, TrajectoryStore
+from worldmodel.encoders.jepa.inference import load_jepa
 from worldmodel.encoders.registry import load_encoder
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.registry import load_model
@@ -59,6 +60,9 @@ def test_pretraining_leaves_the_target_encoder_and_a_log(trained: Path) -> None:
     state = torch.load(trained / "encoder" / "training.pt", weights_only=True)["module"]
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, state[f"target.{name}"])
+    kept = load_jepa(trained / "encoder" / "jepa").state_dict()
+    assert {name.partition(".")[0] for name in kept} == {"encoder", "predictor"}
+    assert all(torch.equal(value, state[name]) for name, value in kept.items())
     log = log_of(trained / "encoder")
     assert [entry["step"] for entry in log if "loss" in entry] == [4, 9, 14, 19, 24, 29]
     health = [entry for entry in log if "effective_rank" in entry]
@@ -99,6 +103,22 @@ def test_the_baselines_of_pretraining_train_by_the_same_command(
     assert result.exit_code == 0, result
     model = load_model(str(tmp_path / "runs" / "toy" / "model"), torch.device("cpu"))
     assert model.encoder.config.width == width
+
+
+@pytest.mark.parametrize("recipe", ["vjepa", "vjepa2", "vjepa21"])
+def test_the_published_recipes_train(recipe: str, toy_store: TrajectoryStore, tmp_path: Path) -> None:
+    """At toy size: what a recipe sets otherwise goes through the whole command."""
+    lengths = () if recipe == "vjepa" else ("pretrain.lengths=[2,4]",)
+    small = ("trainer.steps=6", "trainer.accumulate=2", "trainer.warmup=0.2", "encoder.depth=4", "clips.strides=[1]")
+    given = (CPU, f"recipe={recipe}", f"data={toy_store.path}", *TOY[PRETRAIN], *lengths, *small)
+    result = run(PRETRAIN, given, tmp_path)
+    assert result.exit_code == 0, result
+    folder = tmp_path / "runs" / "toy" / "encoder"
+    (last,) = (entry for entry in log_of(folder) if entry["step"] == 5 and "loss" in entry)
+    assert math.isfinite(last["loss"]) and ("context" in last) == (recipe == "vjepa21")
+    model = load_jepa(folder / "jepa")
+    clips = torch.zeros((1, 4, 32, 32, 3), dtype=torch.uint8)
+    assert model.predict(clips, torch.arange(8)).shape == (1, 8, 32 * model.config.levels)
 
 
 def write_dressed(path: Path, num_episodes: int = 24, first_seed: int = 0) -> Path:
@@ -224,6 +244,15 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
         (TRAIN, ("encoder_from=random", "family=rssm"), "unknown family 'rssm': choose from"),
         (TRAIN, ("encoder_from=random", "state_trainer.batch_size=30"), "must be a multiple of state_training"),
         (PRETRAIN, ("pretrain.masks=[]",), "pretrain: masks is empty: expected at least one"),
+        (
+            PRETRAIN,
+            ("pretrain.masks=[{kind:tubes}]",),
+            "pretrain: unknown kind of mask 'tubes': choose from future_biased",
+        ),
+        (PRETRAIN, ("pretrain.masks=[{kind:temporal}]", "clips.frames=2"), "the clip has 1 tubelet layers"),
+        (PRETRAIN, ("trainer.accumulate=3",), "trainer: accumulate 3: expected a divisor of batch_size 64"),
+        (PRETRAIN, ("recipe=vjepa3",), "unknown recipe 'vjepa3': choose from cpu, vjepa, vjepa2, vjepa21"),
+        (PRETRAIN, ("pretrain.lengths=[8]", "pretrain.lengths_from=[0]"), "pretrain.lengths has 8, of clips of 4"),
         (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),
         (
             TRAIN,

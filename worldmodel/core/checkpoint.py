@@ -1,8 +1,9 @@
 """Checkpoints: folders with `config.json` and safetensors. They contain nothing that can run code.
 
-A folder holds a frozen encoder (`kind: encoder`), a world model (`kind: world_model`, which contains one), or a
-decoder or landmarks (`kind: decoder` or `landmarks`, which name the hash of their world model). `kind`, the names
-of registered entries, and numbers decide what is built. A checkpoint never names a class.
+A folder holds a frozen encoder (`kind: encoder`), an encoder with its mask predictor (`kind: jepa`), a world model
+(`kind: world_model`, which contains an encoder), or something that belongs to one world model and names its hash (such
+as `kind: decoder`). `kind`, the names of registered entries, and numbers decide what is built. A checkpoint never names
+a class.
 
 `config.json` holds a digest: the SHA-256 of its own content without the digest, and of `model.safetensors`. Loading
 compares the digest, so that a damaged checkpoint is refused. The digest is not a signature, because the author of the
@@ -78,7 +79,7 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
 
     Args:
         folder: folder of the checkpoint, which is made if needed.
-        kind: `encoder`, `world_model`, `decoder` or `landmarks`.
+        kind: what it is, such as `encoder`, `jepa`, `world_model`, `decoder` or `landmarks`.
         config: values from which the module can be rebuilt.
         module: the module whose parameters and buffers are stored.
         half: store matrices as float16 (half the size). Statistics and vectors stay float32.

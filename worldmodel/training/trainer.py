@@ -7,7 +7,6 @@ that was killed and resumed ends with the same bits as an uninterrupted one (on 
 from __future__ import annotations
 
 import abc
-import dataclasses
 import io
 import json
 import math
@@ -26,63 +25,13 @@ from torch.utils.tensorboard import SummaryWriter
 from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import naming, replacing
 from worldmodel.core.progress import Progress, Silent
+from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, weight_decay_at
+
+__all__ = ["JsonlLog", "Trainer", "TrainerConfig", "TrainingStopped", "TrainingTask", "cosine", "learning_rate_at"]
 
 
 class TrainingStopped(RunStopped):
     """Further training would be useless (collapse, non-finite loss). The last good checkpoint is kept."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """Options of `Trainer`. Those that differ between the trainings of `configs/` have no default.
-
-    Attributes:
-        steps: optimiser steps of the whole run. The schedules span all of them.
-        batch_size: items per step.
-        learning_rate: peak learning rate. It is reached after the warm-up, and then falls to `final_learning_rate` by a
-            cosine.
-        final_learning_rate: learning rate at the end.
-        warmup: length of the warm-up, as a fraction of the steps.
-        weight_decay: decay of matrices at the start; norms and biases are never decayed.
-        final_weight_decay: decay of matrices at the end, which is reached by a cosine.
-        clip_norm: largest gradient norm.
-        precision: `bf16` (autocast) or `fp32`.
-        seed: seed of all randomness.
-        checkpoint_every_s: time between checkpoints [s].
-        log_every: steps between log lines.
-        evaluate_every: steps between evaluations.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    final_learning_rate: float
-    warmup: float
-    weight_decay: float
-    final_weight_decay: float
-    clip_norm: float = 1.0
-    precision: str
-    seed: int = 0
-    checkpoint_every_s: float = 60.0
-    log_every: int = 20
-    evaluate_every: int
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
-        if self.log_every < 1 or self.evaluate_every < 1:
-            received = f"{self.log_every} and {self.evaluate_every}"
-            raise ValueError(f"log_every and evaluate_every must be at least 1, got {received}")
-        if not 0 < self.learning_rate < math.inf or self.seed < 0:
-            received = f"{self.learning_rate} and {self.seed}"
-            raise ValueError(f"learning_rate must be above 0 and seed at least 0, got {received}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup {self.warmup}: expected a fraction of the steps, from 0 to 1")
-        for name in ("final_learning_rate", "weight_decay", "final_weight_decay", "clip_norm", "checkpoint_every_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
 
 
 class TrainingTask(abc.ABC):
@@ -94,6 +43,26 @@ class TrainingTask(abc.ABC):
     def loss(self, step: int) -> dict[str, Tensor]:
         """Forward pass of `step`. Returns scalars by name, with `loss`. Randomness depends on (seed, step) alone."""
 
+    def losses(self, step: int, total: int, parts: int) -> Iterator[dict[str, Tensor]]:
+        """The same for `parts` equal parts of the batch, one after the other, at `step` of `total`.
+
+        The mean of their losses is the loss of the whole batch. A task whose batches can be divided overrides this.
+
+        Raises:
+            UserError: for more than one part.
+        """
+        if parts > 1:
+            raise UserError(f"accumulate {parts}: expected 1, since the batches of this training cannot be divided")
+        yield self.loss(step)
+
+    def compile(self, backend: str) -> None:
+        """Compile the parts of the module with torch.compile. A task that can be compiled overrides this.
+
+        Raises:
+            UserError: for a task that cannot.
+        """
+        raise UserError(f"compile '{backend}': expected null, since this training cannot be compiled")
+
     def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
         """Called after every step of the optimiser."""
 
@@ -104,20 +73,6 @@ class TrainingTask(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, step: int) -> dict[str, float]:
         """Measures that the loss does not show. Raises TrainingStopped when further training is useless."""
-
-
-def cosine(start: float, end: float, progress: float) -> float:
-    """A cosine from `start` at progress 0 to `end` at progress 1."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-
-
-def learning_rate_at(step: int, config: TrainerConfig) -> float:
-    """Learning rate of a step, with a linear warm-up and then a cosine."""
-    warmup_steps = max(1, round(config.warmup * config.steps))
-    if step < warmup_steps:
-        return config.learning_rate * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, config.steps - warmup_steps)
-    return cosine(config.learning_rate, config.final_learning_rate, progress)
 
 
 class JsonlLog:
@@ -203,11 +158,14 @@ class Trainer:
             {"params": [p for p in trained if p.ndim >= 2], "decays": True},
             {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        beta1, beta2 = config.betas
+        self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
         self.step = 0
         self._path = folder / "training.pt"
         if self._path.exists():
             self._load()
+        if config.compile is not None:
+            task.compile(config.compile)
 
     def _load(self) -> None:
         try:
@@ -238,25 +196,38 @@ class Trainer:
                 "another folder (out=...)"
             )
 
+    def _backward(self) -> dict[str, Tensor]:
+        """Gradients of one batch, part by part. Returns the means of the parts' values."""
+        config, means = self.config, dict[str, Tensor]()
+        losses = self.task.losses(self.step, config.steps, config.accumulate)
+        self.optimiser.zero_grad(set_to_none=True)
+        for _ in range(config.accumulate):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                values = next(losses)
+            self._require_finite("loss", values["loss"])
+            if config.accumulate == 1:
+                values["loss"].backward()
+                return values
+            (values["loss"] / config.accumulate).backward()
+            for name, value in values.items():
+                share = value.detach() / config.accumulate
+                means[name] = means[name] + share if name in means else share
+        return means
+
     def _optimise(self) -> dict[str, Tensor]:
         config = self.config
-        rate = learning_rate_at(self.step, config)
-        decay = cosine(config.weight_decay, config.final_weight_decay, self.step / config.steps)
+        rate, decay = learning_rate_at(self.step, config), weight_decay_at(self.step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
             group["weight_decay"] = decay if group["decays"] else 0.0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            values = self.task.loss(self.step)
-        self._require_finite("loss", values["loss"])
-        self.optimiser.zero_grad(set_to_none=True)
-        values["loss"].backward()
-        values["gradient_norm"] = nn.utils.clip_grad_norm_(
-            [p for g in self.optimiser.param_groups for p in g["params"]], config.clip_norm
-        )
+        values = self._backward()
+        parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
+        limit = math.inf if config.clip_norm is None else config.clip_norm
+        values["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
         # A finite loss can have a gradient that is not finite. Clipping would spread it to every parameter.
         self._require_finite("gradient norm", values["gradient_norm"])
         self.optimiser.step()
-        self.task.after_step(self.step, config.steps)
+        self.task.after_step(self.step, config.schedule_steps)
         return values
 
     @_told_once()

@@ -137,6 +137,16 @@ def test_learning_rate_is_positive_and_never_above_its_peak(steps: int, warmup: 
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"seed": -1}, "seed"),
+        ({"schedule": "step"}, "choose from constant, cosine"),
+        ({"cooldown": 0.1}, "cooldown 0.1 with schedule 'cosine'"),
+        ({"schedule": "constant", "warmup": 0.6, "cooldown": 0.6}, "at most 1 together"),
+        ({"accumulate": 3}, "accumulate 3: expected a divisor of batch_size 8"),
+        ({"accumulate": 0}, "accumulate 0"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"stretch": 0.5}, "stretch 0.5"),
+        ({"compile": "gcc"}, "choose from null, aot_eager, eager, inductor"),
+        ({"start_learning_rate": -1.0}, "start_learning_rate"),
     ],
 )
 def test_impossible_options_are_refused_with_their_name(values: dict[str, Any], named: str) -> None:
@@ -170,6 +180,26 @@ def test_training_learns_and_calls_its_hooks(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert [(e["step"], e["score"]) for e in log if "score" in e] == [(4, 5.0), (9, 10.0), (11, 12.0)]
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_without_a_limit_gradients_keep_their_size(tmp_path: Path) -> None:
+    limits: list[float | None] = [None, 1e9]
+    free, loose = (train(tmp_path / str(limit), changed(clip_norm=limit)) for limit in limits)
+    assert all(torch.equal(a, b) for a, b in zip(state_of(free), state_of(loose), strict=True))
+    tight = train(tmp_path / "tight", changed(clip_norm=1e-3))
+    assert not all(torch.equal(a, b) for a, b in zip(state_of(free), state_of(tight), strict=True))
+
+
+def test_the_optimiser_has_the_betas_asked_for(tmp_path: Path) -> None:
+    (group, _) = Trainer(Regression(), changed(betas=(0.8, 0.999)), tmp_path, CPU).optimiser.param_groups
+    assert group["betas"] == (0.8, 0.999)
+
+
+def test_a_task_whose_batches_cannot_be_divided_or_compiled_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="accumulate 2: expected 1, since"):
+        train(tmp_path, changed(accumulate=2))
+    with pytest.raises(UserError, match="compile 'eager': expected null, since"):
+        Trainer(Regression(), changed(compile="eager"), tmp_path, CPU)
 
 
 # --- going on ----------------------------------------------------------------------------------------------------

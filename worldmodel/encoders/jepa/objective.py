@@ -1,19 +1,32 @@
 """The V-JEPA objective, which predicts features of hidden tokens. The features come from a slow copy of the encoder.
 
-Shapes as in `worldmodel.encoders.vit`, and `M` hidden tokens.
+Shapes as in `worldmodel.encoders.vit`, `M` hidden tokens, and `L` levels of the encoder.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.core.errors import UserError
 from worldmodel.encoders.base import Grid
+from worldmodel.encoders.jepa.levels import FusedLevels, encode_levels
+from worldmodel.encoders.jepa.losses import (
+    LOSSES,
+    TARGETS,
+    context_weights,
+    error,
+    layer_normed,
+    normalised,
+    regularise,
+    standardise,
+    whiten,
+)
 from worldmodel.encoders.jepa.masks import Mask
 from worldmodel.encoders.vit import (
     Block,
@@ -25,7 +38,7 @@ from worldmodel.encoders.vit import (
     token_coordinates,
 )
 
-_TARGETS = ("instance", "layer_norm", "standardise", "whiten")
+__all__ = ["Jepa", "JepaConfig", "MaskPredictor", "regularise", "standardise", "whiten"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +57,16 @@ class JepaConfig:
             constant in a clip, such as its light and the colour of its floor, are no target either. `whiten` scales
             each principal direction of the features instead of each feature, so that a few strong directions do not
             dominate the weak ones (ZCA, as in W-MSE, arXiv 2007.06346).
-        visible_weight: weight of the same loss on the visible tokens, whose targets a linear map predicts (the dense
-            loss of V-JEPA 2.1). It is useful only if the target encoder sees another version of the clip. 0 switches
-            it off.
+        levels: depths of the encoder that are predicted, evenly spaced, and that the predictor sees. V-JEPA 2.1 has 4.
+        context_weight: weight of the same loss on the visible tokens, which the mask predictor predicts through a
+            second projection (the dense loss of V-JEPA 2.1, with weight 0.5). 0 switches it off.
+        context_distance_power: exponent p of the weights 1 / d^p in this loss, where d is the distance to the nearest
+            hidden token. 1 is V-JEPA 2.1's paper, 0.5 its code, and 0 weights all visible tokens alike.
+        context_warmup: when the loss on visible tokens sets in and when it has its full weight, as fractions of the
+            training. In between, the weight rises linearly.
+        visible_weight: weight of a loss on the visible tokens, whose targets a linear map of the context encoder's
+            features predicts. It is useful only if the target encoder sees another version of the clip. 0 switches it
+            off.
         variance_weight: weight of the hinge that keeps each feature's standard deviation above one (VICReg,
             arXiv 2105.04906). 0 switches it off.
         covariance_weight: weight of the squared off-diagonal covariance of the features (VICReg). 0 switches it off.
@@ -57,6 +77,10 @@ class JepaConfig:
     predictor_heads: int = 2
     loss: str = "l1"
     targets: str = "standardise"
+    levels: int = 1
+    context_weight: float = 0.0
+    context_distance_power: float = 0.5
+    context_warmup: tuple[float, ...] = (0.0, 0.0)
     visible_weight: float = 0.0
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
@@ -67,20 +91,42 @@ class JepaConfig:
                 f"predictor_width {self.predictor_width} is not a multiple of twice predictor_heads "
                 f"({self.predictor_heads}), or predictor_depth {self.predictor_depth} is under 1"
             )
-        if self.loss not in ("l1", "l2"):
-            raise ValueError(f"loss '{self.loss}' is unknown: choose from l1, l2")
-        if self.targets not in _TARGETS:
-            raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(_TARGETS)}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss '{self.loss}' is unknown: choose from {', '.join(LOSSES)}")
+        if self.targets not in TARGETS:
+            raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(TARGETS)}")
+        if self.levels < 1:
+            raise ValueError(f"levels {self.levels}: expected at least 1")
+        for name in ("context_weight", "context_distance_power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
+        if len(self.context_warmup) != 2 or not 0 <= self.context_warmup[0] <= self.context_warmup[1] <= 1:
+            raise ValueError(f"context_warmup {self.context_warmup}: expected two ascending fractions from 0 to 1")
+
+    def context_weight_at(self, progress: float) -> float:
+        """Weight of the loss on visible tokens at `progress` of the training, from 0 to 1."""
+        begin, end = self.context_warmup
+        share = 1.0 if progress >= end else max(progress - begin, 0.0) / (end - begin)
+        return self.context_weight * share
 
 
 class MaskPredictor(nn.Module):
-    """A narrow transformer from context tokens, and mask tokens with positions, to the hidden tokens' features."""
+    """A narrow transformer from context tokens, and mask tokens with positions, to the hidden tokens' features.
+
+    With several levels, it sees and predicts the features of all of them, one after the other in a token. With a loss
+    on context tokens, a second projection predicts their features too.
+    """
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
         super().__init__()
         width = config.predictor_width
         self.head_width, self.encoder_config = width // config.predictor_heads, encoder
-        self.inward, self.outward = nn.Linear(encoder.width, width), nn.Linear(width, encoder.width)
+        out = config.levels * encoder.width
+        self.inward: nn.Module = (
+            nn.Linear(encoder.width, width) if config.levels == 1 else FusedLevels(encoder.width, config.levels, width)
+        )
+        self.outward = nn.Linear(width, out)
+        self.outward_visible = nn.Linear(width, out) if config.context_weight else None
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(
             Block(width, config.predictor_heads, encoder.mlp_ratio) for _ in range(config.predictor_depth)
@@ -89,7 +135,18 @@ class MaskPredictor(nn.Module):
         initialise(self, config.predictor_depth)
 
     def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
-        """`context [B, K, D]` of the visible tokens → predictions `[B, M, D]` for the hidden ones."""
+        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]` for the hidden ones."""
+        return self.outward(self.norm(self._transform(context, mask, frames, grid)[:, mask.visible.shape[1] :]))
+
+    def predict_all(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Predictions for the hidden tokens, `[B, M, L * D]`, and for the visible ones, `[B, K, L * D]`."""
+        assert self.outward_visible is not None, "there is no loss on context tokens"
+        tokens, num_visible = self._transform(context, mask, frames, grid), mask.visible.shape[1]
+        hidden, visible = self.norm(tokens[:, num_visible:]), self.norm(tokens[:, :num_visible])
+        return self.outward(hidden), self.outward_visible(visible)
+
+    def _transform(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
+        """Visible tokens, then hidden ones, after the blocks, `[B, K + M, width]`."""
         num_hidden = mask.hidden.shape[1]
         order = torch.cat([mask.visible, mask.hidden], dim=1)
         coordinates = token_coordinates(frames, grid).to(context.device)
@@ -103,41 +160,7 @@ class MaskPredictor(nn.Module):
             angles = angles[order]
         for block in self.blocks:
             tokens = block(tokens, angles)
-        return self.outward(self.norm(tokens[:, -num_hidden:]))
-
-
-def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's variance and covariance terms of `features [R, D]`: equations (1) and (3) of arXiv 2105.04906."""
-    features = features.float() - features.float().mean(0)
-    std = torch.sqrt(features.var(0) + 1e-4)
-    covariance = features.T @ features / (len(features) - 1)
-    off_diagonal = covariance - torch.diag(covariance.diagonal())
-    return F.relu(1 - std).mean(), off_diagonal.pow(2).sum() / features.shape[1]
-
-
-def _without_place_means(features: Tensor, frames: int) -> Tensor:
-    """`features [B, N, D]` minus each position's mean over clips and time, as `[B, T, positions, D]`."""
-    by_place = features.unflatten(1, (frames, -1))
-    return by_place - by_place.mean((0, 1))
-
-
-def standardise(features: Tensor, frames: int) -> Tensor:
-    """Remove each position's mean over clips and time from `features [B, N, D]`, and scale features to unit spread."""
-    centred = _without_place_means(features, frames)
-    return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
-
-
-def whiten(features: Tensor, frames: int) -> Tensor:
-    """Remove each position's mean from `features [B, N, D]`, and scale each principal direction to the same spread."""
-    centred = _without_place_means(features, frames)
-    rows = centred.flatten(0, 2)
-    # Computed on the CPU, because other devices lack the decomposition or double precision.
-    variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
-    # Directions with less than a thousandth of the largest variance are noise, and stay small.
-    scale = (variances + 1e-3 * variances[-1]).clamp_min(1e-8).rsqrt()
-    rows = rows @ ((directions * scale) @ directions.T).to(rows)
-    rows = rows / rows.pow(2).mean().sqrt().clamp_min(1e-4)
-    return rows.unflatten(0, centred.shape[:3]).flatten(1, 2)
+        return tokens
 
 
 class Jepa(nn.Module):
@@ -147,66 +170,77 @@ class Jepa(nn.Module):
     d(e) is the mean over features of |e| (`loss` l1) or e² (l2). n is the normalisation that `targets` names. sg stops
     the gradient. The target encoder's weights xi follow those of the context encoder, xi <- m xi + (1 - m) theta.
     With several masks, the loss is their mean. Added to it, with their weights, are the same loss on visible tokens
-    (`visible_weight`) and VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
+    (`context_weight`: sum of d(...) / (K distance^p), as the predictor predicts them; `visible_weight`: as a linear map
+    does) and VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
     """
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = VisionTransformer(encoder)
+        if config.levels > len(self.encoder.blocks):
+            raise UserError(
+                f"jepa.levels {config.levels}: expected at most the encoder's number of blocks, "
+                f"{len(self.encoder.blocks)}"
+            )
         self.predictor = MaskPredictor(encoder, config)
         self.target = copy.deepcopy(self.encoder)
         self.target.requires_grad_(False)
         self.visible_head = nn.Linear(encoder.width, encoder.width) if config.visible_weight else None
 
-    def forward(self, clips: Tensor, masks: Sequence[Mask], seen_by_target: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        clips: Tensor,
+        masks: Sequence[Mask],
+        seen_by_target: Tensor | None = None,
+        progress: float = 1.0,
+    ) -> dict[str, Tensor]:
         """Loss and its parts for clips `[B, T, H, W, 3]`. The key `features` has the target features `[B, N, D]`.
 
         `seen_by_target` is another version of the clips for the target encoder, for example in another light. What
-        differs between the two versions cannot be predicted, and features lose it.
+        differs between the two versions cannot be predicted, and features lose it. `progress` of the training, from 0
+        to 1, decides on the weight of the loss on context tokens.
         """
-        frames = clips.shape[1] // self.encoder.config.tubelet_frames
+        config, frames = self.config, clips.shape[1] // self.encoder.config.tubelet_frames
         grid = self.encoder.config.grid(*clips.shape[2:4])
         with torch.no_grad():
-            features = self.target(clips if seen_by_target is None else seen_by_target).float()
-            features = F.layer_norm(features, features.shape[-1:])
-            target = features
-            if self.config.targets == "instance":
-                target = features - features.mean(1, keepdim=True)
-            if self.config.targets in ("instance", "standardise"):
-                target = standardise(target, frames)
-            elif self.config.targets == "whiten":
-                target = whiten(target, frames)
-        losses, visible, variances, covariances = [], [], [], []
+            shown = clips if seen_by_target is None else seen_by_target
+            features = layer_normed(encode_levels(self.target, shown, None, config.levels).float(), config.levels)
+            target = normalised(features, frames, config.targets)
+        terms: dict[str, list[Tensor]] = {}
         for mask in masks:
-            context = self.encoder(clips, mask.visible)
-            predicted = self.predictor(context, mask, frames, grid).float()
-            losses.append(self._error(predicted, gather_tokens(target, mask.hidden)))
-            if self.visible_head is not None:
-                visible.append(self._error(self.visible_head(context).float(), gather_tokens(target, mask.visible)))
-            if self.config.variance_weight or self.config.covariance_weight:
-                variance, covariance = regularise(context.flatten(0, 1))
-                variances.append(variance)
-                covariances.append(covariance)
-        prediction = torch.stack(losses).mean()
-        zero = prediction.new_zeros(())
-        dense = torch.stack(visible).mean() if visible else zero
-        variance = torch.stack(variances).mean() if variances else zero
-        covariance = torch.stack(covariances).mean() if covariances else zero
-        regularised = self.config.variance_weight * variance + self.config.covariance_weight * covariance
-        loss = prediction + self.config.visible_weight * dense + regularised
-        return {
-            "loss": loss,
-            "prediction": prediction,
-            "visible": dense,
-            "variance": variance,
-            "covariance": covariance,
-            "features": features,
-        }
+            for name, value in self._terms(clips, mask, target, frames, grid).items():
+                terms.setdefault(name, []).append(value)
+        means = {name: torch.stack(values).mean() for name, values in terms.items()}
+        zero = means["prediction"].new_zeros(())
+        parts = {name: means.get(name, zero) for name in ("prediction", "visible", "variance", "covariance")}
+        regularised = config.variance_weight * parts["variance"] + config.covariance_weight * parts["covariance"]
+        loss = parts["prediction"] + config.visible_weight * parts["visible"] + regularised
+        if "context" in means:
+            loss = loss + config.context_weight_at(progress) * means["context"]
+            parts["context"] = means["context"]
+        return {"loss": loss, **parts, "features": features[..., -self.encoder.config.width :]}
 
-    def _error(self, predicted: Tensor, wanted: Tensor) -> Tensor:
-        difference = predicted - wanted
-        return difference.abs().mean() if self.config.loss == "l1" else difference.pow(2).mean()
+    def _terms(self, clips: Tensor, mask: Mask, target: Tensor, frames: int, grid: Grid) -> dict[str, Tensor]:
+        """The terms of the loss for one mask that are switched on."""
+        config, terms = self.config, {}
+        levels = encode_levels(self.encoder, clips, mask.visible, config.levels)
+        hidden_target = gather_tokens(target, mask.hidden)
+        if config.context_weight:
+            predicted, seen = self.predictor.predict_all(levels, mask, frames, grid)
+            weights = context_weights(mask, frames, grid, config.context_distance_power)
+            wanted = gather_tokens(target, mask.visible)
+            terms["context"] = error(seen.float(), wanted, config.loss, weights)
+        else:
+            predicted = self.predictor(levels, mask, frames, grid)
+        terms["prediction"] = error(predicted.float(), hidden_target, config.loss)
+        context = levels[..., -self.encoder.config.width :]
+        if self.visible_head is not None:
+            wanted = gather_tokens(target, mask.visible)[..., -self.encoder.config.width :]
+            terms["visible"] = error(self.visible_head(context).float(), wanted, config.loss)
+        if config.variance_weight or config.covariance_weight:
+            terms["variance"], terms["covariance"] = regularise(context.flatten(0, 1))
+        return terms
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

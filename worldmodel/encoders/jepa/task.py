@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.errors import UserError
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.attention import repeatable
-from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, sample_mask
+from worldmodel.encoders.jepa.batches import Batch, Light, as_images
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskFn, MultiBlock, read_mask
 from worldmodel.encoders.jepa.objective import Jepa
 from worldmodel.encoders.probe import ProbeData, probe_encoder
-from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
-from worldmodel.training.trainer import TrainingStopped, TrainingTask, cosine
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
+from worldmodel.training.schedules import cosine, linear
+from worldmodel.training.trainer import TrainingStopped, TrainingTask
 
 # `(step) -> uint8 [B, T, H, W, 3]`: the clips of a step, which depend only on its number. All clips of one step have
 # the same size. Another step may have another size.
@@ -30,10 +33,17 @@ class PretrainConfig:
     """Options of V-JEPA pretraining.
 
     Attributes:
-        momentum: momentum of the target encoder at the start. It rises to `final_momentum` by a cosine.
+        momentum: momentum of the target encoder at the start. It goes to `final_momentum` by `momentum_schedule`.
         final_momentum: momentum of the target encoder at the end.
+        momentum_schedule: `cosine`, or `linear` as in V-JEPA's code.
         masks: masks that are predicted at once, by default a short-range and a long-range one as in V-JEPA. Mappings
-            become `MaskConfig`.
+            become masks by `read_mask`.
+        image_share: share of the steps whose clips are single images, each repeated over one tubelet (V-JEPA 2.1
+            trains on images and videos at once).
+        image_masks: masks of these steps, by default those of V-JEPA 2.1.
+        lengths: frames of the clips in consecutive stretches of the training, for example 8, 16 and 32. Clips are cut
+            to their first frames. None are cut without it.
+        lengths_from: where each stretch begins, as a fraction of the training, beginning with 0.
         jitter: largest change of brightness and contrast of a whole clip, as a fraction.
         colour_jitter: largest change of each colour channel of a whole clip, as a fraction.
         two_lights: whether the clips of the context encoder and of the target encoder are jittered independently.
@@ -46,7 +56,12 @@ class PretrainConfig:
 
     momentum: float = 0.99
     final_momentum: float = 1.0
-    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    momentum_schedule: str = "cosine"
+    masks: tuple[MaskFn, ...] = (SHORT_RANGE, LONG_RANGE)
+    image_share: float = 0.0
+    image_masks: tuple[MaskFn, ...] = (MultiBlock(blocks=10, spatial_scale=0.15),)
+    lengths: tuple[int, ...] = ()
+    lengths_from: tuple[float, ...] = ()
     jitter: float = 0.2
     colour_jitter: float = 0.0
     two_lights: bool = False
@@ -56,14 +71,15 @@ class PretrainConfig:
     smallest_spread: float = 0.01
 
     def __post_init__(self) -> None:
-        try:
-            masks = tuple(m if isinstance(m, MaskConfig) else MaskConfig(**m) for m in self.masks)
-        except TypeError as error:
-            raise ValueError(f"a mask has blocks, spatial_scale and aspect_ratio: {error}") from error
-        if not masks:
-            raise ValueError("masks is empty: expected at least one")
-        object.__setattr__(self, "masks", masks)
-        for name in ("momentum", "final_momentum", "canonical_share"):
+        for name in ("masks", "image_masks"):
+            masks = tuple(mask if callable(mask) else read_mask(mask) for mask in getattr(self, name))
+            if not masks:
+                raise ValueError(f"{name} is empty: expected at least one")
+            object.__setattr__(self, name, masks)
+        if self.momentum_schedule not in ("cosine", "linear"):
+            raise ValueError(f"momentum_schedule '{self.momentum_schedule}' is unknown: choose from cosine, linear")
+        self._check_lengths()
+        for name in ("momentum", "final_momentum", "canonical_share", "image_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number from 0 to 1")
         for name in ("jitter", "colour_jitter", "smallest_spread"):
@@ -71,6 +87,37 @@ class PretrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
         if self.probe_frames < 4:
             raise ValueError(f"probe_frames {self.probe_frames}: expected at least 4, half of them held out")
+
+    def _check_lengths(self) -> None:
+        begins = list(self.lengths_from)
+        ascending = (
+            begins == sorted(set(begins)) and begins[:1] in ([], [0]) and all(0 <= begin < 1 for begin in begins)
+        )
+        if len(self.lengths) != len(begins) or not ascending or min(self.lengths, default=1) < 1:
+            raise ValueError(
+                f"lengths {list(self.lengths)} and lengths_from {begins}: expected as many frame counts as fractions, "
+                "which begin with 0, ascend and are below 1"
+            )
+
+    def length_at(self, progress: float) -> int | None:
+        """Frames of a clip at `progress` of the training, from 0 to 1. None for all that the clips have."""
+        begun = [frames for frames, begin in zip(self.lengths, self.lengths_from, strict=True) if begin <= progress]
+        return begun[-1] if begun else None
+
+    def require_fit(self, encoder: EncoderConfig, cameras: Iterable[CameraSpec], frames: int) -> None:
+        """Raises UserError if clips of `frames` frames cannot be cut to all lengths, or not be hidden by all masks."""
+        rng, tubelet = np.random.default_rng(0), encoder.tubelet_frames
+        for length in (frames, *self.lengths):
+            if length % tubelet or length > frames:
+                raise UserError(
+                    f"pretrain.lengths has {length}, of clips of {frames} frames: expected multiples of {tubelet} "
+                    "tubelet frames that are not above clips.frames"
+                )
+        shapes = [(self.masks, length // tubelet) for length in self.lengths or (frames,)]
+        for masks, layers in [*shapes, *([(self.image_masks, 1)] if self.image_share else [])]:
+            for mask in masks:
+                for camera in cameras:
+                    mask(1, layers, encoder.grid_of(camera), rng)
 
 
 def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> float:
@@ -121,48 +168,60 @@ class PretrainTask(TrainingTask):
         """
         return self.module.target if self._canonical is None else self.module.encoder
 
-    def _show(self, frames: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> Tensor:
-        """Frames, uint8 `[B, T, H, W, 3]`, as floats in [-2, 2]. Clips in `mirrored [B]` are flipped left to right."""
-        if self._config.flip:  # before the conversion to floats, which take four times the memory
-            frames = np.where(mirrored[:, None, None, None, None], frames[:, :, :, ::-1], frames)
-        return to_unit_range(torch.from_numpy(frames).to(self._device))
-
-    def _light(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change brightness, contrast and tint at random, alike for all frames of a clip."""
-        config, batch = self._config, len(pixels)
-        if config.jitter:
-            contrast, brightness = rng.uniform(-config.jitter, config.jitter, (2, batch, 1, 1, 1, 1)).astype(np.float32)
-            pixels = (pixels * torch.from_numpy(1 + contrast).to(pixels)).add_(torch.from_numpy(brightness).to(pixels))
-        if config.colour_jitter:
-            tint = rng.uniform(-config.colour_jitter, config.colour_jitter, (batch, 1, 1, 1, 3)).astype(np.float32)
-            # Black is -2. A factor on the distance to black changes a channel as a coloured light would.
-            pixels = (pixels + 2) * torch.from_numpy(1 + tint).to(pixels) - 2
-        return pixels
-
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch with all masks."""
+    def _draw(self, step: int, progress: float) -> Batch:
+        """The batch of a step. The order of the draws is fixed, since (seed, step) decides on all of them."""
         rng = np.random.default_rng([self._seed, step])
-        shown, config = self._clips(step), self._config
+        config, length = self._config, self._config.length_at(progress)
+        is_image = bool(config.image_share) and rng.random() < config.image_share
+        shown = self._cut(self._clips(step), length, is_image)
         batch, (frames, height, width) = len(shown), shown.shape[1:4]
         mirrored = rng.random(batch) < 0.5
-        seen_by_target = None
+        for_target = target_light = None
         if self._canonical is not None:
-            canonical = self._canonical(step)
+            for_target = self._cut(self._canonical(step), length, is_image)
             as_canonical = rng.random(batch) < config.canonical_share
-            shown = np.where(as_canonical[:, None, None, None, None], canonical, shown)
-            seen_by_target = self._show(canonical, mirrored)
-        clips = self._show(shown, mirrored)
+            shown = np.where(as_canonical[:, None, None, None, None], for_target, shown)
         if config.two_lights:
-            seen_by_target = self._light(clips if seen_by_target is None else seen_by_target, rng)
-        clips = self._light(clips, rng)
+            target_light = Light.draw(batch, config.jitter, config.colour_jitter, rng)
+        light = Light.draw(batch, config.jitter, config.colour_jitter, rng)
         encoder = self.module.encoder.config
         layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
-        masks = [sample_mask(mask, batch, layers, grid, rng).to(self._device) for mask in config.masks]
-        with repeatable(seed_of_step(self._seed, step)):
-            values = self.module(clips, masks, seen_by_target)
-        features = values.pop("features")
-        values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
-        return values
+        kinds = config.image_masks if is_image else config.masks
+        masks = tuple(mask(batch, layers, grid, rng) for mask in kinds)
+        return Batch(shown, for_target, mirrored if config.flip else None, light, target_light, masks)
+
+    def _cut(self, clips: NDArray[np.uint8], length: int | None, is_image: bool) -> NDArray[np.uint8]:
+        """Clips of this stretch of the training, or single images."""
+        return as_images(clips, self.module.encoder.config.tubelet_frames) if is_image else clips[:, :length]
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """One batch with all masks, as at the end of the training."""
+        return next(self.losses(step, step, 1))
+
+    def losses(self, step: int, total: int, parts: int) -> Iterator[dict[str, Tensor]]:
+        """One batch with all masks, in `parts` parts."""
+        progress = step / total if total else 1.0
+        for number, part in enumerate(self._draw(step, progress).parts(parts)):
+            clips, for_target, masks = part.on(self._device)
+            with repeatable(seed_of_step(self._seed + number, step)):
+                values = self.module(clips, masks, for_target, progress)
+            features = values.pop("features")
+            values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
+            yield values
+
+    def compile(self, backend: str) -> None:
+        """Compile the blocks of both encoders and of the mask predictor, whose number of tokens differs by step.
+
+        Raises:
+            UserError: for several levels, which are read off between the blocks.
+        """
+        if self.module.config.levels > 1:
+            raise UserError(
+                f"compile '{backend}' with jepa.levels {self.module.config.levels}: expected null, or 1 level"
+            )
+        for part in (self.module.encoder, self.module.target, self.module.predictor):
+            for block in part.blocks:
+                block.compile(backend=backend, dynamic=True)
 
     def figures(self) -> dict[str, float]:
         """The figures of a clip source that has some."""
@@ -170,8 +229,9 @@ class PretrainTask(TrainingTask):
         return figures()
 
     def after_step(self, step: int, total: int) -> None:
-        """Move the target encoder toward the context encoder, more slowly with every step."""
-        self.module.update_target(cosine(self._config.momentum, self._config.final_momentum, step / total))
+        """Move the target encoder toward the context encoder, by default more slowly with every step."""
+        schedule = cosine if self._config.momentum_schedule == "cosine" else linear
+        self.module.update_target(schedule(self._config.momentum, self._config.final_momentum, step / total))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Probe the encoder that is kept. Raises TrainingStopped on collapse."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tests.worldmodel.toy import ENCODER, make_clips
 from worldmodel.encoders.base import Grid
-from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, sample_mask
+from worldmodel.encoders.jepa.levels import encode_levels, level_blocks
+from worldmodel.encoders.jepa.losses import context_weights, layer_normed
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig, regularise, standardise, whiten
 from worldmodel.encoders.vit import token_coordinates
 
@@ -30,7 +32,7 @@ def make_jepa(positions: str = "sincos", **changes: object) -> Jepa:
 
 def make_masks(batch: int = 3, frames: int = 2) -> list[Mask]:
     rng = np.random.default_rng(0)
-    return [sample_mask(config, batch, frames, Grid(4, 4), rng) for config in (SHORT_RANGE, LONG_RANGE)]
+    return [config(batch, frames, Grid(4, 4), rng) for config in (SHORT_RANGE, LONG_RANGE)]
 
 
 def targets_by_hand(jepa: Jepa, clips: Tensor, kind: str) -> Tensor:
@@ -192,5 +194,126 @@ def test_regularisation_enters_with_its_weights() -> None:
     [({"loss": "l3"}, "l1, l2"), ({"targets": "raw"}, "standardise"), ({"predictor_heads": 5}, "predictor_width")],
 )
 def test_impossible_options_are_refused(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        JepaConfig(**{**SMALL, **changes})
+
+
+# --- V-JEPA 2.1 ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1.0, [0.5, 1.0, 1 / math.sqrt(2)]), (0.0, [1.0, 1.0, 1.0])])
+def test_context_tokens_count_less_the_further_they_are_from_what_is_hidden(
+    power: float, expected: list[float]
+) -> None:
+    """2 layers of 1 x 3 tokens. Hidden: the first token of either layer, and then only that of the first layer."""
+    mask = Mask(torch.tensor([[2, 4]]), torch.tensor([[0, 3]]))
+    assert context_weights(mask, 2, Grid(1, 3), power)[0].tolist() == pytest.approx(expected[:2])
+    diagonal = Mask(torch.tensor([[4]]), torch.tensor([[0]]))  # one layer and one column away
+    assert context_weights(diagonal, 2, Grid(1, 3), power)[0].tolist() == pytest.approx(expected[2:])
+
+
+def test_the_published_code_takes_the_root_of_the_distance() -> None:
+    mask = make_masks()[0]
+    paper, code = (context_weights(mask, 2, Grid(4, 4), power) for power in (1.0, 0.5))
+    torch.testing.assert_close(code.pow(2), paper)
+    assert float(paper.max()) <= 1.0
+
+
+def test_the_loss_on_context_tokens_is_its_equation() -> None:
+    changes = {"targets": "layer_norm", "context_weight": 0.5, "context_distance_power": 1.0}
+    jepa, clips, masks = make_jepa(**changes), make_clips(), make_masks()
+    wanted = targets_by_hand(jepa, clips, "layer_norm")
+    places = token_coordinates(2, Grid(4, 4)).float()
+    terms = []
+    for mask in masks:
+        _, seen = jepa.predictor.predict_all(jepa.encoder(clips, mask.visible), mask, 2, Grid(4, 4))
+        total, count = 0.0, 0
+        for clip in range(len(clips)):
+            for number, token in enumerate(mask.visible[clip].tolist()):
+                nearest = min(float((places[token] - places[other]).norm()) for other in mask.hidden[clip].tolist())
+                error = (seen[clip, number].detach() - wanted[clip, token]).abs()
+                total, count = total + float(error.sum()) / nearest, count + len(error)
+        terms.append(total / count)
+    values = jepa(clips, masks)
+    assert values["context"].item() == pytest.approx(np.mean(terms), rel=1e-4)
+    assert values["loss"].item() == pytest.approx(values["prediction"].item() + 0.5 * np.mean(terms), rel=1e-4)
+    assert "context" not in make_jepa()(clips, masks)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.2, 0.0), (0.3, 0.5), (0.4, 1.0), (1.0, 1.0)])
+def test_the_loss_on_context_tokens_sets_in_linearly(progress: float, share: float) -> None:
+    config = JepaConfig(**SMALL, context_weight=0.5, context_warmup=(0.2, 0.4))
+    assert config.context_weight_at(progress) == pytest.approx(0.5 * share)
+    jepa = make_jepa(context_weight=0.5, context_warmup=(0.2, 0.4))
+    values = jepa(make_clips(), make_masks(), None, progress)
+    expected = values["prediction"] + 0.5 * share * values["context"]
+    torch.testing.assert_close(values["loss"], expected)
+
+
+def test_the_levels_are_those_of_the_published_models() -> None:
+    assert level_blocks(12, 4) == (2, 5, 8, 11)
+    assert level_blocks(24, 4) == (5, 11, 17, 23)
+    assert level_blocks(40, 4) == (9, 19, 29, 39)
+    assert level_blocks(3, 1) == (2,)
+
+
+def make_deep(**changes: object) -> Jepa:
+    torch.manual_seed(0)
+    encoder = type(ENCODER)(**{**ENCODER.__dict__, "depth": 4})
+    return Jepa(encoder, JepaConfig(**{**SMALL, "targets": "layer_norm", "levels": 2, **changes}))
+
+
+def test_levels_are_the_outputs_of_their_blocks() -> None:
+    jepa, clips = make_deep(), make_clips()
+    features = encode_levels(jepa.encoder, clips, None, 2)
+    assert features.shape == (3, 32, 64)
+    torch.testing.assert_close(features[..., 32:], jepa.encoder(clips))
+    blocks = jepa.encoder.blocks
+    jepa.encoder.blocks = blocks[:2]
+    jepa.encoder.norm, norm = torch.nn.Identity(), jepa.encoder.norm
+    torch.testing.assert_close(features[..., :32], jepa.encoder(clips))
+    jepa.encoder.blocks, jepa.encoder.norm = blocks, norm
+    assert not any(block._forward_hooks for block in blocks), "hooks do not stay"
+
+
+def test_several_levels_are_predicted_by_the_same_equation() -> None:
+    jepa, clips, masks = make_deep(), make_clips(), make_masks()[:1]
+    raw = encode_levels(jepa.target, clips, None, 2).detach()
+    parts = [part / 1.0 for part in raw.chunk(2, dim=-1)]
+    normed = [(p - p.mean(-1, keepdim=True)) / (p.var(-1, correction=0, keepdim=True) + 1e-5).sqrt() for p in parts]
+    wanted = torch.cat(normed, dim=-1)
+    torch.testing.assert_close(layer_normed(raw, 2), wanted)
+    context = encode_levels(jepa.encoder, clips, masks[0].visible, 2)
+    predicted = jepa.predictor(context, masks[0], 2, Grid(4, 4))
+    hidden = torch.stack([row[tokens] for row, tokens in zip(wanted, masks[0].hidden, strict=True)])
+    values = jepa(clips, masks)
+    torch.testing.assert_close(values["loss"], (predicted - hidden).abs().mean())
+    assert values["features"].shape == (3, 32, 32), "health is measured on the encoder's output"
+
+
+def test_gradients_reach_everything_with_all_terms() -> None:
+    jepa = make_deep(context_weight=0.5, visible_weight=0.1, variance_weight=1.0)
+    jepa(make_clips(), make_masks())["loss"].backward()
+    for part in (jepa.encoder, jepa.predictor):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_an_encoder_has_no_more_levels_than_blocks() -> None:
+    with pytest.raises(ValueError, match=r"jepa.levels 2: expected at most the encoder's number of blocks, 1"):
+        make_jepa(levels=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"levels": 0}, "levels 0"),
+        ({"context_weight": -1.0}, "context_weight -1.0"),
+        ({"context_distance_power": math.inf}, "context_distance_power inf"),
+        ({"context_warmup": (0.5, 0.2)}, "context_warmup"),
+        ({"context_warmup": (0.5,)}, "context_warmup"),
+    ],
+)
+def test_impossible_options_of_the_dense_loss_are_refused(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         JepaConfig(**{**SMALL, **changes})

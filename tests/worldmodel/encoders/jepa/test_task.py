@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.worldmodel.toy import ENCODER, make_clips, make_encoder, make_episode, make_trainer_config
+from tests.worldmodel.toy import ENCODER, SPEC, make_clips, make_encoder, make_episode, make_trainer_config
+from worldmodel.core.errors import UserError
 from worldmodel.core.spec import CameraSpec
+from worldmodel.encoders.jepa.batches import Light, show
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
 from worldmodel.encoders.probe import ProbeData, probe_encoder
@@ -50,9 +54,9 @@ def test_seed_and_step_alone_decide_the_loss() -> None:
 
 
 def test_without_augmentation_a_clip_is_only_rescaled() -> None:
-    frames, task = make_clips(), make_task(jitter=0.0, flip=False)
-    clips = task._show(frames.numpy(), np.ones(len(frames), bool))
-    assert torch.equal(task._light(clips, np.random.default_rng(0)), to_unit_range(frames))
+    frames = make_clips()
+    clips = show(frames.numpy(), None, CPU)
+    assert torch.equal(Light.draw(len(frames), 0.0, 0.0, np.random.default_rng(0)).apply(clips), to_unit_range(frames))
 
 
 def seen(task: PretrainTask, step: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -60,9 +64,9 @@ def seen(task: PretrainTask, step: int = 0) -> tuple[Tensor, Tensor | None]:
     shown: list[tuple[Tensor, Tensor | None]] = []
     forward = task.module.forward
 
-    def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None) -> Any:
+    def spy(clips: Tensor, masks: Any, seen_by_target: Tensor | None = None, progress: float = 1.0) -> Any:
         shown.append((clips, seen_by_target))
-        return forward(clips, masks, seen_by_target)
+        return forward(clips, masks, seen_by_target, progress)
 
     task.module.forward = spy  # type: ignore[method-assign]
     task.loss(step)
@@ -102,7 +106,7 @@ def test_context_and_canonical_clip_are_mirrored_alike() -> None:
 def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
     clips = make_clips(batch=20)
     plain = to_unit_range(clips)
-    augmented = make_task(jitter=0.2)._light(plain, np.random.default_rng(0))
+    augmented = Light.draw(20, 0.2, 0.0, np.random.default_rng(0)).apply(plain)
     contrast = augmented.flatten(2).std(2) / plain.flatten(2).std(2)  # [clips, frames]
     torch.testing.assert_close(contrast, contrast[:, :1].expand_as(contrast), atol=1e-4, rtol=0)
     brightness = augmented.flatten(2).mean(2) - contrast * plain.flatten(2).mean(2)
@@ -115,7 +119,7 @@ def test_brightness_and_contrast_change_by_clip_and_not_by_frame() -> None:
 def test_a_tint_scales_each_channel_and_leaves_black_black() -> None:
     clips = torch.full((20, 4, 32, 32, 3), 100, dtype=torch.uint8)
     clips[:, :, 0] = 0
-    tinted = make_task(jitter=0.0, colour_jitter=0.3)._light(to_unit_range(clips), np.random.default_rng(0))
+    tinted = Light.draw(20, 0.0, 0.3, np.random.default_rng(0)).apply(to_unit_range(clips))
     assert torch.equal(tinted[:, :, 0], torch.full_like(tinted[:, :, 0], -2))
     gain = (tinted[:, :, 1:] + 2) / (to_unit_range(clips)[:, :, 1:] + 2)
     torch.testing.assert_close(gain, gain[:, :1, :1, :1].expand_as(gain))
@@ -225,3 +229,136 @@ def test_what_a_step_drops_depends_on_its_number_alone() -> None:
     assert losses() == first
     jepa.eval()
     assert losses()[0] != first[0]
+
+
+# --- parts, lengths, images, schedules -------------------------------------------------------------------------------
+
+
+def gradients(task: PretrainTask, parts: int) -> list[Tensor]:
+    task.module.zero_grad()
+    for values in task.losses(3, 10, parts):
+        (values["loss"] / parts).backward()
+    return [p.grad.clone() for p in task.module.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+@pytest.mark.parametrize("masks", [(), ({"kind": "multiblock_official", "blocks": 2, "spatial_scale": 0.3},)])
+def test_the_parts_of_a_batch_add_up_to_the_whole(parts: int, masks: tuple[dict[str, Any], ...]) -> None:
+    """Targets are normalised by token, since statistics over the batch would differ between the parts."""
+    options: dict[str, Any] = {"masks": masks} if masks else {}
+    task = make_task(two_lights=True, colour_jitter=0.1, **options)
+    whole, divided = gradients(task, 1), gradients(task, parts)
+    assert len(whole) == len(divided) > 10
+    for one, other in zip(whole, divided, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_an_accumulated_training_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+    trained = {}
+    for parts in (1, 3):
+        task, folder = make_task(probe=None), tmp_path / str(parts)
+        folder.mkdir()
+        config = dataclasses.replace(make_trainer_config(3, 6, 1e-3), accumulate=parts, log_every=1)
+        Trainer(task, config, folder, CPU).run("pretrain")
+        trained[parts] = task.module
+        assert len((folder / "log.jsonl").read_text().splitlines()) == 4
+    for one, other in zip(trained[1].parameters(), trained[3].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def shape_at(task: PretrainTask, step: int, total: int) -> tuple[int, ...]:
+    return task._draw(step, step / total).shown.shape
+
+
+def test_clips_become_longer_as_training_goes_on() -> None:
+    task = make_task(lengths=(2, 4), lengths_from=(0.0, 0.5))
+    assert [shape_at(task, step, 4)[1] for step in range(4)] == [2, 2, 4, 4]
+    assert np.array_equal(task._draw(1, 0.25).shown, draw_clips(1)[:, :2])
+    assert all(values["loss"].isfinite() for values in task.losses(1, 4, 1))
+
+
+def test_some_steps_show_images_under_masks_of_their_own() -> None:
+    task = make_task(image_share=0.5, image_masks=({"kind": "tube", "ratio": 0.75},), masks=({"kind": "temporal"},))
+    batches = [task._draw(step, 0.0) for step in range(24)]
+    images = [batch for batch in batches if batch.masks[0].hidden.shape[1] == 12]
+    clips = [batch for batch in batches if batch.masks[0].hidden.shape[1] != 12]
+    assert 6 <= len(images) <= 18
+    for batch in images:
+        assert batch.shown.shape[1] == ENCODER.tubelet_frames
+        assert (batch.shown == batch.shown[:, :1]).all()
+    assert all(batch.shown.shape[1] == 4 and batch.masks[0].hidden.shape[1] == 16 for batch in clips)
+    assert [b.shown.shape for b in batches[:5]] == [task._draw(step, 0.0).shown.shape for step in range(5)]
+    assert all(task.loss(step)["loss"].isfinite() for step in range(4))
+
+
+def test_the_momentum_rises_linearly_where_asked() -> None:
+    task = make_task(momentum=0.9, final_momentum=1.0, momentum_schedule="linear")
+    with torch.no_grad():
+        task.module.encoder.norm.bias.add_(1.0)
+    task.after_step(20, total=100)
+    assert task.module.target.norm.bias[0].item() == pytest.approx(1 - 0.92, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "named"),
+    [
+        ({"lengths": (2, 8), "lengths_from": (0, 0.5)}, 4, r"pretrain.lengths has 8, of clips of 4 frames"),
+        ({"lengths": (3,), "lengths_from": (0,)}, 4, "expected multiples of 2 tubelet frames"),
+        ({"masks": ({"kind": "temporal"},)}, 2, "the clip has 1 tubelet layers"),
+        ({"masks": ({"kind": "temporal"},), "lengths": (2, 4), "lengths_from": (0, 0.5)}, 4, "1 tubelet layers"),
+        ({"image_share": 0.5, "image_masks": ({"kind": "future_biased"},)}, 4, "1 tubelet layers"),
+    ],
+)
+def test_what_clips_cannot_have_is_found_before_the_training(options: dict[str, Any], frames: int, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        PretrainConfig(**options).require_fit(ENCODER, SPEC.cameras, frames)
+
+
+def test_what_clips_can_have_is_let_through() -> None:
+    PretrainConfig(lengths=(2, 4), lengths_from=(0, 0.5), image_share=1.0).require_fit(ENCODER, SPEC.cameras, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"lengths": (2,)}, "lengths"),
+        ({"lengths": (2, 4), "lengths_from": (0.0, 0.0)}, "ascend"),
+        ({"lengths": (2, 4), "lengths_from": (0.1, 0.5)}, "begin with 0"),
+        ({"image_masks": ()}, "image_masks is empty"),
+        ({"image_share": 1.5}, "image_share"),
+        ({"momentum_schedule": "step"}, "choose from cosine, linear"),
+    ],
+)
+def test_impossible_schedules_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        PretrainConfig(**options)
+
+
+def test_the_blocks_of_all_three_networks_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: dict[int, dict[str, Any]] = {}
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.update({id(module): options}))
+    task = make_task()
+    task.compile("inductor")
+    jepa = task.module
+    blocks = [*jepa.encoder.blocks, *jepa.target.blocks, *jepa.predictor.blocks]
+    assert compiled == {id(block): {"backend": "inductor", "dynamic": True} for block in blocks}
+
+
+def test_levels_are_not_read_off_compiled_blocks() -> None:
+    encoder = dataclasses.replace(ENCODER, depth=2)
+    jepa = Jepa(encoder, JepaConfig(predictor_width=16, predictor_depth=1, levels=2))
+    with pytest.raises(UserError, match=r"compile 'eager' with jepa.levels 2: expected null"):
+        PretrainTask(jepa, PretrainConfig(), draw_clips, {}, 0, CPU).compile("eager")
+
+
+def test_the_default_training_is_the_one_of_before() -> None:
+    """Losses and weights after five steps, as they were before masks, losses and schedules had options."""
+    torch.manual_seed(0)
+    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2))
+    task = PretrainTask(jepa, PretrainConfig(), draw_clips, {}, 0, CPU)
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(make_trainer_config(5, 6, 1e-3), log_every=1)
+        Trainer(task, config, Path(folder), CPU).run("pretrain")
+        log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses == pytest.approx([0.591218, 0.550741, 0.585517, 0.554284, 0.572256], abs=2e-5)
