@@ -38,7 +38,7 @@ def test_the_hand_moves_at_the_commanded_velocity_and_stays(env: GoalEnv) -> Non
     arrange(env, (-0.1, -0.05, 0.1), (0.15, 0.1, ON_TABLE))
     act(env, (0.2, 0.1, 0.05, 0), 5)
     np.testing.assert_allclose(world_of(env).hand(), [0.0, 0.0, 0.125], atol=0.015)
-    act(env, (0, 0, 0, 0), 3)
+    act(env, (0, 0, 0, 0), 10)  # the Jaco arm lags, and settles within a second
     before = world_of(env).hand()
     act(env, (0, 0, 0, 0), 10)
     np.testing.assert_allclose(world_of(env).hand(), before, atol=1e-3)
@@ -46,11 +46,12 @@ def test_the_hand_moves_at_the_commanded_velocity_and_stays(env: GoalEnv) -> Non
 
 def test_the_hand_stays_within_reach(env: GoalEnv) -> None:
     rng = np.random.default_rng(0)
+    beyond = 0.02 if world_of(env).pinches_handle else 0.006  # the Jaco arm needs a way to brake [m]
     arrange(env, (0, 0, 0.1), (0.0, 0.1, ON_TABLE))
     for corner in rng.choice([-MAX_SPEED, MAX_SPEED], (4, 3)):
         act(env, (*corner, 0), 14)
         hand = world_of(env).hand()
-        assert (hand > REACH[0] - 0.006).all() and (hand < REACH[1] + 0.006).all(), hand
+        assert (hand > REACH[0] - beyond).all() and (hand < REACH[1] + beyond).all(), hand
 
 
 def test_zero_keeps_the_grip(env: GoalEnv) -> None:
@@ -101,8 +102,10 @@ def test_a_cube_is_not_pressed_through_the_table(env: GoalEnv) -> None:
     arrange(env, (0.0, 0.0, 0.12), (0.0, 0.0, ON_TABLE), fingers=0.0)
     for _ in range(20):
         act(env, (0, 0, -0.3, 0))
-        assert world.cube(0)[2] > 0.02 and np.abs(world.cube(0)).max() < 0.3
+        # The Jaco arm arrives with a blow, of which the cube recovers.
+        assert world.cube(0)[2] > 0.017 and np.abs(world.cube(0)).max() < 0.3
         assert world.hand()[2] > REACH[0][2] - 0.005
+    assert world.cube(0)[2] > 0.023
 
 
 def test_the_drawer_is_pulled_open_and_pushed_closed_and_stays_between(drawer: GoalEnv) -> None:
