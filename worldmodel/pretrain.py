@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
+from worldmodel.core.spec import CameraSpec
 from worldmodel.data.clips import ClipConfig, ClipSampler, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.jepa.inference import save_jepa
@@ -91,6 +92,29 @@ class RecordedClips:
         return self.frames[cameras[step % len(cameras)]][self.sampler.sample(step, self.batch_size).rows]
 
 
+def require_fit(
+    encoder: EncoderConfig,
+    jepa: JepaConfig,
+    options: PretrainConfig,
+    trainer: TrainerConfig,
+    clips: ClipConfig,
+    cameras: Sequence[CameraSpec],
+) -> None:
+    """Raises UserError for options that do not fit each other, or that need more memory than there is."""
+    if clips.frames % encoder.tubelet_frames:
+        raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
+    options.require_fit(encoder, cameras, clips.frames)
+    if jepa.levels > encoder.depth:
+        raise UserError(f"jepa.levels {jepa.levels}: expected at most the encoder's number of blocks, {encoder.depth}")
+    if trainer.compile is not None and jepa.levels > 1:
+        raise UserError(f"trainer.compile={trainer.compile} with jepa.levels {jepa.levels}: expected null, or 1 level")
+    at_once = trainer.batch_size // trainer.accumulate
+    require_memory(
+        f"trainer.batch_size={trainer.batch_size}",
+        at_once * max(bytes_per_clip(encoder, camera, clips.frames) for camera in cameras),
+    )
+
+
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
@@ -106,15 +130,7 @@ def main(config: Config) -> None:
     options = from_config(PretrainConfig, config["pretrain"], "pretrain")
     trainer_config = from_config(TrainerConfig, config["trainer"], "trainer")
     clips = from_config(ClipConfig, config["clips"], "clips")
-    if clips.frames % encoder.tubelet_frames:
-        raise UserError(f"clips.frames {clips.frames} is not a multiple of {encoder.tubelet_frames} tubelet frames")
-    options.require_fit(encoder, store.spec.cameras, clips.frames)
-    require_memory(
-        f"trainer.batch_size={trainer_config.batch_size}",
-        trainer_config.batch_size
-        / trainer_config.accumulate
-        * max(bytes_per_clip(encoder, c, clips.frames) for c in store.spec.cameras),
-    )
+    require_fit(encoder, jepa, options, trainer_config, clips, store.spec.cameras)
     # Options are checked before the folder is made. A corrected command must not find a run that never began.
     split = split_episodes(store.num_episodes, given.held_out_fraction, trainer_config.seed)
     sampler = ClipSampler(store.episode_ends, clips.frames, clips.strides, trainer_config.seed, split.train)
