@@ -190,6 +190,22 @@ def _show_costs(
     console.print(cost_table(shown, costs(encoder, jepa, batch, layers, grid, shares)))
 
 
+def require_fit(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
+    """Raises UserError for options that do not fit each other, or that need more memory than there is."""
+    encoder, trainer, levels = sections.encoder, sections.trainer, sections.jepa.levels
+    sections.pretrain.require_fit(encoder, cameras, sections.clips.frames)
+    if levels > encoder.blocks:
+        raise UserError(f"jepa.levels {levels}: expected at most the encoder's number of blocks, {encoder.blocks}")
+    if trainer.compile is not None and levels > 1:
+        raise UserError(f"trainer.compile={trainer.compile} with jepa.levels {levels}: expected null, or 1 level")
+    require_memory(
+        f"trainer.batch_size={trainer.batch_size}",
+        trainer.batch_size
+        // trainer.accumulate
+        * max(bytes_per_clip(encoder, camera, sections.clips.frames) for camera in cameras),
+    )
+
+
 @command("pretrain")
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
@@ -202,9 +218,7 @@ def main(config: Config) -> None:
         if given.dry_run:
             _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, source.cameras)
             return
-        sections.pretrain.require_fit(sections.encoder, source.cameras, frames)
-        largest = max(bytes_per_clip(sections.encoder, camera, frames) for camera in source.cameras)
-        require_memory(f"trainer.batch_size={batch_size}", batch_size / sections.trainer.accumulate * largest)
+        require_fit(sections, source.cameras)
         # Options are checked before the folder is made. A corrected command must not find a run that never began.
         for path, option in ((given.cache, "cache"), (given.canonical_cache, "canonical_cache")):
             if path is not None and given.is_one_recording:

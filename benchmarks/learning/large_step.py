@@ -17,13 +17,13 @@ import torch
 from worldmodel.core.configs import read_choice
 from worldmodel.core.options import from_config
 from worldmodel.encoders.jepa.cost import costs
-from worldmodel.encoders.jepa.masks import MaskConfig, sample_mask
+from worldmodel.encoders.jepa.masks import MultiBlock
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.encoders.vit import EncoderConfig
 
 # The predictor, the masks and the size of images of V-JEPA's ViT-L/16.
 PREDICTOR = JepaConfig(predictor_width=384, predictor_depth=12, predictor_heads=12, targets="layer_norm")
-MASKS = (MaskConfig(blocks=8, spatial_scale=0.15), MaskConfig(blocks=2, spatial_scale=0.7))
+MASKS = (MultiBlock(blocks=8, spatial_scale=0.15), MultiBlock(blocks=2, spatial_scale=0.7))
 SIZE = 224
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     config = from_config(EncoderConfig, read_choice("encoder", name), "encoder")
     config = dataclasses.replace(config, checkpointing=given.get("checkpointing", "true") == "true")
     layers, grid = frames // config.tubelet_frames, config.grid(SIZE, SIZE)
-    masks = [sample_mask(mask, batch, layers, grid, np.random.default_rng(0)) for mask in MASKS]
+    masks = [mask(batch, layers, grid, np.random.default_rng(0)) for mask in MASKS]
     shares = [mask.visible.shape[1] / (layers * grid.tokens) for mask in masks]
     for part in costs(config, PREDICTOR, batch, layers, grid, shares):
         memory = (part.parameter_bytes + part.activation_bytes) / 1e9

@@ -251,6 +251,7 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
         ),
         (PRETRAIN, ("pretrain.masks=[{kind:temporal}]", "clips.frames=2"), "the clip has 1 tubelet layers"),
         (PRETRAIN, ("trainer.accumulate=3",), "trainer: accumulate 3: expected a divisor of batch_size 64"),
+        (PRETRAIN, ("jepa.levels=9",), "jepa.levels 9: expected at most the encoder's number of blocks, 4"),
         (PRETRAIN, ("recipe=vjepa3",), "unknown recipe 'vjepa3': choose from cpu, vjepa, vjepa2, vjepa21"),
         (PRETRAIN, ("pretrain.lengths=[8]", "pretrain.lengths_from=[0]"), "pretrain.lengths has 8, of clips of 4"),
         (PRETRAIN, ("encoder.mlp_ratio=inf",), "encoder: mlp_ratio inf must be at least"),

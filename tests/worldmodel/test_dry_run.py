@@ -10,7 +10,7 @@ from tests.commands import assert_refused, type_in
 from tests.worldmodel.commands import TOY
 from worldmodel.data import TrajectoryStore
 from worldmodel.encoders.base import Grid
-from worldmodel.encoders.jepa.masks import MaskConfig
+from worldmodel.encoders.jepa.masks import MultiBlock
 from worldmodel.pretrain import visible_shares
 
 
@@ -29,5 +29,5 @@ def test_other_commands_have_no_such_option(tmp_path: Path) -> None:
 
 def test_shares_are_those_of_the_masks() -> None:
     """A rectangle of 4 x 4 patches in 8 x 8 leaves three quarters visible, in every frame."""
-    (share,) = visible_shares([MaskConfig(1, 0.25, (1.0, 1.0))], frames=3, grid=Grid(8, 8), batch=4)
+    (share,) = visible_shares([MultiBlock(1, 0.25, (1.0, 1.0))], frames=3, grid=Grid(8, 8), batch=4)
     assert share == pytest.approx(0.75)
