@@ -25,8 +25,8 @@ _ARM_JOINTS = tuple(f"joint_{number}" for number in range(1, 7))
 _FINGERS = tuple(f"finger_{number}" for number in range(1, 4))
 _BASE = (0.0, 0.42, 0.0)  # behind the table [m]
 _OPEN, _CLOSED = 0.25, 1.15  # angles of the fingers at the two ends of the grip [rad]
-# Of the arm's motors [N m s/rad, N m]. The torque is below that of the real ones, so that objects are not crushed.
-_KV, _MAX_TORQUE = 500.0, 25.0
+# Of the arm's motors [N m s/rad, N m]. The torque brakes in 2 cm and does not crush objects.
+_KV, _MAX_TORQUE = 500.0, 40.0
 _FINGER_KP, _FINGER_KV = 40.0, 1.0  # [N m/rad, N m s/rad]
 _MAX_JOINT_SPEED = 1.6  # [rad/s]
 _DAMPING = 0.05  # of the least squares, in metres as the Jacobian's first rows
