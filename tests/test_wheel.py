@@ -103,6 +103,6 @@ def test_recording_by_workers_and_looking_at_it(installed: Path, folder: Path) -
 
 def test_a_package_adds_an_environment_a_planner_and_an_encoder(installed: Path, folder: Path) -> None:
     told = call([installed / "wm", "plan", "--help", "planner=my_search", "env=my_env"], folder)
-    assert "planner=my_search (or planner=cem" in told
+    assert "planner=my_search (or planner=adam" in told
     assert "speed: 0.5  # how fast." in told
     assert "encoder=my_encoder" in call([installed / "wm", "pretrain", "--help"], folder)

@@ -138,7 +138,8 @@ class VisionTransformer(Encoder):
         super().__init__()
         self.config = config
         self.tubelet = _tubelet(config, config.tubelet_frames)
-        rates = [config.drop_path * i / max(config.blocks - 1, 1) for i in range(config.blocks)]
+        # One by one, since a stranger's checkpoint may ask for any number of blocks, and is refused on the way.
+        rates = (config.drop_path * i / max(config.blocks - 1, 1) for i in range(config.blocks))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, rate, config.norm_epsilon) for rate in rates
         )

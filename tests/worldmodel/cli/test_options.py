@@ -110,8 +110,12 @@ def read_all(command: str, overrides: list[str]) -> None:
     if "planner" in config:
         planner = config["planner"]
         assert isinstance(planner["options"], dict)
-    for section, cls in SECTIONS.items():
-        if section in config and (section != "env" or config["env"]["name"] == "push") and command != "train":
+    for section, cls in SECTIONS.items():  # `videos` is a section of one command, and a number in another one
+        if (
+            isinstance(config.get(section), dict)
+            and (section != "env" or config["env"]["name"] == "push")
+            and command != "train"
+        ):
             values = {k: v for k, v in config[section].items() if (section, k) not in BESIDE}
             from_config(cls, values, section)
 
@@ -213,7 +217,7 @@ def test_options_of_plug_ins_come_from_their_dataclasses() -> None:
     assert config["env"] == {"family": "mine", "name": "mine", "gravity": 9.8, "depth": 3}
     planner = config["planner"]
     assert (planner["name"], planner["options"]) == ("uphill", {"samples": 8, "sizes": [0.5, 0.1]})
-    assert set(planner) == {"name", "horizon", "execute", "options", "objective"}
+    assert set(planner) == {"name", "horizon", "execute", "options", "objective", "proposals"}
     assert from_config(SearchConfig, planner["options"], "planner") == SearchConfig(8)
     assert as_plain(composed("goal", ["env=plain"]))["env"] == {"family": "plain", "name": "plain"}
 
@@ -237,7 +241,9 @@ def test_mistakes_about_plug_ins(overrides: list[str], message: str) -> None:
 @pytest.mark.usefixtures("plugins")
 def test_help_lists_plug_ins_and_explains_their_options() -> None:
     told = help_text("run", ["planner=uphill"])
-    assert "planner=uphill (or planner=adam, planner=cem, " in told and "its options written planner.key=value:" in told
+    assert (
+        "planner=uphill (or planner=adam, planner=auto, " in told and "its options written planner.key=value:" in told
+    )
     assert "# planner=uphill: A search that goes uphill\n" in told
     assert "  samples: 32  # how many are drawn.\n" in told
     others = (
