@@ -236,7 +236,7 @@ def test_a_frozen_manifest_is_not_overwritten_unless_it_is_named(
         (["goal=missing.png"], "goal image missing.png does not exist"),
         (["env=pussh"], "did you mean push?"),
         (["budgt=3"], "did you mean budget?"),
-        (["planner=cam"], "choose from cem"),
+        (["planner=cam"], "choose from adam"),
         (["planner.options.elites=0"], "elites 0"),
         (["planner.objective.steps=sum"], "choose from confident, discounted"),
         (["planner.execute=13"], "execute 13"),

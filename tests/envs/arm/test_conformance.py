@@ -49,7 +49,7 @@ class TestTwoCubesAndADrawer(Arm):
     """What a later task is made of: a file with other options."""
 
     task = "arm_pick_place"
-    options: ClassVar[dict[str, Any]] = {"image_size": 32, "cubes": 2, "drawer": True, "goals": ["air", "open"]}
+    options: ClassVar[dict[str, Any]] = {"image_size": 32, "cubes": 2, "drawers": 1, "goals": ["air", "open"]}
 
 
 class TestJaco(Arm):
