@@ -226,7 +226,8 @@ def collect(config: CollectConfig, env_options: dict[str, Any], shares: Mapping[
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)
-        _make_explorer(env, np.random.default_rng(0), shares)  # raises for shares that cannot be used
+        if shares is not None:
+            env.explorer(np.random.default_rng(0), shares)  # raises for shares that cannot be used
         spec = describe(env, env_options)
     finally:
         env.close()

@@ -212,7 +212,11 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
         ),
         (PRETRAIN, ("trainer.stepz=5",), "(did you mean trainer.steps?)"),
         (PRETRAIN, ("device=tpu",), "device 'tpu' is not on this machine: choose from auto, cpu"),
-        (PRETRAIN, ("encoder.positions=learned",), "positions 'learned' is unknown: choose from rotary, sincos"),
+        (
+            PRETRAIN,
+            ("encoder.positions=learned",),
+            "positions 'learned' is unknown: choose from rotary, rotary_vjepa2, ",
+        ),
         (
             PRETRAIN,
             ("encoder.patch_size=5",),

@@ -22,5 +22,5 @@ def test_what_refers_to_others_is_left_out() -> None:
 
 
 def test_an_unknown_choice_lists_the_others() -> None:
-    with pytest.raises(UserError, match=r"unknown planner 'cim': choose from cem, .*did you mean cem"):
+    with pytest.raises(UserError, match=r"unknown planner 'cim': choose from adam, .*did you mean cem"):
         read_choice("planner", "cim")

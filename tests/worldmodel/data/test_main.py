@@ -137,7 +137,7 @@ def test_pack_split_and_merge(store: TrajectoryStore, tmp_path: Path, capsys: py
     a, b, both, packed = (str(tmp_path / f"{name}.zarr") for name in ("a", "b", "both", "packed"))
     assert main(["split", str(store.path), a, b, "--fractions", "0.6", "0.4"]) == 0
     assert main(["merge", a, b, both]) == 0
-    assert main(["merge", a, b, "--without-state", str(tmp_path / "bare.zarr")]) == 0
+    assert main(["merge", a, b, str(tmp_path / "bare.zarr"), "--without-state"]) == 0
     assert TrajectoryStore.open(tmp_path / "bare.zarr").spec.state_size == 0
     assert main(["pack", both, packed]) == 0
     told = capsys.readouterr().out
