@@ -31,8 +31,9 @@ setup: $(INSTALLED)
 demo: setup
 	$(BIN)/python -m planning.run env=push checkpoint=push goal=docs/assets/push_goal.png
 
+# In two processes, each with the tests of whole files: in one, they take too long.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
