@@ -23,10 +23,9 @@ from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_precision
 from worldmodel.core.errors import UserError
-from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
-from worldmodel.models.contract import Latent, WorldModel
+from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
 from worldmodel.models.inverse.inverse import Inverse, load_inverse
 from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
@@ -182,14 +181,7 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     options = strategy.proposals
     sources: list[Proposer] = []
     if options.memory is not None:
-        sources.append(load_memory(Path(options.memory), model, model.compact(_black(model)), model.device))
+        sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
     if options.inverse is not None:
         sources.append(Predicted(read_inverse(options.inverse, model)))
     return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
-
-
-def _black(model: WorldModel) -> Latent:
-    """The latent `[1, ...]` of black images, of which only the structure matters."""
-    spec = model.spec
-    images = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
-    return model.observe(None, Observation(images, np.zeros((1, spec.proprio_size), np.float32)), None)

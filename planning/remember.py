@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from planning.loading import choose_checkpoint, read_model
-from planning.policies.memory import MOST_CHUNK, MOST_MOMENTS, Bank, compact_of, flat, save_memory
+from planning.policies.memory import MOST_CHUNK, MOST_MOMENTS, Bank, compact_of, save_memory
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.progress import counting
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
     with counting("encode moments", "frames") as progress:
         latents = encode_moments(model, frames, np.asarray(store.column("proprio")), rows, progress)
     followed = np.asarray(store.column("action"))[rows[:, None] + np.arange(options.chunk)]
-    bank = Bank(torch.from_numpy(followed.astype(np.float32)), flat(latents))
+    bank = Bank(torch.from_numpy(followed.astype(np.float32)), latents.tensors())
     size = sum(2 * buffer.numel() for buffer in bank.buffers()) / _MIB
     if size > options.most_mib:
         raise UserError(

@@ -20,9 +20,7 @@ from worldmodel.models.landmarks.landmarks import (
     PICTURES,
     LandmarkConfig,
     Landmarks,
-    blank_latent,
     save_landmarks,
-    tensors_of,
 )
 from worldmodel.models.registry import load_model
 from worldmodel.training.recordings import load_cameras, open_recording
@@ -59,7 +57,7 @@ def main(config: Config) -> None:
     model.spec.require_match(store.spec, f"the checkpoint {options.checkpoint}", f"recording {store.name}")
     considered = Considered.of(store.episode_ends, wanted.every)
     considered.require(wanted)
-    size = sum(value.numel() for value in tensors_of(blank_latent(model)).values())
+    size = sum(value.numel() for value in model.blank_latent().tensors().values())
     require_memory(
         f"landmarks.every={wanted.every} with {len(considered.rows)} frames",
         float(_BYTES_PER_NUMBER) * size * len(considered.rows),

@@ -10,7 +10,6 @@ proposals for each, `H` control steps ahead.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +21,11 @@ from planning.actions.limits import ActionLimits
 from planning.policies.proposals import fit_to_horizon
 from planning.types import Model, Propose
 from worldmodel.core import checkpoint
-from worldmodel.core.errors import UserError
-from worldmodel.core.tensor_record import TensorRecord
+from worldmodel.core.tensor_record import SEPARATOR, TensorRecord
 
 KIND: Final = "memory"
 MOST_MOMENTS: Final = 200_000
 MOST_CHUNK: Final = 1_000  # control steps
-_SEPARATOR: Final = "__"  # between the names of nested fields, since torch allows no dot in the name of a buffer
 
 
 class Bank(nn.Module):
@@ -40,34 +37,11 @@ class Bank(nn.Module):
         super().__init__()
         self.register_buffer("actions", actions)
         for name, value in latents.items():
-            self.register_buffer(f"latent{_SEPARATOR}{name}", value)
+            self.register_buffer(f"latent{SEPARATOR}{name}", value)
 
     def latents(self, like: TensorRecord) -> Any:
         """The latents, as records of the same class as `like`."""
-        return _filled(like, {name.partition(_SEPARATOR)[2]: value for name, value in self.named_buffers()})
-
-
-def flat(record: TensorRecord, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a record by name; those of a record inside of it by both names."""
-    tensors: dict[str, Tensor] = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, TensorRecord):
-            tensors |= flat(value, f"{prefix}{field.name}{_SEPARATOR}")
-        elif value is not None:
-            tensors[f"{prefix}{field.name}"] = value
-    return tensors
-
-
-def _filled(like: TensorRecord, tensors: Mapping[str, Tensor], prefix: str = "") -> TensorRecord:
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(like):
-        value, name = getattr(like, field.name), f"{prefix}{field.name}"
-        if isinstance(value, TensorRecord):
-            values[field.name] = _filled(value, tensors, f"{name}{_SEPARATOR}")
-        else:
-            values[field.name] = None if value is None else tensors[name]
-    return type(like)(**values)
+        return like.with_tensors({name.partition(SEPARATOR)[2]: value for name, value in self.named_buffers()})
 
 
 class Remembered:
@@ -132,20 +106,20 @@ def load_memory(folder: Path, model: Any, like: TensorRecord, device: torch.devi
     Raises:
         UserError: for a memory that is missing, damaged, or of another model.
     """
-    if not checkpoint.is_there(folder):
-        raise UserError(f"no memory at {folder}: make one with `python -m planning.remember`")
-    stored = checkpoint.read_config(folder, KIND)
-    if stored.config.get("world_model") != checkpoint.weights_hash(model):
-        raise UserError(
-            f"the memory {folder} was made with another world model: make one for this model with "
-            "`python -m planning.remember`"
-        )
+    stored = checkpoint.read_companion(
+        folder,
+        KIND,
+        model,
+        f"no memory at {folder}: make one with `python -m planning.remember`",
+        f"the memory {folder} was made with another world model: make one for this model with "
+        "`python -m planning.remember`",
+    )
 
     def build() -> Bank:
         moments, chunk, size = (int(stored.config[name]) for name in ("moments", "chunk", "action_size"))
         if not (1 <= moments <= MOST_MOMENTS and 1 <= chunk <= MOST_CHUNK and size == model.spec.action.size):
             raise ValueError(f"{moments} moments with chunks of {chunk} steps of {size} actions")
-        parts = {name: torch.zeros(moments, *value.shape[1:]) for name, value in flat(like).items()}
+        parts = {name: torch.zeros(moments, *value.shape[1:]) for name, value in like.tensors().items()}
         return Bank(torch.zeros(moments, chunk, size), parts)
 
     bank = stored.build(build)

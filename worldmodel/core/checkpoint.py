@@ -183,6 +183,21 @@ class Stored:
         return UserError(f"{self.folder / 'config.json'} does not describe {article} {what}: {reason}")
 
 
+def read_companion(folder: Path, kind: str, world_model: nn.Module, missing: str, foreign: str) -> Stored:
+    """Read and check the `config.json` of what was made for `world_model`, and holds its hash.
+
+    Raises:
+        UserError: with the line `missing` if nothing is there, with `foreign` if it was made for another world model,
+            and as `read_config`.
+    """
+    if not is_there(folder):
+        raise UserError(missing)
+    stored = read_config(folder, kind)
+    if stored.config.get("world_model") != weights_hash(world_model):
+        raise UserError(foreign)
+    return stored
+
+
 def read_config(folder: Path, kind: str) -> Stored:
     """Read and check `config.json`. Raises UserError for one that is damaged, newer, or of another kind."""
     path = folder / "config.json"

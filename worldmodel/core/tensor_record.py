@@ -6,11 +6,14 @@ Planning does not read their content. It only selects rows and joins them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
+
+# Between the names of nested fields, since torch allows no dot in the name of a buffer.
+SEPARATOR: Final = "__"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,26 @@ class TensorRecord:
         together = zip(*(record._fields().values() for record in records), strict=True)
         names = records[0]._fields()
         return type(records[0])(**{name: _cat(parts, dim) for name, parts in zip(names, together, strict=True)})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name. Those of a record inside of this one have both names, joined by `SEPARATOR`."""
+        found: dict[str, Tensor] = {}
+        for name, value in self._fields().items():
+            if isinstance(value, TensorRecord):
+                found |= {f"{name}{SEPARATOR}{inner}": tensor for inner, tensor in value.tensors().items()}
+            elif value is not None:
+                found[name] = value
+        return found
+
+    def with_tensors(self, values: Mapping[str, Tensor], prefix: str = "") -> Self:
+        """The same record with other tensors, which `values` names as `tensors` does, after `prefix`."""
+        changed: dict[str, Any] = {}
+        for name, value in self._fields().items():
+            if isinstance(value, TensorRecord):
+                changed[name] = value.with_tensors(values, f"{prefix}{name}{SEPARATOR}")
+            elif value is not None:
+                changed[name] = values[f"{prefix}{name}"]
+        return dataclasses.replace(self, **changed)
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -127,6 +127,11 @@ class WorldModel(nn.Module, abc.ABC):
         }
         checkpoint.save(folder, "world_model", content, self, half=True)
 
+    def blank_latent(self) -> Latent:
+        """The latent `[1, ...]` of black images and readings of 0, whose shapes are those of every observation."""
+        black = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in self.spec.cameras}
+        return self.observe(None, Observation(black, np.zeros((1, self.spec.proprio_size), np.float32)), None)
+
     # --- for observe and goal ---------------------------------------------------------------------------------------
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from planning.loading import Checkpoint, read_model, with_proposals
-from planning.policies.memory import Bank, Remembered, compact_of, flat, load_memory, save_memory
+from planning.policies.memory import Bank, Remembered, compact_of, load_memory, save_memory
 from planning.registry import make_strategy
 from planning.remember import choose_moments, encode_moments
 from planning.settings import read_settings
@@ -46,7 +46,7 @@ def latent_at(*places: list[float]) -> PointLatent:
 def test_the_actions_of_the_nearest_moments_are_proposed() -> None:
     recorded = latent_at([0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.2, 0.1])
     actions = torch.arange(4.0)[:, None, None].expand(-1, 5, 2) / 10
-    memory = Remembered(PointModel(), Bank(actions, flat(recorded)), latent_at([0.0, 0.0]), "one")
+    memory = Remembered(PointModel(), Bank(actions, recorded.tensors()), latent_at([0.0, 0.0]), "one")
     assert memory.nearest(latent_at([0.9, 0.1]), 2).tolist() == [1, 3]
     assert memory.nearest(latent_at([0.0, 0.0]), 9).tolist()[:2] == [0, 3]
     here = [latent_at([0.9, 0.1]), latent_at([0.0, 1.1])]
@@ -57,7 +57,7 @@ def test_the_actions_of_the_nearest_moments_are_proposed() -> None:
 
 def test_a_moment_whose_distance_is_no_number_is_the_farthest() -> None:
     recorded = latent_at([float("nan"), 0.0], [1.0, 0.0])
-    memory = Remembered(PointModel(), Bank(torch.zeros(2, 1, 2), flat(recorded)), latent_at([0.0, 0.0]), "one")
+    memory = Remembered(PointModel(), Bank(torch.zeros(2, 1, 2), recorded.tensors()), latent_at([0.0, 0.0]), "one")
     assert memory.nearest(latent_at([0.0, 0.0]), 1).tolist() == [1]
 
 
@@ -67,13 +67,13 @@ def test_a_compact_latent_is_as_far_away_as_the_whole_one(make: type[WorldModel]
     here, there = (model.observe(None, observe_rows(model.spec, 2, seed), None) for seed in (0, 1))
     whole, compact = model.distance(here, there), model.distance(model.compact(here), model.compact(there))
     assert torch.equal(whole, compact)
-    assert len(flat(model.compact(here))) < len(flat(here))
+    assert len(model.compact(here).tensors()) < len(here.tensors())
 
 
 def test_a_memory_is_the_same_after_it_was_written(tmp_path: Path) -> None:
     model = make_model()
     latents = compact_of(model, model.observe(None, observe_rows(model.spec, 5, 0), None))
-    bank = Bank(torch.randn(5, 3, 2).half().float(), flat(latents))
+    bank = Bank(torch.randn(5, 3, 2).half().float(), latents.tensors())
     save_memory(tmp_path, bank, weights_hash(model), {"made_by": "a test"})
     loaded = load_memory(tmp_path, model, latents.rows(slice(1)), torch.device("cpu"))
     fresh = Remembered(model, bank, latents, "")
@@ -91,7 +91,7 @@ def test_a_memory_is_the_same_after_it_was_written(tmp_path: Path) -> None:
 def test_a_memory_that_says_what_cannot_be_is_refused(tmp_path: Path) -> None:
     model = KeypointModel(make_model().spec, MODEL)
     latents = compact_of(model, model.observe(None, observe_rows(model.spec, 2, 0), None))
-    save_memory(tmp_path, Bank(torch.zeros(2, 3, 2), flat(latents)), weights_hash(model), {})
+    save_memory(tmp_path, Bank(torch.zeros(2, 3, 2), latents.tensors()), weights_hash(model), {})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "moments": 10**12}, indent=2) + "\n")
     with pytest.raises(UserError, match="does not describe a memory: 1000000000000 moments"):

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,10 +118,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 def code_size(model: WorldModel) -> int:
     """Size D of the codes of `model`. Raises UserError if it is not `Decodable`."""
-    spec = model.spec
-    black = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
-    latent = model.observe(None, Observation(black, np.zeros((1, spec.proprio_size), np.float32)), None)
-    return int(require_decodable(model).decodable(latent).shape[-1])
+    return int(require_decodable(model).decodable(model.blank_latent()).shape[-1])
 
 
 def save_decoder(network: DecoderNetwork, folder: Path, world_model: str, provenance: Mapping[str, Any]) -> None:
@@ -148,15 +144,14 @@ def load_decoder(folder: Path, model: WorldModel) -> Decoder:
     Raises:
         UserError: for a decoder that is missing, damaged, made by a newer program, or trained for another world model.
     """
-    if not checkpoint.is_there(folder):
-        raise UserError(f"no decoder at {folder}: make one with `python -m worldmodel.decode`")
-    stored = checkpoint.read_config(folder, KIND)
-    if stored.config.get("world_model") != checkpoint.weights_hash(model):
-        raise UserError(
-            f"the decoder {folder} was trained for another world model: train one for this model with "
-            "`python -m worldmodel.decode`"
-        )
-
+    stored = checkpoint.read_companion(
+        folder,
+        KIND,
+        model,
+        f"no decoder at {folder}: make one with `python -m worldmodel.decode`",
+        f"the decoder {folder} was trained for another world model: train one for this model with "
+        "`python -m worldmodel.decode`",
+    )
     size = code_size(model)
 
     def build() -> DecoderNetwork:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from worldmodel.core import checkpoint
-from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import code_size, require_decodable
@@ -73,14 +72,14 @@ def load_inverse(folder: Path, model: WorldModel) -> Inverse:
     Raises:
         UserError: for a head that is missing, damaged, or trained for another world model.
     """
-    if not checkpoint.is_there(folder):
-        raise UserError(f"no inverse-dynamics head at {folder}: train one with `python -m worldmodel.inverse`")
-    stored = checkpoint.read_config(folder, KIND)
-    if stored.config.get("world_model") != checkpoint.weights_hash(model):
-        raise UserError(
-            f"the inverse-dynamics head {folder} was trained for another world model: train one for this model with "
-            "`python -m worldmodel.inverse`"
-        )
+    stored = checkpoint.read_companion(
+        folder,
+        KIND,
+        model,
+        f"no inverse-dynamics head at {folder}: train one with `python -m worldmodel.inverse`",
+        f"the inverse-dynamics head {folder} was trained for another world model: train one for this model with "
+        "`python -m worldmodel.inverse`",
+    )
     size = code_size(model)
 
     def build() -> InverseNetwork:

@@ -18,7 +18,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.landmarks.graph import Edges
-from worldmodel.models.landmarks.landmarks import LandmarkConfig, Landmarks, distances, tensors_of
+from worldmodel.models.landmarks.landmarks import LandmarkConfig, Landmarks, distances
 
 Progress = Callable[[int, int], None]
 _AT_ONCE = 128  # images per batch, which bounds memory
@@ -92,7 +92,7 @@ class Cover:
 
 def cover(model: WorldModel, latents: Latent, count: int, seed: int, progress: Progress) -> Cover:
     """`count` of the frames with `latents [M, ...]`, each the farthest from those before (farthest-point sampling)."""
-    frames = len(next(iter(tensors_of(latents).values())))
+    frames = len(next(iter(latents.tensors().values())))
     first = int(torch.randint(frames, (1,), generator=torch.Generator().manual_seed(seed)))
     chosen = [first]
     distance, nearest = distances(model, latents, latents.rows(slice(first, first + 1))), torch.zeros(frames).long()

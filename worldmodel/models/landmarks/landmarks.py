@@ -19,15 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldmodel.core import checkpoint
 from worldmodel.core.errors import UserError
-from worldmodel.core.observation import Observation
 from worldmodel.core.options import from_config
-from worldmodel.core.tensor_record import TensorRecord
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.landmarks.graph import GOAL, Edges, steps_to_go
 
@@ -187,30 +184,6 @@ class LandmarkFile(nn.Module):
         self.register_buffer("pace", torch.ones(1))
 
 
-def tensors_of(latents: TensorRecord) -> dict[str, Tensor]:
-    """The tensors of latents by name, those of the records in it included."""
-    found = dict[str, Tensor]()
-    for field in dataclasses.fields(latents):
-        value = getattr(latents, field.name)
-        if isinstance(value, TensorRecord):
-            found |= {f"{field.name}__{name}": tensor for name, tensor in tensors_of(value).items()}
-        elif value is not None:
-            found[field.name] = value
-    return found
-
-
-def with_tensors(template: Latent, values: Mapping[str, Tensor], prefix: str = "") -> Latent:
-    """Latents like `template` with other tensors, which `values` names as `tensors_of` does."""
-    changed: dict[str, Any] = {}
-    for field in dataclasses.fields(template):
-        before, name = getattr(template, field.name), f"{prefix}{field.name}"
-        if isinstance(before, TensorRecord):
-            changed[field.name] = with_tensors(before, values, f"{name}__")
-        elif before is not None:
-            changed[field.name] = values[name].to(before.device, before.dtype)
-    return dataclasses.replace(template, **changed)
-
-
 def save_landmarks(landmarks: Landmarks, folder: Path, world_model: str, provenance: Mapping[str, Any]) -> None:
     """Write the checkpoint.
 
@@ -220,7 +193,7 @@ def save_landmarks(landmarks: Landmarks, folder: Path, world_model: str, provena
         world_model: hash of the world model (`worldmodel.core.checkpoint.weights_hash`).
         provenance: description of how they were made, in plain values.
     """
-    tensors, edges = tensors_of(landmarks.latents), landmarks.edges
+    tensors, edges = landmarks.latents.tensors(), landmarks.edges
     file = LandmarkFile({name: tuple(value.shape) for name, value in tensors.items()}, len(edges.steps))
     values = {f"latent_{name}": value.float() for name, value in tensors.items()}
     # Numbers of landmarks are exact in float32 up to 16 million.
@@ -241,19 +214,19 @@ def load_landmarks(folder: Path, model: WorldModel) -> Landmarks:
     Raises:
         UserError: for landmarks that are missing, damaged, made by a newer program, or made for another world model.
     """
-    if not checkpoint.is_there(folder):
-        raise UserError(f"no landmarks at {folder}: make some with `python -m worldmodel.landmarks`")
-    stored = checkpoint.read_config(folder, KIND)
-    if stored.config.get("world_model") != checkpoint.weights_hash(model):
-        raise UserError(
-            f"the landmarks {folder} were made for another world model: make some for this model with "
-            "`python -m worldmodel.landmarks`"
-        )
-    template = blank_latent(model)
+    stored = checkpoint.read_companion(
+        folder,
+        KIND,
+        model,
+        f"no landmarks at {folder}: make some with `python -m worldmodel.landmarks`",
+        f"the landmarks {folder} were made for another world model: make some for this model with "
+        "`python -m worldmodel.landmarks`",
+    )
+    template = model.blank_latent()
 
     def build() -> LandmarkFile:
         config, edges = from_config(LandmarkConfig, stored.config["landmarks"], KIND), stored.config["edges"]
-        shapes = {name: (config.count, *value.shape[1:]) for name, value in tensors_of(template).items()}
+        shapes = {name: (config.count, *value.shape[1:]) for name, value in template.tensors().items()}
         return LandmarkFile(shapes, int(edges))
 
     file = dict(stored.build(build).named_buffers())
@@ -261,12 +234,7 @@ def load_landmarks(folder: Path, model: WorldModel) -> Landmarks:
     start, end = (file[f"edge_{name}"].long() for name in ("start", "end"))
     if len(start) and not (min(start.min(), end.min()) >= 0 and max(start.max(), end.max()) < config.count):
         raise UserError(f"{folder} has edges to landmarks that it does not have: expected numbers below {config.count}")
-    latents = with_tensors(template, {name: file[f"latent_{name}"] for name in tensors_of(template)})
+    latents = template.with_tensors(
+        {name: file[f"latent_{name}"].to(blank.device, blank.dtype) for name, blank in template.tensors().items()}
+    )
     return Landmarks(model, config, latents, Edges(start, end, file["edge_steps"]), float(file["pace"]))
-
-
-def blank_latent(model: WorldModel) -> Latent:
-    """The latent `[1, ...]` of a black image, whose shapes are those of every observation."""
-    spec = model.spec
-    black = {camera.name: np.zeros((1, *camera.shape), np.uint8) for camera in spec.cameras}
-    return model.observe(None, Observation(black, np.zeros((1, spec.proprio_size), np.float32)), None)

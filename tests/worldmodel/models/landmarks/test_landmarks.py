@@ -25,7 +25,6 @@ from worldmodel.models.landmarks.landmarks import (
     distances,
     load_landmarks,
     save_landmarks,
-    tensors_of,
 )
 
 MODELS: dict[str, Callable[[], WorldModel]] = {
@@ -133,8 +132,8 @@ def test_a_checkpoint_brings_the_same_landmarks_back(model: WorldModel, tmp_path
     assert loaded.config == landmarks.config and loaded.pace == pytest.approx(landmarks.pace)
     assert torch.equal(loaded.edges.start, landmarks.edges.start)
     assert torch.equal(loaded.edges.steps, landmarks.edges.steps)
-    for name, value in tensors_of(landmarks.latents).items():
-        torch.testing.assert_close(tensors_of(loaded.latents)[name], value, rtol=1e-3, atol=1e-3)
+    for name, value in landmarks.latents.tensors().items():
+        torch.testing.assert_close(loaded.latents.tensors()[name], value, rtol=1e-3, atol=1e-3)
     goal, here = goal_of(model), goal_of(model, 6)
     before, after = (one.toward(goal).propose(here, 2.0) for one in (landmarks, loaded))
     assert before.landmark == after.landmark and before.steps == pytest.approx(after.steps, rel=1e-2)
