@@ -11,7 +11,6 @@ Shapes: `B` images, `H, W` their height and width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -177,6 +176,6 @@ def _packed(change: CameraChange) -> NDArray[np.float32]:
     return np.array([*change.pose, *change.gains, change.inliers], np.float32)
 
 
-def _unpacked(numbers: Sequence[float] | NDArray[np.float32]) -> CameraChange:
+def _unpacked(numbers: NDArray[np.float32]) -> CameraChange:
     exact = np.asarray(numbers, np.float64)
     return CameraChange(exact[:4], exact[4:7], float(exact[7]))
