@@ -83,6 +83,7 @@ class Worker:
                 except (_Ended, OSError, ValueError):
                     failed = f"ends its reader ({self._end()})"
                 if self._closed:
+                    failed = "is not read, since its reader was closed"
                     break
         raise WorkerFailed(failed)
 

@@ -239,13 +239,14 @@ def test_a_mix_draws_from_its_sources_by_their_weights(
     assert read(few, workers, range(1))[0].shape == (6, 4, 16, 24, 3)
 
 
-def test_a_damaged_store_ends_the_training(store: TrajectoryStore, workers: Workers, tmp_path: Path) -> None:
+def test_a_damaged_store_ends_the_training(store: TrajectoryStore, tmp_path: Path) -> None:
     damaged = write_store(tmp_path / "data.zarr", 2)
     files = (damaged.path / "data" / "images").rglob("*")
     chunk = next(path for path in files if path.is_file() and path.name != "zarr.json")
     chunk.write_bytes(b"\0" * chunk.stat().st_size)
+    own = Workers(1, patience_s=60.0)  # the error ends it
     with pytest.raises(StoreError, match=r"cannot be decoded .*, in episode \d"):
-        read(StoreRows(damaged, ClipSampler(damaged.episode_ends, 4, (1,)), 4, 8), workers, range(1))
+        read(StoreRows(damaged, ClipSampler(damaged.episode_ends, 4, (1,)), 4, 8), own, range(1))
 
 
 def test_strides_in_seconds_fit_the_control_steps_of_a_store(store: TrajectoryStore) -> None:
