@@ -23,6 +23,8 @@ COMMANDS = {
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",
+    "physics": "physics",
+    "physics_clips": "physics_clips",
     "decode": "decode",
     "landmarks": "landmarks",
     "inverse": "inverse",

@@ -39,15 +39,18 @@ ROOMS: dict[str, set[str]] = {
     "worldmodel.training": {"worldmodel.core", "worldmodel.data"},
     "worldmodel.encoders": {"worldmodel.core", "worldmodel.data", "worldmodel.training"},
     "worldmodel.models": {"worldmodel.core", "worldmodel.data", "worldmodel.encoders", "worldmodel.training"},
-    "worldmodel": LEARNING,
+    "worldmodel.surprise": {"worldmodel.core", "worldmodel.data", "worldmodel.encoders", "worldmodel.models"},
+    "worldmodel": LEARNING | {"worldmodel.surprise"},
     "planning": {"worldmodel.core"},
     "envs": {"worldmodel.core"},
 }
 # Commands read options, print and join rooms; so do the parts of `worldmodel.data` that are its command's.
 COMMANDS_OF_OURS = {
-    "envs.collect", "envs.goal", "planning.calibrate", "planning.compare", "planning.display", "planning.evaluate",
+    "envs.collect", "envs.goal", "envs.physics_clips", "planning.calibrate", "planning.compare", "planning.display",
+    "planning.evaluate",
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
     "worldmodel.decode",
+    "worldmodel.physics",
     "worldmodel.landmarks",
     "planning.remember", "worldmodel.inverse",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",

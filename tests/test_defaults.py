@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from envs.collect import CollectConfig, ExploreConfig
 from envs.dm_control import DmControlConfig
 from envs.goal import GoalConfig as GoalImageConfig
+from envs.physics_clips import ClipOptions
 from envs.push import PushConfig
 from planning.calibrate import CalibrateConfig
 from planning.compare import CompareConfig
@@ -46,8 +47,10 @@ from worldmodel.models.inverse.network import InverseConfig
 from worldmodel.models.inverse.training import InverseData
 from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
+from worldmodel.physics import PhysicsOptions
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
+from worldmodel.surprise.video import WindowConfig
 from worldmodel.train import TrainOptions
 from worldmodel.training.trainer import TrainerConfig
 
@@ -62,6 +65,8 @@ COMMANDS: dict[str, type[Any]] = {
     "landmarks": LandmarkOptions,
     "inverse": InverseOptions,
     "manifest": FreezeConfig,
+    "physics": PhysicsOptions,
+    "physics_clips": ClipOptions,
     "pretrain": PretrainOptions,
     "probe": ProbeOptions,
     "remember": RememberConfig,
@@ -90,6 +95,7 @@ SECTIONS: dict[str, type[Any]] = {
     "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
     "videos": VideoConfig,
+    "windows": WindowConfig,
 }
 # Read beside the dataclass: what env and planner are called, and the evaluations to compare.
 # Values that a command sets otherwise than the dataclass: pairs that no evaluation uses.

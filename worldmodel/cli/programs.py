@@ -31,6 +31,7 @@ PROGRAMS: Final = {
     "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
+    "physics": Program("worldmodel.physics", "compare the surprise at possible and impossible clips", "physics"),
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "landmarks": Program("worldmodel.landmarks", "find sub-goals for far goals in a recording", "landmarks"),
     "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),
@@ -41,6 +42,7 @@ PROGRAMS: Final = {
     "compare": Program("planning.compare", "compare two evaluations of the same pairs, pair by pair", "compare"),
     "manifest": Program("planning.manifest", "draw and freeze pairs of start and goal for evaluation", "manifest"),
     "data": Program("worldmodel.data", "inspect, verify, view, convert and repair recordings", None),
+    "physics_clips": Program("envs.physics_clips", "make clips of possible and impossible physics", "physics_clips"),
     "goal": Program("envs.goal", "make a goal image by exploring", "goal"),
 }
 _NAMES: Final = {program.module: name for name, program in PROGRAMS.items()}

@@ -1,0 +1,64 @@
+"""The clips whose surprise is measured, and the type of what measures it.
+
+Shapes: `B` clips, `T` frames, `H, W` image height and width, `A` action, `P` proprioception, `F` windows of a clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.core.errors import UserError
+from worldmodel.data.store.reader import TrajectoryStore
+from worldmodel.surprise.labels import PairLabel
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips of the same length.
+
+    Attributes:
+        images: by camera, uint8 `[B, T, H, W, 3]`.
+        action: float32 `[B, T, A]`; the action in row t leads to row t + 1.
+        proprio: float32 `[B, T, P]`.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    action: NDArray[np.float32]
+    proprio: NDArray[np.float32]
+
+    @property
+    def length(self) -> int:
+        """Number of frames, T."""
+        return self.action.shape[1]
+
+
+# Errors of every window of every clip `[B, F]`, by what predicted it. The numbers of windows may differ by name.
+Measure = Callable[[Clips], dict[str, NDArray[np.float64]]]
+MODEL, COPY, PIXELS, UNTRAINED = "model", "copy last", "pixels", "untrained"
+CONTROLS = (PIXELS, COPY, UNTRAINED)
+
+
+def load_pair(store: TrajectoryStore, label: PairLabel) -> Clips:
+    """The possible clip, and then the impossible one. Raises UserError if their lengths differ."""
+    possible, impossible = store.episode(label.possible), store.episode(label.impossible)
+    if len(possible.action) != len(impossible.action):
+        raise UserError(
+            f"episodes {label.possible} and {label.impossible} of {store.name} have {len(possible.action)} and "
+            f"{len(impossible.action)} frames: expected as many in both clips of a pair"
+        )
+    both = (possible, impossible)
+    return Clips(
+        {camera: np.stack([clip.images[camera] for clip in both]) for camera in store.spec.camera_names},
+        np.stack([clip.action for clip in both]),
+        np.stack([clip.proprio for clip in both]),
+    )
+
+
+def pixel_difference(clips: Clips) -> NDArray[np.float64]:
+    """Mean absolute difference of consecutive frames [of 255], `[B, T - 1]`, averaged over cameras."""
+    cameras = [np.abs(np.diff(images.astype(np.float32), axis=1)).mean((2, 3, 4)) for images in clips.images.values()]
+    return np.mean(cameras, axis=0, dtype=np.float64)

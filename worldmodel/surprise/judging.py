@@ -1,0 +1,144 @@
+"""How often the impossible clip of a pair is the more surprising one.
+
+Shapes: `Q` pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.surprise.clips import CONTROLS, MODEL
+from worldmodel.surprise.labels import PairLabel
+from worldmodel.surprise.statistics import sign_test, wilson
+
+# How the surprises of a clip's windows become one number.
+SUMMARIES: Final[Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+    "mean": lambda errors: errors.mean(-1),
+    "max": lambda errors: errors.max(-1),
+}
+# Surprises that differ by less are equal, as where the largest one lies before the break.
+_SAME: Final = 1e-6
+ALL: Final = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Surprises:
+    """The surprise of one pair.
+
+    Attributes:
+        label: the pair.
+        values: (possible, impossible) by predictor and then by summary.
+    """
+
+    label: PairLabel
+    values: Mapping[str, Mapping[str, tuple[float, float]]]
+
+    @classmethod
+    def of(cls, label: PairLabel, errors: Mapping[str, NDArray[np.float64]]) -> Surprises:
+        """Summarise the errors `[2, F]` of each predictor."""
+        values = {
+            name: {summary: _both(summarise(windows)) for summary, summarise in SUMMARIES.items()}
+            for name, windows in errors.items()
+        }
+        return cls(label, values)
+
+    def correct(self, name: str, summary: str) -> float:
+        """1 if the impossible clip is the more surprising one, 0 if it is the other one, 0.5 if they are the same."""
+        possible, impossible = self.values[name][summary]
+        if np.isclose(possible, impossible, rtol=_SAME, atol=0):
+            return 0.5
+        return float(impossible > possible)
+
+
+def _both(values: NDArray[np.float64]) -> tuple[float, float]:
+    possible, impossible = values.tolist()
+    return possible, impossible
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """The share of pairs whose impossible clip is the more surprising one.
+
+    The pairs of a scene share frames, so a scene counts as one trial in intervals and tests.
+
+    Attributes:
+        rate: the share. Equal surprises count half.
+        low, high: 95 % interval.
+        p_chance: p-value of a sign test against one half.
+        controls: rate of every control.
+        p_controls: p-values of sign tests against them.
+    """
+
+    rate: float
+    low: float
+    high: float
+    p_chance: float
+    controls: Mapping[str, float]
+    p_controls: Mapping[str, float]
+
+    @classmethod
+    def of(cls, surprises: Sequence[Surprises], summary: str) -> Accuracy:
+        """The accuracy over pairs."""
+        by_scene = {name: _scene_rates(surprises, name, summary) for name in (MODEL, *CONTROLS)}
+        rates = {
+            name: float(np.mean([each.correct(name, summary) for each in surprises])) for name in (MODEL, *CONTROLS)
+        }
+        model = by_scene[MODEL]
+        return cls(
+            rates[MODEL],
+            *wilson(rates[MODEL], len(model)),
+            sign_test(model - 0.5),
+            {name: rates[name] for name in CONTROLS},
+            {name: sign_test(model - by_scene[name]) for name in CONTROLS},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Pairs that are judged together.
+
+    Attributes:
+        property: what physics is about, or `all`.
+        variant: how it is shown, or the violation.
+        pairs: number of pairs.
+        scenes: number of scenes.
+        accuracy: by summary.
+    """
+
+    property: str
+    variant: str
+    pairs: int
+    scenes: int
+    accuracy: Mapping[str, Accuracy]
+
+
+def judge(surprises: Sequence[Surprises], by: str) -> list[Row]:
+    """A row for each property and `by`, which is a field of the labels, and one for all pairs."""
+    groups: dict[tuple[str, str], list[Surprises]] = {}
+    for each in surprises:
+        groups.setdefault((each.label.property, getattr(each.label, by)), []).append(each)
+    rows = [_row(*names, group) for names, group in groups.items()]
+    return [*rows, _row(ALL, "", surprises)]
+
+
+def _row(property: str, variant: str, surprises: Sequence[Surprises]) -> Row:
+    accuracy = {summary: Accuracy.of(surprises, summary) for summary in SUMMARIES}
+    return Row(property, variant, len(surprises), len(set(map(_scene, surprises))), accuracy)
+
+
+def _scene(surprises: Surprises) -> tuple[str, str, int]:
+    label = surprises.label
+    return label.property, label.variant, label.scene
+
+
+def _scene_rates(surprises: Iterable[Surprises], name: str, summary: str) -> NDArray[np.float64]:
+    """The share of right pairs of every scene."""
+    scenes: dict[tuple[str, str, int], list[float]] = {}
+    for each in surprises:
+        scenes.setdefault(_scene(each), []).append(each.correct(name, summary))
+    return np.array([np.mean(rates) for rates in scenes.values()])
