@@ -16,14 +16,15 @@ from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
 from worldmodel.data.store.reader import TrajectoryStore
-from worldmodel.surprise.clips import CONTROLS, MODEL, PIXELS, UNTRAINED, load_pair, pixel_difference
-from worldmodel.surprise.judging import SUMMARIES, Row, Surprises, judge
+from worldmodel.surprise.clips import CONTROLS, MODEL, PIXELS, UNTRAINED, batches, load_pairs, pixel_difference
+from worldmodel.surprise.judging import SUMMARIES, Accuracy, Row, Surprises, judge
 from worldmodel.surprise.labels import LABELS, STORE, PairLabel, read_labels
 from worldmodel.surprise.pictures import write_example
 from worldmodel.surprise.subject import Subject, load_subject
 from worldmodel.surprise.video import WindowConfig
 
 _BY = ("variant", "violation")
+_BATCH = 8  # pairs at a time: more than one for speed, and few enough for the memory of a laptop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,33 +68,45 @@ class PhysicsOptions:
 
 def measure(store: TrajectoryStore, labels: Sequence[PairLabel], subject: Subject) -> list[Surprises]:
     """The surprise of the subject and of all controls at every pair."""
-    found, progress = [], Steps("pairs", stays=False)
+    found, progress = list[Surprises](), Steps("pairs", stays=False)
     progress.begin("surprise", 0, len(labels))
     try:
-        for done, label in enumerate(labels, start=1):
-            clips = load_pair(store, label)
+        for batch in batches(store, labels, _BATCH):
+            clips = load_pairs(store, batch)
             errors = {**subject.measure(clips), PIXELS: pixel_difference(clips)}
             errors[UNTRAINED] = subject.untrained(clips)[MODEL]
-            found.append(Surprises.of(label, errors))
-            progress.step(done)
+            for index, label in enumerate(batch):
+                pair = slice(2 * index, 2 * index + 2)
+                found.append(Surprises.of(label, {name: values[pair] for name, values in errors.items()}))
+            progress.step(len(found))
     finally:
         progress.end()
     return found
 
 
-def result_table(title: str, rows: Sequence[Row]) -> Table:
-    """Accuracies in per cent, of the mean over windows and of the largest one, with those of the controls."""
-    headings = ("pairs", "mean", "p (chance)", "max", "p (chance)", *(f"{name}, mean" for name in CONTROLS))
-    made = table(title, "", "", *headings, narrow=True)
+def accuracy_table(title: str, rows: Sequence[Row]) -> Table:
+    """Accuracies in per cent, with p-values against chance, by how the windows of a clip are summarised."""
+    made = table(title, "", "", "pairs", *(heading for name in SUMMARIES for heading in (name, "p")), narrow=True)
     for row in rows:
-        cells = []
-        for summary in SUMMARIES:
-            found = row.accuracy[summary]
-            cells += [f"{found.rate:.0%} ({found.low:.0%}-{found.high:.0%})", _p(found.p_chance)]
-        mean = row.accuracy["mean"]
-        controls = [f"{mean.controls[name]:.0%} (p {_p(mean.p_controls[name])})" for name in CONTROLS]
-        made.add_row(shown(row.property), shown(row.variant), str(row.pairs), *cells, *controls)
+        cells = [cell for found in row.accuracy.values() for cell in (_rate(found), _p(found.p_chance))]
+        made.add_row(shown(row.property), shown(row.variant), str(row.pairs), *cells)
     return made
+
+
+def control_table(title: str, rows: Sequence[Row], summary: str) -> Table:
+    """Accuracies of the controls in per cent, with p-values of the difference from the predictor."""
+    made = table(title, "", "", *(heading for name in CONTROLS for heading in (name, "p")), narrow=True)
+    for row in rows:
+        found = row.accuracy[summary]
+        cells = [
+            cell for name in CONTROLS for cell in (f"{100 * found.controls[name]:.0f}", _p(found.p_controls[name]))
+        ]
+        made.add_row(shown(row.property), shown(row.variant), *cells)
+    return made
+
+
+def _rate(found: Accuracy) -> str:
+    return f"{100 * found.rate:.0f} ({100 * found.low:.0f}-{100 * found.high:.0f})"
 
 
 def _p(value: float) -> str:
@@ -117,8 +130,9 @@ def main(config: Config) -> None:
     out = output_folder(options.out)
     surprises = measure(store, labels, subject)
     rows = judge(surprises, options.by)
-    title = f"{options.checkpoint} ({subject.kind}) on {store.name}: impossible more surprising, % of pairs (95 %)"
-    console.print(result_table(shown(title), rows))
+    console.print(f"{shown(options.checkpoint)} ({subject.kind}) on {shown(store.name)}")
+    console.print(accuracy_table("pairs in which the impossible clip surprises more, in % (95 % interval)", rows))
+    console.print(control_table("the same of the controls, by the mean over windows", rows, "mean"))
     about = {"checkpoint": options.checkpoint, "kind": subject.kind, "weights": subject.weights}
     used = dataclasses.asdict(windows) if subject.kind == "jepa" else {"horizon": options.horizon}
     content = {**about, "store": store.identity, "options": {**used, "seed": options.seed}, "by": options.by}

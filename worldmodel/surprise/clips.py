@@ -6,7 +6,8 @@ Shapes: `B` clips, `T` frames, `H, W` image height and width, `A` action, `P` pr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,19 +43,35 @@ MODEL, COPY, PIXELS, UNTRAINED = "model", "copy last", "pixels", "untrained"
 CONTROLS = (PIXELS, COPY, UNTRAINED)
 
 
-def load_pair(store: TrajectoryStore, label: PairLabel) -> Clips:
-    """The possible clip, and then the impossible one. Raises UserError if their lengths differ."""
-    possible, impossible = store.episode(label.possible), store.episode(label.impossible)
-    if len(possible.action) != len(impossible.action):
+def batches(store: TrajectoryStore, labels: Iterable[PairLabel], most: int) -> Iterator[list[PairLabel]]:
+    """At most `most` pairs at a time, in order, whose clips have the same length.
+
+    Raises:
+        UserError: for a pair of clips of different lengths.
+    """
+    for _, group in itertools.groupby(labels, lambda label: _length(store, label)):
+        while batch := list(itertools.islice(group, most)):
+            yield batch
+
+
+def _length(store: TrajectoryStore, label: PairLabel) -> int:
+    rows = [store.episode_rows(number) for number in (label.possible, label.impossible)]
+    lengths = [of_clip.stop - of_clip.start for of_clip in rows]
+    if lengths[0] != lengths[1]:
         raise UserError(
-            f"episodes {label.possible} and {label.impossible} of {store.name} have {len(possible.action)} and "
-            f"{len(impossible.action)} frames: expected as many in both clips of a pair"
+            f"episodes {label.possible} and {label.impossible} of {store.name} have {lengths[0]} and {lengths[1]} "
+            "frames: expected as many in both clips of a pair"
         )
-    both = (possible, impossible)
+    return lengths[0]
+
+
+def load_pairs(store: TrajectoryStore, labels: Sequence[PairLabel]) -> Clips:
+    """The clips of `labels`, which have the same length: possible, impossible, possible, impossible and so on."""
+    clips = [store.episode(number) for label in labels for number in (label.possible, label.impossible)]
     return Clips(
-        {camera: np.stack([clip.images[camera] for clip in both]) for camera in store.spec.camera_names},
-        np.stack([clip.action for clip in both]),
-        np.stack([clip.proprio for clip in both]),
+        {camera: np.stack([clip.images[camera] for clip in clips]) for camera in store.spec.camera_names},
+        np.stack([clip.action for clip in clips]),
+        np.stack([clip.proprio for clip in clips]),
     )
 
 
