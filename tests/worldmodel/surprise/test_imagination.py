@@ -28,6 +28,7 @@ def make_clips(number: int = 2) -> Clips:
     )
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("make", [make_model, make_token_model])
 def test_it_is_the_distance_of_what_was_imagined(make: Callable[[], WorldModel]) -> None:
     model, clips, horizon, start = make(), make_clips(), 3, 4
@@ -65,12 +66,12 @@ def test_a_horizon_that_is_as_long_as_the_clip_is_refused() -> None:
 def test_an_untrained_model_has_the_statistics_and_other_weights(make: Callable[[], WorldModel]) -> None:
     model = make()
     state = torch.random.get_rng_state()
-    fresh = untrained_model(model, 0)
+    fresh = untrained_model(model, 1)
     assert torch.equal(torch.random.get_rng_state(), state)
     for (name, ours), theirs in zip(model.named_buffers(), fresh.buffers(), strict=True):
         assert torch.equal(ours, theirs), name
     weights = [
-        torch.cat([p.flatten() for p in each.parameters()]) for each in (model, fresh, untrained_model(model, 0))
+        torch.cat([p.flatten() for p in each.parameters()]) for each in (model, fresh, untrained_model(model, 1))
     ]
     assert not torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     assert np.isfinite(ImaginationSurprise(fresh, 3)(make_clips())[MODEL]).all()
