@@ -99,12 +99,13 @@ def _record(options: ClipOptions, maker: ClipMaker, path: Path, clips: Iterable[
     """Write episodes of `clips` that are not there yet."""
     used = ("world", "set", "properties", "frames", "seed", "scenes" if options.set == PAIRS else "clips")
     recording = {name: value for name, value in dataclasses.asdict(options).items() if name in used}
+    first_seed = FIRST_EVALUATION_SEED if options.set == PAIRS else 0
     progress = Steps(stays=False)
     with EpisodeWriter(path, maker.spec, recording) as writer:
         present = writer.num_episodes
         progress.begin("clips", present, number)
         try:
-            for done, episode in enumerate(_episodes(maker, clips, present), start=present + 1):
+            for done, episode in enumerate(_episodes(maker, clips, present, first_seed), start=present + 1):
                 writer.append(episode)
                 progress.step(done, f"{done} clips")
             writer.commit()
@@ -112,11 +113,11 @@ def _record(options: ClipOptions, maker: ClipMaker, path: Path, clips: Iterable[
             progress.end()
 
 
-def _episodes(maker: ClipMaker, clips: Iterable[Clip], present: int) -> Iterator[Episode]:
+def _episodes(maker: ClipMaker, clips: Iterable[Clip], present: int, first_seed: int) -> Iterator[Episode]:
     for index, clip in enumerate(clips):
         if index >= present:
             images, proprio = maker.show(clip)
-            yield Episode(images, clip.actions, proprio, clip.states, seed=FIRST_EVALUATION_SEED + index)
+            yield Episode(images, clip.actions, proprio, clip.states, seed=first_seed + index)
 
 
 @command("physics_clips")

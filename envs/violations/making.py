@@ -18,7 +18,7 @@ from envs.push import PushWorld
 from envs.violations import passive, pushing
 from envs.violations.scene import Clip, Crossing, Pair
 from envs.violations.stage import StageWorld
-from envs.world import Pixels, World
+from envs.world import Floats, Pixels, World
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.spec import EnvironmentSpec
 
@@ -158,14 +158,16 @@ class StageClips(ClipMaker):
 
     def _shows(self, crossing: Crossing) -> bool:
         """Whether something of the break can be seen in its first frame."""
-        for pair in crossing.pairs:
-            shown = []
-            for clip in (pair.possible, pair.impossible):
-                self._stage.set_state(clip.states[pair.break_row])
-                shown.append(self._stage.picture(self._stage.cameras[0]))
-            if not np.array_equal(*shown):
-                return True
-        return False
+        at = crossing.break_row
+        return any(
+            not np.array_equal(self._picture(pair.possible.states[at]), self._picture(pair.impossible.states[at]))
+            for pair in crossing.pairs
+        )
+
+    def _picture(self, state: Floats) -> Pixels:
+        """Image `[H, W, 3]` of a state `[N]`."""
+        self._stage.set_state(state)
+        return self._stage.picture(self._stage.cameras[0])
 
 
 class PushClips(ClipMaker):

@@ -38,6 +38,7 @@ from envs.violations.stage import (
 _PASSING: Final = (9, 13)  # rows; earlier, and things would not be seen before, later, and not after
 _SPEED: Final = (0.33, 0.48)  # slow enough to stay in the picture [m/s], fast enough to be hidden for 3 to 6 rows
 _SCREEN: Final = 0.12  # the screen's distance from the middle of the picture, at most [m]
+_UNSEEN: Final = 50.0  # y of a lane behind the backdrop [m]
 _MOVED: Final = 1e-3  # smaller differences of positions and velocities do not show [m, m/s]
 
 
@@ -46,6 +47,8 @@ class _Draw:
     """What all scenes have: a stage, and how a thing crosses it.
 
     Attributes:
+        world: the world that films it.
+        rows: frames of a clip, T.
         stage: the stage, without wall and platform.
         direction: 1 for a thing that moves to the right, and -1 to the left.
         speed: of the thing [m/s].
@@ -61,6 +64,7 @@ class _Draw:
 
     @classmethod
     def of(cls, world: StageWorld, rng: np.random.Generator, rows: int, hidden: bool) -> _Draw:
+        """A random stage and a random crossing. With `hidden`, the screen is in front."""
         stage = Stage(rng.uniform(-_SCREEN, _SCREEN), hidden, int(rng.integers(SCREENS)), int(rng.integers(FLOORS)))
         direction, speed = int(rng.choice([-1, 1])), rng.uniform(*_SPEED)
         return cls(world, rows, stage, direction, speed, int(rng.integers(*_PASSING)))
@@ -71,6 +75,7 @@ class _Draw:
         return Thing(self.stage.screen - self.direction * way, self.direction * self.speed, shape, colour, lane, height)
 
     def film(self, stage: Stage, *things: Thing) -> Clip:
+        """What happens to `things` on `stage`."""
         states = self.world.film(stage.state(*things), self.rows)
         return Clip(states, np.zeros((self.rows, 1), np.float32))
 
@@ -142,9 +147,6 @@ def motion(world: StageWorld, rng: np.random.Generator, rows: int, hidden: bool)
     hit, alone = (draw.film(draw.stage, first, rests) for first in (draw.thing(*look, gap=2 * RADIUS), away))
     at = first_difference(hit, alone, X[1], _MOVED)
     return Crossing(hit, alone, MOTION[1], at, ("is hit and stays", "starts by itself"))
-
-
-_UNSEEN: Final = 50.0  # y of a lane behind the backdrop [m]
 
 
 def floating(world: StageWorld, rng: np.random.Generator, rows: int, hidden: bool) -> Crossing:

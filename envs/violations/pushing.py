@@ -44,6 +44,7 @@ class _Draw:
 
     @classmethod
     def of(cls, rng: np.random.Generator, rows: int) -> _Draw:
+        """A random start, in which nothing touches, and random actions until the turn."""
         state = np.zeros(12)
         state[:2], state[2] = rng.uniform(-0.1, 0.1, 2), rng.uniform(-np.pi, np.pi)
         angle = rng.uniform(-np.pi, np.pi)

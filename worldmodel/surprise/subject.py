@@ -82,10 +82,14 @@ def _untrained_jepa(like: JepaInference, seed: int) -> JepaInference:
 
 
 def untrained_model(model: WorldModel, seed: int) -> WorldModel:
-    """A world model of the same shape with random weights. It keeps the statistics, which are buffers."""
+    """A world model of the same shape with random weights.
+
+    It keeps the statistics, which are buffers, and weights of an encoder that a checkpoint only refers to.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = FAMILIES.get(model.family).build(model.spec, model.describe())
+    fresh.encoder.fetch_weights()
     kept = dict(model.named_buffers())
     fresh.load_state_dict({name: kept[name] for name, _ in fresh.named_buffers() if name in kept}, strict=False)
     return fresh.eval().requires_grad_(False)
