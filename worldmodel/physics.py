@@ -24,6 +24,7 @@ from worldmodel.surprise.subject import Subject, load_subject
 from worldmodel.surprise.video import WindowConfig
 
 _BY = ("variant", "violation")
+_SAMPLE = 16  # pairs from which statistics of the clips are taken, spread over all of them
 _BATCH = 8  # pairs at a time: more than one for speed, and few enough for the memory of a laptop
 
 
@@ -127,6 +128,9 @@ def main(config: Config) -> None:
     every = read_labels(Path(options.data) / LABELS, store)
     labels = options.choose(every)
     subject = load_subject(options.checkpoint, store.spec, windows, options.horizon, options.seed, device)
+    sample = list(batches(store, every[:: max(1, len(every) // _SAMPLE)], _BATCH))
+    for measuring in (subject.measure, subject.untrained):
+        measuring.prepare(load_pairs(store, batch) for batch in sample)
     out = output_folder(options.out)
     surprises = measure(store, labels, subject)
     rows = judge(surprises, options.by)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,16 @@ class Clips:
         return self.action.shape[1]
 
 
-# Errors of every window of every clip `[B, F]`, by what predicted it. The numbers of windows may differ by name.
-Measure = Callable[[Clips], dict[str, NDArray[np.float64]]]
+class Measure(Protocol):
+    """Measures the surprise of clips."""
+
+    def prepare(self, sample: Iterable[Clips]) -> None:
+        """Take what is needed of the clips in general from a sample of them, before the first measurement."""
+
+    def __call__(self, clips: Clips, /) -> dict[str, NDArray[np.float64]]:
+        """Errors of every window of every clip `[B, F]`, by what predicted it."""
+
+
 MODEL, COPY, PIXELS, UNTRAINED = "model", "copy last", "pixels", "untrained"
 CONTROLS = (PIXELS, COPY, UNTRAINED)
 

@@ -5,6 +5,8 @@ Shapes: `B` clips, `T` frames, `F` windows of a clip, `H` control steps ahead.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,6 +30,9 @@ class ImaginationSurprise:
 
     def __init__(self, model: WorldModel, horizon: int) -> None:
         self._model, self._horizon = model, horizon
+
+    def prepare(self, sample: Iterable[Clips]) -> None:
+        """See `Measure.prepare`. The distance of a world model needs no statistics of the clips."""
 
     @torch.no_grad()
     def __call__(self, clips: Clips) -> dict[str, NDArray[np.float64]]:

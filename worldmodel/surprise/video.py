@@ -7,6 +7,7 @@ ones, `D` features of a token.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from worldmodel.encoders.jepa.levels import encode_levels
 from worldmodel.encoders.jepa.losses import layer_normed
 from worldmodel.encoders.vit import VisionTransformer
 from worldmodel.surprise.clips import COPY, MODEL, Clips
+from worldmodel.surprise.targets import TargetScale, require_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +73,9 @@ class WindowConfig:
 class VideoSurprise:
     """Surprise = mean |P(context) - y| over the tokens of the hidden frames (arXiv 2502.11831).
 
-    y are the layer-normed features that the target encoder has of the whole window. P is the mask predictor, which sees
-    the first frames of the window through the context encoder. The control that copies takes, for every hidden token,
-    the features y of the last seen layer at the same place.
+    y are the layer-normed features that the target encoder has of the whole window, normalised as in the training. P is
+    the mask predictor, which sees the first frames of the window through the context encoder. The control that copies
+    takes, for every hidden token, the features y of the last seen layer at the same place.
 
     Args:
         predictor: context encoder and mask predictor.
@@ -82,20 +84,23 @@ class VideoSurprise:
         device: where the networks are.
 
     Raises:
-        UserError: for a predictor whose targets are not layer-normed features, and for windows that it cannot see.
+        UserError: for a predictor whose targets cannot be repeated, and for windows that it cannot see.
     """
 
     def __init__(
         self, predictor: JepaInference, target: VisionTransformer, config: WindowConfig, device: torch.device
     ) -> None:
-        if predictor.config.targets != "layer_norm":
-            raise UserError(
-                f"this predictor was trained with jepa.targets={predictor.config.targets}, which no single clip has: "
-                "expected layer_norm"
-            )
+        require_known(predictor.config.targets)
         config.require_fit(predictor.encoder.config.tubelet_frames)
         self._predictor, self._target = predictor.to(device), target.to(device)
-        self._config, self._device = config, device
+        self._config, self._device, self._scale = config, device, TargetScale()
+
+    @torch.no_grad()
+    def prepare(self, sample: Iterable[Clips]) -> None:
+        """Take the statistics of the targets from clips, which have possible and impossible ones alike."""
+        images = (torch.from_numpy(images) for clips in sample for images in clips.images.values())
+        features = (self._features(self._windows(each)) for each in images)
+        self._scale = TargetScale.fit(self._predictor.config.targets, features)
 
     @torch.no_grad()
     def __call__(self, clips: Clips) -> dict[str, NDArray[np.float64]]:
@@ -108,18 +113,26 @@ class VideoSurprise:
 
     def _measure(self, images: Tensor) -> dict[str, Tensor]:
         """Errors `[B, F]` of images `[B, T, H, W, 3]`."""
-        rows = torch.from_numpy(self._config.rows(images.shape[1]))
-        windows = images[:, rows].flatten(0, 1).to(self._device)
-        levels, tubelet = self._predictor.config.levels, self._predictor.encoder.config.tubelet_frames
-        seen = layer_normed(encode_levels(self._target, windows, None, levels).float(), levels)
-        layers = self._config.frames // tubelet
-        by_layer = seen.unflatten(1, (layers, -1))
+        windows = self._windows(images)
+        by_layer = self._scale(self._features(windows))
+        tubelet, (layers, positions) = self._predictor.encoder.config.tubelet_frames, by_layer.shape[1:3]
         errors: dict[str, list[Tensor]] = {MODEL: [], COPY: []}
         for context in self._config.contexts:
             first = context // tubelet
             wanted, copied = by_layer[:, first:], by_layer[:, first - 1 : first]
-            hidden = torch.arange(first * by_layer.shape[2], seen.shape[1], device=self._device)
+            hidden = torch.arange(first * positions, layers * positions, device=self._device)
             predicted = self._predictor.predict(windows, hidden).float()
             errors[MODEL].append((predicted - wanted.flatten(1, 2)).abs().mean((1, 2)))
             errors[COPY].append((copied - wanted).abs().mean((1, 2, 3)))
-        return {name: torch.stack(values).mean(0).unflatten(0, (-1, len(rows))) for name, values in errors.items()}
+        return {name: torch.stack(values).mean(0).unflatten(0, (len(images), -1)) for name, values in errors.items()}
+
+    def _windows(self, images: Tensor) -> Tensor:
+        """Windows `[B F, W, H, W', 3]` of images `[B, T, H, W', 3]`."""
+        rows = torch.from_numpy(self._config.rows(images.shape[1]))
+        return images[:, rows].flatten(0, 1).to(self._device)
+
+    def _features(self, windows: Tensor) -> Tensor:
+        """Layer-normed features of windows by the target encoder, `[B F, layers, positions, D]`."""
+        levels, tubelet = self._predictor.config.levels, self._predictor.encoder.config.tubelet_frames
+        features = layer_normed(encode_levels(self._target, windows, None, levels).float(), levels)
+        return features.unflatten(1, (windows.shape[1] // tubelet, -1))

@@ -8,12 +8,15 @@ import torch
 
 from tests.worldmodel.toy import ENCODER, make_encoder
 from worldmodel.core.errors import UserError
+from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.inference import JepaInference
+from worldmodel.encoders.jepa.masks import WholeFrames
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
 from worldmodel.surprise.clips import COPY, MODEL, Clips
 from worldmodel.surprise.video import VideoSurprise, WindowConfig
 
 CPU = torch.device("cpu")
+WINDOWS = WindowConfig(frames=4, stride=1, contexts=(2,))
 
 
 def make_clips(batch: int = 2, frames: int = 10, cameras: tuple[str, ...] = ("camera",), seed: int = 0) -> Clips:
@@ -56,7 +59,7 @@ def test_it_is_the_error_of_the_hidden_frames(levels: int) -> None:
 
 
 def test_cameras_count_alike_and_clips_do_not_mix() -> None:
-    surprise = VideoSurprise(make_predictor(), make_encoder(), WindowConfig(frames=4, stride=1, contexts=(2,)), CPU)
+    surprise = VideoSurprise(make_predictor(), make_encoder(), WINDOWS, CPU)
     both = make_clips(cameras=("a", "b"))
     apart = [surprise(Clips({"camera": images}, both.action, both.proprio))[MODEL] for images in both.images.values()]
     np.testing.assert_allclose(surprise(both)[MODEL], np.mean(apart, axis=0), rtol=1e-6)
@@ -76,9 +79,34 @@ def test_windows_are_whole_tubelets(options: dict, named: str) -> None:
         VideoSurprise(make_predictor(), make_encoder(), WindowConfig(**{"contexts": (2,), **options}), CPU)
 
 
-def test_other_targets_are_refused() -> None:
-    with pytest.raises(UserError, match=r"trained with jepa.targets=standardise.*: expected layer_norm"):
-        VideoSurprise(make_predictor("standardise"), make_encoder(), WindowConfig(), CPU)
+def test_targets_that_cannot_be_repeated_are_refused() -> None:
+    with pytest.raises(UserError, match=r"jepa.targets=whiten.*: expected one of instance, layer_norm, standardise"):
+        VideoSurprise(make_predictor("whiten"), make_encoder(), WindowConfig(), CPU)
+
+
+@pytest.mark.parametrize("targets", ["instance", "layer_norm", "standardise"])
+def test_targets_are_normalised_as_in_training(targets: str) -> None:
+    """On the clips that the statistics are taken from, the error is the training's loss."""
+    torch.manual_seed(0)
+    jepa = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2, targets=targets)).eval()
+    clips = make_clips(batch=3, frames=4)
+    surprise = VideoSurprise(JepaInference.of(jepa), jepa.target, WindowConfig(4, 1, 1, (2,)), CPU)
+    surprise.prepare([clips])
+    mask = WholeFrames(0.5, "future")(3, 2, Grid(4, 4), np.random.default_rng(0))
+    with torch.no_grad():
+        loss = jepa(torch.from_numpy(clips.images["camera"]), [mask])["prediction"]
+    assert surprise(clips)[MODEL].mean() == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_statistics_are_of_all_clips_of_the_sample() -> None:
+    one, other = (VideoSurprise(make_predictor("standardise"), make_encoder(), WINDOWS, CPU) for _ in range(2))
+    clips, more = make_clips(), make_clips(seed=1)
+    one.prepare([clips, more])
+    joined = np.concatenate([clips.images["camera"], more.images["camera"]])
+    other.prepare([Clips({"camera": joined}, np.zeros((4, 10, 1), np.float32), np.zeros((4, 10, 0), np.float32))])
+    np.testing.assert_allclose(one(clips)[MODEL], other(clips)[MODEL], rtol=1e-5)
+    other.prepare([more])
+    assert not np.allclose(one(clips)[MODEL], other(clips)[MODEL], rtol=1e-3)
 
 
 def test_clips_that_are_too_short_are_refused() -> None:
