@@ -23,6 +23,7 @@ COMMANDS = {
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",
+    "clips": "clips",
     "decode": "decode",
     "landmarks": "landmarks",
     "inverse": "inverse",

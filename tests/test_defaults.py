@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from envs.clips import ClipsConfig
 from envs.collect import CollectConfig, ExploreConfig
 from envs.dm_control import DmControlConfig
 from envs.goal import GoalConfig as GoalImageConfig
@@ -54,6 +55,7 @@ from worldmodel.training.trainer import TrainerConfig
 # What reads the options of a command itself.
 COMMANDS: dict[str, type[Any]] = {
     "calibrate": CalibrateConfig,
+    "clips": ClipsConfig,
     "collect": CollectConfig,
     "compare": CompareConfig,
     "decode": DecodeOptions,
