@@ -143,8 +143,8 @@ def make_split(config: ClipsConfig, split: str, folder: Path, scene: ClipScene) 
                 write_clip(folder / name, scene.render(motion, scenery), config.rate_hz)
             if motion.has_point:
                 seen = motion.visible()[:, 0]
-                points = scene.points(motion, scenery)
-                rows += [(name, t, *np.round(points[t], 2).tolist(), int(seen[t])) for t in range(config.frames)]
+                points = scene.points(motion, scenery) / config.size
+                rows += [(name, t, *np.round(points[t], 4).tolist(), int(seen[t])) for t in range(config.frames)]
             progress(number + 1, total)
     if rows:
         text = io.StringIO()

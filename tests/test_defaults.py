@@ -35,9 +35,11 @@ from worldmodel.core.options import from_config
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.data.videos.labelled import LabelledConfig
 from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
+from worldmodel.encoders.probes.grid import GridConfig
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.inverse import InverseOptions
 from worldmodel.landmarks import LandmarkOptions
@@ -78,9 +80,11 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "explore": ExploreConfig,
+    "grid": GridConfig,
     "episodes": InverseData,
     "head": InverseConfig,
     "jepa": JepaConfig,
+    "labelled": LabelledConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,
