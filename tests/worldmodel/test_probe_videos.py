@@ -96,7 +96,7 @@ def test_splits_are_taken_from_one_folder(tmp_path: Path, clips: Path) -> None:
         (("read=points", "labelled.segments=2"), "labelled.segments 2 with read=points: expected 1"),
         (("encoder_from=random", "labelled.frames=3"), "expected a multiple of the encoder's 2 tubelet frames"),
         (("encoder_from=nowhere",), "no encoder at nowhere"),
-        (("grid.learning_rates=[]",), "learning_rates []: expected numbers"),
+        (("grid.learning_rates=[]",), "learning_rates []: expected numbers from 0"),
         (("test_data=nowhere/",), "nothing is at nowhere"),
     ],
 )

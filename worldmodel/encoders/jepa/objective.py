@@ -148,7 +148,7 @@ class MaskPredictor(nn.Module):
         initialise(self, config.predictor_depth)
 
     def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
-        """`context [B, K, L * D]` of the visible tokens → predictions for the hidden ones, `[B, M, L * D]` or pixels."""
+        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]`, or pixels, of hidden ones."""
         return self.outward(self.norm(self._transform(context, mask, frames, grid)[:, mask.visible.shape[1] :]))
 
     def predict_all(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> tuple[Tensor, Tensor]:

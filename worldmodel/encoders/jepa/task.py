@@ -164,8 +164,9 @@ class PretrainTask(TrainingTask):
     def kept(self) -> VisionTransformer:
         """The encoder that is kept after pretraining. It is the target encoder, as in V-JEPA.
 
-        With pixels as targets, there is only the context encoder. With a canonical recording it is kept too. The target encoder has never seen distractors then. It
+        With a canonical recording it is the context encoder. The target encoder has never seen distractors then. It
         also changes so slowly that it still computes much of its initial features, which makes them worth predicting.
+        With pixels as targets, only the context encoder is trained.
         """
         is_target = self._canonical is None and self.module.config.targets != PIXELS
         return self.module.target if is_target else self.module.encoder

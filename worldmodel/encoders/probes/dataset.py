@@ -83,7 +83,7 @@ class LabelledData:
                 split: self._open(path, workers, opened) for split, path in places.items() if path is not None
             }
             self.classes = _in_order(self._places[TRAIN].names)
-            for split, place in self._places.items():
+            for place in self._places.values():
                 strange = sorted(set(place.names) - set(self.classes))
                 if strange:
                     raise UserError(f"{place.path} has class {strange[0]!r:.60}, which no video to train on has")

@@ -25,6 +25,7 @@ from worldmodel.core.seeds import seed_of_step
 Rows = NDArray[np.int64]
 # `(prediction [B, Q, C], targets [B, ...]) → mean loss`
 Loss = Callable[[Tensor, Tensor], Tensor]
+_MOST = 1e6  # far more than any training endures, and far less than float32 holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,8 @@ class GridConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a whole number from 1 to {most}")
         for name in ("learning_rates", "weight_decays"):
             values = getattr(self, name)
-            if not values or not all(0 <= value < math.inf for value in values):
-                raise ValueError(f"{name} {list(values)}: expected numbers of at least 0")
+            if not values or not all(0 <= value <= _MOST for value in values):
+                raise ValueError(f"{name} {list(values)}: expected numbers from 0 to {_MOST:g}")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
         if self.seed < 0:

@@ -19,9 +19,7 @@ def bootstrap_interval(values: Floats, resamples: int = 2000, seed: int = 0) -> 
     """
     assert values.ndim == 2 and values.size
     rng, (runs, clips) = np.random.default_rng(seed), values.shape
-    means = [
-        values[rng.integers(runs, size=runs)][:, rng.integers(clips, size=clips)].mean() for _ in range(resamples)
-    ]
+    means = [values[rng.integers(runs, size=runs)][:, rng.integers(clips, size=clips)].mean() for _ in range(resamples)]
     return _bounds(np.array(means))
 
 
