@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from worldmodel.cli.command import Config, command, plain_options
-from worldmodel.cli.console import console
+from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import Table, table
 from worldmodel.core.device import pick_device
@@ -179,14 +179,14 @@ def _lines(found: Found, chance: float, size: int) -> list[tuple[str, list[str]]
     ]
     if isinstance(first, Classified):
         return [
-            ("accuracy [%]", [f"{100 * f.accuracy:.1f}" for f in each]),
+            ("accuracy in %", [f"{100 * f.accuracy:.1f}" for f in each]),
             ("95 % interval", [f"{100 * f.low:.1f} to {100 * f.high:.1f}" for f in each]),
-            ("most frequent class [%]", [f"{100 * chance:.1f}" for _ in each]),
-            ("videos to choose by [%]", [f"{100 * f.val_accuracy:.1f}" for f in each]),
+            ("most frequent class", [f"{100 * chance:.1f}" for _ in each]),
+            ("on videos to choose by", [f"{100 * f.val_accuracy:.1f}" for f in each]),
             *chosen,
         ]
     return [
-        ("error [pixels]", [f"{size * f.error:.2f}" for f in each]),
+        ("error in pixels", [f"{size * f.error:.2f}" for f in each]),
         ("95 % interval", [f"{size * f.low:.2f} to {size * f.high:.2f}" for f in each]),
         ("error where hidden", [f"{size * f.hidden_error:.2f}" for f in each]),
         ("error of the mean place", [f"{size * f.reference_error:.2f}" for f in each]),
@@ -208,17 +208,17 @@ def _plain(result: Classified | Tracked | Detected) -> dict[str, Any]:
 def probe_videos(options: ProbeOptions, config: Config, device: torch.device) -> None:
     """Probes of labelled videos."""
     reads = options.reads
-    shown = from_config(LabelledConfig, config["labelled"], "labelled")
+    labelled = from_config(LabelledConfig, config["labelled"], "labelled")
     grid = from_config(GridConfig, config["grid"], "grid")
-    if reads == POINTS and shown.segments > 1:
-        raise UserError(f"labelled.segments {shown.segments} with read={POINTS}: expected 1")
-    camera = CameraSpec(CAMERA, shown.size, shown.size)
+    if reads == POINTS and labelled.segments > 1:
+        raise UserError(f"labelled.segments {labelled.segments} with read={POINTS}: expected 1")
+    camera = CameraSpec(CAMERA, labelled.size, labelled.size)
     encoder = frozen_encoder(options.encoder_from, config["encoder"], (camera,), options.seed).to(device)
-    shape = ClipShape.of(encoder, shown.segments, shown.frames, shown.size)
+    shape = ClipShape.of(encoder, labelled.segments, labelled.frames, labelled.size)
     out = None if options.out is None else output_file(options.out)
     others = (None if path is None else Path(path) for path in (options.val_data, options.test_data))
     places = split_places(Path(options.data), *others)
-    with LabelledData(places, shown, Path(options.features), options.val_fraction, options.seed, counting) as data:
+    with LabelledData(places, labelled, Path(options.features), options.val_fraction, options.seed, counting) as data:
         if options.normal is not None and options.normal not in data.classes:
             raise UserError(choices_message("class", options.normal, data.classes))
         splits, counts = data.encode(encoder, shape, device, points=reads == POINTS), data.counts()
@@ -226,8 +226,8 @@ def probe_videos(options: ProbeOptions, config: Config, device: torch.device) ->
         about = {"encoder": options.encoder_from, "reads": reads, "data": data.identity, "clips": counts}
         chance, left_out = data.chance(), data.left_out
     title = f"{options.encoder_from} on {options.data}: {reads} of {counts['test']} clips"
-    made = table(title, "", *found, narrow=True)
-    for name, cells in _lines(found, chance, shown.size):
+    made = table(shown(title), "", *found, narrow=True)
+    for name, cells in _lines(found, chance, labelled.size):
         made.add_row(name, *cells)
     console.print(made)
     if left_out:

@@ -79,6 +79,7 @@ class Options:
         batch: clips of a step.
         epochs: epochs of each probe.
         depth: blocks of the attentive probes.
+        learning_rates, weight_decays: those of the probes, as the command takes them.
         arms: names of arms, with commas between them.
         tasks: names of tasks, likewise.
         runs: folder of everything.
@@ -92,6 +93,8 @@ class Options:
     batch: int = 32
     epochs: int = 20
     depth: int = 1
+    learning_rates: str = "[0.005,0.003,0.001,0.0003,0.0001]"
+    weight_decays: str = "[0.01,0.1,0.4,0.8]"
     arms: str = ",".join(ARMS)
     tasks: str = ",".join([*TASKS, POINTS])
     runs: str = "runs/probes"
@@ -190,6 +193,7 @@ def probe(options: Options, name: str, seed: int, task: str, encoder: str) -> No
     run(
         "worldmodel.probe", f"data={data}", f"read={reads}", f"encoder_from={encoder}", f"features={features}",
         f"labelled.frames={FRAMES}", "labelled.stride=1", f"labelled.size={SIZE}", f"grid.epochs={options.epochs}",
+        f"grid.learning_rates={options.learning_rates}", f"grid.weight_decays={options.weight_decays}",
         f"grid.depth={options.depth}", f"grid.seed={seed}", f"seed={seed}", f"out={out}", *ARMS[name].encoder,
     )  # fmt: skip
     shutil.rmtree(features)  # those of one task take some hundred megabytes

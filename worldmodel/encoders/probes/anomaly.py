@@ -44,8 +44,9 @@ class Detected:
 def detect(splits: Splits, normal: int, shape: ClipShape) -> dict[str, Detected]:
     """AUROC of both scores, on the clips to report on.
 
-    Features are the means over the tokens of every tubelet, side by side. Only clips of class `normal` are trained on.
-    `gaussian` is the Mahalanobis distance to their mean, and `nearest` the mean distance to the five nearest of them.
+    Features are the means over the tokens of every tubelet, side by side, so that what is unusual only by its place is
+    not seen. Only clips of class `normal` are trained on. `gaussian` is the Mahalanobis distance to their mean, and
+    `nearest` the mean distance to the five nearest of them.
     """
     train, test = splits.train, splits.test
     known = _by_tubelet(train.features, train.rows[train.targets == normal], shape)
