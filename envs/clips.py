@@ -85,12 +85,14 @@ class ClipsConfig:
 def write_clip(path: Path, frames: NDArray[np.uint8], rate_hz: int) -> None:
     """Write `frames [T, S, S, 3]` as an MP4 in which every pixel keeps its value. Raises OSError if writing fails."""
     import av
+    from av.video.stream import VideoStream
 
     # The file is whole as soon as it has its name. It is not forced to the disk, which would take most of the time for
     # thousands of small files that can be made again.
     partial = path.with_name(path.name + PARTIAL)
     with naming(path), av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream(_CODEC, rate=rate_hz, options=_OPTIONS)
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
         stream.codec_context.thread_count = 1
         for number, picture in enumerate(frames):

@@ -198,10 +198,12 @@ def _plain(result: Classified | Tracked | Detected) -> dict[str, Any]:
     """A result as JSON values. Lists have a number for each clip to report on, null where there is none."""
     values: dict[str, Any] = {}
     for name, value in vars(result).items():
-        plain = value if isinstance(value, float) else [int(v) if v.dtype == bool else float(v) for v in value]
-        is_list = isinstance(plain, list)
-        finite = [v if math.isfinite(v) else None for v in (plain if is_list else [plain])]
-        values[name] = finite if is_list else finite[0]
+        if isinstance(value, float):
+            values[name] = value if math.isfinite(value) else None
+        elif value.dtype == bool:
+            values[name] = value.astype(int).tolist()
+        else:
+            values[name] = [number if math.isfinite(number) else None for number in value.tolist()]
     return values
 
 

@@ -105,8 +105,8 @@ class Standardised:
         mean = total / count
         # A number that never varies has a spread of 0 and carries nothing.
         spread = np.sqrt(np.maximum(squares / count - mean**2, 0)) + 1e-6
-        numbers = (torch.from_numpy(values).float().to(device) for values in (mean, spread))
-        return cls(features, *numbers, None if positions is None else positions.to(device), device)
+        middle, scale = (torch.from_numpy(values).float().to(device) for values in (mean, spread))
+        return cls(features, middle, scale, None if positions is None else positions.to(device), device)
 
     def rows(self, rows: Rows) -> Tensor:
         """The tokens of the clips `rows [B]`, `[B, K, D]`."""
