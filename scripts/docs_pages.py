@@ -20,10 +20,10 @@ PAGES = {
 # In the order in which they are used, with the program's name for them.
 COMMANDS = {
     "collect": "collect",
+    "clips": "clips",
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",
-    "clips": "clips",
     "decode": "decode",
     "landmarks": "landmarks",
     "inverse": "inverse",

@@ -28,10 +28,10 @@ class Program:
 
 PROGRAMS: Final = {
     "collect": Program("envs.collect", "record exploration: camera frames, actions and proprioception", "collect"),
+    "clips": Program("envs.clips", "make labelled clips of moving objects, to probe encoders with", "clips"),
     "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
-    "clips": Program("envs.clips", "make labelled clips of moving objects, to probe encoders with", "clips"),
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "landmarks": Program("worldmodel.landmarks", "find sub-goals for far goals in a recording", "landmarks"),
     "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),
