@@ -20,6 +20,7 @@ PAGES = {
 # In the order in which they are used, with the program's name for them.
 COMMANDS = {
     "collect": "collect",
+    "clips": "clips",
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",

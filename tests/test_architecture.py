@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
 }
 # Commands read options, print and join rooms; so do the parts of `worldmodel.data` that are its command's.
 COMMANDS_OF_OURS = {
+    "envs.clips",
     "envs.collect", "envs.goal", "envs.physics_clips", "planning.calibrate", "planning.compare", "planning.display",
     "planning.evaluate",
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",

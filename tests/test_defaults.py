@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from envs.clips import ClipsConfig
 from envs.collect import CollectConfig, ExploreConfig
 from envs.dm_control import DmControlConfig
 from envs.goal import GoalConfig as GoalImageConfig
@@ -35,9 +36,11 @@ from worldmodel.core.options import from_config
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.data.videos.labelled import LabelledConfig
 from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
+from worldmodel.encoders.probes.grid import GridConfig
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.inverse import InverseOptions
 from worldmodel.landmarks import LandmarkOptions
@@ -57,6 +60,7 @@ from worldmodel.training.trainer import TrainerConfig
 # What reads the options of a command itself.
 COMMANDS: dict[str, type[Any]] = {
     "calibrate": CalibrateConfig,
+    "clips": ClipsConfig,
     "collect": CollectConfig,
     "compare": CompareConfig,
     "decode": DecodeOptions,
@@ -81,9 +85,11 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "explore": ExploreConfig,
+    "grid": GridConfig,
     "episodes": InverseData,
     "head": InverseConfig,
     "jepa": JepaConfig,
+    "labelled": LabelledConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,

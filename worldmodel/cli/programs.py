@@ -28,6 +28,7 @@ class Program:
 
 PROGRAMS: Final = {
     "collect": Program("envs.collect", "record exploration: camera frames, actions and proprioception", "collect"),
+    "clips": Program("envs.clips", "make labelled clips of moving objects, to probe encoders with", "clips"),
     "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),

@@ -13,6 +13,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from envs.clips import ClipsConfig
 from envs.collect import CollectConfig, ExploreConfig
 from envs.push import PushConfig
 from planning.compare import CompareConfig
@@ -31,9 +32,11 @@ from worldmodel.core.text import printable
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.data.videos.labelled import LabelledConfig
 from worldmodel.decode import DecodeOptions
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
+from worldmodel.encoders.probes.grid import GridConfig
 from worldmodel.encoders.vit import EncoderConfig
 from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
@@ -71,6 +74,7 @@ def option_keys(config: DictConfig, prefix: str = "") -> list[str]:
 BESIDE = {("compare", "a"), ("compare", "b"), ("env", "name")}  # read without a dataclass
 # What reads the options of a command itself, and those of its sections where no family has them.
 COMMANDS: dict[str, type[Any]] = {
+    "clips": ClipsConfig,
     "collect": CollectConfig,
     "compare": CompareConfig,
     "decode": DecodeOptions,
@@ -89,7 +93,9 @@ SECTIONS: dict[str, type[Any]] = {
     "encoder": EncoderConfig,
     "env": PushConfig,
     "explore": ExploreConfig,
+    "grid": GridConfig,
     "jepa": JepaConfig,
+    "labelled": LabelledConfig,
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "network": DecoderConfig,

@@ -7,17 +7,18 @@ A list is a text file in one of the forms that data sets are published in.
     [{"id": "78687", "label": "..."}, ...]     Something-Something V2: train.json, validation.json
     78687;Holding something                    Something-Something V1, and the test lists of V2
 
-Labels are not used. Lists of identifiers name no files. A file is looked for under the names in which the videos are
-distributed.
+Pretraining does not use the labels, and probes do. Lists of identifiers name no files. A file is looked for under the
+names in which the videos are distributed.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,20 @@ _LONGEST_LINE = 10_000  # characters
 _FOLDERS = ("", "videos", "20bn-something-something-v2")  # where lists of identifiers expect their videos
 _KINETICS = {"youtube_id", "time_start", "time_end"}
 _LABELLED = re.compile(r"(?P<path>.+?)(?:::|[ \t,](?=-?\d+$))(?P<label>.*)")
-_IDENTIFIED = re.compile(r"(?P<id>\d+)(?:;.*)?")
+_IDENTIFIED = re.compile(r"(?P<id>\d+)(?:;(?P<label>.*))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A video of a list.
+
+    Attributes:
+        path: its file.
+        label: its class as the list gives it; None if the list gives none.
+    """
+
+    path: Path
+    label: str | None = None
 
 
 def is_list(path: Path) -> bool:
@@ -57,7 +71,13 @@ def find_videos(path: Path, root: Path | None = None) -> Iterator[Path]:
     require_there(path)
     if path.is_dir():
         return _walk(path)
-    return _listed(path, path.parent if root is None else root) if is_list(path) else iter((path,))
+    return (video.path for video in find_listed(path, root)) if is_list(path) else iter((path,))
+
+
+def find_listed(path: Path, root: Path | None = None) -> Iterator[Listed]:
+    """The videos of a list with their labels. The arguments and errors are those of `find_videos`."""
+    require_there(path)
+    return _listed(path, path.parent if root is None else root)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -76,15 +96,16 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in (*files, *folders) if name.lower().endswith(SUFFIXES))
 
 
-def _listed(path: Path, root: Path) -> Iterator[Path]:
+def _listed(path: Path, root: Path) -> Iterator[Listed]:
     if path.suffix.lower() == ".json":
-        return _something(json_ids(path), root)
+        return (Listed(_file_of(number, root), label) for number, label in json_entries(path))
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         first = lines.readline(_LONGEST_LINE).strip().lstrip("\ufeff")
     if set(first.split(",")) >= _KINETICS:
         return _kinetics(path, root)
     if first and _IDENTIFIED.fullmatch(first):
-        return _something((found["id"] for found in map(_IDENTIFIED.fullmatch, _lines(path)) if found), root)
+        found = (match for match in map(_IDENTIFIED.fullmatch, _lines(path)) if match)
+        return (Listed(_file_of(match["id"], root), match["label"]) for match in found)
     return _paths(path, root)
 
 
@@ -99,14 +120,17 @@ def _lines(path: Path) -> Iterator[str]:
                 yield line.strip()
 
 
-def _paths(path: Path, root: Path) -> Iterator[Path]:
+def _paths(path: Path, root: Path) -> Iterator[Listed]:
     for line in _lines(path):
         found = _LABELLED.fullmatch(line)
-        yield root / (found["path"] if found else line).strip("\"'")
+        yield Listed(root / (found["path"] if found else line).strip("\"'"), found["label"].strip() if found else None)
 
 
-def json_ids(path: Path) -> Iterable[str]:
-    """The identifiers in a list of Something-Something V2. Raises UserError when it is no such list."""
+def json_entries(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Identifiers and labels in a list of Something-Something V2. Raises UserError when it is no such list.
+
+    A label is a template such as "Holding something". In the files, what is done to is in brackets.
+    """
     try:
         entries: Any = json.loads(read_text(path, MOST_JSON_BYTES))
     except (ValueError, RecursionError) as error:
@@ -115,15 +139,20 @@ def json_ids(path: Path) -> Iterable[str]:
         isinstance(e, dict) and str(e.get("id", "")).isdigit() for e in entries
     ):
         raise UserError(f'{path} is no list of videos: expected [{{"id": "78687", ...}}, ...]')
-    return (str(entry["id"]) for entry in entries)
+    return ((str(entry["id"]), _template(entry)) for entry in entries)
 
 
-def _something(ids: Iterable[str], root: Path) -> Iterator[Path]:
-    for name in ids:
-        yield _first_there([root / folder / f"{name}{suffix}" for folder in _FOLDERS for suffix in (".webm", ".mp4")])
+def _template(entry: Mapping[str, Any]) -> str | None:
+    template = entry.get("template")
+    return re.sub(r"[\[\]]", "", template) if isinstance(template, str) else None
 
 
-def _kinetics(path: Path, root: Path) -> Iterator[Path]:
+def _file_of(identifier: str, root: Path) -> Path:
+    """The file of a video of Something-Something."""
+    return _first_there([root / folder / f"{identifier}{end}" for folder in _FOLDERS for end in (".webm", ".mp4")])
+
+
+def _kinetics(path: Path, root: Path) -> Iterator[Listed]:
     """Videos are `<youtube_id>_<start>_<end>.mp4`, with six digits, in one folder or one for each split or label."""
     for row in csv.DictReader(_lines(path)):
         try:
@@ -133,7 +162,8 @@ def _kinetics(path: Path, root: Path) -> Iterator[Path]:
         label, split = row.get("label") or "", row.get("split") or ""
         labels = dict.fromkeys(("", label, label.replace(" ", "_")))
         folders = [Path(of_split, of_label) for of_split in dict.fromkeys(("", split)) for of_label in labels]
-        yield _first_there([root / folder / f"{name}{end}" for folder in folders for end in (".mp4", ".mkv", ".webm")])
+        candidates = [root / folder / f"{name}{end}" for folder in folders for end in (".mp4", ".mkv", ".webm")]
+        yield Listed(_first_there(candidates), label or None)
 
 
 def _first_there(candidates: list[Path]) -> Path:

@@ -18,6 +18,7 @@ import torch
 
 from worldmodel.encoders.attention import FEW_TOKENS, mlp_size
 from worldmodel.encoders.base import Grid
+from worldmodel.encoders.jepa.losses import PIXELS
 from worldmodel.encoders.jepa.objective import JepaConfig, MaskPredictor
 from worldmodel.encoders.vit import DROP, FACTORISED, EncoderConfig, VisionTransformer
 
@@ -125,10 +126,13 @@ def costs(
         context += (1 + _BACKWARD) * embedding
         hidden = mlp_size(jepa.predictor_width, encoder.mlp_ratio)
         blocks = Stack(jepa.predictor_depth, jepa.predictor_width, hidden, jepa.predictor_heads, 1, tokens)
-        ends = 2.0 * tokens * encoder.width * jepa.predictor_width
+        outward = jepa.target_width(encoder) if jepa.targets == PIXELS else encoder.width
+        ends = 2.0 * tokens * (share * encoder.width + (1 - share) * outward) * jepa.predictor_width
         guessed += (1 + _BACKWARD) * (blocks.operations + ends)
         guessed_kept += blocks.kept_bytes(False)
     target = embedding + sum(stack.operations for stack in encoder_stacks(encoder, frames, grid.tokens))
+    if jepa.targets == PIXELS:
+        target = 0.0
     parts = [
         Cost("context encoder", whole, batch * context, _ADAMW * _SINGLE * whole, batch * context_kept),
         Cost("target encoder", whole, batch * target, _SINGLE * whole, 0.0),

@@ -33,7 +33,7 @@ class JepaInference(nn.Module):
     """Predicts features of tokens that it does not see. There is no target encoder, which only training needs.
 
     Predictions have the normalisation of the training's targets (`JepaConfig.targets`). With `layer_norm`, they can be
-    compared with `features` of a clip that shows what was predicted.
+    compared with `features` of a clip that shows what was predicted. With `pixels`, they are normalised pixels.
     """
 
     def __init__(self, encoder: EncoderConfig, config: JepaConfig) -> None:

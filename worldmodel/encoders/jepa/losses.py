@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from worldmodel.encoders.base import Grid
@@ -17,7 +18,8 @@ from worldmodel.encoders.jepa.masks import Mask
 from worldmodel.encoders.vit import token_coordinates
 
 LOSSES: Final = ("l1", "l2")
-TARGETS: Final = ("instance", "layer_norm", "standardise", "whiten")
+PIXELS: Final = "pixels"
+TARGETS: Final = ("instance", "layer_norm", PIXELS, "standardise", "whiten")
 
 
 def error(predicted: Tensor, wanted: Tensor, loss: str, weights: Tensor | None = None) -> Tensor:
@@ -54,6 +56,21 @@ def normalised(features: Tensor, frames: int, targets: str) -> Tensor:
     if targets in ("instance", "standardise"):
         return standardise(features, frames)
     return whiten(features, frames) if targets == "whiten" else features
+
+
+def tubelet_pixels(clips: Tensor, frames: int, size: int) -> Tensor:
+    """Normalised pixels of the tubelets of float `clips [B, T, H, W, 3]`, `[B, N, 3 * frames * size²]`.
+
+    Each channel of a tubelet has its own mean and standard deviation removed, as in VideoMAE (arXiv 2203.12602).
+
+    Args:
+        clips: the clips.
+        frames: frames of a tubelet.
+        size: height and width of its patch [pixels].
+    """
+    patches = rearrange(clips, "b (t f) (y p) (x q) c -> b (t y x) (f p q) c", f=frames, p=size, q=size)
+    # The small number is VideoMAE's. It keeps tubelets of one colour at 0.
+    return ((patches - patches.mean(2, keepdim=True)) / (patches.std(2, keepdim=True) + 1e-6)).flatten(2)
 
 
 def regularise(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.levels import FusedLevels, encode_levels
 from worldmodel.encoders.jepa.losses import (
     LOSSES,
+    PIXELS,
     TARGETS,
     context_weights,
     error,
@@ -25,6 +26,7 @@ from worldmodel.encoders.jepa.losses import (
     normalised,
     regularise,
     standardise,
+    tubelet_pixels,
     whiten,
 )
 from worldmodel.encoders.jepa.masks import Mask
@@ -35,6 +37,7 @@ from worldmodel.encoders.vit import (
     gather_tokens,
     initialise,
     sincos_positions,
+    to_unit_range,
     token_coordinates,
 )
 
@@ -56,7 +59,9 @@ class JepaConfig:
             time for the same reason). `instance` removes each clip's own mean before that. Then features that are
             constant in a clip, such as its light and the colour of its floor, are no target either. `whiten` scales
             each principal direction of the features instead of each feature, so that a few strong directions do not
-            dominate the weak ones (ZCA, as in W-MSE, arXiv 2007.06346).
+            dominate the weak ones (ZCA, as in W-MSE, arXiv 2007.06346). `pixels` are no features but normalised pixels,
+            which makes the training one of VideoMAE's kind (arXiv 2203.12602), with the same encoder, predictor and
+            masks. It is a baseline. VideoMAE's loss is `l2`.
         levels: depths of the encoder that are predicted, evenly spaced, and that the predictor sees. V-JEPA 2.1 has 4.
         context_weight: weight of the same loss on the visible tokens, which the mask predictor predicts through a
             second projection (the dense loss of V-JEPA 2.1, with weight 0.5). 0 switches it off.
@@ -97,11 +102,19 @@ class JepaConfig:
             raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(TARGETS)}")
         if self.levels < 1:
             raise ValueError(f"levels {self.levels}: expected at least 1")
+        if self.targets == PIXELS and (self.levels > 1 or self.visible_weight):
+            raise ValueError(f"levels {self.levels} and visible_weight {self.visible_weight}: pixels need 1 and 0")
         for name in ("context_weight", "context_distance_power"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number of at least 0")
         if len(self.context_warmup) != 2 or not 0 <= self.context_warmup[0] <= self.context_warmup[1] <= 1:
             raise ValueError(f"context_warmup {self.context_warmup}: expected two ascending fractions from 0 to 1")
+
+    def target_width(self, encoder: EncoderConfig) -> int:
+        """Numbers that are predicted for each token."""
+        if self.targets == PIXELS:
+            return 3 * encoder.tubelet_frames * encoder.patch_size**2
+        return self.levels * encoder.width
 
     def context_weight_at(self, progress: float) -> float:
         """Weight of the loss on visible tokens at `progress` of the training, from 0 to 1."""
@@ -121,7 +134,7 @@ class MaskPredictor(nn.Module):
         super().__init__()
         width = config.predictor_width
         self.head_width, self.encoder_config = width // config.predictor_heads, encoder
-        out = config.levels * encoder.width
+        out = config.target_width(encoder)
         self.inward: nn.Module = (
             nn.Linear(encoder.width, width) if config.levels == 1 else FusedLevels(encoder.width, config.levels, width)
         )
@@ -135,7 +148,7 @@ class MaskPredictor(nn.Module):
         initialise(self, config.predictor_depth)
 
     def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
-        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]` for the hidden ones."""
+        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]`, or pixels, of hidden ones."""
         return self.outward(self.norm(self._transform(context, mask, frames, grid)[:, mask.visible.shape[1] :]))
 
     def predict_all(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -169,6 +182,7 @@ class Jepa(nn.Module):
     The loss is the mean over hidden tokens i of d(predictor(context)_i - sg(y_i)), y = n(layer_norm(target(clip))).
     d(e) is the mean over features of |e| (`loss` l1) or e² (l2). n is the normalisation that `targets` names. sg stops
     the gradient. The target encoder's weights xi follow those of the context encoder, xi <- m xi + (1 - m) theta.
+    With `targets` pixels, y are the clip's normalised pixels, and there is no use for the target encoder.
     With several masks, the loss is their mean. Added to it, with their weights, are the same loss on visible tokens
     (`context_weight`: sum of d(...) / (K distance^p), as the predictor predicts them; `visible_weight`: as a linear map
     does) and VICReg's terms of the context encoder's features (`variance_weight`, `covariance_weight`).
@@ -195,7 +209,8 @@ class Jepa(nn.Module):
         seen_by_target: Tensor | None = None,
         progress: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Loss and its parts for clips `[B, T, H, W, 3]`. The key `features` has the target features `[B, N, D]`.
+        """Loss and its parts for clips `[B, T, H, W, 3]`. The key `features` has the target features `[B, N, D]`, or
+        pixels.
 
         `seen_by_target` is another version of the clips for the target encoder, for example in another light. What
         differs between the two versions cannot be predicted, and features lose it. `progress` of the training, from 0
@@ -204,9 +219,7 @@ class Jepa(nn.Module):
         config, frames = self.config, clips.shape[1] // self.encoder.config.tubelet_frames
         grid = self.encoder.config.grid(*clips.shape[2:4])
         with torch.no_grad():
-            shown = clips if seen_by_target is None else seen_by_target
-            features = layer_normed(encode_levels(self.target, shown, None, config.levels).float(), config.levels)
-            target = normalised(features, frames, config.targets)
+            features, target = self._targets(clips if seen_by_target is None else seen_by_target, frames)
         terms: dict[str, list[Tensor]] = {}
         for mask in masks:
             for name, value in self._terms(clips, mask, target, frames, grid).items():
@@ -219,7 +232,17 @@ class Jepa(nn.Module):
         if "context" in means:
             loss = loss + config.context_weight_at(progress) * means["context"]
             parts["context"] = means["context"]
-        return {"loss": loss, **parts, "features": features[..., -self.encoder.config.width :]}
+        return {"loss": loss, **parts, "features": features}
+
+    def _targets(self, clips: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """Features of the last level, `[B, N, D]`, and what is predicted, `[B, N, L * D]`. Both may be pixels."""
+        config, encoder = self.config, self.encoder.config
+        if config.targets == PIXELS:
+            pixels = to_unit_range(clips) if clips.dtype == torch.uint8 else clips.float()
+            pixels = tubelet_pixels(pixels, encoder.tubelet_frames, encoder.patch_size)
+            return pixels, pixels
+        features = layer_normed(encode_levels(self.target, clips, None, config.levels).float(), config.levels)
+        return features[..., -encoder.width :], normalised(features, frames, config.targets)
 
     def _terms(self, clips: Tensor, mask: Mask, target: Tensor, frames: int, grid: Grid) -> dict[str, Tensor]:
         """The terms of the loss for one mask that are switched on."""

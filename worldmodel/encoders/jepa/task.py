@@ -16,6 +16,7 @@ from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.attention import repeatable
 from worldmodel.encoders.jepa.batches import Batch, Light, as_images
+from worldmodel.encoders.jepa.losses import PIXELS
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskFn, MultiBlock, read_mask
 from worldmodel.encoders.jepa.objective import Jepa
 from worldmodel.encoders.probe import ProbeData, probe_encoder
@@ -165,8 +166,10 @@ class PretrainTask(TrainingTask):
 
         With a canonical recording it is the context encoder. The target encoder has never seen distractors then. It
         also changes so slowly that it still computes much of its initial features, which makes them worth predicting.
+        With pixels as targets, only the context encoder is trained.
         """
-        return self.module.target if self._canonical is None else self.module.encoder
+        is_target = self._canonical is None and self.module.config.targets != PIXELS
+        return self.module.target if is_target else self.module.encoder
 
     def _draw(self, step: int, progress: float) -> Batch:
         """The batch of a step. The order of the draws is fixed, since (seed, step) decides on all of them."""

@@ -43,6 +43,16 @@ def test_parameters_and_their_memory_are_those_of_the_networks() -> None:
     assert target.activation_bytes == 0
 
 
+def test_pixels_as_targets_need_no_target_encoder() -> None:
+    features, pixels = (
+        costs(ENCODER, dataclasses.replace(JEPA, targets=targets), 1, LAYERS, GRID, [0.5])
+        for targets in ("layer_norm", "pixels")
+    )
+    assert pixels[0] == features[0]
+    assert (features[1].operations > 0) and pixels[1].operations == 0
+    assert pixels[2].parameters > features[2].parameters and pixels[2].operations > features[2].operations
+
+
 def test_costs_follow_what_is_computed() -> None:
     def context(visible: float, batch: int = 1, **changes: object) -> tuple[float, float]:
         found = costs(dataclasses.replace(ENCODER, depth=8, **changes), JEPA, batch, LAYERS, GRID, [visible])[0]  # type: ignore[arg-type]

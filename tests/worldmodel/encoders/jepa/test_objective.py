@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.worldmodel.toy import ENCODER, make_clips
 from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.levels import encode_levels, level_blocks
-from worldmodel.encoders.jepa.losses import context_weights, layer_normed
+from worldmodel.encoders.jepa.losses import context_weights, layer_normed, tubelet_pixels
 from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig, regularise, standardise, whiten
 from worldmodel.encoders.vit import token_coordinates
@@ -69,6 +69,28 @@ def test_the_loss_is_its_equation(targets: str, loss: str) -> None:
     assert values["loss"].item() == pytest.approx(np.mean(per_mask), rel=1e-4)
     assert values["prediction"].item() == values["loss"].item()
     assert values["variance"].item() == values["covariance"].item() == 0.0
+
+
+def test_with_pixels_as_targets_the_loss_is_that_of_videomae() -> None:
+    jepa, clips, (mask, _) = make_jepa(targets="pixels", loss="l2"), make_clips(), make_masks()
+    predicted = jepa.predictor(jepa.encoder(clips, mask.visible), mask, 2, Grid(4, 4)).detach()
+    assert predicted.shape[-1] == 2 * 8 * 8 * 3
+    errors = []
+    for clip in range(len(clips)):
+        for place, token in enumerate(mask.hidden[clip].tolist()):
+            t, row, column = token // 16, token % 16 // 4, token % 4
+            part = clips[clip, 2 * t : 2 * t + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].double()
+            wanted = (part - part.mean((0, 1, 2))) / part.std((0, 1, 2))
+            errors.append((predicted[clip, place] - wanted.flatten()).pow(2).mean())
+    values = jepa(clips, [mask])
+    assert values["loss"].item() == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    values["loss"].backward()
+    assert all(p.grad is not None for p in jepa.encoder.parameters())
+    assert all(p.grad is None for p in jepa.target.parameters())
+
+
+def test_tubelets_of_one_colour_are_no_target() -> None:
+    assert tubelet_pixels(torch.full((1, 2, 8, 8, 3), 0.3), 2, 8).abs().max() < 1e-3
 
 
 def test_a_constant_prediction_costs_its_distance_to_the_targets() -> None:
@@ -191,7 +213,12 @@ def test_regularisation_enters_with_its_weights() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"loss": "l3"}, "l1, l2"), ({"targets": "raw"}, "standardise"), ({"predictor_heads": 5}, "predictor_width")],
+    [
+        ({"loss": "l3"}, "l1, l2"),
+        ({"targets": "raw"}, "standardise"),
+        ({"targets": "pixels", "levels": 2}, "pixels need 1 and 0"),
+        ({"predictor_heads": 5}, "predictor_width"),
+    ],
 )
 def test_impossible_options_are_refused(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):

@@ -96,6 +96,13 @@ def test_with_a_canonical_recording_the_target_sees_that() -> None:
         assert target is not None and torch.equal(target, to_unit_range(torch.from_numpy(FRAMES[rows])))
 
 
+def test_the_encoder_that_is_trained_is_kept() -> None:
+    task = make_task()
+    assert task.kept is task.module.target
+    task.module = Jepa(ENCODER, JepaConfig(predictor_width=16, predictor_depth=1, predictor_heads=2, targets="pixels"))
+    assert task.kept is task.module.encoder
+
+
 def test_context_and_canonical_clip_are_mirrored_alike() -> None:
     task = make_task(jitter=0.0, canonical_share=0.0)
     task._canonical = draw_clips

@@ -1,0 +1,1 @@
+"""Short clips of moving objects whose labels only the motion shows."""
