@@ -23,6 +23,8 @@ COMMANDS = {
     "pretrain": "pretrain",
     "train": "train",
     "probe": "probe",
+    "features": "features",
+    "export": "export",
     "decode": "decode",
     "landmarks": "landmarks",
     "inverse": "inverse",

@@ -47,7 +47,7 @@ ROOMS: dict[str, set[str]] = {
 COMMANDS_OF_OURS = {
     "envs.collect", "envs.goal", "planning.calibrate", "planning.compare", "planning.display", "planning.evaluate",
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
-    "worldmodel.decode",
+    "worldmodel.decode", "worldmodel.export", "worldmodel.features",
     "worldmodel.landmarks",
     "planning.remember", "worldmodel.inverse",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",

@@ -34,10 +34,14 @@ from worldmodel.core.options import from_config
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.data.videos.items import ReadingConfig
 from worldmodel.decode import DecodeOptions
+from worldmodel.encoders.export.rows import RowConfig
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.export import ExportOptions
+from worldmodel.features import FeatureOptions
 from worldmodel.inverse import InverseOptions
 from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
@@ -58,6 +62,8 @@ COMMANDS: dict[str, type[Any]] = {
     "compare": CompareConfig,
     "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
+    "export": ExportOptions,
+    "features": FeatureOptions,
     "goal": GoalImageConfig,
     "landmarks": LandmarkOptions,
     "inverse": InverseOptions,
@@ -82,6 +88,8 @@ SECTIONS: dict[str, type[Any]] = {
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,
+    "reading": ReadingConfig,
+    "rows": RowConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
     "planner.proposals": ProposalConfig,

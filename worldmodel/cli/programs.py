@@ -31,6 +31,8 @@ PROGRAMS: Final = {
     "pretrain": Program("worldmodel.pretrain", "learn a frozen encoder from the recorded frames", "pretrain"),
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
+    "features": Program("worldmodel.features", "write an encoder's features, for other programs", "features"),
+    "export": Program("worldmodel.export", "write an encoder in the ONNX format, for programs without torch", "export"),
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "landmarks": Program("worldmodel.landmarks", "find sub-goals for far goals in a recording", "landmarks"),
     "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),

@@ -65,6 +65,16 @@ def is_there(folder: Path) -> bool:
         raise UserError(f"no checkpoint can be at {str(folder)!r:.80}: {reason}") from error
 
 
+def kind_of(folder: Path) -> str | None:
+    """The kind of the checkpoint in `folder`, unchecked; None if there is none that can be read."""
+    try:
+        with regular_file(folder / "config.json", _MOST_CONFIG) as file:
+            kind = parse_json(file.read(_MOST_CONFIG), str(folder)).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over names and values of all parameters and buffers."""
     digest = hashlib.sha256()

@@ -1,6 +1,7 @@
 """The base classes of encoders, which cut images into patches and turn each patch into a token.
 
-Shapes: `B` images, `H, W` their height and width, `N` tokens of an image (rows times columns), `D` numbers in each.
+Shapes: `B` images or clips, `T` frames of a clip, `H, W` height and width, `N` tokens of an image (rows times columns),
+`D` numbers in each.
 """
 
 from __future__ import annotations
@@ -85,3 +86,15 @@ class Encoder(nn.Module):
     def encode_frames(self, pixels: Tensor) -> Tensor:
         """Images, uint8 `[B, H, W, 3]`, → tokens `[B, N, D]`, row by row. `patch_size` must divide H and W."""
         raise NotImplementedError(type(self).__name__)
+
+    @property
+    def tubelet_frames(self) -> int:
+        """Frames of a clip that share a token. An encoder of single images has 1."""
+        return 1
+
+    def encode_tubelets(self, clips: Tensor) -> Tensor:
+        """Clips, uint8 `[B, T, H, W, 3]`, → tokens `[B, F, N, D]` of F tubelets. T is a multiple of `tubelet_frames`.
+
+        An encoder of videos attends to the whole clip. Others encode every frame by itself.
+        """
+        return self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])

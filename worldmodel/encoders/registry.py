@@ -192,6 +192,15 @@ def load_encoder(folder: Path, cameras: Sequence[CameraSpec]) -> Encoder:
     return encoder.eval().requires_grad_(False)
 
 
+def made_for(folder: Path) -> tuple[CameraSpec, ...]:
+    """The images that the encoder in `folder` was made for. Raises UserError for a folder without one."""
+    stored = checkpoint.read_config(folder, "encoder")
+    try:
+        return _cameras_of(stored.config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise stored.not_described(error) from error
+
+
 def _cameras_of(config: Mapping[str, Any]) -> tuple[CameraSpec, ...]:
     """The images that a stored encoder was made for, either of an environment or of videos."""
     if "environment" in config:

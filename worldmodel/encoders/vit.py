@@ -210,3 +210,12 @@ class VisionTransformer(Encoder):
         """
         frames = 1 if self.still is not None else self.config.tubelet_frames
         return self(pixels[:, None].expand(-1, frames, -1, -1, -1))
+
+    @property
+    def tubelet_frames(self) -> int:
+        """See `Encoder.tubelet_frames`."""
+        return self.config.tubelet_frames
+
+    def encode_tubelets(self, clips: Tensor) -> Tensor:
+        """See `Encoder.encode_tubelets`."""
+        return self(clips).unflatten(1, (clips.shape[1] // self._tubelet_frames(clips), -1))

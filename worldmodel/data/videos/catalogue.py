@@ -145,6 +145,12 @@ def survey(
     return found
 
 
+def catalogue_file(folder: Path, source: Path, root: Path | None) -> Path:
+    """The file in `folder` for the catalogue of the videos at `source`."""
+    key = hashlib.sha256(f"{source.absolute()}\n{root}".encode(errors="surrogateescape")).hexdigest()[:12]
+    return folder / f"videos.{key}.sqlite"
+
+
 def _nothing(source: Path, found: Catalogue) -> str:
     if found.refused:
         count = found.refused.total()

@@ -104,6 +104,15 @@ class Vjepa2(ForeignEncoder):
         prepared = self.prepare(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         return self.network(prepared)
 
+    @property
+    def tubelet_frames(self) -> int:
+        """See `Encoder.tubelet_frames`."""
+        return self.config.tubelet_frames
+
+    def encode_tubelets(self, clips: Tensor) -> Tensor:
+        """See `Encoder.encode_tubelets`."""
+        return self.encode_clips(clips).unflatten(1, (clips.shape[1] // self.config.tubelet_frames, -1))
+
 
 def _is_2_1(tensors: Mapping[str, Tensor]) -> bool:
     return "patch_embed_img.proj.weight" in tensors

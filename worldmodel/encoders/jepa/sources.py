@@ -24,7 +24,7 @@ from worldmodel.data.clips import ClipConfig, ClipSampler, FrameClips, Split, sp
 from worldmodel.data.store.files import address_in
 from worldmodel.data.store.layout import image_column
 from worldmodel.data.store.reader import TrajectoryStore, recovered_path
-from worldmodel.data.videos.catalogue import survey
+from worldmodel.data.videos.catalogue import catalogue_file, survey
 from worldmodel.data.videos.clips import VideoConfig, WorkerClips
 from worldmodel.data.videos.draws import Mix, Source, StoreRows, StoreSource, VideoSource
 from worldmodel.data.videos.listing import SUFFIXES, is_list, require_there
@@ -259,10 +259,10 @@ class MixedClips(PretrainSource):
         """Look at all videos of a place. Returns its identity."""
         videos, clips = self._options.videos, self._options.clips
         root = None if videos.root is None else Path(videos.root)
-        key = hashlib.sha256(f"{Path(place).absolute()}\n{root}".encode(errors="surrogateescape")).hexdigest()[:12]
+        file = catalogue_file(self._catalogues, Path(place), root)
         self._catalogues.mkdir(parents=True, exist_ok=True)
         with self._counting("look at videos") as progress:
-            catalogue = survey(Path(place), root, self._catalogues / f"videos.{key}.sqlite", self._workers, progress)
+            catalogue = survey(Path(place), root, file, self._workers, progress)
         self._opened.enter_context(closing(catalogue))
         source = VideoSource(catalogue, clips, videos.short)
         done = "their last frame is repeated" if videos.short == "repeat" else "they are left out"
