@@ -50,6 +50,7 @@ from worldmodel.models.inverse.network import InverseConfig
 from worldmodel.models.inverse.training import InverseData
 from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
+from worldmodel.models.tuning import TuningConfig
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
 from worldmodel.train import TrainOptions
@@ -97,6 +98,7 @@ SECTIONS: dict[str, type[Any]] = {
     "pretrain": PretrainConfig,
     "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
+    "tuning": TuningConfig,
     "videos": VideoConfig,
 }
 # Read beside the dataclass: what env and planner are called, and the evaluations to compare.
