@@ -64,9 +64,9 @@ COMMANDS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
 # The name that a dependency is installed by, where it is not the one that it is imported by.
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra", "rerun-sdk": "rerun"}
 # Needed by a dependency that does not declare it, or only as an extra (see pyproject.toml).
-IMPORTED_BY_OTHERS = {"packaging", "s3fs", "tensorboard"}
+IMPORTED_BY_OTHERS = {"onnx", "onnxscript", "packaging", "s3fs", "tensorboard"}
 # Extras that the packages themselves import, where somebody asks for it.
-EXTRAS = ("formats", "remote", "s3", "view")
+EXTRAS = ("formats", "onnx", "remote", "s3", "view")
 
 
 def _modules(**sources: str) -> dict[str, Module]:

@@ -59,10 +59,10 @@ class _Resize(nn.Module):
     def __init__(self, size: tuple[int, int], wanted: tuple[int, int], method: str) -> None:
         super().__init__()
         for name, before, after in zip(("rows", "columns"), size, wanted, strict=True):
-            # Every pixel by itself, along one side of a picture that is one pixel wide.
-            single = torch.eye(before)[:, None, :, None]
-            resized = F.interpolate(single, (after, 1), mode=method, antialias=True, align_corners=False)
-            self.register_buffer(name, resized[:, 0, :, 0].T.contiguous())
+            # The columns of an identity are pixels by themselves. (torch mistakes the strides of one-pixel images.)
+            single = torch.eye(before)[None, None]
+            resized = F.interpolate(single, (after, before), mode=method, antialias=True, align_corners=False)
+            self.register_buffer(name, resized[0, 0].contiguous())
 
     def forward(self, planes: Tensor) -> Tensor:
         """Planes `[B, 3, H, W]` → `[B, 3, h, w]`, from 0 to 1."""
