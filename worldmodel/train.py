@@ -105,6 +105,7 @@ class Beginning:
         seed, tuning = sections.trainer.seed, read_tuning(config)
         encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed)
         made_from = {"encoder_hash": encoder.identity()}
+        family.shapes(sections, encoder.config)  # refuses what does not fit, before the folder is made
         if not tuning.is_on:
             return cls(encoder, family.stages(sections, store, split), made_from)
         if family.tuned_stages is None:

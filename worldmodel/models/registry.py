@@ -79,6 +79,7 @@ FAMILIES: Final[Registry[Family]] = Registry(
     {
         "keypoint": "worldmodel.models.keypoint.family:KEYPOINT",
         "tokens": "worldmodel.models.tokens.family:TOKENS",
+        "vjepa2_ac": "worldmodel.models.vjepa2_ac.family:VJEPA2_AC",
     },
     Family,
 )
