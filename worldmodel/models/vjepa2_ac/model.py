@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.tokens.predictor import Cache
 from worldmodel.models.vjepa2_ac.pose import POSE_SIZE, moved
 from worldmodel.models.vjepa2_ac.predictor import AcConfig, AcPredictor
+
+# Keys and values of the samples that are imagined at once. The official predictor has 50 MB of them for every frame.
+_MOST_CACHED: Final = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +151,11 @@ class AcModel(WorldModel):
 
     def _imagine_row(self, latent: AcLatent, actions: Tensor) -> AcLatent:
         """Frames `[S, H, ·]` after each of `actions [S, H, 7]`, from one robot's `latent [1, ·]`."""
+        together = max(1, _MOST_CACHED // self.predictor.cached_bytes(actions.shape[1]))
+        return AcLatent.cat([self._imagine(latent, part) for part in actions.split(together)])
+
+    def _imagine(self, latent: AcLatent, actions: Tensor) -> AcLatent:
+        """The same for as many samples as fit into memory at once."""
         samples, cache = len(actions), None
         tokens, pose = latent.tokens.expand(samples, -1, -1), latent.pose.expand(samples, -1)
         frames = []

@@ -114,6 +114,10 @@ class AcPredictor(nn.Module):
         self.places = self._places()
         return self
 
+    def cached_bytes(self, frames: int) -> int:
+        """Size of the keys and values of one sequence of `frames`, in single precision [bytes]."""
+        return 2 * 4 * self.config.depth * frames * len(self.places) * self.config.width
+
     def _places(self) -> Tensor:
         """(t, y, x) of a group's tokens within their frame, `[G, 3]`. Columns are stretched to as many as rows."""
         patches = token_coordinates(1, self.grid).float()

@@ -65,6 +65,15 @@ def test_a_rollout_feeds_frames_and_poses_back() -> None:
     torch.testing.assert_close(tokens[-1].mean(-1), torch.zeros(1, 16), atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_samples_that_do_not_fit_into_memory_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    latent, actions = model.observe(None, observe_rows(ARM, 2, 0), None), draw_actions(ARM, 2, 5, 3)
+    together = model.imagine(latent, actions)
+    monkeypatch.setattr("worldmodel.models.vjepa2_ac.model._MOST_CACHED", 2 * model.predictor.cached_bytes(3))
+    torch.testing.assert_close(model.imagine(latent, actions).tokens, together.tokens, atol=1e-5, rtol=1e-5)
+
+
 def test_a_planner_finds_actions_toward_what_the_model_imagines() -> None:
     model = make_model()
     seen = observe_rows(ARM, 1, 0)
