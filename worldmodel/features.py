@@ -12,7 +12,7 @@ from typing import Any
 
 from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console, shown
-from worldmodel.cli.progress import counting
+from worldmodel.cli.progress import Steps, counting
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_folder
@@ -134,8 +134,12 @@ def main(config: Config) -> None:
             console.print(f"{count:,} rows of {of_row} numbers, {count * bytes_per_row / 1e6:,.1f} MB, to {folder}")
             writer.write_items((item, items.name(item), int(n)) for item, n in enumerate(items.frames))
             pieces = Pieces(items, rows.frames_per_piece, rows.batch_size, workers)
-            with counting("features", "rows") as progress:
-                write(RowMaker(encoder, rows, items, device), pieces, writer, lambda done: progress(done, count))
+            steps = Steps("rows", stays=False)
+            steps.begin("features", writer.rows, count)
+            try:
+                write(RowMaker(encoder, rows, items, device), pieces, writer, steps.step)
+            finally:
+                steps.end()
         report(writer, folder)
 
 
