@@ -26,6 +26,8 @@ COMMANDS = {
     "probe": "probe",
     "physics": "physics",
     "physics_clips": "physics_clips",
+    "features": "features",
+    "export": "export",
     "decode": "decode",
     "landmarks": "landmarks",
     "inverse": "inverse",

@@ -32,8 +32,8 @@ select_packages() {
         "$2" "$work/$1"
 }
 
-compile base 3.11 dev formats remote s3 view
-compile all 3.11.5 dev formats remote s3 view docs # what formats the documentation wants 3.11.5
+compile base 3.11 dev formats remote s3 view onnx
+compile all 3.11.5 dev formats remote s3 view onnx docs # what formats the documentation wants 3.11.5
 # PyPI's torch, and what it brings along on Linux, are apart: without a GPU the CPU build takes their place.
 names base | grep -E '^(torch|triton|cuda-.*|nvidia-.*)$' >"$work/torch.names"
 names base | grep -vxF -f "$work/torch.names" >"$work/base.names"

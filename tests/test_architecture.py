@@ -50,8 +50,7 @@ COMMANDS_OF_OURS = {
     "envs.collect", "envs.goal", "envs.physics_clips", "planning.calibrate", "planning.compare", "planning.display",
     "planning.evaluate",
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
-    "worldmodel.decode",
-    "worldmodel.physics",
+    "worldmodel.decode", "worldmodel.export", "worldmodel.features", "worldmodel.physics",
     "worldmodel.landmarks",
     "planning.remember", "worldmodel.inverse",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",
@@ -68,9 +67,9 @@ COMMANDS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
 # The name that a dependency is installed by, where it is not the one that it is imported by.
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra", "rerun-sdk": "rerun"}
 # Needed by a dependency that does not declare it, or only as an extra (see pyproject.toml).
-IMPORTED_BY_OTHERS = {"packaging", "s3fs", "tensorboard"}
+IMPORTED_BY_OTHERS = {"onnx", "onnxscript", "packaging", "s3fs", "tensorboard"}
 # Extras that the packages themselves import, where somebody asks for it.
-EXTRAS = ("formats", "remote", "s3", "view")
+EXTRAS = ("formats", "onnx", "remote", "s3", "view")
 
 
 def _modules(**sources: str) -> dict[str, Module]:

@@ -36,12 +36,16 @@ from worldmodel.core.options import from_config
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
 from worldmodel.data.videos.clips import VideoConfig
+from worldmodel.data.videos.items import ReadingConfig
 from worldmodel.data.videos.labelled import LabelledConfig
 from worldmodel.decode import DecodeOptions
+from worldmodel.encoders.export.rows import RowConfig
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
 from worldmodel.encoders.probes.grid import GridConfig
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.export import ExportOptions
+from worldmodel.features import FeatureOptions
 from worldmodel.inverse import InverseOptions
 from worldmodel.landmarks import LandmarkOptions
 from worldmodel.models.decoder.network import DecoderConfig
@@ -50,6 +54,7 @@ from worldmodel.models.inverse.network import InverseConfig
 from worldmodel.models.inverse.training import InverseData
 from worldmodel.models.landmarks.landmarks import LandmarkConfig
 from worldmodel.models.registry import FAMILIES
+from worldmodel.models.tuning import TuningConfig
 from worldmodel.physics import PhysicsOptions
 from worldmodel.pretrain import PretrainOptions
 from worldmodel.probe import ProbeOptions
@@ -65,6 +70,8 @@ COMMANDS: dict[str, type[Any]] = {
     "compare": CompareConfig,
     "decode": DecodeOptions,
     "evaluate": EvaluateConfig,
+    "export": ExportOptions,
+    "features": FeatureOptions,
     "goal": GoalImageConfig,
     "landmarks": LandmarkOptions,
     "inverse": InverseOptions,
@@ -93,6 +100,8 @@ SECTIONS: dict[str, type[Any]] = {
     "landmarks": LandmarkConfig,
     "manifest": ManifestConfig,
     "planner": ControllerConfig,
+    "reading": ReadingConfig,
+    "rows": RowConfig,
     "planner.objective": ObjectiveConfig,
     "planner.options": CEMConfig,
     "planner.proposals": ProposalConfig,
@@ -100,6 +109,7 @@ SECTIONS: dict[str, type[Any]] = {
     "pretrain": PretrainConfig,
     "sub_goals": HierarchyConfig,
     "trainer": TrainerConfig,
+    "tuning": TuningConfig,
     "videos": VideoConfig,
     "windows": WindowConfig,
 }

@@ -12,7 +12,7 @@ import torch
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting, run_to_end
-from worldmodel.core.checkpoint import weights_hash
+from worldmodel.core.checkpoint import stored_hash, weights_hash
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
@@ -26,6 +26,7 @@ from worldmodel.encoders.registry import choose_encoder
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.registry import FAMILIES, Family, load_model
 from worldmodel.models.stages import Stage, TrainingContext
+from worldmodel.models.tuning import TuningConfig
 from worldmodel.training.recordings import load_cameras, open_recording
 from worldmodel.training.runs import describe_run, first_difference, is_finished, open_run
 from worldmodel.training.trainer import TrainerConfig
@@ -61,6 +62,16 @@ def choose_family(config: Config) -> tuple[Family, Config]:
     return FAMILIES.get(chosen), config
 
 
+def read_tuning(config: Config) -> TuningConfig:
+    """The section `tuning`. Raises UserError for options that do not fit."""
+    return from_config(TuningConfig, config["tuning"], "tuning")
+
+
+def with_influence(config: Config) -> Config:
+    """The options that determine the model. Runs from before there was tuning do not name it."""
+    return config if read_tuning(config).is_on else {key: config[key] for key in config if key != "tuning"}
+
+
 def _require_memory(sections: Any) -> None:
     """Raises UserError for batches that no family could hold."""
     for field in dataclasses.fields(sections):
@@ -90,19 +101,34 @@ class Beginning:
     def anew(
         cls, options: TrainOptions, config: Config, family: Family, sections: Any, store: TrajectoryStore, split: Split
     ) -> Beginning:
-        """Random weights on the encoder `encoder_from`. Raises UserError for one that cannot be used."""
-        seed = sections.trainer.seed
+        """Random weights on the encoder `encoder_from`. Raises UserError for one that cannot be used, or tuned."""
+        seed, tuning = sections.trainer.seed, read_tuning(config)
         encoder = choose_encoder(options.encoder_from, config["encoder"], store.spec.cameras, seed)
-        return cls(encoder, family.stages(sections, store, split), {"encoder_hash": encoder.identity()})
+        made_from = {"encoder_hash": encoder.identity()}
+        family.shapes(sections, encoder.config)  # refuses what does not fit, before the folder is made
+        if not tuning.is_on:
+            return cls(encoder, family.stages(sections, store, split), made_from)
+        if family.tuned_stages is None:
+            able = ", ".join(name for name in FAMILIES.names() if FAMILIES.get(name).tuned_stages is not None)
+            raise UserError(
+                f"tuning.encoder={tuning.encoder} with family={family.name}, which imagines the encoder's own tokens: "
+                f"expected family={able}, or tuning.encoder=none"
+            )
+        tuning.require_fit(encoder)
+        return cls(encoder, family.tuned_stages(sections, store, split, tuning), made_from)
 
     @classmethod
-    def further(cls, init_from: str, family: Family, sections: Any, store: TrajectoryStore, split: Split) -> Beginning:
+    def further(
+        cls, init_from: str, tuning: TuningConfig, family: Family, sections: Any, store: TrajectoryStore, split: Split
+    ) -> Beginning:
         """The model `init_from`, whose encoder and perception stay.
 
         Raises:
             UserError: for a checkpoint that cannot be read or does not fit, and for a family whose training cannot go
                 on from one.
         """
+        if tuning.is_on:
+            raise UserError(f"tuning.encoder={tuning.encoder} with init_from={init_from}: expected none, as it stays")
         if family.further_stages is None:
             able = ", ".join(name for name in FAMILIES.names() if FAMILIES.get(name).further_stages is not None)
             raise UserError(f"init_from={init_from} with family={family.name}: expected family={able}, or no init_from")
@@ -146,9 +172,9 @@ def main(config: Config) -> None:
     if options.init_from is None:
         begun = Beginning.anew(options, config, family, sections, store, split)
     else:
-        begun = Beginning.further(options.init_from, family, sections, store, split)
+        begun = Beginning.further(options.init_from, read_tuning(config), family, sections, store, split)
     cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
-    description = describe_run(config, store=store.identity, **begun.made_from)
+    description = describe_run(with_influence(config), store=store.identity, **begun.made_from)
     open_run(folder, description)
     following = next_command("planning.run", out="checkpoint")
     if not config["env"].get("simulated", True):
@@ -177,7 +203,8 @@ def main(config: Config) -> None:
     )
     for stage in begun.stages:
         stage.run(context)
-    model.save(folder, description)
+    tuned = {"tuned_encoder_hash": stored_hash(model.encoder)} if read_tuning(config).is_on else {}
+    model.save(folder, {**description, **tuned})
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 
 

@@ -33,6 +33,8 @@ PROGRAMS: Final = {
     "train": Program("worldmodel.train", "learn a world model on the frozen encoder", "train"),
     "probe": Program("worldmodel.probe", "measure an encoder's features with linear probes", "probe"),
     "physics": Program("worldmodel.physics", "compare the surprise at possible and impossible clips", "physics"),
+    "features": Program("worldmodel.features", "write an encoder's features, for other programs", "features"),
+    "export": Program("worldmodel.export", "write an encoder in the ONNX format, for programs without torch", "export"),
     "decode": Program("worldmodel.decode", "learn to show what a world model imagines", "decode"),
     "landmarks": Program("worldmodel.landmarks", "find sub-goals for far goals in a recording", "landmarks"),
     "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),

@@ -12,6 +12,7 @@ files also wrote the digest. Therefore sizes are bounded before memory is alloca
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -95,10 +96,7 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
         half: store matrices as float16 (half the size). Statistics and vectors stay float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (_halved(value) if half and value.ndim >= 2 and not name.endswith("mean") else value).cpu().contiguous()
-        for name, value in module.state_dict().items()
-    }
+    tensors = {name: _stored(name, value, half).cpu().contiguous() for name, value in module.state_dict().items()}
     content = to_bytes(tensors)
     values = _plain({"format_version": FORMAT_VERSION, "kind": kind, **config})
     (folder / "config.json").unlink(missing_ok=True)
@@ -106,6 +104,18 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], module: nn.Module, 
         file.write(content)
     with replacing(folder / "config.json") as file:
         file.write(_text({"digest": _digest(values, hashlib.sha256(content).hexdigest()), **values}))
+
+
+def stored_hash(module: nn.Module) -> str:
+    """`weights_hash` of `module` as it is after `save` with `half` and loading."""
+    stored = copy.deepcopy(module)
+    tensors = {name: _stored(name, value, True).float() for name, value in module.state_dict().items()}
+    stored.load_state_dict(tensors)
+    return weights_hash(stored)
+
+
+def _stored(name: str, value: Tensor, half: bool) -> Tensor:
+    return _halved(value) if half and value.ndim >= 2 and not name.endswith("mean") else value
 
 
 def _halved(value: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def attend_in_turn(
         tokens = spatial(tokens, angles, _same(frame))
         return temporal(tokens, angles, _same(place))
     # Frames, and then places, become rows of the batch, so that nothing outside of the groups is computed.
-    batch = len(tokens)
+    batch = tokens.shape[0]  # and not `len`, which would fix it in an exported graph
     turned = None if angles is None else angles.expand(batch, -1, -1).unflatten(1, (frames, -1))
     by_frame = tokens.unflatten(1, (frames, -1))
     after = spatial(by_frame.flatten(0, 1), None if turned is None else turned.flatten(0, 1), None)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.data.clips import ClipSampler, rows_of
+from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.features import FeatureCacheKey, Frames, encode_frames, encode_store
 from worldmodel.encoders.variation import VariationConfig, VariedFrames
 from worldmodel.models.compression import Compression, CompressionConfig
@@ -112,20 +113,36 @@ class FeatureStage(Stage):
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
+        if not self._is_fitted:
+            self._fit(context, self._compression(context.model))
+        self.encode(context, context.encoder, context.encoder_hash)
+
+    def variation(self, model: Any) -> VariationConfig:
+        """How varied images are made for `model`."""
+        return self._variation(model)
+
+    def encode(self, context: TrainingContext, encoder: Encoder, encoder_hash: str, prefix: str = "") -> None:
+        """Encode all frames, and varied images of some of them.
+
+        Args:
+            context: what all stages share.
+            encoder: the encoder, on the device of the training.
+            encoder_hash: its hash.
+            prefix: begins the names of the files that keep the features.
+        """
         store, compression = context.store, self._compression(context.model)
         frames: Frames = context.frames[self._camera]
         aligned = frames if self._aligned is None else self._aligned(context.model, frames)
-        if not self._is_fitted:
-            self._fit(context, compression)
         grid = context.encoder.config.grid_of(store.spec.camera(self._camera))
         shape = (store.num_rows, grid.tokens, compression.channels)
-        key = FeatureCacheKey(store.identity, context.encoder_hash, weights_hash(compression), *shape)
+        key = FeatureCacheKey(store.identity, encoder_hash, weights_hash(compression), *shape)
         if aligned is not frames:
             key = dataclasses.replace(key, variation="aligned")
-        path = camera_folder(context, self._camera) / "features.npy"
+        folder = camera_folder(context, self._camera)
+        path = folder / f"{prefix}features.npy"
         with context.counting("encode frames") as progress:
-            self.tokens = encode_store(context.encoder, compression, aligned, key, path, context.device, progress)
-        self.varied = self._vary(context, key, compression)
+            self.tokens = encode_store(encoder, compression, aligned, key, path, context.device, progress)
+        self.varied = self._vary(context, encoder, key, compression, folder / f"{prefix}varied.npy")
 
     def _fit(self, context: TrainingContext, compression: Compression) -> None:
         """Fit the compression to some frames of the training episodes."""
@@ -138,7 +155,9 @@ class FeatureStage(Stage):
         kept = compression.fit(tokens)
         context.say(f"{compression.channels} channels per token keep {kept:.1%} of what changes in the features")
 
-    def _vary(self, context: TrainingContext, key: FeatureCacheKey, compression: Compression) -> VariedTokens:
+    def _vary(
+        self, context: TrainingContext, encoder: Encoder, key: FeatureCacheKey, compression: Compression, path: Path
+    ) -> VariedTokens:
         """Encode varied images of every so many frames."""
         config = self._variation(context.model)
         if not config.every:
@@ -147,7 +166,6 @@ class FeatureStage(Stage):
         varied = VariedFrames(context.frames[self._camera], rows, config, context.seed)
         described = json.dumps([dataclasses.asdict(config), context.seed])
         key = dataclasses.replace(key, rows=len(rows), variation=described)
-        path = camera_folder(context, self._camera) / "varied.npy"
         with context.counting("encode varied frames") as progress:
-            tokens = encode_store(context.encoder, compression, varied, key, path, context.device, progress)
+            tokens = encode_store(encoder, compression, varied, key, path, context.device, progress)
         return VariedTokens(tokens, config.every)

@@ -23,6 +23,7 @@ from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import PatchGrid
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.stages import Stage
+from worldmodel.models.tuning import TuningConfig
 
 # The family of checkpoints that name none, which were made before families existed.
 FIRST_FAMILY: Final = "keypoint"
@@ -47,6 +48,7 @@ class Family:
             None for a family without them.
         further_stages: as `stages`, for a model with the weights of a finished training. None for a family whose
             training cannot go on from one.
+        tuned_stages: as `stages`, of a training that also tunes the encoder. None for a family that cannot.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Family:
     stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]]
     from_format_1: Callable[[Mapping[str, Any]], tuple[dict[str, Any], Callable[[str], str]]] | None = None
     further_stages: Callable[[Any, TrajectoryStore, Split], Sequence[Stage]] | None = None
+    tuned_stages: Callable[[Any, TrajectoryStore, Split, TuningConfig], Sequence[Stage]] | None = None
 
     def read_options(self, config: Mapping[str, Any]) -> Any:
         """An instance of `config` from the sections of a command's options. Raises UserError for what does not fit."""
@@ -76,6 +79,7 @@ FAMILIES: Final[Registry[Family]] = Registry(
     {
         "keypoint": "worldmodel.models.keypoint.family:KEYPOINT",
         "tokens": "worldmodel.models.tokens.family:TOKENS",
+        "vjepa2_ac": "worldmodel.models.vjepa2_ac.family:VJEPA2_AC",
     },
     Family,
 )

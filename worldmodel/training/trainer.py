@@ -14,9 +14,10 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,10 @@ class TrainingTask(abc.ABC):
             UserError: for a task that cannot.
         """
         raise UserError(f"compile '{backend}': expected null, since this training cannot be compiled")
+
+    def slower(self) -> tuple[Sequence[nn.Parameter], float]:
+        """Parameters with a lower learning rate, and that rate as a fraction of the others'. By default, none."""
+        return (), 1.0
 
     def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
         """Called after every step of the optimiser."""
@@ -134,6 +139,14 @@ def _told_once() -> Iterator[None]:
         threading.excepthook = show
 
 
+def _groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """Groups of the optimiser. Only matrices decay."""
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "decays": True},
+        {"params": [p for p in parameters if p.ndim < 2], "decays": False, "weight_decay": 0.0},
+    ]
+
+
 class Trainer:
     """Runs a task to the end of its schedule, from the last checkpoint in the run's folder.
 
@@ -154,10 +167,11 @@ class Trainer:
         self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
         task.module.to(device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
-        self._groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "decays": True},
-            {"params": [p for p in trained if p.ndim < 2], "decays": False, "weight_decay": 0.0},
-        ]
+        slow, rate = task.slower()
+        slow_ids = {id(p) for p in slow}
+        self._groups = _groups([p for p in trained if id(p) not in slow_ids])
+        if slow:
+            self._groups += [{**group, "rate": rate} for group in _groups(list(slow))]
         beta1, beta2 = config.betas
         self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
         self.step = 0
@@ -218,7 +232,7 @@ class Trainer:
         config = self.config
         rate, decay = learning_rate_at(self.step, config), weight_decay_at(self.step, config)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
             group["weight_decay"] = decay if group["decays"] else 0.0
         values = self._backward()
         parameters = [p for g in self.optimiser.param_groups for p in g["params"]]

@@ -131,6 +131,10 @@ class ForeignEncoder(Encoder):
             network._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[3]` of the channels, of images from 0 to 1, with which they are normalised."""
+        return torch.tensor(_MEAN), torch.tensor(_STD)
+
     def prepare(self, pixels: Tensor) -> Tensor:
         """Images, uint8 `[B, H, W, 3]`, resized and normalised, float `[B, H', W', 3]`."""
         grid = self.config.grid(*pixels.shape[1:3])
@@ -139,7 +143,7 @@ class ForeignEncoder(Encoder):
         if list(planes.shape[2:]) != size:
             # Bicubic interpolation overshoots at edges. An image has no pixels below black or above white.
             planes = F.interpolate(planes, size, mode=self.resize, antialias=True, align_corners=False).clamp_(0, 1)
-        mean, std = (torch.tensor(numbers, device=pixels.device) for numbers in (_MEAN, _STD))
+        mean, std = (numbers.to(pixels.device) for numbers in self.statistics())
         return (rearrange(planes, "b c h w -> b h w c") - mean) / std
 
     def encode_frames(self, pixels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Shapes: `B` images, `H, W` their height and width, `N` tokens of an image, `D` w
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -100,6 +101,7 @@ class Dinov2Network(nn.Module):
     def __init__(self, config: Dinov2Config) -> None:
         super().__init__()
         self.config = config
+        self._grid = (config.position_side, config.position_side)  # that of `positions`
         self.patch = nn.Linear(3 * config.patch_size**2, config.width)
         self.first = nn.Parameter(torch.zeros(1 + config.registers, config.width))
         self.positions = nn.Parameter(torch.zeros(config.position_side**2, config.width))
@@ -118,16 +120,23 @@ class Dinov2Network(nn.Module):
         patches = rearrange(images, "b (y p) (x q) c -> b (y x) (p q c)", p=side, q=side)
         embedded = self.patch(patches)
         places = self._positions(images.shape[1] // side, images.shape[2] // side).to(embedded.dtype)
-        first = self.first.to(embedded.dtype).expand(len(images), -1, -1)
+        first = self.first.to(embedded.dtype).expand(images.shape[0], -1, -1)
         tokens = torch.cat([first, embedded + places], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)[:, len(self.first) :]
 
+    def fitted(self, rows: int, columns: int) -> Dinov2Network:
+        """The same network for images of one grid only. It shares all weights but the positions, which are resized."""
+        fitted = copy.copy(self)
+        fitted._grid, fitted._parameters = (rows, columns), dict(self._parameters)
+        fitted.positions = nn.Parameter(self._positions(rows, columns).detach(), requires_grad=False)
+        return fitted
+
     def _positions(self, rows: int, columns: int) -> Tensor:
         """The learned positions `[N, D]`, resized to the grid of an image."""
         side = self.config.position_side
-        if (rows, columns) == (side, side):
+        if (rows, columns) == self._grid:
             return self.positions
         plane = self.positions.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
         # The models with registers were trained with antialiasing, the others without.

@@ -11,6 +11,7 @@ from worldmodel.models.keypoint.format_1 import upgraded
 from worldmodel.models.keypoint.further import make_further_stages
 from worldmodel.models.keypoint.model import KeypointConfig, KeypointModel
 from worldmodel.models.keypoint.stages import KeypointOptions, make_stages
+from worldmodel.models.keypoint.tuning import make_tuned_stages
 from worldmodel.models.registry import Family
 
 
@@ -25,4 +26,6 @@ def build(spec: EnvironmentSpec, values: Mapping[str, Any]) -> KeypointModel:
     return KeypointModel(spec, KeypointConfig.from_dict(values, spec.cameras))
 
 
-KEYPOINT: Final = Family("keypoint", KeypointOptions, shapes, build, make_stages, upgraded, make_further_stages)
+KEYPOINT: Final = Family(
+    "keypoint", KeypointOptions, shapes, build, make_stages, upgraded, make_further_stages, make_tuned_stages
+)

@@ -102,10 +102,10 @@ class KeypointTask(TrainingTask):
         rows, config = self._pairs(step), self._config
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
-        original = tokens
+        original = tokens = self._seen(rows[:, 0], tokens)
         changed = torch.from_numpy(self._varied.are_there(rows[:, 0])).to(self._device)
         if bool(changed.any()):
-            tokens = self._with_varied(tokens, rows[:, 0])
+            tokens = self._with_varied(tokens, rows[:, 0], step)
         raw = encoder(tokens)
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
         noise = torch.randn(raw.shape, generator=generator).to(self._device)
@@ -122,7 +122,11 @@ class KeypointTask(TrainingTask):
             loss = loss + config.align_weight * values["align"]
         return {"loss": loss, **values}
 
-    def _with_varied(self, tokens: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def _seen(self, rows: NDArray[np.int64], tokens: Tensor) -> Tensor:
+        """What the state of `rows [B]` is computed from `[B, N, C]`: here their `tokens`, which are the targets too."""
+        return tokens
+
+    def _with_varied(self, tokens: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
         """`tokens [B, N, C]` of `rows [B]`, from varied images where there are some."""
         there = self._varied.are_there(rows)
         varied = torch.from_numpy(self._varied.tokens[self._varied.at(rows[there])]).to(self._device).float()
@@ -143,10 +147,10 @@ class KeypointTask(TrainingTask):
         size = 64 * self._config.frames_per_episode
         for start in range(0, len(self._held_out), size):
             rows = self._held_out[start : start + size]
-            tokens, here = self._load(rows[:, 0])
-            encoder = self.module.encoder
+            wanted, here = self._load(rows[:, 0])
+            encoder, tokens = self.module.encoder, self._seen(rows[:, 0], wanted)
             decoded = self.module.decoder(encoder(tokens), here)
-            errors.append(torch.stack([self._within_episodes(x) for x in (decoded - tokens, tokens)], dim=1))
+            errors.append(torch.stack([self._within_episodes(x) for x in (decoded - wanted, wanted)], dim=1))
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
         read, true = torch.cat(robots, dim=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,18 @@ class Samplers:
         )
 
 
-def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
-    """All stages, in their order. Raises UserError when no episode is long enough."""
+def make_stages(
+    options: KeypointOptions,
+    store: TrajectoryStore,
+    split: Split,
+    keypoint_stage: Callable[[str, KeypointOptions, Samplers, FeatureStage], KeypointStage] | None = None,
+) -> Sequence[Stage]:
+    """All stages, in their order. `keypoint_stage` makes that of the keypoints.
+
+    Raises:
+        UserError: when no episode is long enough.
+    """
+    keypoints_of = KeypointStage if keypoint_stage is None else keypoint_stage
     samplers = Samplers.of(store, split, options)
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
     if options.state.alignment:
@@ -117,7 +127,7 @@ def make_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) 
         features[camera] = FeatureStage(
             camera, options.compression, of_camera, functools.partial(_variation, camera, options)
         )
-        keypoints = KeypointStage(camera, options, samplers, features[camera])
+        keypoints = keypoints_of(camera, options, samplers, features[camera])
         views.append(AppearanceStage(camera, options, keypoints))
         stages += [features[camera], keypoints, views[-1]]
     if options.state.novelty:
@@ -175,12 +185,25 @@ class KeypointStage(Stage):
 
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
-        config, options = self._options.state_trainer, self._options.state_training
         view, proprio = model_of(context).view(self._camera), standardised_proprio(context)
-        seed, together, samplers = config.seed, options.frames_per_episode, self._samplers
+        task = self._make_task(context, proprio)
+        folder = camera_folder(context, self._camera) / "keypoints"
+        context.train(task, self._options.state_trainer, self.name, "state_trainer", folder)
+        encoder = view.keypoints.requires_grad_(False)
+        self._finish(context)
+        tokens, varied, device = self._features.tokens, self._features.varied, context.device
+        encoder.to(device)
+        with context.counting("raw states") as progress:
+            self.raw, self.robot_read = encode_tokens(encoder, tokens, device, progress)
+            self.varied_raw, _ = encode_tokens(encoder, varied.tokens, device, progress)
+        self.varied = varied
+
+    def _make_task(self, context: TrainingContext, proprio: Tensor) -> KeypointTask:
+        """The training on the features of all frames, and on standardised proprioception `[R, P]`."""
+        config, options, samplers = self._options.state_trainer, self._options.state_training, self._samplers
+        view, seed, together = model_of(context).view(self._camera), config.seed, options.frames_per_episode
         torch.manual_seed(seed)
-        encoder = view.keypoints.requires_grad_(True)
-        module = KeypointAutoencoder(encoder, view.compression.channels, proprio.shape[1])
+        view.keypoints.requires_grad_(True)
 
         def pairs(step: int) -> NDArray[np.int64]:
             rows = samplers.pairs.sample(step, config.batch_size, together).rows
@@ -189,16 +212,17 @@ class KeypointStage(Stage):
         groups = max(1, context.held_out // together)
         held_out = samplers.held_out_pairs.sample(0, groups * together, together).rows
         reported = neighbours(held_out, np.random.default_rng(seed))
-        tokens, device = self._features.tokens, context.device
-        varied = self._features.varied
-        task = KeypointTask(module, options, tokens, varied, proprio, pairs, reported, seed, device)
-        folder = camera_folder(context, self._camera) / "keypoints"
-        context.train(task, config, self.name, "state_trainer", folder)
-        encoder.requires_grad_(False)
-        with context.counting("raw states") as progress:
-            self.raw, self.robot_read = encode_tokens(encoder, tokens, device, progress)
-            self.varied_raw, _ = encode_tokens(encoder, varied.tokens, device, progress)
-        self.varied = varied
+        tokens, varied = self._features.tokens, self._features.varied
+        return self._task(context, options, tokens, varied, proprio, pairs, reported, seed, context.device)
+
+    def _task(self, context: TrainingContext, *given: Any) -> KeypointTask:
+        """The task with the arguments `given`, which follow its module."""
+        view = model_of(context).view(self._camera)
+        sizes = view.compression.channels, context.store.spec.proprio_size
+        return KeypointTask(KeypointAutoencoder(view.keypoints, *sizes), *given)
+
+    def _finish(self, context: TrainingContext) -> None:
+        """What follows the training, before all states are computed."""
 
 
 class StatesStage(Stage):

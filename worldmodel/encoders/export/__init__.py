@@ -1,0 +1,1 @@
+"""What others use of a frozen encoder: its features as files, and its network in the ONNX format."""
