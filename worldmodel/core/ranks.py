@@ -72,6 +72,7 @@ class Rank:
         """
         if self.count == 1:
             return batch
+        self.require_divisible("a batch of", len(batch), together)
         grouped = batch.reshape(-1, together, *batch.shape[1:])[self.rows]
         return grouped.reshape(-1, *batch.shape[1:])
 

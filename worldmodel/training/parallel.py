@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -23,11 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from worldmodel.core.errors import choices_message
 from worldmodel.core.ranks import Rank, here
+from worldmodel.training.collectives import make_alike
 
 DDP: Final = "ddp"
 FSDP: Final = "fsdp"
 PARALLEL: Final = (DDP, FSDP)
 Values = dict[str, Tensor]
+# What torch calls the option that sends buffers in every step; renamed in 2.13.
+_NAMES: Final = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS: Final = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class Divisible(Protocol):
@@ -75,18 +79,14 @@ class _Forward(nn.Module):
 
 class _Replicated(Division):
     def __init__(self, module: nn.Module) -> None:
-        # A group of its own, so that averaging gradients never waits for the statistics of a loss, or they for it. The
-        # statistics that are not trained stay alike without being sent in every step.
-        self._wrapped = DistributedDataParallel(
-            _Forward(module), process_group=dist.new_group(), broadcast_buffers=False, find_unused_parameters=True
-        )
+        # A group of its own, so that averaging gradients never waits for the statistics of a loss, or they for it.
+        # Some steps leave some parameters out, such as those with single images. Buffers stay alike once they are.
+        options = {"process_group": dist.new_group(), "find_unused_parameters": True, _SYNC_BUFFERS: False}
+        make_alike(module)
+        self._wrapped = DistributedDataParallel(_Forward(module), **options)
 
     def forward(self, losses: Iterator[Values], is_last: bool) -> Values:
-        with contextlib.ExitStack() as opened, warnings.catch_warnings():
-            if not is_last:
-                opened.enter_context(self._wrapped.no_sync())
-            # Some steps leave some parameters out, such as those with single images, and others do not.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        with contextlib.nullcontext() if is_last else self._wrapped.no_sync():
             values: Values = self._wrapped(losses)
         return values
 
