@@ -33,6 +33,7 @@ _JOIN_S: Final = 300.0  # time that the ranks of a cluster may need to start, wh
 # Time that a collective operation may take [s]. Within a step, ranks wait for each other for much less. What takes
 # longer, such as decoding a recording, is waited for without a limit (`in_turn`).
 _COLLECTIVE_S: Final = 1800.0
+_FAREWELL_S: Final = 5.0  # time for the other ranks to notice that one has failed, where the store goes with that rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,8 @@ class _Company:
     def __init__(self, rank: Rank, store: Any, roll_call: RollCall, machines: int) -> None:
         self.rank, self.store, self.roll_call, self.machines = rank, store, roll_call, machines
         self.meetings = 0  # all ranks count alike, since they run the same command
+        # torchrun holds the store itself. Other launchers leave it to the first rank.
+        self.has_store = rank.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
 
 
 _company: _Company | None = None
@@ -149,7 +152,10 @@ def together(on_lost: Callable[[str], None], patience_s: float = PATIENCE_S) -> 
         company.roll_call.end(FINISHED)
         _leave(company)
     except BaseException as error:
-        _fall_apart(company, error)
+        try:
+            _fall_apart(company, error)
+        finally:
+            company.roll_call.leave(has_store=company.has_store, patience_s=_FAREWELL_S)
         raise
     finally:
         _company = None
@@ -192,8 +198,7 @@ def _join(rank: Rank, on_lost: Callable[[str], None], patience_s: float) -> _Com
 def _leave(company: _Company) -> None:
     import torch.distributed as dist
 
-    if company.rank.is_first:
-        company.roll_call.wait_for_all()
+    company.roll_call.leave(has_store=company.has_store, patience_s=PATIENCE_S)
     dist.destroy_process_group()
 
 

@@ -102,12 +102,19 @@ class RollCall:
         """Wait until another rank has had time to print its line."""
         time.sleep(PERIOD_S)
 
-    def wait_for_all(self) -> None:
-        """Wait until every other rank has ended or is silent. The rank whose process holds the store leaves last."""
-        until = time.monotonic() + self._patience_s
-        while not self._all_ended() and time.monotonic() < until:
-            time.sleep(PERIOD_S / 10)
-            self._look(self._patience_s)
+    def leave(self, *, has_store: bool, patience_s: float) -> None:
+        """This rank will not use the store any more. If its process holds the store, it waits for the others to leave.
+
+        Args:
+            has_store: whether the store goes with this process.
+            patience_s: time that the others have [s].
+        """
+        until = time.monotonic() + patience_s
+        with contextlib.suppress(RuntimeError), self._lock:
+            left = self._store.add("left", 1)
+            while has_store and left < len(self._names) and time.monotonic() < until:
+                time.sleep(PERIOD_S / 20)
+                left = self._store.add("left", 0)
 
     def _all_ended(self) -> bool:
         return all(heard.word in _ENDS for number, heard in enumerate(self._heard) if number != self._number)

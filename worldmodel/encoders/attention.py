@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import torch
@@ -76,14 +76,27 @@ def repeatable(seed: int, rank: Rank = ALONE, clips: int | None = None) -> Itera
             depend on their number.
         clips: clips of the share. A block may see several rows of each.
     """
+    with _drawing(_Drawn(rank, clips)), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _drawing(drawn: _Drawn) -> Iterator[None]:
     global _drawn
-    before, _drawn = _drawn, _Drawn(rank, clips)
+    before, _drawn = _drawn, drawn
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
+        yield
     finally:
         _drawn = before
+
+
+def drawing_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for the forward pass of `checkpoint`, and for the second one, which comes after `repeatable` has ended.
+
+    torch restores the state of its generator for the second pass, and `drop_path` then draws for the same samples.
+    """
+    return nullcontext(), _drawing(_drawn)
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
