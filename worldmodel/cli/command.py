@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib
 import os
 import re
 import sys
@@ -228,14 +229,26 @@ def fail(message: str) -> NoReturn:
 
 
 def _quietly(main: Callable[[Config], None]) -> Callable[[DictConfig], None]:
-    """`main` with its errors ended in one line, before Hydra sees them and prints a traceback of its own."""
+    """`main` with its errors ended in one line, before Hydra sees them and prints a traceback of its own.
+
+    A launcher of Hydra sends the function to other machines. It therefore refers to the command's module by name, since
+    a function of the module that Python runs as `__main__` would be sent with everything that it uses.
+    """
+    spec = getattr(sys.modules[main.__module__], "__spec__", None)
+    module = main.__module__ if spec is None else spec.name
 
     def wrapped(config: DictConfig) -> None:
         with ending_in_one_line(_GOES_ON):
+            importlib.import_module(module).main.__wrapped__(_checked(as_plain(config)))
+
+    def local(config: DictConfig) -> None:
+        with ending_in_one_line(_GOES_ON):
             main(_checked(as_plain(config)))
 
-    wrapped.__module__ = main.__module__
-    return wrapped
+    is_command = getattr(getattr(sys.modules[main.__module__], "main", None), "__wrapped__", None) is main
+    chosen = wrapped if is_command else local
+    chosen.__module__ = main.__module__
+    return chosen
 
 
 def env_selection() -> str:

@@ -184,13 +184,13 @@ def _join(rank: Rank, on_lost: Callable[[str], None], patience_s: float) -> _Com
         # Figures are added on the CPU and gradients where the network is.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         patience = datetime.timedelta(seconds=_COLLECTIVE_S)
-        dist.init_process_group(
-            backend, store=store, rank=rank.number, world_size=rank.count, timeout=patience
-        )
+        dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=patience)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"rank {rank.number} of {rank.count} does not find the others at {address}: {reason}") from error
+        raise UserError(
+            f"rank {rank.number} of {rank.count} does not find the others at {address}: {reason}"
+        ) from error
     roll_call.start()
     return _Company(rank, store, roll_call, machines=sum(local == 0 for local, _, _ in told))
 
@@ -247,7 +247,7 @@ def agreed(make: Callable[[], T]) -> T:
         return made
     _await(key)
     (value,) = json.loads(_company.store.get(key))
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def in_turn(make: Callable[[], T]) -> T:
@@ -267,9 +267,8 @@ def in_turn(make: Callable[[], T]) -> T:
     made = make()
     if turn == 0:
         _company.store.set(f"{key}/0", "")
-    if rank.local == 0:
-        if _company.store.add(f"{key}/machines", 1) == _company.machines:
-            _company.store.set(f"{key}/1", "")
+    if rank.local == 0 and _company.store.add(f"{key}/machines", 1) == _company.machines:
+        _company.store.set(f"{key}/1", "")
     return made
 
 
@@ -280,7 +279,7 @@ def _next_key(what: str) -> str:
 
 
 def _await(key: str) -> None:
-    """Wait for `key` in the store, however long it takes. If the rank that sets it dies, the roll call ends the wait."""
+    """Wait for `key` in the store, however long it takes. If the rank that sets it dies, the roll call ends this one."""
     assert _company is not None
     while not _company.store.check([key]):
         time.sleep(0.05)  # in short waits, so that Ctrl-C is noticed

@@ -36,7 +36,9 @@ def test_rows_that_belong_together_stay_on_one_rank(count: int, groups: int, tog
     batch = torch.arange(count * groups * together)[:, None].expand(-1, 2)
     shares = [Rank(number, count).share(batch, together) for number in range(count)]
     assert all(share.shape == (groups * together, 2) for share in shares)
-    assert all((share[:, 0].view(-1, together) // together == share[::together, :1] // together).all() for share in shares)
+    assert all(
+        (share[:, 0].view(-1, together) // together == share[::together, :1] // together).all() for share in shares
+    )
     assert torch.cat(shares)[:, 0].sort().values.tolist() == list(range(len(batch)))
 
 

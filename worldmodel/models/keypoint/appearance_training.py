@@ -62,7 +62,7 @@ class Groups:
 
     def share(self, rank: Rank) -> Groups:
         """The groups of one of several ranks."""
-        return Groups(*(rank.share(part) for part in (self.anchors, self.partners, self.at_rest)))
+        return Groups(rank.share(self.anchors), rank.share(self.partners), rank.share(self.at_rest))
 
 
 class GroupSampler:
