@@ -279,7 +279,7 @@ def _next_key(what: str) -> str:
 
 
 def _await(key: str) -> None:
-    """Wait for `key` in the store, however long it takes. If the rank that sets it dies, the roll call ends this one."""
+    """Wait for `key` in the store, however long it takes. If the rank that sets it dies, this one ends too."""
     assert _company is not None
     while not _company.store.check([key]):
         time.sleep(0.05)  # in short waits, so that Ctrl-C is noticed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -162,6 +163,8 @@ class PretrainTask(TrainingTask):
         self._config, self._clips, self._probe = config, clips, probe
         self._canonical = canonical
         self._seed, self._device, self._rank = seed, device, ALONE
+        self._drawing: ThreadPoolExecutor | None = None
+        self._ahead: tuple[int, Future[Batch]] | None = None
 
     @property
     def kept(self) -> VisionTransformer:
@@ -198,6 +201,18 @@ class PretrainTask(TrainingTask):
         masks = tuple(mask(batch, layers, grid, rng).rows(own) for mask in kinds)
         return Batch(shown, for_target, mirrored[own] if config.flip else None, light, target_light, masks)
 
+    def _drawn(self, step: int, total: int) -> Batch:
+        """The batch of `step`. On several ranks, a thread draws the next one meanwhile.
+
+        Every rank draws the masks of all ranks, which takes a noticeable part of a step for some thousand clips.
+        """
+        ahead, self._ahead = self._ahead, None
+        is_ready = ahead is not None and ahead[0] == step
+        batch = ahead[1].result() if ahead and is_ready else self._draw(step, step / total if total else 1.0)
+        if self._drawing is not None and step + 1 < total:
+            self._ahead = step + 1, self._drawing.submit(self._draw, step + 1, (step + 1) / total)
+        return batch
+
     def _cut(self, clips: NDArray[np.uint8], length: int | None, is_image: bool) -> NDArray[np.uint8]:
         """Clips of this stretch of the training, or single images."""
         return as_images(clips, self.module.encoder.config.tubelet_frames) if is_image else clips[:, :length]
@@ -209,7 +224,7 @@ class PretrainTask(TrainingTask):
     def losses(self, step: int, total: int, parts: int) -> Iterator[dict[str, Tensor]]:
         """This rank's share of one batch with all masks, in `parts` parts."""
         progress = step / total if total else 1.0
-        for number, part in enumerate(self._draw(step, progress).parts(parts)):
+        for number, part in enumerate(self._drawn(step, total).parts(parts)):
             clips, for_target, masks = part.on(self._device)
             with repeatable(seed_of_step(self._seed + number, step), self._rank, len(clips)):
                 values = self.module(clips, masks, for_target, progress)
@@ -234,6 +249,7 @@ class PretrainTask(TrainingTask):
     def share(self, rank: Rank) -> None:
         """See `TrainingTask.share`."""
         self._rank = rank
+        self._drawing = ThreadPoolExecutor(1, "batches")
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide the weights of both encoders and of the mask predictor among the ranks, block by block."""
