@@ -1,4 +1,4 @@
-"""Planar pushing in scenes where going straight to the goal fails: around a wall, or with two blocks in order.
+"""Planar pushing in scenes where going straight to the goal fails: around a wall, also with another block in the way.
 
 The physics, the camera and the pusher are those of `envs.push`. Lengths are in metres and angles in radians.
 """
@@ -120,7 +120,7 @@ class Layout:
 
 
 class PushSceneEnv(GoalEnv):
-    """Planar pushing at 10 Hz with a wall or two blocks.
+    """Planar pushing at 10 Hz with a wall, two blocks, or both.
 
     Action `[2]`: velocity of the pusher [m/s], each within ±0.4. Proprioception `[2]`: position of the pusher [m].
     State `[N]`: positions (red block x, y [m] and yaw [rad], pusher x, y [m], then the green block, if there is one),
@@ -186,9 +186,9 @@ def _build(layout: Layout) -> mujoco.MjModel:
 class PushSceneTask(Task):
     """The task to bring every block to its position in the goal. The pusher's position does not matter.
 
-    Goals of an evaluation are far (`draw_pair`). With a wall, start and goal of the first block lie on its two sides,
-    so that the straight way ends at the wall. The pusher starts on the block's side. With two blocks, each stands where
-    the other one has to go.
+    Goals of an evaluation are far (`draw_pair`). Start and goal of the first block lie on the two sides of the wall, so
+    that the straight way ends at the wall. The pusher starts on the block's side. A second block stands in the gap. It
+    has to leave before the first one can pass, and its goal is elsewhere.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -213,30 +213,51 @@ class PushSceneTask(Task):
     def draw_pair(self, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
         """See `Task.draw_pair`. Both states are at rest and are drawn by rejection."""
         for _ in range(_DRAWS):
-            start, goal = self._layout.arrange(rng), self._layout.arrange(rng)
+            start = self._layout.arrange(rng)
+            if self._is_beginning(start):
+                break
+        else:
+            return None
+        for _ in range(_DRAWS):
+            goal = self._layout.arrange(rng)
             if self._is_far(start, goal) and not self.is_success(start, goal):
                 return start, goal
         return None
 
-    def _is_far(self, start: Floats, goal: Floats) -> bool:
-        places = [(start[part][:2], goal[part][:2]) for part in self._blocks.values()]
-        # The pusher fits between every block and the walls around the arena, so that no side is out of reach.
-        free = _HALF - BLOCK_WIDTH / 2 - 2 * PUSHER_RADIUS
-        if any((np.abs(place) > free).any() for pair in places for place in pair):
+    def _is_beginning(self, start: Floats) -> bool:
+        """Whether an evaluation may begin at `start [N]`."""
+        red, *green = self._places(start)
+        if not self._is_in_reach(start):
             return False
-        if self._layout.wall_length:
-            # Both ends are behind the wall, on its two sides, and the pusher starts on the block's side.
-            behind = all(place[0] < self._layout.wall_end - BLOCK_WIDTH / 2 for place in places[0])
-            across = places[0][0][1] * places[0][1][1] < 0 < places[0][0][1] * start[_PUSHER][1]
-            if not (behind and across):
-                return False
-        if self._layout.blocks > 1:
-            # Each stands where the other has to go, so that one has to leave the straight way first.
-            (red, red_goal), (green, green_goal) = places
-            in_the_way = max(np.linalg.norm(green - red_goal), np.linalg.norm(red - green_goal)) < BLOCK_WIDTH / 2
-            moves = [np.linalg.norm(there - here) for here, there in places]
-            return bool(in_the_way and min(moves) >= 1.5 * BLOCK_WIDTH)
-        return True
+        if self._layout.wall_length and not (self._is_behind_wall(red) and red[1] * start[_PUSHER][1] > 0):
+            return False
+        return not green or not self._layout.wall_length or self._is_in_gap(green[0])
+
+    def _is_far(self, start: Floats, goal: Floats) -> bool:
+        """Whether going straight from `start [N]` to `goal [N]` fails."""
+        (red, *_), (red_goal, *green_goal) = self._places(start), self._places(goal)
+        if not self._is_in_reach(goal):
+            return False
+        if self._layout.wall_length and not (self._is_behind_wall(red_goal) and red[1] * red_goal[1] < 0):
+            return False
+        # The second block has to leave the gap, and to leave room for the first one.
+        return not green_goal or not self._layout.wall_length or abs(green_goal[0][1]) > BLOCK_WIDTH
+
+    def _places(self, state: Floats) -> list[Floats]:
+        """The position `[2]` of every block in `state [N]`."""
+        return [state[part][:2] for part in self._blocks.values()]
+
+    def _is_in_reach(self, state: Floats) -> bool:
+        """Whether the pusher fits between every block and the walls around the arena. No side is then out of reach."""
+        free = _HALF - BLOCK_WIDTH / 2 - 2 * PUSHER_RADIUS
+        return all(bool((np.abs(place) <= free).all()) for place in self._places(state))
+
+    def _is_behind_wall(self, place: Floats) -> bool:
+        return bool(place[0] < self._layout.wall_end - BLOCK_WIDTH / 2)
+
+    def _is_in_gap(self, place: Floats) -> bool:
+        """Whether a block at `place [2]` stands in the gap so that no other one passes."""
+        return bool(place[0] > self._layout.wall_end and abs(place[1]) < BLOCK_WIDTH / 2)
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
         limit = np.full(2, MAX_SPEED, np.float32)

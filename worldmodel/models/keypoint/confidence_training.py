@@ -20,7 +20,8 @@ from worldmodel.models.keypoint.prediction_training import Recording, load_batch
 _AT_ONCE: Final = 512
 # Added to the variance of every direction of the features, as a share of the mean: those of hardly any would dominate.
 _SHRINKAGE: Final = 0.01
-_REPORTED: Final = (0.5, 0.8, 0.9, 0.95)
+REPORTED: Final = (0.5, 0.8, 0.9, 0.95)  # levels
+_FOLDS: Final = 6  # each is judged by what five sixths of the rollouts say
 
 
 @torch.no_grad()
@@ -56,20 +57,45 @@ def measure_rollouts(
     return torch.cat(errors), disagreement, strangeness
 
 
-def coverage(calibration: Confidence, errors: Tensor, disagreement: Tensor, strangeness: Tensor) -> dict[str, Any]:
+def cross_fitted_coverage(errors: Tensor, disagreement: Tensor, strangeness: Tensor) -> dict[str, Any]:
+    """The coverage of `coverage` on all rollouts `[B, H]`, each judged by a calibration that has not seen its fold.
+
+    Rollouts of one episode follow each other, so that folds share no episode, but for those at their limits.
+    """
+    numbers = torch.arange(len(errors)).tensor_split(_FOLDS)
+    rollouts = (errors, disagreement, strangeness)
+    judged = []
+    for fold in range(_FOLDS):
+        others = torch.cat([part for number, part in enumerate(numbers) if number != fold])
+        calibration = Confidence(errors.shape[1])
+        calibration.fit(*(part[others] for part in rollouts))
+        judged.append(judge(calibration, disagreement[numbers[fold]], strangeness[numbers[fold]]))
+    expected, bounds = (torch.cat(parts, dim=-2) for parts in zip(*judged, strict=True))
+    return coverage(errors, expected, bounds)
+
+
+def judge(calibration: Confidence, disagreement: Tensor, strangeness: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors `[B, H]` that `calibration` expects, and its bounds `[Q, B, H]` at the levels that are reported."""
+    bounds = torch.stack([calibration.bound(disagreement, strangeness, level) for level in REPORTED])
+    return calibration.expected(disagreement, strangeness), bounds
+
+
+def coverage(errors: Tensor, expected: Tensor, bounds: Tensor) -> dict[str, Any]:
     """How many of the errors `[B, H]` are within their bounds, by level and step; and how well doubt tells them apart.
 
-    `auroc`: the probability that the bound of one of the tenth of rollouts with the largest errors is above that of
-    another one, by step. 0.5 is chance.
+    Args:
+        errors: `[B, H]`.
+        expected: errors that were expected, `[B, H]`.
+        bounds: `[Q, B, H]`, at the levels of `REPORTED`.
+
+    Returns:
+        `coverage` by level and step. `auroc` by step: the probability that more was expected of one of the tenth of
+        rollouts with the largest errors than of another one. 0.5 is chance.
     """
-    covered = {
-        str(level): (errors <= calibration.bound(disagreement, strangeness, level)).float().mean(0).tolist()
-        for level in _REPORTED
-    }
-    expected = calibration.expected(disagreement, strangeness)
+    covered = (errors <= bounds).float().mean(1)
     return {
         "rollouts": len(errors),
-        "coverage": covered,
+        "coverage": {str(level): row.tolist() for level, row in zip(REPORTED, covered, strict=True)},
         "auroc": [_auroc(expected[:, step], errors[:, step]) for step in range(errors.shape[1])],
     }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.models.keypoint.confidence import Confidence
-from worldmodel.models.keypoint.confidence_training import coverage
+from worldmodel.models.keypoint.confidence_training import coverage, cross_fitted_coverage, judge
 
 STEPS = 3
 
@@ -37,10 +37,20 @@ def test_bounds_cover_as_often_as_they_say(fitted: Confidence, level: float) -> 
 
 def test_doubt_tells_large_errors_from_small_ones(fitted: Confidence) -> None:
     errors, *doubts = draw(8000, 2)
-    report = coverage(fitted, errors, *doubts)
+    report = coverage(errors, *judge(fitted, *doubts))
     assert min(report["auroc"]) > 0.7 and report["rollouts"] == 8000
     shuffled = errors[torch.randperm(8000, generator=torch.Generator().manual_seed(0))]
-    assert max(coverage(fitted, shuffled, *doubts)["auroc"]) < 0.55
+    assert max(coverage(shuffled, *judge(fitted, *doubts))["auroc"]) < 0.55
+
+
+def test_no_rollout_is_judged_by_a_calibration_that_has_seen_it() -> None:
+    errors, *doubts = draw(6000, 6)
+    report = cross_fitted_coverage(errors, *doubts)
+    assert report["rollouts"] == 6000
+    assert report["coverage"]["0.9"] == pytest.approx([0.9] * STEPS, abs=0.02)
+    # A calibration that had seen the last fold's errors would cover 95 % of all.
+    errors[5000:] *= 100
+    assert max(cross_fitted_coverage(errors, *doubts)["coverage"]["0.95"]) < 5 / 6 + 0.01
 
 
 def test_the_probability_is_the_inverse_of_the_bound(fitted: Confidence) -> None:
