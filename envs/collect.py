@@ -22,11 +22,13 @@ from envs.protocol import Explorer, GoalEnv
 from envs.registry import describe, make_env
 from worldmodel.cli.command import Config, command, next_command, plain_options, stopped
 from worldmodel.cli.console import console
+from worldmodel.cli.programs import as_typed
 from worldmodel.cli.progress import Steps
 from worldmodel.core.files import output_folder
 from worldmodel.core.machine import num_processors, require_memory
 from worldmodel.core.options import from_config
 from worldmodel.core.seeds import FIRST_EVALUATION_SEED
+from worldmodel.core.shards import Shard
 from worldmodel.data import Episode, EpisodeWriter
 from worldmodel.data.inspection import bytes_on_disk
 from worldmodel.data.store.files import require_folder
@@ -44,6 +46,8 @@ class CollectConfig:
         seed: seed of the recording. Episode i depends on (seed, i) alone.
         workers: number of processes, or None for one per processor.
         out: path of the store.
+        shard: part of the episodes that is recorded, such as `3/64`, None for all of them. It has a store of its own,
+            whose path is `place`.
     """
 
     episodes: int
@@ -51,6 +55,7 @@ class CollectConfig:
     seed: int
     workers: int | None
     out: str
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("episode_steps", 1), ("seed", 0), ("workers", 1)):
@@ -62,6 +67,18 @@ class CollectConfig:
             raise ValueError(f"workers {self.workers}: this machine has {num_processors()} processors, at most {most}")
         if not self.out:
             raise ValueError("out is empty: expected a path")
+        if not self.indices:
+            raise ValueError(f"shard {self.shard} of {self.episodes} episodes has none: expected fewer shards")
+
+    @property
+    def indices(self) -> range:
+        """The episodes that are recorded."""
+        return range(self.episodes) if self.shard is None else Shard.read(self.shard).of(self.episodes)
+
+    @property
+    def place(self) -> Path:
+        """The path of the store that is written."""
+        return Path(self.out) if self.shard is None else Shard.read(self.shard).beside(Path(self.out))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +238,9 @@ def collect(config: CollectConfig, env_options: dict[str, Any], shares: Mapping[
             or cannot be written, and for shares that the environment does not accept.
         RuntimeError: if a worker stops early. Committed episodes are kept.
     """
-    require_folder(config.out)
-    output_folder(Path(config.out).parent)
+    path, indices = config.place, config.indices
+    require_folder(path)
+    output_folder(path.parent)
     env = make_env(env_options)
     try:
         env.reset(seed=config.seed)
@@ -237,16 +255,17 @@ def collect(config: CollectConfig, env_options: dict[str, Any], shares: Mapping[
     recording: dict[str, Any] = {"seed": config.seed, "episode_steps": config.episode_steps}
     if shares is not None:
         recording["explore"] = dict(shares)
-    with EpisodeWriter(config.out, spec, recording) as writer:
+    if config.shard is not None:
+        recording["first_episode"] = indices.start
+    with EpisodeWriter(path, spec, recording) as writer:
         present = writer.num_episodes
-        if present >= config.episodes:
-            console.print(f"[green]already recorded[/]: {present} episodes, {config.episodes} asked for")
+        if present >= len(indices):
+            console.print(f"[green]already recorded[/]: {present} episodes, {len(indices)} asked for")
         else:
             if present:
                 console.print(f"going on after {present} episodes")
-            _record_missing(writer, config, env_options, range(present, config.episodes), shares)
+            _record_missing(writer, config, env_options, indices[present:], shares)
         num_episodes, num_rows = writer.num_episodes, writer.num_rows
-    path = Path(config.out)
     console.print(
         f"recording: {path} · {num_episodes} episodes, {num_rows - num_episodes} steps, "
         f"{bytes_on_disk(path) / 1e6:.1f} MB on disk"
@@ -263,11 +282,12 @@ def _record_missing(
     num_workers = config.workers or num_processors()
     began, steps_each = time.monotonic(), config.episode_steps
     progress = Steps(stays=False)
-    progress.begin("recording", indices.start * steps_each, indices.stop * steps_each)
+    before, asked_for = writer.num_episodes, len(config.indices)
+    progress.begin("recording", before * steps_each, asked_for * steps_each)
     try:
         episodes = record_in_parallel(env_options, config.seed, steps_each, indices, num_workers, shares)
         with contextlib.closing(episodes):
-            for done, episode in enumerate(episodes, start=indices.start + 1):
+            for done, episode in enumerate(episodes, start=before + 1):
                 writer.append(episode)
                 progress.step(done * steps_each, f"{done} episodes")
         writer.commit()
@@ -287,7 +307,12 @@ def main(config: Config) -> None:
         collect(options, config["env"], explore.shares)
     except RuntimeError as error:
         raise SystemExit(stopped(str(error))) from error
-    console.print(next_command("worldmodel.pretrain", out="data"))
+    if options.shard is None:
+        console.print(next_command("worldmodel.pretrain", out="data"))
+    else:
+        shards = Path(options.out).with_name(f"{Path(options.out).stem}.*-of-*{Path(options.out).suffix}")
+        line = f"once all shards are there: python -m worldmodel.data merge {shards} {options.out}"
+        console.print(as_typed(line), markup=False)
 
 
 if __name__ == "__main__":

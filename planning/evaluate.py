@@ -52,6 +52,7 @@ from worldmodel.core.device import pick_compile, pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
+from worldmodel.core.shards import Shard, files_of_shards
 from worldmodel.core.spec import EnvironmentSpec
 
 MODEL, ORACLE = "world model", "oracle"
@@ -70,9 +71,12 @@ class EvaluateConfig(EpisodesConfig):
     write_planner: bool
     videos: int
     reality: int
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shard is not None and Shard.read(self.shard) and self.write_planner:
+            raise ValueError(f"write_planner=true with shard={self.shard}: expected no shard, which knows no result")
         if min(self.videos, self.reality) < 0:
             raise ValueError(f"videos={self.videos} reality={self.reality}: numbers from 0 up are accepted")
 
@@ -107,10 +111,23 @@ class Evaluation:
 
     def run(self, title: str, policy: Policy, name: str, key: str) -> list[Episode]:
         """Every episode of `policy`, resumed from its log, with a progress bar."""
-        log = EpisodeLog(RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl")
-        pairs, budget = self.manifest.pairs, self.options.budget
-        with EpisodeProgress(f"{self.spec.env}: {title}", len(pairs), budget) as progress:
-            return run_all(self.envs, pairs, policy, budget, log, progress.update)
+        path = RUNS / self.spec.env / "evaluate" / "episodes" / f"{name}-{key}.jsonl"
+        own = path if self.shard is None else self.shard.beside(path)
+        log = EpisodeLog(own, [other for other in (path, *files_of_shards(path)) if other != own])
+        pairs, budget, indices = self.manifest.pairs, self.options.budget, self.indices
+        with EpisodeProgress(f"{self.spec.env}: {title}", len(indices), budget) as progress:
+            return run_all(self.envs, pairs, policy, budget, log, progress.update, indices)
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of the pairs that this command runs, None for all of them."""
+        return None if self.options.shard is None else Shard.read(self.options.shard)
+
+    @property
+    def indices(self) -> range:
+        """The pairs that this command runs."""
+        count = len(self.manifest.pairs)
+        return range(count) if self.shard is None else self.shard.of(count)
 
     def run_baselines(self, start: NDArray[np.float32] | None) -> dict[str, list[Episode]]:
         """Every episode of the policies that know no goal."""
@@ -145,8 +162,8 @@ def evaluate(config: Config) -> None:
         strategy = with_proposals(strategy, model)
         head = None if options.inverse is None else read_inverse(options.inverse, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
-        envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
-        task = Evaluation(options, settings, envs, spec, manifest, checkpoint)
+        task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
+        task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
         _introduce(task, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)
@@ -155,12 +172,12 @@ def evaluate(config: Config) -> None:
         proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
         further = {**proposed, **_identity(options, sub_goals)}
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **further)
-        out = output_folder(options.out or RUNS / spec.env / "evaluate" / key)
+        out = output_folder(options.out or RUNS / spec.env / "evaluate" / key) if task.shard is None else None
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
         batched_ms = list(policy.plan_ms)
-        plan_ms = measure_plan_ms(env, manifest.pairs[0], policy)
+        plan_ms = measure_plan_ms(env, manifest.pairs[0], policy) if out is not None else []
         if options.oracle:
-            oracle = Oracle(envs, spec, strategy, start)
+            oracle = Oracle(task.envs, spec, strategy, start)
             episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
         if options.baselines:
             episodes |= task.run_baselines(start)
@@ -168,10 +185,21 @@ def evaluate(config: Config) -> None:
             predicting = InversePolicy(model, head, device, manifest.steps_ahead, start)
             decisive = task.key(checkpoint=checkpoint.sha256, inverse=head.identity, device=device.type)
             episodes["inverse"] = task.run("inverse dynamics", predicting, "inverse", decisive)
+        if out is None:
+            _report_shard(task)
+            return
         reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
-        rate = len(envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
-        timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(envs), rate)
+        rate = len(task.envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
+        timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(task.envs), rate)
         _report(task, episodes, timing, reality, out, frozen=manifest_config.seed is None)
+
+
+def _report_shard(task: Evaluation) -> None:
+    console.print(
+        f"shard {task.shard}: {len(task.indices)} of {len(task.manifest.pairs)} pairs are logged in "
+        f"{RUNS / task.spec.env / 'evaluate' / 'episodes'}; once all shards are, the same command without shard joins "
+        "them"
+    )
 
 
 def _identity(options: EvaluateConfig, sub_goals: HierarchyConfig) -> dict[str, Any]:

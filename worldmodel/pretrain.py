@@ -14,10 +14,11 @@ from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.cli.tables import Table, table
 from worldmodel.core.device import pick_device
-from worldmodel.core.errors import UserError
+from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
+from worldmodel.core.ranks import agreed, here
 from worldmodel.core.spec import CameraSpec
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig
@@ -32,8 +33,9 @@ from worldmodel.encoders.jepa.sources import ClipOptions, MixedClips, PretrainSo
 from worldmodel.encoders.jepa.task import PretrainConfig, PretrainTask, bytes_per_clip
 from worldmodel.encoders.registry import save_encoder
 from worldmodel.encoders.vit import EncoderConfig
+from worldmodel.training.parallel import DDP, PARALLEL
 from worldmodel.training.recordings import open_recording
-from worldmodel.training.runs import describe_run, is_finished, open_run
+from worldmodel.training.runs import describe_run, open_or_find_finished
 from worldmodel.training.trainer import Trainer, TrainerConfig
 
 
@@ -50,7 +52,12 @@ class PretrainOptions:
     held_out_fraction: float
     canonical_data: str | None
     canonical_cache: str | None
+    parallel: str = DDP
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.parallel not in PARALLEL:
+            raise ValueError(choices_message("parallel", self.parallel, PARALLEL))
 
     @property
     def is_one_recording(self) -> bool:
@@ -193,6 +200,8 @@ def _show_costs(
 def require_fit(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
     """Raises UserError for options that do not fit each other, or that need more memory than there is."""
     encoder, trainer, levels = sections.encoder, sections.trainer, sections.jepa.levels
+    each = "trainer.batch_size" + (" / trainer.accumulate" if trainer.accumulate > 1 else "")
+    here().require_divisible(each, trainer.batch_size // trainer.accumulate)
     sections.pretrain.require_fit(encoder, cameras, sections.clips.frames)
     if levels > encoder.blocks:
         raise UserError(f"jepa.levels {levels}: expected at most the encoder's number of blocks, {encoder.blocks}")
@@ -201,12 +210,12 @@ def require_fit(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
     require_memory(
         f"trainer.batch_size={trainer.batch_size}",
         trainer.batch_size
-        // trainer.accumulate
+        // (trainer.accumulate * here().count)
         * max(bytes_per_clip(encoder, camera, sections.clips.frames) for camera in cameras),
     )
 
 
-@command("pretrain")
+@command("pretrain", on_ranks=True)
 def main(config: Config) -> None:
     """Train, or resume training, and write the encoder."""
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
@@ -236,10 +245,10 @@ def train(
 ) -> None:
     """Begin, continue or find finished the run in `folder`."""
     description = describe_run(with_influence(given, config), **source.identities())
-    open_run(folder, description)
+    has_finished = agreed(lambda: open_or_find_finished(folder, description))
     renamed = {"data": "data", "cache": "cache"} if given.is_one_recording else {}
     following = next_command("worldmodel.train", **renamed, out="encoder_from")
-    if is_finished(folder):
+    if has_finished:
         console.print(f"already finished: {folder}\n{following}")
         return
 
@@ -249,9 +258,11 @@ def train(
     task = PretrainTask(
         module, sections.pretrain, opened.clips, opened.probe, trainer_config.seed, device, opened.canonical
     )
-    run_to_end(Trainer(task, trainer_config, folder, device), "pretrain")
+    run_to_end(Trainer(task, trainer_config, folder, device, parallel=given.parallel), "pretrain")
     _report(opened.summary())
-    save_jepa(module, folder / "jepa", description)
+    if not here().is_first:
+        return
+    save_jepa(task.module, folder / "jepa", description)
     save_encoder(task.kept, folder, source.made_for, description)
     console.print(f"encoder: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")
 

@@ -18,6 +18,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
+from worldmodel.core.ranks import agreed, here
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.data.clips import Split, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
@@ -27,8 +28,9 @@ from worldmodel.models.contract import WorldModel
 from worldmodel.models.registry import FAMILIES, Family, load_model
 from worldmodel.models.stages import Stage, TrainingContext
 from worldmodel.models.tuning import TuningConfig
+from worldmodel.training.collectives import make_alike
 from worldmodel.training.recordings import load_cameras, open_recording
-from worldmodel.training.runs import describe_run, first_difference, is_finished, open_run
+from worldmodel.training.runs import describe_run, first_difference, open_or_find_finished
 from worldmodel.training.trainer import TrainerConfig
 
 # An item of a batch has at least some frames of some hundred numbers. The families here take 10 to 500 times as much.
@@ -158,7 +160,7 @@ class Beginning:
         return model
 
 
-@command("train")
+@command("train", on_ranks=True)
 def main(config: Config) -> None:
     """Encode the recording once, train or resume training, and write the world model."""
     options = from_config(TrainOptions, plain_options(config), "train")
@@ -175,11 +177,11 @@ def main(config: Config) -> None:
         begun = Beginning.further(options.init_from, read_tuning(config), family, sections, store, split)
     cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
     description = describe_run(with_influence(config), store=store.identity, **begun.made_from)
-    open_run(folder, description)
+    has_finished = agreed(lambda: open_or_find_finished(folder, description))
     following = next_command("planning.run", out="checkpoint")
     if not config["env"].get("simulated", True):
         following = f'next: RobotController("{folder}", goal=...), in docs/robot.md'
-    if is_finished(folder):
+    if has_finished:
         console.print(f"already finished: {folder}\n{following}")
         return
 
@@ -203,6 +205,9 @@ def main(config: Config) -> None:
     )
     for stage in begun.stages:
         stage.run(context)
+        make_alike(model)
+    if not here().is_first:
+        return
     tuned = {"tuned_encoder_hash": stored_hash(model.encoder)} if read_tuning(config).is_on else {}
     model.save(folder, {**description, **tuned})
     console.print(f"world model: {folder}  (log: {folder}/log.jsonl, tensorboard --logdir {folder})\n{following}")

@@ -96,13 +96,16 @@ def run_all(
     budget: int,
     log: EpisodeLog,
     on_progress: OnProgress = lambda steps, episodes: None,
+    indices: Sequence[int] | None = None,
 ) -> list[Episode]:
-    """The episodes of all pairs. Episodes in `log` are taken from it, and the others run, `len(envs)` at a time.
+    """The episodes of all pairs, or of those at `indices`.
+
+    Episodes in `log` are taken from it, and the others run, `len(envs)` at a time.
 
     The other episodes of a batch make no difference to an episode (`planning.controller`), so an interrupted log may
     be resumed with another batch size.
     """
-    resumed = Resumed(log, range(len(pairs)))
+    resumed = Resumed(log, range(len(pairs)) if indices is None else indices)
     on_progress(len(resumed.records) * budget, resumed.records)
     for batch in resumed.batches(len(envs)):
         tasks = [from_pair(env, pairs[index]) for env, index in zip(envs, batch, strict=False)]

@@ -29,6 +29,7 @@ class JsonLog(Generic[T]):
 
     Args:
         path: the file, made with its folder by the first `append`.
+        also: further files with records, which other commands write.
 
     Attributes:
         record: the dataclass of a record. A subclass says which.
@@ -36,14 +37,14 @@ class JsonLog(Generic[T]):
 
     record: type[T]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, also: Sequence[Path] = ()) -> None:
+        self.path, self._also = path, also
 
     def read(self) -> dict[int, T]:
         """Records by index. A line that a crash cut short is ignored."""
         found: dict[int, T] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
+        for path in (*self._also, self.path):
+            for line in path.read_text().splitlines() if path.exists() else ():
                 try:
                     record = self.record(**json.loads(line))
                 except (ValueError, TypeError):

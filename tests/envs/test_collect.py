@@ -29,6 +29,7 @@ from tests.commands import assert_refused, type_in
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.data import StoreError, TrajectoryStore
+from worldmodel.data.store.rewriting import merge
 
 TINY = ("episodes=150", "episode_steps=4", "env.image_size=16", "workers=2")
 
@@ -272,3 +273,25 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_says_one_thing(tmp_path)
     assert process.returncode == 130, err
     assert err == ""
     assert "interrupted" in out
+
+
+def test_merged_shards_are_the_whole_recording(tmp_path, recording, options):
+    for number in (2, 1, 3):
+        collect.collect(config(tmp_path / "data.zarr", shard=f"{number}/3"), options)
+    paths = sorted(tmp_path.glob("data.*-of-003.zarr"))
+    stores = [TrajectoryStore.open(path) for path in paths]
+    assert [store.num_episodes for store in stores] == [1, 2, 2]
+    merged, whole = merge(stores, tmp_path / "data.zarr", lambda done, total: None), TrajectoryStore.open(recording)
+    assert merged.num_episodes == whole.num_episodes == 5
+    assert [merged.digests(episode) for episode in range(5)] == [whole.digests(episode) for episode in range(5)]
+
+
+def test_a_shard_goes_on_and_says_how_it_is_joined(tmp_path):
+    given = ("env=push", "episodes=3", "episode_steps=4", "env.image_size=16", "workers=1", "shard=2/2")
+    ended = type_in(tmp_path, "envs.collect", *given)
+    assert ended.code == 0 and "data.002-of-002.zarr · 2 episodes" in ended.out
+    assert ended.out.splitlines()[-1] == (
+        "once all shards are there: python -m worldmodel.data merge runs/push/data.*-of-*.zarr runs/push/data.zarr"
+    )
+    assert "already recorded" in type_in(tmp_path, "envs.collect", *given).out
+    assert_refused(type_in(tmp_path, "envs.collect", *given, "shard=1/4"), "shard 1/4 of 3 episodes has none")

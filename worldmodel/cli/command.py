@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ from worldmodel.cli.usage import help_text
 from worldmodel.core.configs import CONFIGS
 from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.interrupt import INTERRUPTED, interruptions
+from worldmodel.core.ranks import launched, together
+from worldmodel.core.roll_call import RankLost
 from worldmodel.core.spec import MOST_PIXELS
 from worldmodel.core.text import printable, without_secrets
 
@@ -45,6 +49,7 @@ __all__ = [
 _GOES_ON: Final = "what was finished is kept; the same command goes on from there"
 _BEGINS_ANEW: Final = "the same command begins anew"
 _HELP: Final = ("-h", "--help")
+_TRAININGS: Final = "worldmodel.pretrain and worldmodel.train"
 _FLAGS: Final = {"--dry-run": "dry_run=true"}  # options that are customary as flags
 
 
@@ -53,7 +58,9 @@ def plain_options(config: Config) -> Config:
     return {key: value for key, value in config.items() if not isinstance(value, dict)}
 
 
-def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+def command(
+    config_name: str, *, goes_on: bool = True, on_ranks: bool = False
+) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Make `main(config)` a command with the options of `configs/<config_name>.yaml`, which `--help` prints.
 
     Exit codes are 0 (success), 1 (the run failed, and a message says why), 2 (the user's input cannot be used) and
@@ -62,17 +69,54 @@ def command(config_name: str, *, goes_on: bool = True) -> Callable[[Callable[[Co
     Args:
         config_name: name of the file, without its suffix.
         goes_on: whether the same command continues after an interruption, or starts over.
+        on_ranks: whether torchrun can start the command in several processes that train together. Other commands
+            refuse that.
     """
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def run() -> None:
-            with ending_in_one_line(_GOES_ON if goes_on else _BEGINS_ANEW):
+            with ending_in_one_line(_GOES_ON if goes_on else _BEGINS_ANEW), _ranks() if on_ranks else _alone():
                 _run(config_name, main, [_FLAGS.get(argument, argument) for argument in sys.argv[1:]])
 
         return run
 
     return decorate
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """A context for a command that runs in one process. Raises UserError if torchrun has started several."""
+    rank = launched()
+    if rank.count > 1:
+        if not rank.is_first:
+            raise SystemExit(2)
+        raise UserError(
+            f"{rank.count} processes of this command: expected one, since only the commands of {_TRAININGS} train in "
+            "several (docs/scale.md)"
+        )
+    yield
+
+
+@contextlib.contextmanager
+def _ranks() -> Iterator[None]:
+    """A context in which all processes that torchrun has started train together. Only the first one prints."""
+    with together(_lost) as rank:
+        console.quiet = not rank.is_first
+        try:
+            if rank.count > 1:
+                console.print(f"{rank.count} ranks train together")
+            yield
+        finally:
+            console.quiet = False  # whoever is left to say something now is the one that prints it
+
+
+def _lost(message: str) -> None:
+    """End this process from a thread, since another rank is lost."""
+    console.quiet = False
+    if message:
+        stopped(f"{message}; {_GOES_ON}")
+    os._exit(1)
 
 
 def show_help(config_name: str) -> None:
@@ -151,6 +195,8 @@ def _interrupted(message: str) -> NoReturn:
 
 def _stop_reason(error: Exception) -> str | None:
     """The reason for a failed run, if it is RunStopped or a lack of memory; None for a bug."""
+    if isinstance(error, RankLost):
+        return f"{error}; {_GOES_ON}"
     if isinstance(error, RunStopped):
         return str(error)
     text = " ".join(str(error).split())
@@ -183,14 +229,26 @@ def fail(message: str) -> NoReturn:
 
 
 def _quietly(main: Callable[[Config], None]) -> Callable[[DictConfig], None]:
-    """`main` with its errors ended in one line, before Hydra sees them and prints a traceback of its own."""
+    """`main` with its errors ended in one line, before Hydra sees them and prints a traceback of its own.
+
+    A launcher of Hydra sends the function to other machines. It therefore refers to the command's module by name, since
+    a function of the module that Python runs as `__main__` would be sent with everything that it uses.
+    """
+    spec = getattr(sys.modules[main.__module__], "__spec__", None)
+    module = main.__module__ if spec is None else spec.name
 
     def wrapped(config: DictConfig) -> None:
         with ending_in_one_line(_GOES_ON):
+            importlib.import_module(module).main.__wrapped__(_checked(as_plain(config)))
+
+    def local(config: DictConfig) -> None:
+        with ending_in_one_line(_GOES_ON):
             main(_checked(as_plain(config)))
 
-    wrapped.__module__ = main.__module__
-    return wrapped
+    is_command = getattr(getattr(sys.modules[main.__module__], "main", None), "__wrapped__", None) is main
+    chosen = wrapped if is_command else local
+    chosen.__module__ = main.__module__
+    return chosen
 
 
 def env_selection() -> str:

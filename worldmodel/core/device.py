@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 
 from worldmodel.core.errors import UserError, choices_message
+from worldmodel.core.ranks import Rank, here
 
 
 def pick_device(name: str) -> torch.device:
-    """The device for `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `mps`. Raises UserError if missing."""
+    """The device for `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `mps`. Raises UserError if missing.
+
+    Several ranks of a machine have a GPU each, or share the CPU.
+    """
+    if here().count > 1:
+        return _device_of_rank(name, here())
     available = ["cpu"]
     if torch.cuda.is_available():
         available += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -19,6 +25,18 @@ def pick_device(name: str) -> torch.device:
     if name not in available:
         raise UserError(f"device '{name}' is not on this machine: choose from auto, {', '.join(available)}")
     return torch.device(name)
+
+
+def _device_of_rank(name: str, rank: Rank) -> torch.device:
+    gpus = torch.cuda.device_count()
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device '{name}' for {rank.count} ranks: expected auto, cuda or cpu, since each has its own")
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if rank.local >= gpus:
+        raise UserError(f"this machine has {gpus} GPUs and more ranks: expected one rank for each GPU, or device=cpu")
+    torch.cuda.set_device(rank.local)
+    return torch.device("cuda", rank.local)
 
 
 def pick_compile(choice: str | bool, device: torch.device) -> bool:

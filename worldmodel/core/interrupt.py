@@ -30,8 +30,8 @@ _LINE: Final = b"interrupted: nothing had begun; the same command begins anew\n"
 def until_main(*, is_command: bool | None = None) -> None:
     """From now on, Ctrl-C and SIGTERM end the process in one line, if it is a command of this project.
 
-    For such a process, this also makes waiting threads sleep instead of spin, which must be set before torch is
-    imported.
+    For such a process, this also makes waiting threads sleep instead of spin, and several ranks print errors of torch's
+    libraries only. Both must be set before torch is imported.
 
     Args:
         is_command: whether the process is a command of this project. By default, it is one if `python -m` is about to
@@ -43,6 +43,8 @@ def until_main(*, is_command: bool | None = None) -> None:
         return
     # Two spinning threads make a plan ten times slower if another process uses the processors, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "WORLD_SIZE" in os.environ:  # one of several ranks, each of which would print torch's remarks on itself
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in _SIGNALS:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _leave)

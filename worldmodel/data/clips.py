@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import ALONE, Rank
 
 Indices = NDArray[np.int64]
 _SAME_STRIDE = 0.01  # relative difference that rounded rates have
@@ -197,14 +198,13 @@ class FrameClips:
     """Clips from the decoded frames of a store's cameras (`worldmodel.data.load_camera_frames`).
 
     Each batch is from one camera, since cameras may differ in size, and the cameras take turns. A batch is a function
-    of the sampler's seed, the step and the rank.
+    of the sampler's seed and the step. Each rank has its share of it.
 
     Args:
         frames: by camera, uint8 `[N, H, W, 3]`.
         sampler: selects the rows.
-        batch_size: number of clips, B.
-        rank: rank of this process among `ranks`. Each rank has different batches.
-        ranks: number of processes that train together.
+        batch_size: number of clips of all ranks, B.
+        rank: this process among those that train together.
     """
 
     def __init__(
@@ -212,19 +212,16 @@ class FrameClips:
         frames: Mapping[str, NDArray[np.uint8]],
         sampler: ClipSampler,
         batch_size: int,
-        *,
-        rank: int = 0,
-        ranks: int = 1,
+        rank: Rank = ALONE,
     ) -> None:
-        assert frames and 0 <= rank < ranks
-        self._frames, self._sampler, self._batch_size = dict(frames), sampler, batch_size
-        self._rank, self._ranks = rank, ranks
+        assert frames
+        self._frames, self._sampler, self._batch_size, self._rank = dict(frames), sampler, batch_size, rank
 
     def __call__(self, step: int) -> NDArray[np.uint8]:
-        """The clips for training step `step`, uint8 `[B, L, H, W, 3]`."""
+        """This rank's clips for training step `step`, uint8 `[B / ranks, L, H, W, 3]`."""
         cameras = list(self._frames)
         return self.of(cameras[step % len(cameras)], step)
 
     def of(self, camera: str, step: int) -> NDArray[np.uint8]:
-        """The clips of one camera for training step `step`."""
-        return self._frames[camera][self._sampler.sample(step * self._ranks + self._rank, self._batch_size).rows]
+        """The clips of one camera."""
+        return self._frames[camera][self._rank.share(self._sampler.sample(step, self._batch_size).rows)]

@@ -5,9 +5,10 @@ Shapes: `B` clips, `K` tokens of each, `D` width, `E` width of an attention head
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.encoders.positions import rotate
 
 # Up to this number of tokens, two batched products in bf16 on a CPU take less time than torch's fused attention
@@ -53,12 +55,48 @@ class Attention(nn.Module):
         return self.out(rearrange(attend(query, key, value, allowed), "b h k d -> b k (h d)"))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """Which samples `drop_path` draws for: the share of `rank` in a batch of which it has `clips`."""
+
+    rank: Rank
+    clips: int | None
+
+
+_drawn = _Drawn(ALONE, None)
+
+
 @contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """A context in which `drop_path` depends on `seed` alone. The state of torch's generator is restored at its end."""
-    with torch.random.fork_rng(devices=[]):
+def repeatable(seed: int, rank: Rank = ALONE, clips: int | None = None) -> Iterator[None]:
+    """A context in which `drop_path` depends on `seed` alone. The state of torch's generator is restored at its end.
+
+    Args:
+        seed: seed of all that is drawn.
+        rank: the rank whose share of the batch is encoded. It draws for all ranks, so that a clip's draw does not
+            depend on their number.
+        clips: clips of the share. A block may see several rows of each.
+    """
+    with _drawing(_Drawn(rank, clips)), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _drawing(drawn: _Drawn) -> Iterator[None]:
+    global _drawn
+    before, _drawn = _drawn, drawn
+    try:
+        yield
+    finally:
+        _drawn = before
+
+
+def drawing_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for the forward pass of `checkpoint`, and for the second one, which comes after `repeatable` has ended.
+
+    torch restores the state of its generator for the second pass, and `drop_path` then draws for the same samples.
+    """
+    return nullcontext(), _drawing(_drawn)
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
@@ -67,7 +105,8 @@ def drop_path(branch: Tensor, rate: float) -> Tensor:
     The expected value is unchanged (stochastic depth, arXiv 1603.09382, per sample). The samples are drawn with torch's
     generator for the CPU, whatever the device (`repeatable`).
     """
-    kept = torch.rand(len(branch), 1, 1) >= rate
+    rank, clips = _drawn.rank, _drawn.clips or len(branch)
+    kept = rank.share(torch.rand(len(branch) * rank.count, 1, 1), len(branch) // clips) >= rate
     return branch * (kept / (1 - rate)).to(branch)
 
 

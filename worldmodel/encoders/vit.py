@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from worldmodel.encoders.attention import Attention, Block, attend, initialise
+from worldmodel.encoders.attention import Attention, Block, attend, drawing_again, initialise
 from worldmodel.encoders.base import Encoder, Grid, PatchGrid
 from worldmodel.encoders.factorised import attend_in_turn
 from worldmodel.encoders.positions import (
@@ -198,7 +198,7 @@ class VisionTransformer(Encoder):
         """`tokens [B, K, D]` after the blocks in `part`."""
         for block in self.blocks[part]:
             if self.config.checkpointing and self.training and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, angles, allowed, use_reentrant=False)
+                tokens = checkpoint(block, tokens, angles, allowed, use_reentrant=False, context_fn=drawing_again)
             else:
                 tokens = block(tokens, angles, allowed)
         return tokens

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.checkpoint import weights_hash
+from worldmodel.core.ranks import in_turn
 from worldmodel.data.clips import ClipSampler, rows_of
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.features import FeatureCacheKey, Frames, encode_frames, encode_store
@@ -22,6 +23,7 @@ from worldmodel.encoders.variation import VariationConfig, VariedFrames
 from worldmodel.models.compression import Compression, CompressionConfig
 from worldmodel.models.normaliser import Normaliser
 from worldmodel.models.stages import Stage, TrainingContext
+from worldmodel.training.collectives import make_alike
 
 
 def camera_folder(context: TrainingContext, camera: str) -> Path:
@@ -139,9 +141,9 @@ class FeatureStage(Stage):
         if aligned is not frames:
             key = dataclasses.replace(key, variation="aligned")
         folder = camera_folder(context, self._camera)
-        path = folder / f"{prefix}features.npy"
-        with context.counting("encode frames") as progress:
-            self.tokens = encode_store(encoder, compression, aligned, key, path, context.device, progress)
+        self.tokens = _encode(
+            context, "encode frames", encoder, compression, aligned, key, folder / f"{prefix}features.npy"
+        )
         self.varied = self._vary(context, encoder, key, compression, folder / f"{prefix}varied.npy")
 
     def _fit(self, context: TrainingContext, compression: Compression) -> None:
@@ -153,6 +155,7 @@ class FeatureStage(Stage):
         rows = ClipSampler(store.episode_ends, 1, (1,), context.seed, train).sample(0, count, together).rows.ravel()
         tokens = encode_frames(context.encoder, frames, rows, context.device).unflatten(0, (-1, together))
         kept = compression.fit(tokens)
+        make_alike(compression)  # its hash is in the key of the features
         context.say(f"{compression.channels} channels per token keep {kept:.1%} of what changes in the features")
 
     def _vary(
@@ -166,6 +169,24 @@ class FeatureStage(Stage):
         varied = VariedFrames(context.frames[self._camera], rows, config, context.seed)
         described = json.dumps([dataclasses.asdict(config), context.seed])
         key = dataclasses.replace(key, rows=len(rows), variation=described)
-        with context.counting("encode varied frames") as progress:
-            tokens = encode_store(encoder, compression, varied, key, path, context.device, progress)
+        tokens = _encode(context, "encode varied frames", encoder, compression, varied, key, path)
         return VariedTokens(tokens, config.every)
+
+
+def _encode(
+    context: TrainingContext,
+    title: str,
+    encoder: Encoder,
+    compression: Compression,
+    frames: Frames,
+    key: FeatureCacheKey,
+    path: Path,
+) -> NDArray[np.float16]:
+    """Compressed tokens `[R, N, C]` of `frames`. One rank of a machine, or of all machines, encodes them."""
+
+    def encode() -> NDArray[np.float16]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with context.counting(title) as progress:
+            return encode_store(encoder, compression, frames, key, path, context.device, progress)
+
+    return in_turn(encode)

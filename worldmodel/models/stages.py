@@ -9,11 +9,14 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldmodel.core.files import write_json
+from worldmodel.core.ranks import here
 from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import Encoder
@@ -55,6 +58,11 @@ class TrainingContext:
     counting: Counting
     say: Callable[[str], None]
     run_to_end: Callable[[Trainer, str], None]
+
+    def write(self, report: Any, name: str) -> None:
+        """Write a report to the file `name` in the run's folder. Of several ranks, the first one does."""
+        if here().is_first:
+            write_json(report, self.folder / name, indent=1)
 
     def train(self, task: TrainingTask, config: TrainerConfig, title: str, section: str, folder: Path) -> None:
         """Train `task` to its end, or resume its training.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import in_turn
 from worldmodel.data.frames import load_camera_frames
 from worldmodel.data.store.reader import TrajectoryStore
 
@@ -41,7 +42,13 @@ def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:
 def load_cameras(store: TrajectoryStore, cache: Path, counting: Counting) -> dict[str, NDArray[np.uint8]]:
     """All frames by camera, uint8 `[R, H, W, 3]`. Missing caches are made first, while `counting` shows progress.
 
+    One rank of every machine makes them, or the first rank alone if it shares its files with the others.
+
     Raises: as `worldmodel.data.frames.load_frames`.
     """
-    with counting("decode frames") as progress:
-        return load_camera_frames(store, cache, progress)
+
+    def load() -> dict[str, NDArray[np.uint8]]:
+        with counting("decode frames") as progress:
+            return load_camera_frames(store, cache, progress)
+
+    return in_turn(load)

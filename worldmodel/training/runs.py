@@ -11,7 +11,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import write_json
 from worldmodel.core.text import without_secrets
 
-_WITHOUT_INFLUENCE = ("device", "out")
+_WITHOUT_INFLUENCE = ("device", "out", "parallel")
 
 
 def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]:
@@ -58,6 +58,15 @@ def open_run(folder: Path, description: dict[str, Any]) -> None:
             f"{folder} holds a run with {key}={old}, this command asks for {new}: "
             "repeat the first command to go on, give another out=, or remove the folder"
         )
+
+
+def open_or_find_finished(folder: Path, description: dict[str, Any]) -> bool:
+    """`open_run`, and whether the run has finished already. Of several ranks, only the first one looks.
+
+    Raises: as `open_run`.
+    """
+    open_run(folder, description)
+    return is_finished(folder)
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:

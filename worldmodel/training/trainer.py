@@ -2,17 +2,18 @@
 
 All randomness of a step is a function of (seed, step), and a checkpoint holds parameters, optimiser and step. So a run
 that was killed and resumed ends with the same bits as an uninterrupted one (on the same machine and thread count).
+
+Several ranks (`worldmodel.core.ranks`) train together if a command has joined them. All of them compute and evaluate,
+and the first one logs and writes the checkpoints.
 """
 
 from __future__ import annotations
 
 import abc
 import io
-import json
 import math
 import pickle
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.distributed.device_mesh import DeviceMesh
 
 from worldmodel.core.errors import RunStopped, UserError
-from worldmodel.core.files import naming, replacing
+from worldmodel.core.files import replacing
 from worldmodel.core.progress import Progress, Silent
+from worldmodel.core.ranks import Rank, here
+from worldmodel.training.collectives import average, largest, mean, on_any
+from worldmodel.training.log import JsonlLog, Log, NoLog, told_once
+from worldmodel.training.parallel import DDP, divide, whole
 from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, weight_decay_at
 
 __all__ = ["JsonlLog", "Trainer", "TrainerConfig", "TrainingStopped", "TrainingTask", "cosine", "learning_rate_at"]
@@ -68,6 +73,25 @@ class TrainingTask(abc.ABC):
         """Parameters with a lower learning rate, and that rate as a fraction of the others'. By default, none."""
         return (), 1.0
 
+    def share(self, rank: Rank) -> None:
+        """From now on, `loss` and `losses` compute the part of `rank` in the batch of all ranks.
+
+        The mean of the ranks' losses is the loss of the whole batch. Every rank draws the same random numbers as a rank
+        that is alone. A task whose batches can be divided among ranks overrides this.
+
+        Raises:
+            UserError: for a task whose batches cannot.
+        """
+        raise UserError(f"{rank.count} ranks: expected 1, since the batches of this training cannot be divided")
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the weights of the module among the ranks by `fully_shard` (FSDP2). A task that can overrides this.
+
+        Raises:
+            UserError: for a task that cannot.
+        """
+        raise UserError("parallel 'fsdp': expected ddp, since the weights of this training cannot be divided")
+
     def after_step(self, step: int, total: int) -> None:  # noqa: B027 (optional hook)
         """Called after every step of the optimiser."""
 
@@ -78,40 +102,6 @@ class TrainingTask(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, step: int) -> dict[str, float]:
         """Measures that the loss does not show. Raises TrainingStopped when further training is useless."""
-
-
-class JsonlLog:
-    """Writes one JSON object per line, and the same numbers to TensorBoard."""
-
-    def __init__(self, folder: Path, resume_step: int) -> None:
-        self._path = folder / "log.jsonl"
-        kept = []
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] < resume_step:
-                        kept.append(line)
-                except (json.JSONDecodeError, KeyError):
-                    continue  # a kill cut this line short
-        with replacing(self._path) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
-        self._board_path = folder / "tensorboard"
-        with naming(self._board_path):
-            self._board = SummaryWriter(str(self._board_path), purge_step=resume_step)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Append the `values` of `step`. Numbers that are not finite do not exist in JSON and become null."""
-        rounded = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
-        with naming(self._path), self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
-        with naming(self._board_path):
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush TensorBoard."""
-        with naming(self._board_path):
-            self._board.close()
 
 
 @contextmanager
@@ -126,17 +116,6 @@ def interruptible() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _told_once() -> Iterator[None]:
-    """A context that stops Python from printing errors of TensorBoard's writer thread, which are raised here anyway."""
-    show = threading.excepthook
-    threading.excepthook = lambda error: None if isinstance(error.exc_value, OSError) else show(error)
-    try:
-        yield
-    finally:
-        threading.excepthook = show
 
 
 def _groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
@@ -156,16 +135,29 @@ class Trainer:
         folder: folder of the run.
         device: device of the training.
         section: section of the command's options that `config` comes from.
+        parallel: how several ranks divide the training, `ddp` or `fsdp` (`worldmodel.training.parallel`).
 
     Raises:
-        UserError: when a checkpoint in the folder cannot be resumed.
+        UserError: when a checkpoint in the folder cannot be resumed, and for a task that several ranks cannot divide.
     """
 
     def __init__(
-        self, task: TrainingTask, config: TrainerConfig, folder: Path, device: torch.device, section: str = "trainer"
+        self,
+        task: TrainingTask,
+        config: TrainerConfig,
+        folder: Path,
+        device: torch.device,
+        section: str = "trainer",
+        parallel: str = DDP,
     ) -> None:
         self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
         task.module.to(device)
+        self._path, self.step = folder / "training.pt", 0
+        with self._resuming():
+            state = self._read()
+            if state is not None:
+                task.module.load_state_dict(state["module"])
+        self._division = divide(task, parallel, device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         slow, rate = task.slower()
         slow_ids = {id(p) for p in slow}
@@ -174,26 +166,47 @@ class Trainer:
             self._groups += [{**group, "rate": rate} for group in _groups(list(slow))]
         beta1, beta2 = config.betas
         self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
-        self.step = 0
-        self._path = folder / "training.pt"
-        if self._path.exists():
-            self._load()
+        with self._resuming():
+            if state is not None:
+                self.optimiser.load_state_dict(self._division.scatter(state["optimiser"], self._parameters))
+                self.step = int(state["step"])
+        self._require_same_step()
         if config.compile is not None:
             task.compile(config.compile)
 
-    def _load(self) -> None:
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        """All trained parameters, in the order of the optimiser."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self._path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self._path, map_location=self.device, weights_only=True)
+        return state
+
+    @contextmanager
+    def _resuming(self) -> Iterator[None]:
         try:
-            state = torch.load(self._path, map_location=self.device, weights_only=True)
-            self.task.module.load_state_dict(state["module"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step = int(state["step"])
+            yield
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self._path} cannot be resumed ({reason}); remove {self.folder} to start over") from error
 
+    def _require_same_step(self) -> None:
+        latest = largest({"step": float(self.step), "negative": -float(self.step)})
+        if latest["step"] != -latest["negative"]:
+            raise UserError(
+                f"{self._path} is at step {latest['step']:.0f} for one rank and at {-latest['negative']:.0f} for "
+                "another: expected a folder that all machines share"
+            )
+
     def save(self) -> None:
-        """Write the checkpoint of this step."""
+        """Write the checkpoint of this step. All ranks call it, and the first one writes."""
         state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
+        state = self._division.gather(state)
+        if not here().is_first:
+            return
         content = io.BytesIO()  # torch hides the reason of an error when it writes to a file
         torch.save(state, content)
         with replacing(self._path, one_writer=True) as file:
@@ -215,10 +228,10 @@ class Trainer:
         config, means = self.config, dict[str, Tensor]()
         losses = self.task.losses(self.step, config.steps, config.accumulate)
         self.optimiser.zero_grad(set_to_none=True)
-        for _ in range(config.accumulate):
+        for part in range(config.accumulate):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                values = next(losses)
-            self._require_finite("loss", values["loss"])
+                values = self._division.forward(losses, is_last=part == config.accumulate - 1)
+            self._require_finite("loss", mean(values["loss"].detach()))
             if config.accumulate == 1:
                 values["loss"].backward()
                 return values
@@ -235,16 +248,15 @@ class Trainer:
             group["lr"] = rate * group.get("rate", 1.0)
             group["weight_decay"] = decay if group["decays"] else 0.0
         values = self._backward()
-        parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
         limit = math.inf if config.clip_norm is None else config.clip_norm
-        values["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        values["gradient_norm"] = whole(nn.utils.clip_grad_norm_(self._parameters, limit))
         # A finite loss can have a gradient that is not finite. Clipping would spread it to every parameter.
         self._require_finite("gradient norm", values["gradient_norm"])
         self.optimiser.step()
         self.task.after_step(self.step, config.schedule_steps)
         return values
 
-    @_told_once()
+    @told_once()
     def run(self, title: str, progress: Progress | None = None) -> None:
         """Train to the end, and report to `progress`.
 
@@ -254,19 +266,20 @@ class Trainer:
             TrainingStopped: when the task ends the training, or a loss or gradient is not finite. The last good
                 checkpoint stays.
         """
-        shown = Silent() if progress is None else progress
-        log = JsonlLog(self.folder, self.step)
+        shown = Silent() if progress is None or not here().is_first else progress
+        log = JsonlLog(self.folder, self.step) if here().is_first else NoLog()
         if self.step:
             shown.report(f"going on at step {self.step} of {self.config.steps}")
         try:
             shown.begin(title, self.step, self.config.steps)
             with interruptible() as received:
                 self._run(log, shown, received)
+            self._division.finish()
         finally:
             shown.end()
             log.close()
 
-    def _run(self, log: JsonlLog, progress: Progress, received: list[int]) -> None:
+    def _run(self, log: Log, progress: Progress, received: list[int]) -> None:
         config = self.config
         last_save = last_log = time.monotonic()
         while self.step < config.steps:
@@ -274,11 +287,11 @@ class Trainer:
             self.step += 1
             is_last, figures = self.step == config.steps, ""
             if self.step % config.log_every == 0 or is_last:
-                scalars = {k: v.item() for k, v in values.items()}
+                scalars = average(values)
                 now = time.monotonic()
                 items = config.batch_size * config.log_every / max(now - last_log, 1e-9)
                 last_log = now
-                log.write(self.step - 1, {**scalars, **self.task.figures(), "items_per_s": items})
+                log.write(self.step - 1, {**scalars, **largest(self.task.figures()), "items_per_s": items})
                 figures = f"loss {scalars['loss']:.4f}  {items:.0f} items/s"
             progress.step(self.step, figures)
             if self.step % config.evaluate_every == 0 or is_last:
@@ -286,8 +299,10 @@ class Trainer:
                 log.write(self.step - 1, measured)
                 progress.report(f"step {self.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measured.items()))
                 last_log = time.monotonic()
-            if received or is_last or time.monotonic() - last_save > config.checkpoint_every_s:
+            is_due = is_last or time.monotonic() - last_save > config.checkpoint_every_s
+            is_interrupted, is_due = on_any(bool(received), is_due)  # all ranks save and leave after the same step
+            if is_interrupted or is_due:
                 self.save()
                 last_save = time.monotonic()
-            if received:
+            if is_interrupted:
                 raise KeyboardInterrupt

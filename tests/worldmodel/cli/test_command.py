@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worldmodel.cli.command import Config, command, composed, next_command
+from envs import collect
+from worldmodel.cli.command import Config, _quietly, command, composed, next_command
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.options import from_config
@@ -293,3 +295,9 @@ def test_what_to_type_next_has_no_password() -> None:
     HydraConfig.instance().set_config(composed("pretrain", typed, with_hydra=True))
     line = next_command("worldmodel.train", data="data")
     assert "secret" not in line and "key" not in line and "data='https://***@host/data.zarr?***'" in line
+
+
+def test_a_launcher_of_hydra_can_send_a_command_to_another_machine() -> None:
+    """Only its name is sent. What the module holds, such as the console, cannot be."""
+    sent = cloudpickle.dumps(_quietly(collect.main.__wrapped__))  # type: ignore[attr-defined]
+    assert len(sent) < 4000 and callable(cloudpickle.loads(sent))

@@ -28,8 +28,8 @@ class Draws(Protocol):
     """The clips of every step, as requests to workers."""
 
     @property
-    def batch_size(self) -> int:
-        """Clips per step, B."""
+    def share(self) -> int:
+        """Clips per step of this rank, B."""
 
     def shape_of(self, step: int) -> tuple[int, int, int]:
         """Shape of the clips of a step, `(T, H, W)`."""
@@ -152,7 +152,7 @@ class WorkerClips:
         self._batches.clear()
 
     def _begin(self, step: int) -> _Batch:
-        clips = np.empty((self._draws.batch_size, *self._draws.shape_of(step), 3), np.uint8)
+        clips = np.empty((self._draws.share, *self._draws.shape_of(step), 3), np.uint8)
         filled = tuple(self._threads.submit(self._fill, step, b, clips[b]) for b in range(len(clips)))
         return _Batch(clips, filled)
 

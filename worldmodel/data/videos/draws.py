@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.data.clips import ClipConfig, ClipSampler
 from worldmodel.data.store.layout import image_column
 from worldmodel.data.store.reader import TrajectoryStore
@@ -123,18 +124,17 @@ def request_rows(store: TrajectoryStore, camera: str, episode: int, rows: NDArra
 class Mix:
     """Random clips of several sources, all brought to one size.
 
-    Clip `b` of step `k` on rank `r` depends on (seed, k, r, b) alone, and so does every further clip that takes its
-    place if it cannot be read. A counter-based generator (Philox; Salmon et al. 2011) makes them independent.
+    Clip `b` of step `k` depends on (seed, k, b) alone, and so does every further clip that takes its place if it cannot
+    be read. A counter-based generator (Philox; Salmon et al. 2011) makes them independent.
 
     Attributes:
         sources: what clips are drawn from.
         weights: how likely each source is; they need not add up to 1.
         shape: shape of a clip, `(T, H, W)`.
         augmentation: values of an `AugmentationConfig`, or None for the largest crop in the middle.
-        batch_size: clips per step and rank, B.
+        batch_size: clips per step of all ranks, B.
         seed: seed of the draws.
-        rank: rank of this process among `ranks`.
-        ranks: number of processes that train together.
+        rank: this process among those that train together, each of which has its share of the clips.
     """
 
     sources: Sequence[Source]
@@ -143,16 +143,20 @@ class Mix:
     augmentation: Mapping[str, Any] | None
     batch_size: int
     seed: int
-    rank: int = 0
-    ranks: int = 1
+    rank: Rank = ALONE
+
+    @property
+    def share(self) -> int:
+        """Clips per step of this rank."""
+        return self.batch_size // self.rank.count
 
     def shape_of(self, step: int) -> tuple[int, int, int]:
         """Shape of the clips of a step, `(T, H, W)`."""
         return self.shape
 
     def requests(self, step: int, clip: int) -> Iterator[Request]:
-        """Requests for one clip. Each takes the place of the previous one, which could not be read."""
-        number = (step * self.ranks + self.rank) * self.batch_size + clip
+        """Requests for clip `clip` of this rank. Each takes the place of the previous one, which could not be read."""
+        number = step * self.batch_size + self.rank.number + self.rank.count * clip
         # The second word of the key keeps these draws apart from those of `ClipSampler`.
         rng = np.random.Generator(np.random.Philox(key=self.seed | 1 << 64, counter=number << 192))
         chances = np.array(self.weights, np.float64) / np.sum(self.weights)
@@ -171,13 +175,20 @@ class StoreRows:
         store: the recording.
         sampler: draws the rows of clips.
         frames: frames per clip, T.
-        batch_size: clips per step, B.
+        batch_size: clips per step of all ranks, B.
+        rank: this process among those that train together.
     """
 
     store: TrajectoryStore
     sampler: ClipSampler
     frames: int
     batch_size: int
+    rank: Rank = ALONE
+
+    @property
+    def share(self) -> int:
+        """Clips per step of this rank."""
+        return self.batch_size // self.rank.count
 
     def shape_of(self, step: int) -> tuple[int, int, int]:
         """Shape of the clips of a step, `(T, H, W)`. Cameras take turns."""
@@ -185,7 +196,8 @@ class StoreRows:
         return self.frames, camera.height, camera.width
 
     def requests(self, step: int, clip: int) -> Iterator[Request]:
-        """The request for one clip. Nothing can take its place."""
+        """The request for clip `clip` of this rank. Nothing can take its place."""
         batch = self.sampler.sample(step, self.batch_size)
         camera = self.store.spec.camera_names[step % len(self.store.spec.cameras)]
-        yield request_rows(self.store, camera, int(batch.episodes[clip]), batch.rows[clip])
+        number = self.rank.number + self.rank.count * clip
+        yield request_rows(self.store, camera, int(batch.episodes[number]), batch.rows[number])

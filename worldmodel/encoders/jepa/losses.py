@@ -1,7 +1,8 @@
 """The parts of the V-JEPA losses: normalisation of targets, errors, weights of context tokens, and VICReg's terms.
 
 Shapes: `B` clips, `T` tubelet layers, `N` tokens of a clip in (t, y, x) order, `K` visible and `M` hidden ones, `D`
-features of a token, `R` rows.
+features of a token, `R` rows. Statistics of a batch are over the rows of all ranks
+(`worldmodel.training.collectives`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from worldmodel.core.ranks import here
 from worldmodel.encoders.base import Grid
 from worldmodel.encoders.jepa.masks import Mask
 from worldmodel.encoders.vit import token_coordinates
+from worldmodel.training.collectives import mean, total, variance
 
 LOSSES: Final = ("l1", "l2")
 PIXELS: Final = "pixels"
@@ -75,9 +78,9 @@ def tubelet_pixels(clips: Tensor, frames: int, size: int) -> Tensor:
 
 def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
     """VICReg's variance and covariance terms of `features [R, D]`: equations (1) and (3) of arXiv 2105.04906."""
-    features = features.float() - features.float().mean(0)
-    std = torch.sqrt(features.var(0) + 1e-4)
-    covariance = features.T @ features / (len(features) - 1)
+    features = features.float() - mean(features.float().mean(0))
+    std = torch.sqrt(variance(features) + 1e-4)
+    covariance = total(features.T @ features) / (here().count * len(features) - 1)
     off_diagonal = covariance - torch.diag(covariance.diagonal())
     return F.relu(1 - std).mean(), off_diagonal.pow(2).sum() / features.shape[1]
 
@@ -85,13 +88,13 @@ def regularise(features: Tensor) -> tuple[Tensor, Tensor]:
 def _without_place_means(features: Tensor, frames: int) -> Tensor:
     """`features [B, N, D]` minus each position's mean over clips and time, as `[B, T, positions, D]`."""
     by_place = features.unflatten(1, (frames, -1))
-    return by_place - by_place.mean((0, 1))
+    return by_place - mean(by_place.mean((0, 1)))
 
 
 def standardise(features: Tensor, frames: int) -> Tensor:
     """Remove each position's mean over clips and time from `features [B, N, D]`, and scale features to unit spread."""
     centred = _without_place_means(features, frames)
-    return (centred / centred.pow(2).mean((0, 1, 2)).sqrt().clamp_min(1e-4)).flatten(1, 2)
+    return (centred / mean(centred.pow(2).mean((0, 1, 2))).sqrt().clamp_min(1e-4)).flatten(1, 2)
 
 
 def whiten(features: Tensor, frames: int) -> Tensor:
@@ -99,9 +102,9 @@ def whiten(features: Tensor, frames: int) -> Tensor:
     centred = _without_place_means(features, frames)
     rows = centred.flatten(0, 2)
     # Computed on the CPU, because other devices lack the decomposition or double precision.
-    variances, directions = torch.linalg.eigh((rows.T @ rows / len(rows)).cpu().double())
+    variances, directions = torch.linalg.eigh(mean(rows.T @ rows / len(rows)).cpu().double())
     # Directions with less than a thousandth of the largest variance are noise, and stay small.
     scale = (variances + 1e-3 * variances[-1]).clamp_min(1e-8).rsqrt()
     rows = rows @ ((directions * scale) @ directions.T).to(rows)
-    rows = rows / rows.pow(2).mean().sqrt().clamp_min(1e-4)
+    rows = rows / mean(rows.pow(2).mean()).sqrt().clamp_min(1e-4)
     return rows.unflatten(0, centred.shape[:3]).flatten(1, 2)

@@ -40,6 +40,7 @@ from worldmodel.encoders.vit import (
     to_unit_range,
     token_coordinates,
 )
+from worldmodel.training.parallel import own
 
 __all__ = ["Jepa", "JepaConfig", "MaskPredictor", "regularise", "standardise", "whiten"]
 
@@ -269,4 +270,4 @@ class Jepa(nn.Module):
     def update_target(self, momentum: float) -> None:
         """Move the target encoder toward the context encoder."""
         for target, source in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
-            target.lerp_(source, 1.0 - momentum)
+            own(target).lerp_(own(source), 1.0 - momentum)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import here, in_turn
 from worldmodel.core.spec import CAMERA, CameraSpec, EnvironmentSpec
 from worldmodel.data.augmentation import AugmentationConfig
 from worldmodel.data.clips import ClipConfig, ClipSampler, FrameClips, Split, split_episodes
@@ -43,7 +45,7 @@ class ClipOptions:
     Attributes:
         clips: length and strides of clips.
         videos: options of decoding in other processes.
-        batch_size: clips per step.
+        batch_size: clips per step of all ranks.
         steps: steps of the training.
         seed: seed of the clips and of the choice of frames for the probe.
         probe_frames: frames for the probe.
@@ -156,7 +158,7 @@ class RecordingClips(PretrainSource):
     def open(self) -> OpenedClips:
         options, store = self._options, self._store
         if self._cache is None:
-            draws = StoreRows(store, self._sampler, options.clips.frames, options.batch_size)
+            draws = StoreRows(store, self._sampler, options.clips.frames, options.batch_size, here())
             workers = self._opened.enter_context(Workers(options.videos.workers, options.videos.patience_s))
             clips = self._opened.enter_context(
                 closing(WorkerClips(draws, workers, options.videos.ahead, options.steps))
@@ -165,9 +167,9 @@ class RecordingClips(PretrainSource):
         frames, canonical = load_cameras(store, self._cache, self._counting), None
         if self._canonical is not None and self._canonical_cache is not None:
             of_canonical = load_cameras(self._canonical, self._canonical_cache, self._counting)
-            canonical = FrameClips(of_canonical, self._sampler, options.batch_size)
+            canonical = FrameClips(of_canonical, self._sampler, options.batch_size, here())
         probe = probe_data(store, frames, self._split, options.probe_frames, options.seed)
-        return OpenedClips(FrameClips(frames, self._sampler, options.batch_size), probe, canonical)
+        return OpenedClips(FrameClips(frames, self._sampler, options.batch_size, here()), probe, canonical)
 
 
 class _StoredFrames:
@@ -239,7 +241,7 @@ class MixedClips(PretrainSource):
     def identities(self) -> dict[str, str]:
         found = {place: store.identity for place, store in self._stores.items()}
         for place in self._videos:
-            found[place] = self._survey(place)
+            found[place] = in_turn(functools.partial(self._survey, place))
         each = "\n".join(found[place] for place in self._places)
         return {"files": hashlib.sha256(each.encode()).hexdigest()}
 
@@ -250,8 +252,9 @@ class MixedClips(PretrainSource):
         shape = (options.clips.frames, self.cameras[0].height, self.cameras[0].width)
         values = dataclasses.asdict(self._augmentation)
         draws = Mix(sources, weights, shape, values, options.batch_size, options.seed)
+        # Every rank reads all frames of the probe, since all of them judge the health of the features.
         probe = self._probe(dataclasses.replace(draws, augmentation=None, seed=options.seed + 1))
-        clips = WorkerClips(draws, self._workers, options.videos.ahead, options.steps)
+        clips = WorkerClips(dataclasses.replace(draws, rank=here()), self._workers, options.videos.ahead, options.steps)
         self._opened.enter_context(closing(clips))
         return OpenedClips(clips, probe, summary=clips.describe_refused)
 

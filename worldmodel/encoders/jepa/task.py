@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.spec import CameraSpec
 from worldmodel.encoders.attention import repeatable
@@ -21,11 +25,12 @@ from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, MaskFn, Mult
 from worldmodel.encoders.jepa.objective import Jepa
 from worldmodel.encoders.probe import ProbeData, probe_encoder
 from worldmodel.encoders.vit import EncoderConfig, VisionTransformer
+from worldmodel.training.collectives import mean
 from worldmodel.training.schedules import cosine, linear
 from worldmodel.training.trainer import TrainingStopped, TrainingTask
 
-# `(step) -> uint8 [B, T, H, W, 3]`: the clips of a step, which depend only on its number. All clips of one step have
-# the same size. Another step may have another size.
+# `(step) -> uint8 [B, T, H, W, 3]`: this rank's clips of a step, which depend only on the step's number and the rank.
+# All clips of one step have the same size. Another step may have another size.
 ClipSource = Callable[[int], NDArray[np.uint8]]
 
 
@@ -158,7 +163,9 @@ class PretrainTask(TrainingTask):
         self.module: Jepa = module
         self._config, self._clips, self._probe = config, clips, probe
         self._canonical = canonical
-        self._seed, self._device = seed, device
+        self._seed, self._device, self._rank = seed, device, ALONE
+        self._drawing: ThreadPoolExecutor | None = None
+        self._ahead: tuple[int, Future[Batch]] | None = None
 
     @property
     def kept(self) -> VisionTransformer:
@@ -172,26 +179,42 @@ class PretrainTask(TrainingTask):
         return self.module.target if is_target else self.module.encoder
 
     def _draw(self, step: int, progress: float) -> Batch:
-        """The batch of a step. The order of the draws is fixed, since (seed, step) decides on all of them."""
+        """This rank's share of the batch of a step. The order of the draws is fixed, since (seed, step) decides on all.
+
+        Every rank draws for the clips of all ranks, so that nothing depends on their number.
+        """
         rng = np.random.default_rng([self._seed, step])
         config, length = self._config, self._config.length_at(progress)
         is_image = bool(config.image_share) and rng.random() < config.image_share
         shown = self._cut(self._clips(step), length, is_image)
-        batch, (frames, height, width) = len(shown), shown.shape[1:4]
+        (frames, height, width), own = shown.shape[1:4], self._rank.rows
+        batch = len(shown) * self._rank.count
         mirrored = rng.random(batch) < 0.5
         for_target = target_light = None
         if self._canonical is not None:
             for_target = self._cut(self._canonical(step), length, is_image)
-            as_canonical = rng.random(batch) < config.canonical_share
+            as_canonical = rng.random(batch)[own] < config.canonical_share
             shown = np.where(as_canonical[:, None, None, None, None], for_target, shown)
         if config.two_lights:
-            target_light = Light.draw(batch, config.jitter, config.colour_jitter, rng)
-        light = Light.draw(batch, config.jitter, config.colour_jitter, rng)
+            target_light = Light.draw(batch, config.jitter, config.colour_jitter, rng).rows(own)
+        light = Light.draw(batch, config.jitter, config.colour_jitter, rng).rows(own)
         encoder = self.module.encoder.config
         layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
         kinds = config.image_masks if is_image else config.masks
-        masks = tuple(mask(batch, layers, grid, rng) for mask in kinds)
-        return Batch(shown, for_target, mirrored if config.flip else None, light, target_light, masks)
+        masks = tuple(mask(batch, layers, grid, rng).rows(own) for mask in kinds)
+        return Batch(shown, for_target, mirrored[own] if config.flip else None, light, target_light, masks)
+
+    def _drawn(self, step: int, total: int) -> Batch:
+        """The batch of `step`. On several ranks, a thread draws the next one meanwhile.
+
+        Every rank draws the masks of all ranks, which takes a noticeable part of a step for some thousand clips.
+        """
+        ahead, self._ahead = self._ahead, None
+        is_ready = ahead is not None and ahead[0] == step
+        batch = ahead[1].result() if ahead and is_ready else self._draw(step, step / total if total else 1.0)
+        if self._drawing is not None and step + 1 < total:
+            self._ahead = step + 1, self._drawing.submit(self._draw, step + 1, (step + 1) / total)
+        return batch
 
     def _cut(self, clips: NDArray[np.uint8], length: int | None, is_image: bool) -> NDArray[np.uint8]:
         """Clips of this stretch of the training, or single images."""
@@ -202,14 +225,14 @@ class PretrainTask(TrainingTask):
         return next(self.losses(step, step, 1))
 
     def losses(self, step: int, total: int, parts: int) -> Iterator[dict[str, Tensor]]:
-        """One batch with all masks, in `parts` parts."""
+        """This rank's share of one batch with all masks, in `parts` parts."""
         progress = step / total if total else 1.0
-        for number, part in enumerate(self._draw(step, progress).parts(parts)):
+        for number, part in enumerate(self._drawn(step, total).parts(parts)):
             clips, for_target, masks = part.on(self._device)
-            with repeatable(seed_of_step(self._seed + number, step)):
+            with repeatable(seed_of_step(self._seed + number, step), self._rank, len(clips)):
                 values = self.module(clips, masks, for_target, progress)
             features = values.pop("features")
-            values["target_spread"] = (features - features.mean(0)).pow(2).mean().sqrt()
+            values["target_spread"] = mean((features - mean(features.mean(0))).pow(2).mean()).sqrt()
             yield values
 
     def compile(self, backend: str) -> None:
@@ -225,6 +248,20 @@ class PretrainTask(TrainingTask):
         for part in (self.module.encoder, self.module.target, self.module.predictor):
             for block in part.blocks:
                 block.compile(backend=backend, dynamic=True)
+
+    def share(self, rank: Rank) -> None:
+        """See `TrainingTask.share`."""
+        self._rank = rank
+        self._drawing = ThreadPoolExecutor(1, "batches")
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide the weights of both encoders and of the mask predictor among the ranks, block by block."""
+        for part in (self.module.encoder, self.module.target, self.module.predictor):
+            for block in part.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(part, mesh=mesh)
+        register_fsdp_forward_method(self.module.predictor, "predict_all")
+        fully_shard(self.module, mesh=mesh)
 
     def figures(self) -> dict[str, float]:
         """The figures of a clip source that has some."""

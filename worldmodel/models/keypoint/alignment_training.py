@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.core.files import write_json
 from worldmodel.data.clips import rows_of
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.stages import Stage, TrainingContext
@@ -42,7 +41,7 @@ class AlignmentStage(Stage):
             left = f"{report[camera]['left']:.0%} of a change of the camera is left"
             used = "images are aligned" if alignment.is_reliable else "its background does not serve, and is not used"
             context.say(f"camera {camera}: {left}; {used}")
-        write_json(report, context.folder / "alignment.json", indent=1)
+        context.write(report, "alignment.json")
 
 
 def _some(rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
 from worldmodel.training.trainer import TrainingTask
@@ -58,6 +59,10 @@ class Groups:
     anchors: NDArray[np.int64]
     partners: NDArray[np.int64]
     at_rest: NDArray[np.bool_]
+
+    def share(self, rank: Rank) -> Groups:
+        """The groups of one of several ranks."""
+        return Groups(rank.share(self.anchors), rank.share(self.partners), rank.share(self.at_rest))
 
 
 class GroupSampler:
@@ -153,7 +158,11 @@ class AppearanceTask(TrainingTask):
         self.module: AppearanceEmbedding = module
         self._config, self._raw, self._sampler, self._held_out = config, raw, sampler, held_out
         self._varied = varied
-        self._batch_size, self._device = batch_size, device
+        self._batch_size, self._device, self._rank = batch_size, device, ALONE
+
+    def share(self, rank: Rank) -> None:
+        """See `TrainingTask.share`."""
+        self._rank = rank
 
     def _measure(self, groups: Groups, varied: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Cosines `[G, M, M]` between anchors (on the diagonal with partners), `|e - e'|^2 [G, M]`, and `at_rest`."""
@@ -167,8 +176,9 @@ class AppearanceTask(TrainingTask):
         return cosines, (own - others).pow(2).sum(-1), torch.from_numpy(groups.at_rest).to(self._device)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch."""
-        cosines, apart, at_rest = self._measure(self._sampler.sample(step, self._batch_size), varied=True)
+        """This rank's share of one batch."""
+        groups = self._sampler.sample(step, self._batch_size).share(self._rank)
+        cosines, apart, at_rest = self._measure(groups, varied=True)
         own = torch.arange(cosines.shape[1], device=self._device).expand(len(cosines), -1)
         told_apart = F.cross_entropy(cosines.flatten(0, 1) / self._config.temperature, own.flatten())
         resting = (apart * at_rest).mean()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from worldmodel.core.ranks import here
 from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.features import Frames
@@ -35,6 +36,7 @@ _AT_ONCE = 8192  # frames, which bounds memory
 
 def make_further_stages(options: KeypointOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
     """All stages, in their order. Raises UserError when no episode is long enough."""
+    here().require_divisible("trainer.batch_size", options.trainer.batch_size)
     stages: list[Stage] = []
     views = []
     for camera in store.spec.camera_names:

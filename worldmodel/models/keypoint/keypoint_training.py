@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.keypoints import KeypointEncoder, TokenDecoder, explained_variance
@@ -92,23 +93,31 @@ class KeypointTask(TrainingTask):
         self.module: KeypointAutoencoder = module
         self._config, self._tokens, self._varied, self._proprio = config, tokens, varied, proprio
         self._pairs, self._held_out, self._seed, self._device = pairs, held_out, seed, device
+        self._rank = ALONE
+
+    def share(self, rank: Rank) -> None:
+        """See `TrainingTask.share`."""
+        self._rank = rank
 
     def _load(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         tokens = torch.from_numpy(self._tokens[rows]).to(self._device).float()
         return tokens, self._proprio[rows].to(self._device)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch."""
-        rows, config = self._pairs(step), self._config
+        """This rank's share of one batch. The frames of an episode stay together."""
+        batch, config = self._pairs(step), self._config
+        rows = self._rank.share(batch, config.frames_per_episode)
         (tokens, here), (wanted, there) = self._load(rows[:, 0]), self._load(rows[:, 1])
         encoder = self.module.encoder
         original = tokens = self._seen(rows[:, 0], tokens)
         changed = torch.from_numpy(self._varied.are_there(rows[:, 0])).to(self._device)
-        if bool(changed.any()):
+        num_changed = int(self._varied.are_there(batch[:, 0]).sum())  # of all ranks
+        if num_changed:
             tokens = self._with_varied(tokens, rows[:, 0], step)
         raw = encoder(tokens)
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
-        noise = torch.randn(raw.shape, generator=generator).to(self._device)
+        noise = torch.randn((len(batch), *raw.shape[1:]), generator=generator)
+        noise = self._rank.share(noise, config.frames_per_episode).to(self._device)
         error = self.module.decoder(raw + config.noise * noise, there).float() - wanted
         reconstruction = self._within_episodes(error).mean()
         features = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
@@ -116,11 +125,16 @@ class KeypointTask(TrainingTask):
         robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else reconstruction.new_zeros(())
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
         values = {"reconstruction": reconstruction, "robot": robot}
-        if bool(changed.any()):
+        if num_changed:
             # Both sides learn. If only the varied side did, and it had the smaller features, all would grow forever.
-            values["align"] = (raw[changed] - encoder(original[changed])).pow(2).mean()
+            apart = (raw[changed] - encoder(original[changed])).pow(2)
+            values["align"] = self._mean(apart, num_changed)
             loss = loss + config.align_weight * values["align"]
         return {"loss": loss, **values}
+
+    def _mean(self, rows: Tensor, count: int) -> Tensor:
+        """The part of this rank in the mean of `rows [..., Z]`, of which all ranks together have `count`."""
+        return rows.mean() if self._rank.count == 1 else rows.sum() * self._rank.count / (count * rows.shape[1])
 
     def _seen(self, rows: NDArray[np.int64], tokens: Tensor) -> Tensor:
         """What the state of `rows [B]` is computed from `[B, N, C]`: here their `tokens`, which are the targets too."""

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.files import write_json
 from worldmodel.data.clips import rows_of
 from worldmodel.models.features import FeatureStage
 from worldmodel.models.keypoint.model import KeypointModel
@@ -84,7 +83,7 @@ class NoveltyStage(Stage):
         fit_novelty(model, {camera: [kind[camera] for kind in learned] for camera in self._features})
         held_out = rows_of(ends, split.held_out)
         report = calibrate_novelty(model, self._kinds(held_out, rng) if len(held_out) else learned)
-        write_json({"levels": _REPORTED, **report, "limit": model.novelty_limit}, context.folder / "novelty.json", 1)
+        context.write({"levels": _REPORTED, **report, "limit": model.novelty_limit}, "novelty.json")
         context.say(f"novelty: {ACCEPTED:.1%} of the held-out images are below {model.novelty_limit:.3g}")
 
     def _kinds(self, rows: NDArray[np.int64], rng: np.random.Generator) -> list[dict[str, Tensor]]:

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.predictor import Belief
 from worldmodel.models.reports import error_report, share_won, with_rivals
+from worldmodel.training.collectives import total
 from worldmodel.training.trainer import TrainingTask
 
 # `(step) -> row numbers [B, T]` of the sequences of that step.
@@ -116,7 +118,7 @@ class PredictionTask(TrainingTask):
     ) -> None:
         self.module: KeypointModel = model
         self._config, self._recording, self._train_rows = config, recording, train_rows
-        self._held_out_rows, self._seed, self._device = held_out_rows, seed, device
+        self._held_out_rows, self._seed, self._device, self._rank = held_out_rows, seed, device, ALONE
         heads, blocks = model.config.predictor.heads, len(recording.states) // _BLOCK + 1
         drawn = np.random.default_rng(seed).random((blocks, heads)) < _LEARNED_SHARE
         self._learns = (drawn if heads > 1 else np.ones_like(drawn)).astype(np.float32)
@@ -125,10 +127,14 @@ class PredictionTask(TrainingTask):
         """Load and standardise the sequences at `rows [B, T]`."""
         return load_batch(self.module, self._recording, rows, self._device)
 
+    def share(self, rank: Rank) -> None:
+        """See `TrainingTask.share`."""
+        self._rank = rank
+
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch."""
+        """This rank's share of one batch."""
         with torch.autocast(self._device.type, enabled=False):
-            rows = self._train_rows(step)
+            rows = self._rank.share(self._train_rows(step))
             batch = self.batch(rows)
             start = batch.start()
             if np.random.default_rng([self._seed, step]).random() < _NO_HISTORY:
@@ -146,14 +152,16 @@ class PredictionTask(TrainingTask):
     def _motion_noise(self, step: int, motion: Tensor) -> Tensor:
         """Noise for `motion [B, Z]`."""
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
-        level = self._config.motion_noise * torch.rand(len(motion), 1, generator=generator)
-        return (level * torch.randn(motion.shape, generator=generator)).to(self._device)
+        batch = len(motion) * self._rank.count
+        level = self._config.motion_noise * torch.rand(batch, 1, generator=generator)
+        noise = level * torch.randn((batch, *motion.shape[1:]), generator=generator)
+        return self._rank.share(noise).to(self._device)
 
-    @staticmethod
-    def _error(ahead: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
+    def _error(self, ahead: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
         """Mean error of `ahead [B, K, H, ·]`, of the heads that learn from a sequence, `learns [B, K]`."""
         error = F.smooth_l1_loss(ahead, wanted[:, None].expand_as(ahead), beta=_HUBER_BETA, reduction="none")
-        return (error.mean((2, 3)) * learns).sum() / learns.sum().clamp_min(1)
+        count = total(learns.sum()).clamp_min(1) / self._rank.count  # the same for all ranks
+        return (error.mean((2, 3)) * learns).sum() / count
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -173,11 +181,11 @@ class PredictionTask(TrainingTask):
             errors.append(model.between(ahead, future))
             copies.append(model.between(last.map(lambda part: part[:, None]), future))
             goal = future.map(lambda part: part[:, -1:])
-            ranks.append(self._rank(last, batch.actions[:, 1:], goal, generator))
+            ranks.append(self._recognised(last, batch.actions[:, 1:], goal, generator))
         report = error_report(torch.cat(errors), torch.cat(copies))
         return {**report, "action_ranking": float(torch.cat(ranks).mean())}
 
-    def _rank(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
+    def _recognised(self, belief: Belief, actions: Tensor, goal: Belief, generator: torch.Generator) -> Tensor:
         """`share_won [B]` for the rollouts from `belief`, whose ends are compared with `goal [B, 1, ·]`."""
         candidates = with_rivals(actions, generator)
         ahead = self.module.predictor.rollout(belief.repeat(candidates.shape[1]), candidates)

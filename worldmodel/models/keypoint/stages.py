@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.files import write_json
+from worldmodel.core.ranks import Rank, here
 from worldmodel.data.clips import ClipSampler, Split, rows_of
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.variation import VariationConfig
@@ -78,6 +78,14 @@ class KeypointOptions:
                 f"state_training.frames_per_episode {together}"
             )
 
+    def require_divisible(self, rank: Rank) -> None:
+        """Raises UserError for batches that cannot be divided equally among the ranks."""
+        rank.require_divisible("trainer.batch_size", self.trainer.batch_size)
+        together = self.state_training.frames_per_episode
+        rank.require_divisible("state_trainer.batch_size", self.state_trainer.batch_size, together)
+        groups = max(1, self.appearance_trainer.batch_size // self.appearance_training.group)
+        rank.require_divisible("appearance_trainer.batch_size / appearance_training.group", groups)
+
 
 @dataclasses.dataclass(frozen=True)
 class Samplers:
@@ -116,6 +124,7 @@ def make_stages(
         UserError: when no episode is long enough.
     """
     keypoints_of = KeypointStage if keypoint_stage is None else keypoint_stage
+    options.require_divisible(here())
     samplers = Samplers.of(store, split, options)
     stages: list[Stage] = [StatisticsStage(lambda model: model.normaliser)]
     if options.state.alignment:
@@ -321,7 +330,7 @@ class ConfidenceStage(Stage):
         assert model.calibration is not None
         model.calibration.fit(*rollouts)
         report = cross_fitted_coverage(*rollouts)
-        write_json(report, context.folder / "confidence.json", indent=1)
+        context.write(report, "confidence.json")
         shown = ", ".join(f"{value:.1%}" for value in report["coverage"]["0.9"])
         context.say(f"confidence: errors within the 90 % bound, by step: {shown}")
         model.cpu()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.ranks import here
 from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import Encoder
@@ -36,8 +37,16 @@ _VARIATIONS = 0x7E5  # keeps the draws of variations apart from those of the pai
 def make_tuned_stages(
     options: KeypointOptions, store: TrajectoryStore, split: Split, tuning: TuningConfig
 ) -> Sequence[Stage]:
-    """All stages, in their order. Raises UserError when no episode is long enough, and for several cameras."""
-    cameras = store.spec.camera_names
+    """All stages, in their order.
+
+    Raises:
+        UserError: when no episode is long enough, for several cameras, and for several ranks.
+    """
+    cameras, ranks = store.spec.camera_names, here().count
+    if ranks > 1:
+        raise UserError(
+            f"tuning.encoder={tuning.encoder} on {ranks} ranks: expected 1, since its batches are not divided"
+        )
     if len(cameras) > 1:
         raise UserError(
             f"tuning.encoder={tuning.encoder} with the cameras {', '.join(cameras)}: expected one camera, since their "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.ranks import here
 from worldmodel.data.clips import ClipSampler, Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.models.compression import Compression, CompressionConfig
@@ -50,6 +51,7 @@ class TokensOptions:
 
 def make_stages(options: TokensOptions, store: TrajectoryStore, split: Split) -> Sequence[Stage]:
     """All stages, in their order. Raises UserError when no episode is long enough."""
+    here().require_divisible("trainer.batch_size", options.trainer.batch_size)
     frames = sequence_frames(
         options.transformer.window, options.transformer.prediction_steps, options.prediction.rollout_steps
     )

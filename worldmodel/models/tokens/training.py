@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.ranks import ALONE, Rank
 from worldmodel.models.reports import error_report, share_won, with_rivals
 from worldmodel.models.tokens.frames import join_cameras, token_distance
 from worldmodel.models.tokens.predictor import Moments, TokenPredictor
@@ -107,7 +108,11 @@ class TokenTask(TrainingTask):
         self.module: TokenPredictor = module
         self._config, self._recording, self._train_rows = config, recording, train_rows
         self._held_out_rows, self._weight = held_out_rows, weight.to(device)
-        self._seed, self._device = seed, device
+        self._seed, self._device, self._rank = seed, device, ALONE
+
+    def share(self, rank: Rank) -> None:
+        """See `TrainingTask.share`."""
+        self._rank = rank
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Moments, Tensor]:
         """Frames `[B, L, ·]` at `rows [B, L]`, and the actions between them, grouped by block `[B, T, k, A]`."""
@@ -117,9 +122,9 @@ class TokenTask(TrainingTask):
         )
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """One batch."""
+        """This rank's share of one batch."""
         with torch.autocast(self._device.type, enabled=False):
-            moments, actions = self.batch(self._train_rows(step))
+            moments, actions = self.batch(self._rank.share(self._train_rows(step)))
         forced, rolled_out = self._forced(moments, actions), self._rolled_out(moments, actions, self._context(step))
         config = self._config
         losses = [tokens + config.proprio_weight * proprio for tokens, proprio in (forced, rolled_out)]
@@ -178,11 +183,11 @@ class TokenTask(TrainingTask):
             future = moments.tokens[:, first + 1 :]
             errors.append(token_distance(ahead.tokens, future, self._weight))
             copies.append(token_distance(moments.tokens[:, first, None], future, self._weight))
-            ranks.append(self._rank(moments, actions, context, generator))
+            ranks.append(self._recognised(moments, actions, context, generator))
         report = error_report(torch.cat(errors), torch.cat(copies))
         return {**report, "action_ranking": float(torch.cat(ranks).mean())}
 
-    def _rank(self, moments: Moments, actions: Tensor, context: int, generator: torch.Generator) -> Tensor:
+    def _recognised(self, moments: Moments, actions: Tensor, context: int, generator: torch.Generator) -> Tensor:
         candidates = with_rivals(actions[:, context:].flatten(1, 2), generator)
         reached = []
         for chosen in candidates.unbind(1):
