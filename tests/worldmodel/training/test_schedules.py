@@ -1,11 +1,14 @@
-"""Schedules of the papers, by their published numbers."""
+"""Schedules, also those of the papers by their published numbers."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worldmodel.cli.command import as_plain, composed
 from worldmodel.core.configs import group_choices
@@ -14,7 +17,7 @@ from worldmodel.data.clips import ClipConfig
 from worldmodel.encoders.jepa.masks import OfficialMultiBlock
 from worldmodel.encoders.jepa.objective import JepaConfig
 from worldmodel.encoders.jepa.task import PretrainConfig
-from worldmodel.training.schedules import TrainerConfig, learning_rate_at, linear, weight_decay_at
+from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, linear, weight_decay_at
 
 
 def recipe(name: str, *overrides: str) -> dict[str, Any]:
@@ -22,6 +25,14 @@ def recipe(name: str, *overrides: str) -> dict[str, Any]:
     config = as_plain(composed("pretrain", [f"recipe={name}", *overrides]))
     kinds = {"clips": ClipConfig, "jepa": JepaConfig, "pretrain": PretrainConfig, "trainer": TrainerConfig}
     return {key: from_config(cls, config[key], key) for key, cls in kinds.items()}
+
+
+def changed(**values: Any) -> TrainerConfig:
+    usual: dict[str, Any] = {
+        "steps": 12, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-6, "warmup": 0.1,
+        "weight_decay": 0.1, "final_weight_decay": 0.05, "precision": "bf16", "evaluate_every": 5,
+    }  # fmt: skip
+    return TrainerConfig(**{**usual, **values})
 
 
 def test_linear_goes_from_start_to_end_and_stays_there() -> None:
@@ -104,3 +115,62 @@ def test_the_recipe_of_small_models_is_the_default() -> None:
 
 def test_what_is_typed_overrides_a_recipe() -> None:
     assert recipe("vjepa", "trainer.steps=7", "trainer.batch_size=128")["trainer"].steps == 7
+
+
+def test_cosine_goes_from_start_to_end_and_stays_there() -> None:
+    assert [cosine(2.0, 1.0, p) for p in (0, 0.5, 1)] == pytest.approx([2.0, 1.5, 1.0])
+    assert cosine(2.0, 1.0, 7.0) == 1.0
+    assert cosine(2.0, 1.0, -1.0) == 2.0
+
+
+def test_learning_rate_warms_up_linearly_and_ends_at_its_final_value() -> None:
+    config = changed(steps=100, warmup=0.1, learning_rate=1.0, final_learning_rate=0.01)
+    rates = [learning_rate_at(step, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.01 + 0.99 * 0.5)
+    assert rates[100] == pytest.approx(0.01)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+@given(steps=st.integers(1, 2000), warmup=st.floats(0, 1), position=st.floats(0, 1))
+def test_learning_rate_is_positive_and_never_above_its_peak(steps: int, warmup: float, position: float) -> None:
+    config = changed(steps=steps, warmup=warmup)
+    rate = learning_rate_at(min(int(position * steps), steps - 1), config)
+    assert 0 < rate <= config.learning_rate * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"precision": "fp16"}, "bf16, fp32"),
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"log_every": 0}, "log_every"),
+        ({"evaluate_every": 0}, "evaluate_every"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"schedule": "step"}, "choose from constant, cosine"),
+        ({"cooldown": 0.1}, "cooldown 0.1 with schedule 'cosine'"),
+        ({"schedule": "constant", "warmup": 0.6, "cooldown": 0.6}, "at most 1 together"),
+        ({"accumulate": 3}, "accumulate 3: expected a divisor of batch_size 8"),
+        ({"accumulate": 0}, "accumulate 0"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"stretch": 0.5}, "stretch 0.5"),
+        ({"compile": "gcc"}, "choose from null, aot_eager, eager, inductor"),
+        ({"start_learning_rate": -1.0}, "start_learning_rate"),
+    ],
+)
+def test_impossible_options_are_refused_with_their_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        changed(**values)
+
+
+@pytest.mark.parametrize(
+    "change", [{"warmup": 2.0}, {"warmup": math.nan}, {"weight_decay": -1.0}, {"clip_norm": math.inf}]
+)
+def test_what_no_training_can_have(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} .*: expected a"):
+        changed(**change)
