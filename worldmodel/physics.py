@@ -106,7 +106,7 @@ def control_table(title: str, rows: Sequence[Row], summary: str) -> Table:
 
 def scene_table(title: str, rows: Sequence[Row]) -> Table:
     """Accuracies over scenes in per cent, with those of the controls."""
-    made = table(title, "", "", "scenes", MODEL, "p", *CONTROLS, narrow=True)
+    made = table(title, "", "", "n", MODEL, "p", *CONTROLS, narrow=True)
     for row in rows:
         found = row.by_scene
         controls = (_percent(found.controls[name]) for name in CONTROLS)

@@ -1,6 +1,6 @@
 """How often the impossible clip of a pair is the more surprising one.
 
-Shapes: `Q` pairs.
+Shapes: `F` windows of a clip.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Surprises:
 
 
 def _larger(possible: float, impossible: float) -> float:
+    """1 if the second is larger, 0 if the first is, 0.5 if they are the same."""
     if np.isclose(possible, impossible, rtol=_SAME, atol=0):
         return 0.5
     return float(impossible > possible)
