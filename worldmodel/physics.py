@@ -99,15 +99,29 @@ def control_table(title: str, rows: Sequence[Row], summary: str) -> Table:
     made = table(title, "", "", *(heading for name in CONTROLS for heading in (name, "p")), narrow=True)
     for row in rows:
         found = row.accuracy[summary]
-        cells = [
-            cell for name in CONTROLS for cell in (f"{100 * found.controls[name]:.0f}", _p(found.p_controls[name]))
-        ]
+        cells = [cell for name in CONTROLS for cell in (_percent(found.controls[name]), _p(found.p_controls[name]))]
+        made.add_row(shown(row.property), shown(row.variant), *cells)
+    return made
+
+
+def scene_table(title: str, rows: Sequence[Row]) -> Table:
+    """Accuracies over scenes in per cent, with those of the controls."""
+    made = table(title, "", "", "n", MODEL, "p", *CONTROLS, narrow=True)
+    for row in rows:
+        found = row.by_scene
+        controls = (_percent(found.controls[name]) for name in CONTROLS)
+        cells = (str(row.scenes), _rate(found), _p(found.p_chance), *controls)
         made.add_row(shown(row.property), shown(row.variant), *cells)
     return made
 
 
 def _rate(found: Accuracy) -> str:
-    return f"{100 * found.rate:.0f} ({100 * found.low:.0f}-{100 * found.high:.0f})"
+    return f"{_percent(found.rate)} ({_percent(found.low)}-{_percent(found.high)})"
+
+
+def _percent(rate: float) -> str:
+    """Whole per cent. Only what is all or nothing is shown as 100 or 0."""
+    return f"{100 * rate:.0f}" if rate in (0, 1) else f"{min(max(100 * rate, 1), 99):.0f}"
 
 
 def _p(value: float) -> str:
@@ -137,6 +151,7 @@ def main(config: Config) -> None:
     console.print(f"{shown(options.checkpoint)} ({subject.kind}) on {shown(store.name)}")
     console.print(accuracy_table("pairs in which the impossible clip surprises more, in % (95 % interval)", rows))
     console.print(control_table("the same of the controls, by the mean over windows", rows, "mean"))
+    console.print(scene_table("scenes whose impossible clips together surprise more, in % (95 % interval)", rows))
     about = {"checkpoint": options.checkpoint, "kind": subject.kind, "weights": subject.weights}
     used = dataclasses.asdict(windows) if subject.kind == "jepa" else {"horizon": options.horizon}
     content = {**about, "store": store.identity, "options": {**used, "seed": options.seed}, "by": options.by}

@@ -1,6 +1,6 @@
 """How often the impossible clip of a pair is the more surprising one.
 
-Shapes: `Q` pairs.
+Shapes: `F` windows of a clip.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ class Surprises:
 
     def correct(self, name: str, summary: str) -> float:
         """1 if the impossible clip is the more surprising one, 0 if it is the other one, 0.5 if they are the same."""
-        possible, impossible = self.values[name][summary]
-        if np.isclose(possible, impossible, rtol=_SAME, atol=0):
-            return 0.5
-        return float(impossible > possible)
+        return _larger(*self.values[name][summary])
+
+
+def _larger(possible: float, impossible: float) -> float:
+    """1 if the second is larger, 0 if the first is, 0.5 if they are the same."""
+    if np.isclose(possible, impossible, rtol=_SAME, atol=0):
+        return 0.5
+    return float(impossible > possible)
 
 
 def _both(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -62,7 +66,7 @@ def _both(values: NDArray[np.float64]) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """The share of pairs whose impossible clip is the more surprising one.
+    """How often the impossible is the more surprising.
 
     The pairs of a scene share frames, so a scene counts as one trial in intervals and tests.
 
@@ -82,12 +86,8 @@ class Accuracy:
     p_controls: Mapping[str, float]
 
     @classmethod
-    def of(cls, surprises: Sequence[Surprises], summary: str) -> Accuracy:
-        """The accuracy over pairs."""
-        by_scene = {name: _scene_rates(surprises, name, summary) for name in (MODEL, *CONTROLS)}
-        rates = {
-            name: float(np.mean([each.correct(name, summary) for each in surprises])) for name in (MODEL, *CONTROLS)
-        }
+    def of(cls, rates: Mapping[str, float], by_scene: Mapping[str, NDArray[np.float64]]) -> Accuracy:
+        """The accuracy from the rate of every predictor, and its share in each scene."""
         model = by_scene[MODEL]
         return cls(
             rates[MODEL],
@@ -96,6 +96,36 @@ class Accuracy:
             {name: rates[name] for name in CONTROLS},
             {name: sign_test(model - by_scene[name]) for name in CONTROLS},
         )
+
+    @classmethod
+    def of_pairs(cls, surprises: Sequence[Surprises], summary: str) -> Accuracy:
+        """The share of pairs."""
+        names = (MODEL, *CONTROLS)
+        rates = {name: float(np.mean([each.correct(name, summary) for each in surprises])) for name in names}
+        by_scene = {
+            name: np.array([np.mean([each.correct(name, summary) for each in scene]) for scene in _scenes(surprises)])
+            for name in names
+        }
+        return cls.of(rates, by_scene)
+
+    @classmethod
+    def of_scenes(cls, surprises: Sequence[Surprises]) -> Accuracy:
+        """The share of scenes whose impossible clips together surprise more than the possible ones.
+
+        It is the relative accuracy of IntPhys. What makes an ending surprising in itself cancels, since both sums have
+        each ending once.
+        """
+        by_scene = {
+            name: np.array([_larger(*_sums(scene, name)) for scene in _scenes(surprises)])
+            for name in (MODEL, *CONTROLS)
+        }
+        return cls.of({name: float(shares.mean()) for name, shares in by_scene.items()}, by_scene)
+
+
+def _sums(scene: Sequence[Surprises], name: str) -> tuple[float, float]:
+    """Sums of the surprise of the possible and of the impossible clips of a scene, by the mean over windows."""
+    possible, impossible = zip(*(each.values[name]["mean"] for each in scene), strict=True)
+    return sum(possible), sum(impossible)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +137,8 @@ class Row:
         variant: how it is shown, or the violation.
         pairs: number of pairs.
         scenes: number of scenes.
-        accuracy: by summary.
+        accuracy: over pairs, by summary.
+        by_scene: over scenes.
     """
 
     property: str
@@ -115,6 +146,7 @@ class Row:
     pairs: int
     scenes: int
     accuracy: Mapping[str, Accuracy]
+    by_scene: Accuracy
 
 
 def judge(surprises: Sequence[Surprises], by: str) -> list[Row]:
@@ -127,18 +159,14 @@ def judge(surprises: Sequence[Surprises], by: str) -> list[Row]:
 
 
 def _row(property: str, variant: str, surprises: Sequence[Surprises]) -> Row:
-    accuracy = {summary: Accuracy.of(surprises, summary) for summary in SUMMARIES}
-    return Row(property, variant, len(surprises), len(set(map(_scene, surprises))), accuracy)
+    accuracy = {summary: Accuracy.of_pairs(surprises, summary) for summary in SUMMARIES}
+    by_scene = Accuracy.of_scenes(surprises)
+    return Row(property, variant, len(surprises), len(_scenes(surprises)), accuracy, by_scene)
 
 
-def _scene(surprises: Surprises) -> tuple[str, str, int]:
-    label = surprises.label
-    return label.property, label.variant, label.scene
-
-
-def _scene_rates(surprises: Iterable[Surprises], name: str, summary: str) -> NDArray[np.float64]:
-    """The share of right pairs of every scene."""
-    scenes: dict[tuple[str, str, int], list[float]] = {}
+def _scenes(surprises: Iterable[Surprises]) -> list[list[Surprises]]:
+    """The pairs of every scene."""
+    scenes: dict[tuple[str, str, int], list[Surprises]] = {}
     for each in surprises:
-        scenes.setdefault(_scene(each), []).append(each.correct(name, summary))
-    return np.array([np.mean(rates) for rates in scenes.values()])
+        scenes.setdefault((each.label.property, each.label.variant, each.label.scene), []).append(each)
+    return list(scenes.values())

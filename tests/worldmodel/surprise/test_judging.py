@@ -50,6 +50,15 @@ def test_accuracy_by_property_and_variant() -> None:
     assert everything.accuracy["mean"].rate == pytest.approx((8 + 2 + 0.5) / 13)
 
 
+def test_what_makes_an_ending_surprising_cancels_in_a_scene() -> None:
+    """One ending surprises whatever came before it, and each of them a little more where it is impossible."""
+    surprises = [make_surprises(0, (1.0, 5.1), (1.0, 5.0)), make_surprises(0, (5.0, 1.1), (5.0, 1.0))]
+    row, _ = judge(surprises, "variant")
+    assert row.accuracy["mean"].rate == 0.5
+    assert (row.by_scene.rate, row.by_scene.controls[PIXELS]) == (1.0, 0.5)
+    assert (row.by_scene.low, row.by_scene.high) == pytest.approx(wilson_interval(1, 1))
+
+
 def test_rows_by_violation() -> None:
     surprises = [make_surprises(0, (1.0, 2.0), (1.0, 2.0), violation=name) for name in ("appears", "vanishes")]
     assert [row.variant for row in judge(surprises, "violation")] == ["appears", "vanishes", ""]
