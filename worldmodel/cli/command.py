@@ -175,7 +175,7 @@ def ending_in_one_line(interrupted: str) -> Iterator[None]:
         except KeyboardInterrupt:
             _interrupted(interrupted)
         except Exception as error:
-            # A library turned the interruption into another exception, unless torchrun interrupts since a rank has died.
+            # A library turned the interruption into another exception. torchrun interrupts when a rank has died.
             if asked.received and not isinstance(error, RankLost):
                 _interrupted(interrupted)
             if isinstance(error, UserError):
