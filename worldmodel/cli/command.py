@@ -175,7 +175,8 @@ def ending_in_one_line(interrupted: str) -> Iterator[None]:
         except KeyboardInterrupt:
             _interrupted(interrupted)
         except Exception as error:
-            if asked.received:  # a library turned the interruption into another exception
+            # A library turned the interruption into another exception. torchrun interrupts when a rank has died.
+            if asked.received and not isinstance(error, RankLost):
                 _interrupted(interrupted)
             if isinstance(error, UserError):
                 fail(str(error))

@@ -65,7 +65,8 @@ def _typed_module() -> str:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # An exception would not do, since imports of large libraries and C code that calls Python swallow or change it.
-    os.write(1, _LINE)
+    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK") == "0":  # of several ranks, the first one prints
+        os.write(1, _LINE)
     os._exit(INTERRUPTED)
 
 

@@ -61,7 +61,7 @@ class Division:
         return state
 
     def finish(self) -> None:
-        """Give the task a module with whole weights."""
+        """Give the first rank's task a module with whole weights. Every rank calls it."""
 
 
 class _Forward(nn.Module):
@@ -94,7 +94,7 @@ class _Replicated(Division):
 
 class _Sharded(Division):
     def __init__(self, task: Divisible, device: torch.device) -> None:
-        self._task, self._whole = task, copy.deepcopy(task.module).cpu()
+        self._task, self._whole = task, copy.deepcopy(task.module).cpu() if here().is_first else None
         task.shard(init_device_mesh(device.type, (here().count,)))
 
     def forward(self, losses: Iterator[Values], is_last: bool) -> Values:
@@ -120,9 +120,9 @@ class _Sharded(Division):
 
     def finish(self) -> None:
         state = self.gather(self._task.module.state_dict())
-        if here().is_first:
+        if self._whole is not None:
             self._whole.load_state_dict(state)
-        self._task.module = self._whole
+            self._task.module = self._whole
 
 
 def _like(parameter: nn.Parameter, value: Any) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from envs import collect
-from worldmodel.cli.command import Config, _quietly, command, composed, next_command
+from worldmodel.cli.command import Config, _quietly, command, composed, ending_in_one_line, next_command
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.options import from_config
+from worldmodel.core.roll_call import RankLost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,3 +303,13 @@ def test_a_launcher_of_hydra_can_send_a_command_to_another_machine() -> None:
     """Only its name is sent. What the module holds, such as the console, cannot be."""
     sent = cloudpickle.dumps(_quietly(collect.main.__wrapped__))  # type: ignore[attr-defined]
     assert len(sent) < 4000 and callable(cloudpickle.loads(sent))
+
+
+def test_an_interruption_because_a_rank_has_died_names_the_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, ending_in_one_line("interrupted"):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)  # torchrun, to all that are left
+        except KeyboardInterrupt:
+            raise RankLost("rank 1 of 2 has died") from None
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith("stopped: rank 1 of 2 has died; ")

@@ -31,7 +31,7 @@ EPISODES = [make_episode(seed) for seed in range(24)]
 FRAMES = np.concatenate([episode.images["camera"] for episode in EPISODES])
 STATE = np.concatenate([episode.state for episode in EPISODES]).astype(np.float32)
 PROBE = ProbeData(FRAMES[::4][:50], STATE[::4][:50], FRAMES[200:250], STATE[200:250])
-BATCH, STEPS, STOP = 8, 6, 3
+BATCH, STEPS, STOP = 8, 4, 2
 
 
 class Stop(Exception):
@@ -127,7 +127,8 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = TrainerConfig(
         steps=STEPS, batch_size=BATCH, learning_rate=1e-4, final_learning_rate=1e-6, warmup=0.1, weight_decay=0.05,
-        final_weight_decay=0.05, clip_norm=None, precision="fp32", checkpoint_every_s=0, log_every=1, evaluate_every=4,
+        final_weight_decay=0.05, clip_norm=None, precision="fp32", log_every=1, evaluate_every=3,
+        checkpoint_every_s=0 if stop_at else 1e9,
         accumulate=variant.accumulate,
     )  # fmt: skip
     task = variant.make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -166,6 +167,7 @@ class PretrainTask(TrainingTask):
         self._seed, self._device, self._rank = seed, device, ALONE
         self._drawing: ThreadPoolExecutor | None = None
         self._ahead: tuple[int, Future[Batch]] | None = None
+        self._waited_s, self._since = 0.0, time.monotonic()
 
     @property
     def kept(self) -> VisionTransformer:
@@ -209,9 +211,10 @@ class PretrainTask(TrainingTask):
 
         Every rank draws the masks of all ranks, which takes a noticeable part of a step for some thousand clips.
         """
-        ahead, self._ahead = self._ahead, None
+        began, ahead, self._ahead = time.monotonic(), self._ahead, None
         is_ready = ahead is not None and ahead[0] == step
         batch = ahead[1].result() if ahead and is_ready else self._draw(step, step / total if total else 1.0)
+        self._waited_s += time.monotonic() - began
         if self._drawing is not None and step + 1 < total:
             self._ahead = step + 1, self._drawing.submit(self._draw, step + 1, (step + 1) / total)
         return batch
@@ -266,7 +269,11 @@ class PretrainTask(TrainingTask):
     def figures(self) -> dict[str, float]:
         """The figures of a clip source that has some."""
         figures: Callable[[], dict[str, float]] = getattr(self._clips, "figures", dict)
-        return figures()
+        found, now = figures(), time.monotonic()
+        if self._drawing is not None and "clips_waited" in found:  # the source says how long the thread has waited
+            found["clips_waited"] = self._waited_s / max(now - self._since, 1e-9)
+        self._waited_s, self._since = 0.0, now
+        return found
 
     def after_step(self, step: int, total: int) -> None:
         """Move the target encoder toward the context encoder, by default more slowly with every step."""

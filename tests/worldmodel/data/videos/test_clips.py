@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tests.worldmodel.data.videos.making import number_of, write_video
 from tests.worldmodel.toy import TWO_CAMERAS, write_store
 from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.ranks import Rank
 from worldmodel.data.clips import ClipConfig, ClipSampler, FrameClips
 from worldmodel.data.frames import load_camera_frames
 from worldmodel.data.store.reader import StoreError, TrajectoryStore
@@ -62,16 +63,15 @@ def read(draws: Any, workers: Workers, steps: range, ahead: int = 2) -> list[NDA
         clips.finish()
 
 
-def test_clips_depend_on_seed_step_and_rank_alone(catalogue: Catalogue, workers: Workers) -> None:
+def test_clips_depend_on_seed_and_step_alone_and_ranks_share_them(catalogue: Catalogue, workers: Workers) -> None:
     first = read(mix(catalogue), workers, range(4))
     resumed = read(mix(catalogue), workers, range(2, 4), ahead=5)
     assert all((a == b).all() for a, b in zip(first[2:], resumed, strict=True))
     assert first[0].shape == (3, 4, 16, 24, 3) and first[0].dtype == np.uint8
-    for other in (mix(catalogue, seed=6), mix(catalogue, rank=1, ranks=2)):
-        assert (read(other, workers, range(1))[0] != first[0]).any()
-    # Together, two ranks see what one process would see in twice as many steps.
-    ranks = [read(mix(catalogue, rank=rank, ranks=2), workers, range(1))[0] for rank in range(2)]
-    assert all((a == b).all() for a, b in zip(ranks, first, strict=False))
+    assert (read(mix(catalogue, seed=6), workers, range(1))[0] != first[0]).any()
+    for number in range(3):  # every rank has one of the three clips
+        (share,) = read(mix(catalogue, rank=Rank(number, 3)), workers, range(1))
+        assert (share == first[0][number : number + 1]).all()
 
 
 def test_steps_may_be_asked_for_in_any_order(catalogue: Catalogue, workers: Workers) -> None:
@@ -140,7 +140,7 @@ def test_a_file_that_fails_gives_its_place_to_the_next_draw(workers: Workers, tm
     good = write_video(tmp_path / "good.mp4")
 
     class Failing:
-        batch_size = 2
+        share = 2
 
         def shape_of(self, step: int) -> tuple[int, int, int]:
             return 2, 8, 8
@@ -178,7 +178,7 @@ def test_a_worker_that_hangs_ends_the_training_in_one_line(monkeypatch: pytest.M
     monkeypatch.setattr(workers_module, "_START_S", 0.0)
 
     class Any1:
-        batch_size = 1
+        share = 1
 
         def shape_of(self, step: int) -> tuple[int, int, int]:
             return 1, 1, 1
@@ -224,6 +224,8 @@ def test_a_store_gives_the_clips_of_its_decoded_frames(
     cached = FrameClips(load_camera_frames(store, tmp_path / "frames.npy"), sampler, 5)
     steps = range(4)
     batches = read(StoreRows(store, sampler, 4, 5), workers, steps)
+    (share,) = read(StoreRows(store, sampler, 4, 6, Rank(1, 2)), workers, range(1))
+    assert (share == read(StoreRows(store, sampler, 4, 6), workers, range(1))[0][1::2]).all()
     assert all((cached(step) == batch).all() for step, batch in zip(steps, batches, strict=True))
     assert batches[0].shape != batches[1].shape  # two cameras of other sizes
 
