@@ -75,6 +75,7 @@ class Options:
     Attributes:
         seeds: trainings of each arm, and of its probes.
         train, val, test: clips of each task.
+        distractors: `true` for random light, floors and backgrounds, or `false` for a plain scene.
         steps: steps of each pretraining.
         batch: clips of a step.
         epochs: epochs of each probe.
@@ -89,6 +90,7 @@ class Options:
     train: int = 2000
     val: int = 400
     test: int = 1000
+    distractors: str = "true"
     steps: int = 1500
     batch: int = 32
     epochs: int = 20
@@ -103,6 +105,8 @@ class Options:
         for name, value in vars(self).items():
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{name} {value}: expected a whole number of at least 1")
+        if self.distractors not in ("true", "false"):
+            raise UserError(f"distractors {self.distractors}: expected true or false")
         for what, names, accepted in (("arm", self.arm_names, ARMS), ("task", self.task_names, [*TASKS, POINTS])):
             for name in names:
                 if name not in accepted:
@@ -148,8 +152,8 @@ def run(module: str, *overrides: str) -> None:
 def make_clips(options: Options) -> None:
     """Write the clips of all tasks, and lists of those to pretrain on."""
     for task in TASKS:
-        counts = (f"train={options.train}", f"val={options.val}", f"test={options.test}")
-        run("envs.clips", f"task={task}", *counts, f"frames={FRAMES}", f"size={SIZE}", f"out={options.folder / task}")
+        chosen = [f"{name}={getattr(options, name)}" for name in ("train", "val", "test", "distractors")]
+        run("envs.clips", f"task={task}", *chosen, f"frames={FRAMES}", f"size={SIZE}", f"out={options.folder / task}")
     for share in sorted({ARMS[name].share for name in options.arm_names}):
         paths = []
         for task in TASKS:

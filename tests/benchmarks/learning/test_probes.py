@@ -16,7 +16,7 @@ def test_options_are_read_or_refused() -> None:
     assert (options.seeds, options.arm_names, options.task_names) == (2, ["vjepa", "random"], ["order"])
     for wrong, message in (
         ("seed=2", "did you mean seeds"), ("seeds=two", "a whole number"), ("arms=rando", "did you mean random"),
-        ("tasks=ordr", "did you mean order"), ("test=0", "at least 1"),
+        ("tasks=ordr", "did you mean order"), ("test=0", "at least 1"), ("distractors=no", "true or false"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             read([wrong])
