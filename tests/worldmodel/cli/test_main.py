@@ -41,7 +41,7 @@ def test_an_unknown_command_is_suggested(monkeypatch, capsys: pytest.CaptureFixt
     assert wm(monkeypatch, "colect", "env=push") == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("error: unknown command 'colect': choose from calibrate, collect, compare, data, ")
+    assert told.err.startswith("error: unknown command 'colect': choose from calibrate, clips, collect, compare, ")
     assert told.err.endswith("(did you mean collect?)\n")
 
 
