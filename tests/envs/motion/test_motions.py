@@ -131,7 +131,8 @@ def test_directions_and_speeds_are_what_they_say() -> None:
     ways = {"right": (1, 0), "up": (0, 1), "left": (-1, 0), "down": (0, -1)}
     for motion in motions("direction", 40):
         steps = steps_of(motion)
-        np.testing.assert_allclose(steps / np.linalg.norm(steps, axis=1)[:, None], [ways[motion.label]] * len(steps))
+        taken = steps / np.linalg.norm(steps, axis=1)[:, None]
+        np.testing.assert_allclose(taken, [ways[motion.label]] * len(steps), atol=1e-9)
     speeds = {
         label: [np.linalg.norm(steps_of(m), axis=1).mean() for m in motions("speed", 90) if m.label == label]
         for label in TASKS["speed"].labels
@@ -168,17 +169,18 @@ def test_what_comes_out_is_the_same_or_another_and_changes_out_of_sight() -> Non
 
 
 def test_the_point_is_where_the_picture_shows_the_object() -> None:
-    scene = ClipScene(64)
+    scene, compared = ClipScene(64), 0
     try:
         for number in range(12):
             motion = draw_motion("direction", number, FRAMES, np.random.default_rng(number))
             pictures, points = scene.render(motion, 0).astype(float), scene.points(motion, 0)
             coloured = np.ptp(pictures, axis=-1) > 60  # the plain floor is grey
             inside = ((points > 6) & (points < 58)).all(1)
-            assert inside.any()
             for t in np.flatnonzero(inside):
+                compared += 1
                 rows, columns = np.nonzero(coloured[t])
                 np.testing.assert_allclose([columns.mean() + 0.5, rows.mean() + 0.5], points[t], atol=0.5)
+        assert compared > 12  # an object may stay near an edge of the view, but not all of them
     finally:
         scene.close()
 
