@@ -26,7 +26,6 @@ from worldmodel.training.trainer import (
     TrainerConfig,
     TrainingStopped,
     TrainingTask,
-    learning_rate_at,
 )
 
 CPU = torch.device("cpu")
@@ -326,26 +325,3 @@ def test_every_step_is_told_from_the_first_on(tmp_path: Path) -> None:
     Trainer(Regression(), changed(log_every=5, evaluate_every=10), tmp_path, CPU).run("fit", told)
     steps = [(step, "loss" if step in (5, 10, 12) else "") for step in range(1, 13)]
     assert told.said == [("fit", 0, 12), *steps[:10], "step 10: score 10", *steps[10:], "step 12: score 12", "end"]
-
-
-class Slower(Regression):
-    """The first layer learns at a tenth of the rate of the last."""
-
-    def slower(self) -> tuple[list[nn.Parameter], float]:
-        return [self.module[0].weight], 0.1
-
-
-def test_some_parameters_learn_at_a_lower_rate_also_after_an_interruption(tmp_path: Path) -> None:
-    config = TrainerConfig(**{**CONFIG.__dict__, "precision": "fp32", "weight_decay": 0.0, "final_weight_decay": 0.0})
-    task = Slower()
-    trainer = Trainer(task, config, tmp_path, CPU)
-    before = {name: value.clone() for name, value in task.module.state_dict().items()}
-    trainer._optimise()
-    rate = learning_rate_at(0, config)
-    moved = {name: float((value - before[name]).abs().max()) for name, value in task.module.state_dict().items()}
-    # The first step of Adam is as long as the learning rate.
-    assert moved["0.weight"] == pytest.approx(0.1 * rate, rel=1e-3)
-    assert moved["2.weight"] == pytest.approx(rate, rel=1e-3)
-    trainer.save()
-    again = Trainer(Slower(), config, tmp_path, CPU)
-    assert [group.get("rate", 1.0) for group in again.optimiser.param_groups] == [1.0, 1.0, 0.1, 0.1]
