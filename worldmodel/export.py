@@ -10,7 +10,7 @@ from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file
-from worldmodel.core.options import from_config
+from worldmodel.core.options import from_config, height_and_width
 from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.export.onnx import CLIPS, IMAGES, TOKENS, export_onnx, require_onnx
@@ -30,9 +30,7 @@ class ExportOptions:
     seed: int
 
     def __post_init__(self) -> None:
-        sizes = self.size if isinstance(self.size, tuple) else (self.size or 1,) * 2
-        if len(sizes) != 2 or not all(1 <= size <= 2048 for size in sizes):
-            raise ValueError(f"size {self.size}: expected one or two whole numbers from 1 to 2048, or null")
+        height_and_width(self.size)
         if self.clip_frames is not None and not 1 <= self.clip_frames <= 1024:
             raise ValueError(f"clip_frames {self.clip_frames}: expected 1 to 1024, or null")
         if not 0 < self.tolerance < math.inf or self.seed < 0:
@@ -41,10 +39,7 @@ class ExportOptions:
     @property
     def height_and_width(self) -> tuple[int, int] | None:
         """Height and width of the images [pixels]."""
-        if isinstance(self.size, tuple):
-            height, width = self.size
-            return height, width
-        return None if self.size is None else (self.size, self.size)
+        return height_and_width(self.size)
 
 
 def describe(encoder: Encoder, size: tuple[int, int]) -> dict[str, str]:

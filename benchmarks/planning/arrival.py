@@ -31,7 +31,6 @@ from planning.evaluation.manifest import draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.shifted import BOTH, ShiftedEnv
 from planning.evaluation.shifts import STRENGTHS, chosen
-from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.watched import RunLog, Until, WatchedRun, watch_all
 from planning.loading import RUNS, choose_checkpoint, read_model
 from planning.registry import make_strategy
@@ -40,6 +39,7 @@ from worldmodel.cli.command import as_plain, composed, ending_in_one_line
 from worldmodel.cli.console import console
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
+from worldmodel.core.statistics import wilson_interval
 
 SEED: Final = 905
 # Of the model's own distance. Smaller ones cannot be tried, since a run ends when the own one is reached.

@@ -32,7 +32,7 @@ from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.oracle import Oracle
 from planning.evaluation.policies import UniformRandom, WorldModelPolicy
 from planning.evaluation.rollout import Policy, rollout
-from planning.evaluation.statistics import mcnemar_p, wilson_interval
+from planning.evaluation.statistics import mcnemar_p
 from planning.evaluation.task import from_pair
 from planning.hierarchy import HierarchyConfig
 from planning.loading import RUNS, choose_checkpoint, content_hash, read_hierarchy, read_model
@@ -44,6 +44,7 @@ from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
+from worldmodel.core.statistics import wilson_interval
 
 FLAT, FLAT_LONG, HIERARCHY, RANDOM, ORACLE = "flat", "flat_long", "hierarchy", "random", "oracle"
 ARMS = (FLAT, FLAT_LONG, HIERARCHY, RANDOM, ORACLE)

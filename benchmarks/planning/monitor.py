@@ -35,7 +35,6 @@ from planning.calibration import FILE, Calibration, hash_of, read_calibration, r
 from planning.evaluation.log import Resumed
 from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.policies import WorldModelPolicy
-from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.task import from_pair
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all, watch_episodes
 from planning.loading import RUNS, choose_checkpoint, read_model
@@ -48,6 +47,7 @@ from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
+from worldmodel.core.statistics import wilson_interval
 
 SEED = 903
 _TIMED_STEPS = 50

@@ -9,7 +9,7 @@ from typing import Any
 
 from planning.environment import Metric
 from planning.evaluation.episodes import Episode
-from planning.evaluation.statistics import wilson_interval
+from worldmodel.core.statistics import wilson_interval
 
 
 def short(value: float) -> str:

@@ -1,31 +1,11 @@
-"""Uncertainty of a success rate, and of the difference between two."""
+"""Whether two success rates differ, and by how much."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def wilson_interval(successes: int, n: int, z: float = 1.959963985) -> tuple[float, float]:
-    """Interval for a rate of `successes` out of `n` (Wilson 1927). `z` 1.96 gives 95 %.
-
-    `(p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`. Unlike the textbook `p ± z sqrt(p(1-p)/n)`, it has its
-    nominal coverage near 0 and 1. Without a trial, it is (0, 1).
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes out of {n}")
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
-    centre = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # At the ends, the formula gives 0 and 1 except for rounding.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == n else (centre + spread) / scale
-    return low, high
+from worldmodel.core.statistics import sign_test_p
 
 
 def mcnemar_p(a_only: int, b_only: int) -> float:
@@ -33,11 +13,7 @@ def mcnemar_p(a_only: int, b_only: int) -> float:
 
     Attempts that both or neither solved say nothing about which method is better. If there are no others, p is 1.
     """
-    if min(a_only, b_only) < 0:
-        raise ValueError(f"counts must not be negative, got {a_only} and {b_only}")
-    n = a_only + b_only
-    tail = sum(math.comb(n, k) for k in range(min(a_only, b_only) + 1))
-    return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
+    return sign_test_p(a_only, b_only)
 
 
 def paired_bootstrap_interval(

@@ -16,7 +16,6 @@ from planning.alarms import Alarm, Check
 from planning.calibration import Calibration, hash_of
 from planning.controller import Controller
 from planning.evaluation.policies import WorldModelPolicy
-from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all, watch_episodes
 from planning.faults import FaultKind
 from planning.gate import GateConfig
@@ -32,6 +31,7 @@ from tests.planning.toy_model import save_model
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.spec import ActionSpec
+from worldmodel.core.statistics import wilson_interval
 
 CPU, BUDGET, WINDOW, ALPHA = torch.device("cpu"), 30, 2, 0.1
 

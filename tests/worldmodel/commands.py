@@ -7,6 +7,8 @@ import importlib
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -65,22 +67,28 @@ class Result:
     stderr: str
 
 
-def start(module: str, overrides: tuple[str, ...], folder: Path) -> BaseProcess:
-    """Begin `python -m <module> <overrides>` with `folder` as its working directory."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_MODULES)
-    # The server imports the modules before it knows our sys.path.
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """A context in which a forkserver may begin. It imports its modules before it knows our `sys.path`."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT) if before is None else f"{ROOT}{os.pathsep}{before}"
-    folder.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_run, args=(module, overrides, folder))
     try:
-        process.start()
+        yield
     finally:
         if before is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+def start(module: str, overrides: tuple[str, ...], folder: Path) -> BaseProcess:
+    """Begin `python -m <module> <overrides>` with `folder` as its working directory."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_MODULES)
+    folder.mkdir(parents=True, exist_ok=True)
+    process = context.Process(target=_run, args=(module, overrides, folder))
+    with importing_from_here():
+        process.start()
     return process
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.worldmodel.commands import ROOT
+from tests.worldmodel.commands import importing_from_here
 
 
 def start_ranks(count: int, run: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
@@ -21,17 +21,10 @@ def start_ranks(count: int, run: Callable[..., None], *arguments: Any) -> list[B
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)  # the server imports the modules before it knows our sys.path
-    try:
-        processes = [context.Process(target=_as_rank, args=(n, count, port, run, arguments)) for n in range(count)]
+    processes = [context.Process(target=_as_rank, args=(n, count, port, run, arguments)) for n in range(count)]
+    with importing_from_here():
         for process in processes:
             process.start()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
     return processes
 
 

@@ -13,6 +13,8 @@ from worldmodel.core.errors import UserError, choices_message
 
 T = TypeVar("T")
 
+_LARGEST_SIDE: Final = 2048  # of images [pixels]
+
 
 def from_config(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     """Build the dataclass `cls` from plain values. Lists become tuples.
@@ -88,3 +90,17 @@ def _describe_type(hint: Any) -> str:
     if typing.get_args(hint):
         return " or ".join(_describe_type(part) for part in typing.get_args(hint))
     return _PLAIN_TYPES.get(hint, str(hint))
+
+
+def height_and_width(size: int | tuple[int, ...] | None) -> tuple[int, int] | None:
+    """The option `size` of images, which is a side or (height, width) [pixels].
+
+    Raises:
+        ValueError: for other numbers of sides, and for sides that no image here has.
+    """
+    if size is None:
+        return None
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or not all(1 <= side <= _LARGEST_SIDE for side in sides):
+        raise ValueError(f"size {size}: expected one or two whole numbers from 1 to {_LARGEST_SIDE}, or null")
+    return sides[0], sides[1]

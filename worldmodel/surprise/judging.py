@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.core.statistics import sign_test_p, wilson_interval
 from worldmodel.surprise.clips import CONTROLS, MODEL
 from worldmodel.surprise.labels import PairLabel
-from worldmodel.surprise.statistics import sign_test, wilson
 
 # How the surprises of a clip's windows become one number.
 SUMMARIES: Final[Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
@@ -91,10 +91,10 @@ class Accuracy:
         model = by_scene[MODEL]
         return cls(
             rates[MODEL],
-            *wilson(rates[MODEL], len(model)),
-            sign_test(model - 0.5),
+            *wilson_interval(rates[MODEL] * len(model), len(model)),
+            _sign_test(model - 0.5),
             {name: rates[name] for name in CONTROLS},
-            {name: sign_test(model - by_scene[name]) for name in CONTROLS},
+            {name: _sign_test(model - by_scene[name]) for name in CONTROLS},
         )
 
     @classmethod
@@ -120,6 +120,10 @@ class Accuracy:
             for name in (MODEL, *CONTROLS)
         }
         return cls.of({name: float(shares.mean()) for name, shares in by_scene.items()}, by_scene)
+
+
+def _sign_test(differences: NDArray[np.float64]) -> float:
+    return sign_test_p(int((differences > 0).sum()), int((differences < 0).sum()))
 
 
 def _sums(scene: Sequence[Surprises], name: str) -> tuple[float, float]:

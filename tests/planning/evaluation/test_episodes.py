@@ -19,7 +19,6 @@ from planning.evaluation.oracle import Oracle
 from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.report import Rate, Summary, short
 from planning.evaluation.rollout import Policy, rollout
-from planning.evaluation.statistics import wilson_interval
 from planning.evaluation.task import Task, from_pair
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEM, CEMConfig
@@ -28,6 +27,7 @@ from tests.planning.point_mass import POINT, PointEnv, PointModel
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import ActionSpec
+from worldmodel.core.statistics import wilson_interval
 
 STRATEGY = Strategy(CEM(CEMConfig(samples=64, iterations=5, elites=8)), ObjectiveConfig(), ControllerConfig(horizon=3))
 PAIRS = draw(PointEnv(), "sim 1.0", {}, 0, 5, steps_ahead=10).pairs

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from planning.evaluation.statistics import mcnemar_p, wilson_interval
+from worldmodel.core.statistics import wilson_interval
 from worldmodel.surprise.clips import CONTROLS, COPY, MODEL, PIXELS
 from worldmodel.surprise.judging import ALL, Surprises, judge
 from worldmodel.surprise.labels import PairLabel
-from worldmodel.surprise.statistics import sign_test, wilson
 
 
 def make_surprises(scene: int, model: tuple[float, float], control: tuple[float, float], **changes: str) -> Surprises:
@@ -62,16 +59,3 @@ def test_what_makes_an_ending_surprising_cancels_in_a_scene() -> None:
 def test_rows_by_violation() -> None:
     surprises = [make_surprises(0, (1.0, 2.0), (1.0, 2.0), violation=name) for name in ("appears", "vanishes")]
     assert [row.variant for row in judge(surprises, "violation")] == ["appears", "vanishes", ""]
-
-
-@given(st.integers(1, 60), st.data())
-def test_the_interval_and_the_test_are_those_of_evaluations(n: int, data: st.DataObject) -> None:
-    k = data.draw(st.integers(0, n))
-    assert wilson(k / n, n) == pytest.approx(wilson_interval(k, n), abs=1e-12)
-    differences = np.array([1.0] * k + [-1.0] * (n - k) + [0.0] * 3)
-    assert sign_test(differences) == pytest.approx(mcnemar_p(k, n - k))
-
-
-def test_nothing_gives_no_information() -> None:
-    assert wilson(0.5, 0) == (0.0, 1.0)
-    assert sign_test(np.zeros(5)) == 1.0

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.options import height_and_width
 from worldmodel.data.store.files import StoreError
 from worldmodel.data.store.layout import image_column
 from worldmodel.data.store.reader import TrajectoryStore
@@ -56,19 +57,14 @@ class ReadingConfig:
             raise ValueError(f"stride {self.stride}: expected a whole number of at least 1")
         if self.rate_hz is not None and (not 0 < self.rate_hz <= 1000 or self.stride > 1):
             raise ValueError(f"rate_hz {self.rate_hz} with stride {self.stride}: expected 0 to 1000, and stride 1")
-        sizes = self.size if isinstance(self.size, tuple) else (self.size,) * 2
-        if self.size is not None and (len(sizes) != 2 or not all(1 <= (size or 0) <= 2048 for size in sizes)):
-            raise ValueError(f"size {self.size}: expected one or two whole numbers from 1 to 2048, or null")
+        height_and_width(self.size)
         if not 1 <= self.workers <= 256 or not 0 < self.patience_s <= 86_400:
             raise ValueError(f"workers {self.workers} and patience_s {self.patience_s}: expected 1 to 256, and seconds")
 
     @property
     def height_and_width(self) -> tuple[int, int] | None:
         """Height and width of the frames of videos [pixels]."""
-        if isinstance(self.size, tuple):
-            height, width = self.size
-            return height, width
-        return None if self.size is None else (self.size, self.size)
+        return height_and_width(self.size)
 
 
 class Items(abc.ABC):
