@@ -146,7 +146,7 @@ class TestMeans(WorldModelConformance):
 
 
 def test_a_family_of_ones_own_goes_all_the_way(toy_store: TrajectoryStore, tmp_path: Path) -> None:
-    assert FAMILIES.names() == ["keypoint", "means", "tokens"]
+    assert FAMILIES.names() == ["keypoint", "means", "tokens", "vjepa2_ac"]
     given = ("device=cpu", f"data={toy_store.path}", "encoder_from=random", *TOY_ENV, *TOY_ENCODER)
     ended = type_in(tmp_path, "worldmodel.train", "family=means", "family.trainer.steps=7", *given)
     assert ended.code == 0, ended
@@ -167,7 +167,7 @@ def test_a_family_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     torch.manual_seed(0)
     MeanModel(SPEC, ENCODER).save(tmp_path, {})
     monkeypatch.delitem(registry._registered["family"], "means")
-    with pytest.raises(ValueError, match="holds a model of family 'means': choose from keypoint, tokens"):
+    with pytest.raises(ValueError, match="holds a model of family 'means': choose from keypoint, tokens, vjepa2_ac"):
         load_model(str(tmp_path), torch.device("cpu"))
 
 
