@@ -19,9 +19,9 @@ def wilson_interval(successes: float, n: int, z: float = 1.959963985) -> tuple[f
     centre = rate + z * z / (2 * n)
     spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At the ends, the formula gives 0 and 1 except for rounding.
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == n else (centre + spread) / scale
+    # At the ends, and next to them, the formula gives 0 and 1 except for rounding.
+    low = 0.0 if successes == 0 else max(0.0, (centre - spread) / scale)
+    high = 1.0 if successes == n else min(1.0, (centre + spread) / scale)
     return low, high
 
 

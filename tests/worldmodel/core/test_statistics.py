@@ -18,6 +18,10 @@ def test_an_interval_has_the_rate_inside_and_shrinks_with_more_trials(n: int, da
     assert further[1] - further[0] < high - low
 
 
+def test_rounding_next_to_an_end_leaves_no_interval_beyond_it() -> None:
+    assert wilson_interval(57.99999999999999, 58)[1] <= 1
+
+
 def test_published_values() -> None:
     # Newcombe 1998, table I, method 3.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
