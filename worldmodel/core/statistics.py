@@ -1,8 +1,11 @@
-"""Uncertainty of a rate, and the sign test."""
+"""Uncertainty of a rate, the sign test, and how well a score tells two groups apart."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def wilson_interval(successes: float, n: int, z: float = 1.959963985) -> tuple[float, float]:
@@ -35,3 +38,16 @@ def sign_test_p(above: int, below: int) -> float:
     n = above + below
     tail = sum(math.comb(n, k) for k in range(min(above, below) + 1))
     return min(1.0, tail / 2 ** (n - 1)) if n else 1.0
+
+
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive of `[n]` has a higher score than a negative. Ties count half. NaN without one of them."""
+    ordered, ranks = np.unique(scores, return_inverse=True)
+    counts = np.bincount(ranks, minlength=len(ordered))
+    # Equal scores share the middle of their ranks (Mann and Whitney 1947).
+    middle = np.cumsum(counts) - (counts - 1) / 2
+    positives = int(positive.sum())
+    pairs = positives * (len(scores) - positives)
+    if not pairs:
+        return float("nan")
+    return float((middle[ranks][positive].sum() - positives * (positives + 1) / 2) / pairs)

@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.core.statistics import auroc
 from worldmodel.encoders.probes.classify import Splits
 from worldmodel.encoders.probes.features import ClipShape
-from worldmodel.encoders.probes.measures import auroc, auroc_interval
+from worldmodel.encoders.probes.measures import auroc_interval
 
 Floats = NDArray[np.float64]
 GAUSSIAN: Final = "gaussian"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.core.statistics import auroc
+
 Floats = NDArray[np.float64]
 _COVERAGE = 0.95
 
@@ -21,19 +23,6 @@ def bootstrap_interval(values: Floats, resamples: int = 2000, seed: int = 0) -> 
     rng, (runs, clips) = np.random.default_rng(seed), values.shape
     means = [values[rng.integers(runs, size=runs)][:, rng.integers(clips, size=clips)].mean() for _ in range(resamples)]
     return _bounds(np.array(means))
-
-
-def auroc(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive of `[n]` has a higher score than a negative. Ties count half. NaN without one of them."""
-    ordered, ranks = np.unique(scores, return_inverse=True)
-    counts = np.bincount(ranks, minlength=len(ordered))
-    # Equal scores share the middle of their ranks (Mann and Whitney 1947).
-    middle = np.cumsum(counts) - (counts - 1) / 2
-    positives = int(positive.sum())
-    pairs = positives * (len(scores) - positives)
-    if not pairs:
-        return float("nan")
-    return float((middle[ranks][positive].sum() - positives * (positives + 1) / 2) / pairs)
 
 
 def auroc_interval(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.statistics import auroc
 from worldmodel.models.keypoint.confidence import Confidence
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.prediction_training import Recording, load_batch
@@ -101,9 +102,7 @@ def coverage(errors: Tensor, expected: Tensor, bounds: Tensor) -> dict[str, Any]
 
 
 def _auroc(score: Tensor, error: Tensor) -> float:
-    is_large = error >= error.quantile(0.9)
-    large, small = score[is_large], score[~is_large]
-    return float((large[:, None] > small).float().mean() + 0.5 * (large[:, None] == small).float().mean())
+    return auroc(score.double().numpy(), (error >= error.quantile(0.9)).numpy())
 
 
 def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

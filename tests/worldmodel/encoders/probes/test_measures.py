@@ -8,12 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldmodel.core.statistics import auroc
 from worldmodel.encoders.base import Grid
 from worldmodel.encoders.probes.anomaly import detect, mahalanobis, nearest
 from worldmodel.encoders.probes.classify import Part, Splits, classify, require_probes
 from worldmodel.encoders.probes.features import ClipShape
 from worldmodel.encoders.probes.grid import GridConfig
-from worldmodel.encoders.probes.measures import auroc, auroc_interval, bootstrap_interval
+from worldmodel.encoders.probes.measures import auroc_interval, bootstrap_interval
 from worldmodel.encoders.probes.track import track
 
 CPU = torch.device("cpu")
