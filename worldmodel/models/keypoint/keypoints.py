@@ -43,6 +43,7 @@ class StateConfig:
         robot_keypoints: keypoints that the decoder derives from proprioception.
         novelty: whether the model learns how unlike the training an image is (`keypoint.novelty`).
         alignment: whether images of a moved camera are aligned with the recording (`keypoint.camera_alignment`).
+        balanced: whether keypoints have weights, by which every thing counts alike (`keypoint.balance`).
     """
 
     keypoints: int = 8
@@ -53,9 +54,10 @@ class StateConfig:
     robot_keypoints: int = 2
     novelty: bool = True
     alignment: bool = True
+    balanced: bool = False
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)[:-2]) < 1:
+        if min(dataclasses.astuple(self)[:-3]) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
 
     @property

@@ -128,6 +128,9 @@ class KeypointModel(WorldModel):
             readable = self.view(camera).robot_readable
             if not bool(((readable >= 0) & (readable <= 1)).all()):
                 raise UserError(f"robot_readable of camera {camera} has numbers that are not from 0 to 1")
+            weight = self.view(camera).keypoint_weight
+            if weight is not None and not bool((weight >= 0).all()):
+                raise UserError(f"keypoint_weight of camera {camera} has numbers that are not at least 0")
 
     # --- the contract ------------------------------------------------------------------------------------------------
 
@@ -246,6 +249,7 @@ class KeypointModel(WorldModel):
             own = part * self.view(camera).state_std.pow(2)
             places, appearance = own.tensor_split([2 * self.config.state.keypoints], dim=-1)
             weight = self.config.distance.appearance_weight**2
+            places = places * self.view(camera).places_weight
             squared = squared + places.sum(-1) + weight * appearance.sum(-1)
         return squared.sqrt(), latents.strangeness
 
@@ -297,8 +301,9 @@ class KeypointModel(WorldModel):
         It combines the distance of the keypoints, in half widths of the image, the difference of the appearance
         embeddings, and the difference in proprioception:
         `sqrt(sum_c (|keypoints_c - keypoints_c'|² + w_a² |appearance_c - appearance_c'|²) + w_r² |r (p - p')|²)`
-        over all cameras c, with proprioception p. `r²` is, for each reading, the share of its variance that the best
-        camera shows. The distance grows linearly with the remaining way.
+        over all cameras c, with proprioception p. The square of every keypoint has its weight, if `state.balanced`.
+        `r²` is, for each reading, the share of its variance that the best camera shows. The distance grows linearly
+        with the remaining way.
         """
         weights = self.config.distance
         readable = self._robot_readable().amax(0)
@@ -307,10 +312,20 @@ class KeypointModel(WorldModel):
         size = self.config.state.size
         parts = (latents.state.float().split(size, dim=-1), goal.state.float().split(size, dim=-1))
         for camera, state, wanted in zip(self.spec.camera_names, *parts, strict=True):
-            (places, appearance), (wanted_places, wanted_appearance) = map(self.view(camera).parts, (state, wanted))
-            squared = squared + (places - wanted_places).pow(2).sum(-1)
+            view = self.view(camera)
+            (places, appearance), (wanted_places, wanted_appearance) = map(view.parts, (state, wanted))
+            squared = squared + ((places - wanted_places).pow(2) * view.places_weight).sum(-1)
             squared = squared + (weights.appearance_weight * (appearance - wanted_appearance)).pow(2).sum(-1)
         return squared.clamp_min(1e-12).sqrt()
+
+    def state_weight(self) -> Tensor:
+        """Weights of the numbers of a state `[Z]`, which are 1 unless `state.balanced`."""
+        parts = []
+        for camera in self.spec.camera_names:
+            view, weight = self.view(camera), torch.ones_like(self.view(camera).state_mean)
+            weight[: 2 * self.config.state.keypoints] *= view.places_weight
+            parts.append(weight)
+        return torch.cat(parts)
 
     def _state(self, tokens: Tensor) -> Tensor:
         """Standardised states `[B, Z]` from the compressed tokens of all cameras, concatenated to `[B, N, C]`."""

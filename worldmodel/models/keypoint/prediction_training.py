@@ -101,7 +101,8 @@ def load_batch(model: KeypointModel, data: Recording, rows: NDArray[np.int64], d
 class PredictionTask(TrainingTask):
     """An open-loop rollout from the second frame, compared with the recording.
 
-    loss = huber(ŝ_t - s_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout.
+    loss = huber(ŝ_t - s_t) + w_p huber(p̂_t - p_t), mean over the frames of the rollout. The errors of keypoints have
+    their weights, if `state.balanced`.
     It is the mean over the heads, and each head learns from its own part of the recording.
     In one of four batches the first frame is hidden, as at the start of an episode.
     """
@@ -143,7 +144,7 @@ class PredictionTask(TrainingTask):
                 start = dataclasses.replace(start, motion=start.motion + self._motion_noise(step, start.motion))
         ahead = self.module.predictor.rollout_heads(start, batch.actions[:, 1:])
         learns = torch.from_numpy(self._learns[rows[:, 0] // _BLOCK]).to(self._device)
-        state = self._error(ahead.state, batch.states[:, 2:], learns)
+        state = self._error(ahead.state, batch.states[:, 2:], learns, self.module.state_weight())
         proprio = state.new_zeros(())  # for a recording without proprioception
         if ahead.proprio.shape[-1]:
             proprio = self._error(ahead.proprio, batch.proprio[:, 2:], learns)
@@ -157,9 +158,9 @@ class PredictionTask(TrainingTask):
         noise = level * torch.randn((batch, *motion.shape[1:]), generator=generator)
         return self._rank.share(noise).to(self._device)
 
-    def _error(self, ahead: Tensor, wanted: Tensor, learns: Tensor) -> Tensor:
-        """Mean error of `ahead [B, K, H, ·]`, of the heads that learn from a sequence, `learns [B, K]`."""
-        error = F.smooth_l1_loss(ahead, wanted[:, None].expand_as(ahead), beta=_HUBER_BETA, reduction="none")
+    def _error(self, ahead: Tensor, wanted: Tensor, learns: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Mean error of `ahead [B, K, H, ·]`, weighted, of the heads that learn from a sequence, `learns [B, K]`."""
+        error = F.smooth_l1_loss(ahead, wanted[:, None].expand_as(ahead), beta=_HUBER_BETA, reduction="none") * weight
         count = total(learns.sum()).clamp_min(1) / self._rank.count  # the same for all ranks
         return (error.mean((2, 3)) * learns).sum() / count
 

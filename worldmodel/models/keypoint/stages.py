@@ -31,6 +31,7 @@ from worldmodel.models.keypoint.appearance_training import (
     GroupSampler,
     VariedStates,
 )
+from worldmodel.models.keypoint.balance import balanced_weights
 from worldmodel.models.keypoint.confidence_training import cross_fitted_coverage, measure_rollouts, whiten_features
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
@@ -270,12 +271,15 @@ class AppearanceStage(StatesStage):
         folder = camera_folder(context, self._camera) / "appearance"
         context.train(task, self._trainer, self.name, "appearance_trainer", folder)
         embedding.cpu().requires_grad_(False)
-        self.states = self._calibrated(view.cpu(), raw, standardised_proprio(context))
+        self.states = self._calibrated(view.cpu(), raw, standardised_proprio(context), ends)
 
     @torch.no_grad()
-    def _calibrated(self, view: View, raw: Tensor, proprio: Tensor) -> Tensor:
+    def _calibrated(self, view: View, raw: Tensor, proprio: Tensor, ends: NDArray[np.int64]) -> Tensor:
         states = torch.cat([view.from_raw(part) for part in raw.split(8192)])
         view.calibrate(states, self._keypoints.robot_read, proprio)
+        if view.keypoint_weight is not None:
+            places = raw[:, : 2 * self._count].unflatten(1, (-1, 2))
+            view.keypoint_weight.copy_(balanced_weights(places, ends))
         return view.standardise(states)
 
 

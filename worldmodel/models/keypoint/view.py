@@ -24,6 +24,7 @@ class View(nn.Module):
     state_mean: Tensor
     state_std: Tensor
     robot_readable: Tensor
+    keypoint_weight: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +42,9 @@ class View(nn.Module):
         # Checkpoints from before there was alignment or novelty have no such buffers.
         self.alignment = CameraAlignment(camera) if state.alignment else None
         self.novelty = Novelty(grid.tokens, self.compression.channels) if state.novelty else None
+        # Nor have most of them weights.
+        weights = torch.ones(state.keypoints) if state.balanced else None
+        self.register_buffer("keypoint_weight", weights)
         # `calibrate` sets these after training.
         self.register_buffer("state_mean", torch.zeros(state.size))
         self.register_buffer("state_std", torch.ones(state.size))
@@ -76,6 +80,11 @@ class View(nn.Module):
         own = state * self.state_std + self.state_mean
         keypoints, appearance = own.tensor_split([2 * self.config.keypoints], dim=-1)
         return keypoints, appearance
+
+    @property
+    def places_weight(self) -> Tensor | float:
+        """Weights of the coordinates of the keypoints `[2 K]`, or 1 if all have the same."""
+        return 1.0 if self.keypoint_weight is None else self.keypoint_weight.repeat_interleave(2)
 
     def calibrate(self, states: Tensor, robot_read: Tensor, proprio: Tensor) -> None:
         """Store mean and spread of `states [R, 2 K + L]`, and the R² of `robot_read [R, P]` for `proprio [R, P]`."""
