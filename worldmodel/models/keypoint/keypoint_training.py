@@ -68,7 +68,7 @@ class KeypointTask(TrainingTask):
     d_ij = decode(raw_i + noise, proprio_j) - z_j, and `mean d` is its mean over M frames of an episode.
 
     If frame i has a varied image, the state is computed from that image, and the target remains the original one. The
-    loss then also has the term `w_a |raw_i - raw(original)_i|^2`.
+    loss then also has the term `w_a |raw_i - raw(original)_i|^2`. The keypoints in `raw(original)` have no gradient.
 
     Args:
         tokens: compressed frozen features, float16 `[R, N, C]`.
@@ -126,8 +126,10 @@ class KeypointTask(TrainingTask):
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
         values = {"reconstruction": reconstruction, "robot": robot}
         if num_changed:
-            # Both sides learn. If only the varied side did, and it had the smaller features, all would grow forever.
-            apart = (raw[changed] - encoder(original[changed])).pow(2)
+            # Of keypoints, only the varied side learns, so that those of the original image lose no precision. Of
+            # features, both do. If only the varied side did, and its features were smaller, all would grow forever.
+            places, features_of = encoder(original[changed]).tensor_split([2 * encoder.config.keypoints], dim=1)
+            apart = (raw[changed] - torch.cat([places.detach(), features_of], dim=1)).pow(2)
             values["align"] = self._mean(apart, num_changed)
             loss = loss + config.align_weight * values["align"]
         return {"loss": loss, **values}
