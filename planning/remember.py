@@ -27,6 +27,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.observation import Observation
 from worldmodel.core.options import from_config
+from worldmodel.data.clips import rows_followed
 from worldmodel.training.recordings import load_cameras, open_recording
 
 _AT_ONCE: Final = 64  # images per batch, which bounds memory
@@ -63,10 +64,7 @@ def choose_moments(episode_ends: NDArray[np.int64], moments: int, chunk: int, se
     Raises:
         UserError: if no episode has so many actions.
     """
-    starts = np.concatenate([[0], episode_ends[:-1]])
-    # The last row of an episode has no action.
-    able = [np.arange(start, end - chunk) for start, end in zip(starts, episode_ends, strict=True)]
-    rows = np.concatenate(able)
+    rows = rows_followed(episode_ends, chunk)  # the last row of an episode has no action
     if not len(rows):
         raise UserError(f"chunk={chunk}: no recorded episode has so many actions; a smaller chunk is needed")
     rng = np.random.default_rng(seed)

@@ -19,7 +19,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
 from worldmodel.core.machine import require_memory
 from worldmodel.core.options import from_config
-from worldmodel.data.clips import rows_of, split_episodes
+from worldmodel.data.clips import episode_starts, rows_of, split_episodes
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import code_size
@@ -80,7 +80,7 @@ def some_episodes(episode_ends: NDArray[np.int64], episodes: NDArray[np.int64], 
     """
     if not len(episodes):
         raise UserError("held_out_fraction leaves no held-out episode: a larger one is needed")
-    starts = np.concatenate([[0], episode_ends[:-1]])
+    starts = episode_starts(episode_ends)
     total = np.cumsum(episode_ends[episodes] - starts[episodes])
     return episodes[: max(int(np.searchsorted(total, frames, side="right")), 1)]
 
@@ -142,8 +142,7 @@ def _encode(
         with counting(f"encode {name.replace('_', ' ')} frames ({kind})", "frames") as progress:
             identity, path = f"{store.identity} {hashed} {kind}", folder / f"{kind}.{name}.bin"
             codes.append(encode_codes(model, frames, proprio, rows, identity, path, progress, as_goals))
-    starts = np.concatenate([[0], store.episode_ends[:-1]])
-    ends = np.cumsum(store.episode_ends[episodes] - starts[episodes])
+    ends = np.cumsum((store.episode_ends - episode_starts(store.episode_ends))[episodes])
     actions = torch.from_numpy(np.asarray(store.column("action"))[rows].astype(np.float32))
     return Episodes(codes[0], codes[1], actions, ends)
 

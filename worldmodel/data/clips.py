@@ -53,10 +53,21 @@ def split_episodes(num_episodes: int, held_out_fraction: float, seed: int) -> Sp
     return Split(train=np.sort(order[num_held_out:]), held_out=np.sort(order[:num_held_out]))
 
 
+def episode_starts(episode_ends: Indices) -> Indices:
+    """The first row of every episode `[E]`. `episode_ends [E]` has the row after its last one."""
+    return np.concatenate([[0], episode_ends[:-1]]).astype(np.int64)
+
+
 def rows_of(episode_ends: Indices, episodes: Indices) -> Indices:
     """All rows of `episodes`, in the order of `episodes`."""
-    starts = np.concatenate([[0], episode_ends[:-1]])
+    starts = episode_starts(episode_ends)
     return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in episodes])
+
+
+def rows_followed(episode_ends: Indices, count: int) -> Indices:
+    """All rows that at least `count` more rows of the same episode follow, ascending."""
+    starts = episode_starts(episode_ends)
+    return np.concatenate([np.arange(start, end - count) for start, end in zip(starts, episode_ends, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +157,7 @@ class ClipSampler:
                 "expected a length and strides of at least 1 and a seed of at least 0"
             )
         ends = np.asarray(episode_ends, np.int64)
-        self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        self._starts = episode_starts(ends)
         self._episodes = np.arange(len(ends)) if episodes is None else np.asarray(episodes, np.int64)
         self._clip_length = clip_length
         self._seed = seed

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from worldmodel.core.errors import UserError
 from worldmodel.data import ClipSampler, split_episodes
+from worldmodel.data.clips import episode_starts, rows_followed
 
 lengths_of_episodes = st.lists(st.integers(1, 30), min_size=1, max_size=12).filter(lambda lengths: max(lengths) >= 5)
 
@@ -123,3 +124,11 @@ def test_splits_of_other_seeds_differ_and_zero_holds_out_nothing():
 def test_impossible_splits_are_refused(num_episodes, fraction):
     with pytest.raises(UserError):
         split_episodes(num_episodes, fraction, 0)
+
+
+def test_rows_that_others_of_their_episode_follow() -> None:
+    ends = np.array([4, 5, 9])
+    assert episode_starts(ends).tolist() == [0, 4, 5]
+    assert rows_followed(ends, 0).tolist() == list(range(9))
+    assert rows_followed(ends, 2).tolist() == [0, 1, 5, 6]
+    assert rows_followed(ends, 4).tolist() == []

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.data.clips import episode_starts
 from worldmodel.data.formats import zarr2
 from worldmodel.data.formats.images import holds_pictures
 from worldmodel.data.formats.limits import MOST_COLUMNS, MOST_EPISODES, check_row, fingerprint, require
@@ -41,7 +42,7 @@ class DiffusionPolicySource(Source):
             f"{path}: {_ENDS} is {ends.dtype} {list(ends.shape)}: expected 1 to {MOST_EPISODES:,} whole numbers",
         )
         self._ends = ends.read(0, len(ends)).astype(np.int64)
-        self._starts = np.concatenate([[0], self._ends[:-1]])
+        self._starts = episode_starts(self._ends)
         require(bool((self._ends > self._starts).all()), f"{path}: {_ENDS} does not increase")
         names = [name for name in self._files.names_under("data") if not name.startswith(".")]
         require(len(names) <= MOST_COLUMNS, f"{path}: data has {len(names)} arrays: at most {MOST_COLUMNS:,}")

@@ -23,7 +23,7 @@ from worldmodel.core.files import replacing
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
 from worldmodel.core.seeds import seed_of_step
-from worldmodel.data.clips import Split, rows_of
+from worldmodel.data.clips import Split, episode_starts, rows_of
 from worldmodel.data.store.files import open_file
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.decoder.decoder import DecoderNetwork, require_decodable
@@ -75,9 +75,8 @@ class Chosen:
     @classmethod
     def of(cls, episode_ends: Rows, split: Split, config: DecodingConfig, seed: int) -> Chosen:
         """A random selection. Raises UserError if no held-out episode has two frames."""
-        starts = np.concatenate([[0], episode_ends[:-1]])
         held_out = rows_of(episode_ends, split.held_out) if len(split.held_out) else np.zeros(0, np.int64)
-        available = np.setdiff1d(held_out, starts)
+        available = np.setdiff1d(held_out, episode_starts(episode_ends))
         if not len(available):
             raise UserError(
                 "held_out_fraction leaves no held-out episode of at least 2 frames: a larger one is needed, since the "

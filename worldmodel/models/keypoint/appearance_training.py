@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.core.ranks import ALONE, Rank
+from worldmodel.data.clips import episode_starts
 from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding, principal_places, rests
 from worldmodel.training.trainer import TrainingTask
@@ -89,7 +90,7 @@ class GroupSampler:
         places = raw[:, : 2 * keypoints]
         self._rest = rests(places, episode_ends, config.rest).numpy()
         episode = np.searchsorted(episode_ends, np.arange(len(raw)), side="right")
-        starts = np.concatenate([[0], episode_ends[:-1]])
+        starts = episode_starts(episode_ends)
         self._first, self._last = starts[episode], episode_ends[episode] - 1
         rng = np.random.default_rng(seed)
         self._pool = np.sort(rng.choice(rows, min(config.pool, len(rows)), replace=False))

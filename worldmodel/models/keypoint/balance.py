@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.data.clips import rows_followed
+
 # Control steps over which motion is measured, so that it is larger than the noise of the keypoints.
 _GAP: Final = 6
 
@@ -32,9 +34,7 @@ def balanced_weights(places: Tensor, episode_ends: NDArray[np.int64]) -> Tensor:
         places: keypoints of all frames, in half widths of the image.
         episode_ends: for every episode, the row after its last frame.
     """
-    starts = np.concatenate([[0], episode_ends[:-1]])
-    first = [np.arange(start, end - _GAP) for start, end in zip(starts, episode_ends, strict=True)]
-    rows = torch.from_numpy(np.concatenate(first))
+    rows = torch.from_numpy(rows_followed(episode_ends, _GAP))
     moved = (places[rows + _GAP] - places[rows]).norm(dim=-1).double()
     if not len(moved):
         return torch.ones(places.shape[1])

@@ -57,7 +57,8 @@ class StateConfig:
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)[:-3]) < 1:
+        sizes = [value for value in dataclasses.astuple(self) if not isinstance(value, bool)]
+        if min(sizes) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
 
     @property

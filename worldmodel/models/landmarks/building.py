@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
+from worldmodel.data.clips import episode_starts
 from worldmodel.models.contract import Latent, WorldModel
 from worldmodel.models.landmarks.graph import Edges
 from worldmodel.models.landmarks.landmarks import LandmarkConfig, Landmarks, distances
@@ -40,7 +41,7 @@ class Considered:
     @classmethod
     def of(cls, episode_ends: NDArray[np.int64], every: int) -> Considered:
         """Every `every`-th frame of every episode, from its first one on."""
-        starts = np.concatenate([[0], episode_ends[:-1]])
+        starts = episode_starts(episode_ends)
         rows = [np.arange(start, end, every) for start, end in zip(starts, episode_ends, strict=True)]
         episode = [np.full(len(part), number) for number, part in enumerate(rows)]
         return cls(np.concatenate(rows), np.concatenate(episode))
