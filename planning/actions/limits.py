@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from worldmodel.core.errors import UserError
+from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.spec import BINARY, HOLD, ZERO, ActionSpec
 
 # An addition in single precision is off by at most this share of its result.
@@ -30,6 +31,7 @@ class ActionLimits:
         holds: dimensions where rest is the last command.
         binary: dimensions where only `low` and `high` themselves can be commanded.
         largest_change: largest change from one command to the next, per control step. Infinite without a limit.
+        names: of the dimensions.
     """
 
     low: Tensor
@@ -38,6 +40,7 @@ class ActionLimits:
     holds: Tensor
     binary: Tensor
     largest_change: Tensor
+    names: tuple[str, ...] = ()
     # Kept as plain values, because every evaluation needs them, and reading tensors would wait for the GPU.
     any_binary: bool = False
     any_rate: bool = False
@@ -70,9 +73,24 @@ class ActionLimits:
             torch.tensor([rest == HOLD for rest in action.rest], device=device),
             torch.tensor([kind == BINARY for kind in action.kinds], device=device),
             torch.tensor(largest, device=device),
+            names=action.names,
             any_binary=BINARY in action.kinds,
             any_rate=any(math.isfinite(most) for most in largest),
         )
+
+    def switching(self, names: Sequence[str]) -> Self:
+        """These limits, with the dimensions `names` as binary ones whose rest is to hold the last command.
+
+        Raises:
+            UserError: for a name that no dimension has.
+        """
+        for name in names:
+            if name not in self.names:
+                raise UserError(choices_message("action to switch", name, self.names))
+        if not names:
+            return self
+        chosen = torch.tensor([name in names for name in self.names], device=self.low.device)
+        return dataclasses.replace(self, binary=self.binary | chosen, holds=self.holds | chosen, any_binary=True)
 
     @property
     def size(self) -> int:
@@ -102,7 +120,7 @@ class ActionLimits:
         allowed = self.clip(actions)
         if self.any_binary:
             middle = (self.low + self.high) / 2
-            switched = torch.where(allowed > middle, self.high, self.low)
+            switched = torch.where(allowed >= middle, self.high, self.low)
             allowed = torch.where(self.binary & ~allowed.isnan(), switched, allowed)
         if not self.any_rate:
             return allowed

@@ -21,7 +21,7 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.optimisers.base import OptimiserEntry, Search
 from planning.optimisers.cem import CEM, CEMConfig, elite_weights
-from planning.types import Problem
+from planning.types import Plan, Problem
 from worldmodel.core.errors import UserError
 from worldmodel.core.tensor_record import TensorRecord
 
@@ -35,10 +35,13 @@ class MixedConfig(CEMConfig):
     Attributes:
         switches: largest number of changes of a binary dimension over the horizon, the one from the last command
             included.
+        switching: names of continuous dimensions that are searched like binary ones. A gripper whose command is a speed
+            needs no other values than those that open and close it.
         surprise: share of the probability that all schedules keep alike, so that none is ruled out.
     """
 
     switches: int = 1
+    switching: tuple[str, ...] = ()
     surprise: float = 0.1
 
     def __post_init__(self) -> None:
@@ -72,6 +75,10 @@ class Mixed(CEM):
 
     def __init__(self, config: MixedConfig) -> None:
         super().__init__(config)
+
+    def plan(self, problem: Problem, memory: TensorRecord | None, generator: torch.Generator) -> Plan:
+        switching = problem.limits.switching(self.config.switching)
+        return super().plan(dataclasses.replace(problem, limits=switching), memory, generator)
 
     def begin(self, mean: Tensor, problem: Problem, memory: TensorRecord | None) -> Search:
         search = super().begin(self.admit(mean[:, None], problem)[:, 0], problem, memory)
@@ -152,7 +159,7 @@ def schedules(knots: int, switches: int) -> Tensor:
 
 def _is_high(values: Tensor, limits: ActionLimits) -> Tensor:
     """Whether the binary dimensions of `values [..., A]` are nearer to their larger value, `[..., D]`."""
-    return (values > (limits.low + limits.high) / 2)[..., limits.binary]
+    return (values >= (limits.low + limits.high) / 2)[..., limits.binary]
 
 
 def _follow(knots: Tensor, which: Tensor, is_high: Tensor, table: Tensor, limits: ActionLimits) -> Tensor:

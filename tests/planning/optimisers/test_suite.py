@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from planning.actions.limits import ActionLimits
 from planning.optimisers.icem import ICEM, ICEMConfig, KeptWarmStart
 from planning.optimisers.mixed import Mixed, MixedConfig, schedules
 from planning.optimisers.mppi import MPPI, MPPIConfig, path_weights
@@ -20,6 +21,7 @@ from planning.registry import OPTIMISERS, make_optimiser
 from planning.types import Optimiser, Problem
 from tests.planning.optimisers.conformance import ARM_LIMITS, OptimiserConformance, ask, quadratic, solve
 from worldmodel.core.errors import UserError
+from worldmodel.core.spec import ActionSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "planners_quadratic.json"
 THOROUGH: dict[str, Any] = {"samples": 512, "iterations": 20, "elites": 32, "min_std": 0.01, "action_repeat": 1}
@@ -221,6 +223,30 @@ def test_mixed_search_holds_a_grip_where_cem_does_not() -> None:
         for name in ("mixed", "cem")
     }
     assert found["mixed"] == 20 and found["cem"] <= 2
+
+
+SPEED = ActionSpec((-0.3, -0.1), (0.3, 0.1), ("m/s", "m/s"), ("vx", "grip"))
+
+
+def test_a_grip_that_is_a_speed_switches_too() -> None:
+    """No other command is imagined or returned, the plan is held from step to step, and the rest stays continuous."""
+
+    def cost(actions: Tensor) -> Tensor:
+        assert ((actions[..., 1].abs() - 0.1).abs() < 1e-7).all()
+        return (actions[..., 0] - 0.123).abs().sum(-1) + (actions[..., 1] + 0.1).sum(-1)
+
+    optimiser, memory, last = make_optimiser("mixed", {"samples": 64, "switching": ["grip"]}), None, torch.zeros(1, 2)
+    for step in range(3):
+        plan = solve(optimiser, Problem(cost, ActionLimits.of(SPEED, 0.1), last, 12, step), memory)
+        assert (plan.actions[..., 1] < 0).all()
+        assert float((plan.actions[..., 0] - 0.123).abs().max()) < 0.05
+        memory, last = plan.memory, plan.actions[:, 0]
+
+
+def test_a_switching_action_that_does_not_exist_is_refused() -> None:
+    problem = Problem(lambda actions: actions.sum((-1, -2)), ActionLimits.of(SPEED, 0.1), torch.zeros(1, 2), 12)
+    with pytest.raises(UserError, match="unknown action to switch 'grib': choose from grip, vx .did you mean grip"):
+        solve(make_optimiser("mixed", {"switching": ["grib"]}), problem)
 
 
 def test_too_many_schedules_are_refused() -> None:
