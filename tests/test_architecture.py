@@ -305,3 +305,14 @@ def test_every_group_belongs_to_a_command() -> None:
 def test_what_an_environment_changes_bears_its_name() -> None:
     names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
     assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names
+    families = {p.stem for p in (ROOT / "configs" / "family").glob("*.yaml")}
+    for changes in (ROOT / "configs" / "family_for").glob("*.yaml"):
+        family, _, env = changes.stem.partition("_")
+        assert family in families and env in names, changes.stem
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            before, after = (compose("train", [f"env={e}", f"family={family}"]) for e in ("push", env))
+        changed = OmegaConf.to_container(OmegaConf.load(changes))
+        assert isinstance(changed, dict)
+        for section, values in changed.items():
+            for key, value in values.items():
+                assert after[section][key] == value != before[section][key], f"{changes.stem}: {section}.{key}"

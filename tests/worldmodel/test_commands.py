@@ -375,11 +375,13 @@ def test_a_collapse_ends_with_its_advice_and_exit_code_1(tmp_path: Path, toy_sto
     assert not (tmp_path / "runs" / "toy" / "encoder" / "config.json").exists()
 
 
-@pytest.mark.parametrize("section", ["state_trainer", "appearance_trainer", "trainer"])
+@pytest.mark.parametrize("section", ["robot_trainer", "state_trainer", "appearance_trainer", "trainer"])
 def test_a_divergence_names_the_option_of_its_own_training(
     tmp_path: Path, toy_store: TrajectoryStore, section: str
 ) -> None:
     options = (f"data={toy_store.path}", "encoder_from=random", f"{section}.learning_rate=1e38", CPU)
+    if section == "robot_trainer":
+        options = (*options, "state.robot_width=8")
     ended = run(TRAIN, (*TOY[TRAIN], *options), tmp_path)
     assert ended.exit_code == 1, ended
     assert f"a lower {section}.learning_rate (1e+38 now) usually helps" in ended.stdout

@@ -65,7 +65,8 @@ class KeypointTask(TrainingTask):
     """Reconstructing the tokens of a neighbouring frame.
 
     loss = mean |d_ij - mean d|^2 M / (M - 1) + w_f |features|^2 + w_r |robot(z_i) - proprio_i|^2,
-    d_ij = decode(raw_i + noise, proprio_j) - z_j, and `mean d` is its mean over M frames of an episode.
+    d_ij = decode(raw_i + noise, proprio_j) - z_j, and `mean d` is its mean over M frames of an episode. With a
+    `RobotImage`, `decode` has to say what that does not, and neither it nor the reading of the robot learns further.
 
     If frame i has a varied image, the state is computed from that image, and the target remains the original one. The
     loss then also has the term `w_a |raw_i - raw(original)_i|^2`. The keypoints in `raw(original)` have no gradient.
@@ -118,11 +119,10 @@ class KeypointTask(TrainingTask):
         generator = torch.Generator().manual_seed(seed_of_step(self._seed, step))
         noise = torch.randn((len(batch), *raw.shape[1:]), generator=generator)
         noise = self._rank.share(noise, config.frames_per_episode).to(self._device)
-        error = self.module.decoder(raw + config.noise * noise, there).float() - wanted
+        error = self.module.decoder(raw + config.noise * noise, there).float() + encoder.shown(there) - wanted
         reconstruction = self._within_episodes(error).mean()
         features = raw[:, 2 * encoder.config.keypoints :].pow(2).mean()
-        # Without proprioception, the mean would be over nothing and hence NaN.
-        robot = F.mse_loss(encoder.robot(tokens), here) if here.shape[1] else reconstruction.new_zeros(())
+        robot = _misread(encoder, tokens, here)
         loss = reconstruction + config.feature_decay * features + config.robot_weight * robot
         values = {"reconstruction": reconstruction, "robot": robot}
         if num_changed:
@@ -165,14 +165,53 @@ class KeypointTask(TrainingTask):
             rows = self._held_out[start : start + size]
             wanted, here = self._load(rows[:, 0])
             encoder, tokens = self.module.encoder, self._seen(rows[:, 0], wanted)
-            decoded = self.module.decoder(encoder(tokens), here)
+            decoded = self.module.decoder(encoder(tokens), here) + encoder.shown(here)
             errors.append(torch.stack([self._within_episodes(x) for x in (decoded - wanted, wanted)], dim=1))
             robots.append(torch.stack([encoder.robot(tokens), here]))
         error, power = torch.cat(errors).mean(0)
-        read, true = torch.cat(robots, dim=1)
-        scores = explained_variance(read, true)
-        by_part = {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(scores) if not torch.isnan(r2)}
-        return {"tokens_r2": float(1 - error / power), **by_part}
+        return {"tokens_r2": float(1 - error / power), **_reading(*torch.cat(robots, dim=1))}
+
+
+class RobotTask(KeypointTask):
+    """Reading the robot from an image, and showing what it alone looks like, before there are keypoints.
+
+    loss = mean |e_i - mean e|^2 M / (M - 1) + |read(z_i) - proprio_i|^2, e_i = show(proprio_i) - z_i
+
+    A varied image of frame i replaces z_i in the second term.
+    """
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """This rank's share of one batch. The frames of an episode stay together."""
+        rows = self._rank.share(self._pairs(step), self._config.frames_per_episode)[:, 0]
+        tokens, here = self._load(rows)
+        encoder = self.module.encoder
+        shown = self._within_episodes(encoder.shown(here) - tokens).mean()
+        if self._varied.every:
+            tokens = self._with_varied(tokens, rows, step)
+        robot = _misread(encoder, tokens, here)
+        return {"loss": shown + robot, "shown": shown, "robot": robot}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Explained share of the variance within held-out episodes, and how well proprioception is read."""
+        rows = self._held_out[:, 0]
+        tokens, here = self._load(rows)
+        encoder = self.module.encoder
+        left = self._within_episodes(encoder.shown(here) - tokens).mean() / self._within_episodes(tokens).mean()
+        return {"robot_tokens_r2": float(1 - left), **_reading(encoder.robot(tokens), here)}
+
+
+def _misread(encoder: KeypointEncoder, tokens: Tensor, proprio: Tensor) -> Tensor:
+    """Mean square error in reading `proprio [B, P]` from tokens. Without proprioception, it is 0."""
+    if not proprio.shape[1]:  # the mean would be over nothing and hence NaN
+        return tokens.new_zeros(())
+    return F.mse_loss(encoder.robot(tokens), proprio)
+
+
+def _reading(read: Tensor, true: Tensor) -> dict[str, float]:
+    """R² of every dimension of proprioception that varies, by name."""
+    scores = explained_variance(read, true)
+    return {f"robot_r2_{i:02d}": float(r2) for i, r2 in enumerate(scores) if not torch.isnan(r2)}
 
 
 def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -22,12 +22,17 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.encoders.base import Grid
+
+# Of the waves from which a robot's image is computed (Fourier features, arXiv 2006.10739), since an edge of the robot
+# crosses a token within a small part of its range.
+_FREQUENCIES: Final = (1.0, 2.0, 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class StateConfig:
         novelty: whether the model learns how unlike the training an image is (`keypoint.novelty`).
         alignment: whether images of a moved camera are aligned with the recording (`keypoint.camera_alignment`).
         balanced: whether keypoints have weights, by which every thing counts alike (`keypoint.balance`).
+        robot_width: width of the network that shows what the robot alone looks like (`RobotImage`); 0 for none.
     """
 
     keypoints: int = 8
@@ -55,11 +61,13 @@ class StateConfig:
     novelty: bool = True
     alignment: bool = True
     balanced: bool = False
+    robot_width: int = 0
 
     def __post_init__(self) -> None:
-        sizes = [value for value in dataclasses.astuple(self) if not isinstance(value, bool)]
-        if min(sizes) < 1:
-            raise ValueError(f"every size must be at least 1, got {self}")
+        options = dataclasses.asdict(self)
+        sizes = [value for name, value in options.items() if not isinstance(value, bool) and name != "robot_width"]
+        if min(sizes) < 1 or self.robot_width < 0:
+            raise ValueError(f"every size must be at least 1, and robot_width at least 0, got {self}")
 
     @property
     def raw_size(self) -> int:
@@ -94,8 +102,36 @@ def _linear(inward: int, outward: int) -> nn.Linear:
         return nn.Linear(inward, outward)
 
 
+class RobotImage(nn.Module):
+    """Proprioception → what the robot alone contributes to the tokens, `E[z | p]`.
+
+    The decoder is told where the robot is, and the keypoints gain nothing from following it. If the robot fills much of
+    the image, as a gripper in front of a cube does, it is nevertheless easier for them to follow it. The distance to a
+    goal then measures how far the robot is from its place in the goal image. So this regression is learned first, and
+    the keypoints are computed from what it leaves. In a task whose goal is the pose of the robot itself, nothing would
+    be left.
+    """
+
+    def __init__(self, width: int, grid: Grid, channels: int, proprio_size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inward in (proprio_size * (1 + 2 * len(_FREQUENCIES)), width, width):
+            layers += [_linear(inward, width), nn.GELU(approximate="tanh")]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, grid.tokens * channels))
+        self._shape = grid.tokens, channels
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        """Standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
+        waves = [wave(frequency * proprio) for frequency in _FREQUENCIES for wave in (torch.sin, torch.cos)]
+        return self.layers(torch.cat([proprio, *waves], dim=1)).float().unflatten(1, self._shape)
+
+
 class KeypointEncoder(nn.Module):
-    """Tokens → keypoints and features, and tokens → an estimate of proprioception."""
+    """Tokens → keypoints and features, and tokens → an estimate of proprioception.
+
+    With `robot_width`, keypoints and features are computed from `z - show(read(z))`, without what the robot alone
+    contributes. Proprioception is read from the image, for observations as for goals, so that both lack the same.
+    """
 
     positions: Tensor
 
@@ -110,10 +146,14 @@ class KeypointEncoder(nn.Module):
         self.robot_head = nn.Sequential(
             nn.Linear(16 * grid.tokens, 2 * hidden), nn.GELU(), _linear(2 * hidden, proprio_size)
         )
+        width = config.robot_width
+        self.robot_image = RobotImage(width, grid, channels, proprio_size) if width else None
         self.register_buffer("positions", token_positions(grid), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, N, C]` → raw state `[B, Z]`: keypoints, then features, in their own units."""
+        if self.robot_image is not None:
+            tokens = tokens - self.robot_image(self.robot(tokens))
         x = tokens.transpose(1, 2).unflatten(2, self.grid)
         for convolution in self.convolutions:
             x = F.gelu(convolution(x), approximate="tanh")
@@ -131,6 +171,15 @@ class KeypointEncoder(nn.Module):
         """
         x = F.gelu(self.robot_convolution(tokens.transpose(1, 2).unflatten(2, self.grid)))
         return self.robot_head(x.flatten(1)).float()
+
+    def shown(self, proprio: Tensor) -> Tensor | float:
+        """What the robot alone contributes to tokens `[B, N, C]` at `proprio [B, P]`, or 0 if that is not known."""
+        return 0.0 if self.robot_image is None else self.robot_image(proprio)
+
+    def robot_parts(self) -> list[nn.Module]:
+        """The networks that read the robot from an image and show it."""
+        parts: list[nn.Module] = [self.robot_convolution, self.robot_head]
+        return parts if self.robot_image is None else [*parts, self.robot_image]
 
 
 class TokenDecoder(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from worldmodel.models.keypoint.confidence_training import cross_fitted_coverage
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
+    RobotTask,
     StateTrainingConfig,
     encode_tokens,
     neighbours,
@@ -62,6 +64,7 @@ class KeypointOptions:
     predictor: PredictorConfig
     distance: DistanceConfig
     state_training: StateTrainingConfig
+    robot_trainer: TrainerConfig
     state_trainer: TrainerConfig
     appearance_training: AppearanceTrainingConfig
     appearance_trainer: TrainerConfig
@@ -73,17 +76,19 @@ class KeypointOptions:
         if self.predictor.heads > 1 and calibrated != ahead:
             raise ValueError(f"predictor.calibrated_steps {calibrated} must be prediction.rollout_steps {ahead}")
         together = self.state_training.frames_per_episode
-        if self.state_trainer.batch_size % together:
-            raise ValueError(
-                f"state_trainer.batch_size {self.state_trainer.batch_size} must be a multiple of "
-                f"state_training.frames_per_episode {together}"
-            )
+        for name, trainer in (("robot_trainer", self.robot_trainer), ("state_trainer", self.state_trainer)):
+            if trainer.batch_size % together:
+                raise ValueError(
+                    f"{name}.batch_size {trainer.batch_size} must be a multiple of "
+                    f"state_training.frames_per_episode {together}"
+                )
 
     def require_divisible(self, rank: Rank) -> None:
         """Raises UserError for batches that cannot be divided equally among the ranks."""
         rank.require_divisible("trainer.batch_size", self.trainer.batch_size)
         together = self.state_training.frames_per_episode
-        rank.require_divisible("state_trainer.batch_size", self.state_trainer.batch_size, together)
+        for name, trainer in (("robot_trainer", self.robot_trainer), ("state_trainer", self.state_trainer)):
+            rank.require_divisible(f"{name}.batch_size", trainer.batch_size, together)
         groups = max(1, self.appearance_trainer.batch_size // self.appearance_training.group)
         rank.require_divisible("appearance_trainer.batch_size / appearance_training.group", groups)
 
@@ -196,10 +201,14 @@ class KeypointStage(Stage):
     def run(self, context: TrainingContext) -> None:
         """See `Stage.run`."""
         view, proprio = model_of(context).view(self._camera), standardised_proprio(context)
-        task = self._make_task(context, proprio)
-        folder = camera_folder(context, self._camera) / "keypoints"
-        context.train(task, self._options.state_trainer, self.name, "state_trainer", folder)
-        encoder = view.keypoints.requires_grad_(False)
+        folder, encoder = camera_folder(context, self._camera), view.keypoints
+        torch.manual_seed(self._options.state_trainer.seed)
+        encoder.requires_grad_(True)
+        if encoder.robot_image is not None:
+            self._train_robot_image(context, proprio, folder / "robot")
+        task = self._task(context, *self._of_task(context, proprio, self._options.state_trainer))
+        context.train(task, self._options.state_trainer, self.name, "state_trainer", folder / "keypoints")
+        encoder.requires_grad_(False)
         self._finish(context)
         tokens, varied, device = self._features.tokens, self._features.varied, context.device
         encoder.to(device)
@@ -208,12 +217,25 @@ class KeypointStage(Stage):
             self.varied_raw, _ = encode_tokens(encoder, varied.tokens, device, progress)
         self.varied = varied
 
-    def _make_task(self, context: TrainingContext, proprio: Tensor) -> KeypointTask:
-        """The training on the features of all frames, and on standardised proprioception `[R, P]`."""
-        config, options, samplers = self._options.state_trainer, self._options.state_training, self._samplers
-        view, seed, together = model_of(context).view(self._camera), config.seed, options.frames_per_episode
-        torch.manual_seed(seed)
-        view.keypoints.requires_grad_(True)
+    def _train_robot_image(self, context: TrainingContext, proprio: Tensor, folder: Path) -> None:
+        """Train what reads and shows the robot. It does not change afterwards."""
+        encoder = model_of(context).view(self._camera).keypoints
+        encoder.requires_grad_(False)
+        for part in encoder.robot_parts():
+            part.requires_grad_(True)
+        module = KeypointAutoencoder(encoder, self._features.tokens.shape[2], proprio.shape[1])
+        module.decoder.requires_grad_(False)
+        config = self._options.robot_trainer
+        task = RobotTask(module, *self._of_task(context, proprio, config))
+        context.train(task, config, f"robot of {self._camera}", "robot_trainer", folder)
+        encoder.requires_grad_(True)
+        for part in encoder.robot_parts():
+            part.requires_grad_(False)
+
+    def _of_task(self, context: TrainingContext, proprio: Tensor, config: TrainerConfig) -> tuple[Any, ...]:
+        """What a `KeypointTask` is made of beside its module, for standardised proprioception `[R, P]`."""
+        options, samplers = self._options.state_training, self._samplers
+        seed, together = config.seed, options.frames_per_episode
 
         def pairs(step: int) -> NDArray[np.int64]:
             rows = samplers.pairs.sample(step, config.batch_size, together).rows
@@ -223,7 +245,7 @@ class KeypointStage(Stage):
         held_out = samplers.held_out_pairs.sample(0, groups * together, together).rows
         reported = neighbours(held_out, np.random.default_rng(seed))
         tokens, varied = self._features.tokens, self._features.varied
-        return self._task(context, options, tokens, varied, proprio, pairs, reported, seed, context.device)
+        return options, tokens, varied, proprio, pairs, reported, seed, context.device
 
     def _task(self, context: TrainingContext, *given: Any) -> KeypointTask:
         """The task with the arguments `given`, which follow its module."""

@@ -40,7 +40,7 @@ def make_tuned_stages(
     """All stages, in their order.
 
     Raises:
-        UserError: when no episode is long enough, for several cameras, and for several ranks.
+        UserError: when no episode is long enough, for several cameras or ranks, and for an image of the robot alone.
     """
     cameras, ranks = store.spec.camera_names, here().count
     if ranks > 1:
@@ -51,6 +51,11 @@ def make_tuned_stages(
         raise UserError(
             f"tuning.encoder={tuning.encoder} with the cameras {', '.join(cameras)}: expected one camera, since their "
             "keypoints are trained one after the other on the same encoder"
+        )
+    if options.state.robot_width:
+        raise UserError(
+            f"tuning.encoder={tuning.encoder} with state.robot_width={options.state.robot_width}: expected 0, since "
+            "the image of the robot alone is one of the frozen encoder's features"
         )
     return make_stages(options, store, split, functools.partial(TunedKeypointStage, tuning))
 

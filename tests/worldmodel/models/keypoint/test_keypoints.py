@@ -18,6 +18,7 @@ from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.keypoint_training import (
     KeypointAutoencoder,
     KeypointTask,
+    RobotTask,
     StateTrainingConfig,
     encode_tokens,
     neighbours,
@@ -57,7 +58,12 @@ def world() -> tuple[Tensor, Tensor, Tensor]:
     return blob(thing, 0) + blob(robot, 1), thing, robot
 
 
-def make_task(world: tuple[Tensor, Tensor, Tensor], varied: VariedTokens | None = None) -> KeypointTask:
+def make_task(
+    world: tuple[Tensor, Tensor, Tensor],
+    varied: VariedTokens | None = None,
+    kind: type[KeypointTask] = KeypointTask,
+    robot_width: int = 0,
+) -> KeypointTask:
     tokens, _, robot = world
     given = tokens.numpy().astype(np.float16)
     rows = np.arange(400).reshape(40, 10)
@@ -67,10 +73,11 @@ def make_task(world: tuple[Tensor, Tensor, Tensor], varied: VariedTokens | None 
         return neighbours(rows[rng.integers(0, 36, 16).repeat(4)], rng)
 
     torch.manual_seed(0)
-    module = KeypointAutoencoder(make_encoder(StateConfig(1, 1, hidden=32, robot_keypoints=1)), CHANNELS, PROPRIO)
+    state = StateConfig(1, 1, hidden=32, robot_keypoints=1, robot_width=robot_width)
+    module = KeypointAutoencoder(make_encoder(state), CHANNELS, PROPRIO)
     held_out = neighbours(rows[36:].repeat(8, axis=0), np.random.default_rng(0))
     proprio = (robot - robot.mean(0)) / robot.std(0)
-    return KeypointTask(
+    return kind(
         module, StateTrainingConfig(), given, varied or VariedTokens.none(given.shape), proprio, pairs, held_out, 0, CPU
     )
 
@@ -126,6 +133,45 @@ def test_keypoints_find_the_thing_and_let_the_robot_be(world: tuple[Tensor, Tens
 
     assert explained(thing) > 0.9
     assert explained(robot) < 0.5
+
+
+def test_a_robot_that_is_taken_out_of_the_image_does_not_move_the_keypoints(
+    world: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the robot is read and shown without error, the state is that of a scene without it."""
+    _, thing, robot = world
+    encoder = make_encoder(dataclasses.replace(STATE, robot_width=8))
+    empty = encoder.robot_image
+    encoder.robot_image = None
+    with torch.no_grad():
+        alone = encoder(blob(thing, 0))
+    encoder.robot_image = empty
+    assert empty is not None
+    for places in (robot, robot.roll(7, 0)):
+        monkeypatch.setattr(encoder, "robot", lambda tokens, places=places: places)
+        monkeypatch.setattr(empty, "forward", lambda proprio: blob(proprio, 1))
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(blob(thing, 0) + blob(places, 1)), alone)
+
+
+def test_the_robot_is_learned_first_and_does_not_change_afterwards(
+    world: tuple[Tensor, Tensor, Tensor], tmp_path: Path
+) -> None:
+    first = make_task(world, kind=RobotTask, robot_width=64)
+    encoder = first.module.encoder
+    places = encoder.logits.weight.clone()
+    Trainer(first, make_trainer_config(400, 64, 3e-3), tmp_path, CPU).run("robot")
+    after = first.evaluate(400)
+    assert after["robot_tokens_r2"] > 0.3  # half of what changes is the robot, and it is of 360 places only
+    assert after["robot_r2_00"] > 0.8
+    torch.testing.assert_close(encoder.logits.weight, places, rtol=0, atol=0.01)  # but for its decay
+    task = make_task(world, robot_width=64)
+    task.module.encoder.load_state_dict(encoder.state_dict())
+    for part in task.module.encoder.robot_parts():
+        part.requires_grad_(False)
+    task.loss(0)["loss"].backward()
+    learning = {name for name, weight in task.module.encoder.named_parameters() if weight.grad is not None}
+    assert learning and not any(name.startswith("robot") for name in learning)
 
 
 def test_seed_and_step_alone_decide_the_loss(world: tuple[Tensor, Tensor, Tensor]) -> None:
