@@ -21,6 +21,7 @@ from worldmodel.encoders.probe import ProbeData
 from worldmodel.models.features import VariedTokens
 from worldmodel.models.keypoint.appearance import AppearanceEmbedding
 from worldmodel.models.keypoint.appearance_training import AppearanceTask
+from worldmodel.models.keypoint.keypoint_training import KeypointTask, RobotTask
 from worldmodel.models.keypoint.model import KeypointModel
 from worldmodel.models.keypoint.prediction_training import PredictionTask, Recording
 from worldmodel.training.parallel import DDP, FSDP, whole
@@ -57,13 +58,21 @@ def pretraining(jepa: dict[str, Any], encoder: dict[str, Any], dressed: bool = F
     return PretrainTask(module, config, clips, {"camera": PROBE}, 0, CPU, canonical if dressed else None)
 
 
-def keypoints() -> TrainingTask:
+def keypoints(**options: Any) -> KeypointTask:
     place = torch.linspace(-0.7, 0.7, 10).repeat(40)
     thing = torch.stack([place, -place], 1)
     robot = 1.4 * torch.rand(400, 2, generator=torch.Generator().manual_seed(1)) - 0.7
     tokens = test_keypoints.blob(thing, 0) + test_keypoints.blob(robot, 1)
     varied = VariedTokens(tokens[::7].flip(-1).numpy().astype(np.float16), 7)
-    return test_keypoints.make_task((tokens, thing, robot), varied)
+    return test_keypoints.make_task((tokens, thing, robot), varied, **options)
+
+
+def robot() -> TrainingTask:
+    task = keypoints(kind=RobotTask, robot_width=8)
+    task.module.requires_grad_(False)
+    for part in task.module.encoder.robot_parts():
+        part.requires_grad_(True)
+    return task
 
 
 def appearance() -> TrainingTask:
@@ -114,6 +123,7 @@ VARIANTS = {
         )
     ),
     "sharded": Variant(lambda: pretraining({**DEEP, **REGULARISED}, {"depth": 2}), parallel=FSDP),
+    "robot": Variant(robot),
     "keypoints": Variant(keypoints),
     "appearance": Variant(appearance),
     "prediction": Variant(prediction),
