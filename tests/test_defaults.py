@@ -30,7 +30,7 @@ from planning.remember import RememberConfig
 from planning.run import RunConfig
 from planning.strategy import ControllerConfig
 from tests.source_tree import ROOT
-from worldmodel.cli.command import composed
+from worldmodel.cli.command import as_plain, composed
 from worldmodel.core.configs import group_choices
 from worldmodel.core.options import from_config
 from worldmodel.data.augmentation import AugmentationConfig
@@ -165,7 +165,7 @@ def test_the_other_choices_are_those_of_their_dataclasses() -> None:
     for name in set(group_choices("planner")) - {"auto"}:
         planner = composed("run", [f"planner={name}"]).planner
         entry = OPTIMISERS.get(name)
-        assert planner.name == name and differing(entry.config, dict(planner.options)) == {}, name
+        assert planner.name == name and differing(entry.config, as_plain(planner)["options"]) == {}, name
         assert set(planner.options) == {field.name for field in dataclasses.fields(entry.config)}, name
         assert differing(ObjectiveConfig, dict(planner.objective)) == {}, name
     # The default of `name` is made of domain and task, as in the file.

@@ -90,7 +90,7 @@ def test_the_same_command_begins_from_the_given_weights(first: Path, lived: Path
 def test_what_does_not_fit_is_refused(first: Path, lived: Path, options: tuple[str, ...], message: str) -> None:
     given = further(first, lived)
     if options[0] == "family=tokens":
-        others = ("state", "state_trainer", "predictor", "appearance_training", "appearance_trainer")
+        others = ("state", "robot_trainer", "state_trainer", "predictor", "appearance_training", "appearance_trainer")
         given = tuple(each for each in given if each.split(".")[0] not in others)
     result = run(TRAIN, (*given, *options, "out=refused"), first)
     assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1, result

@@ -31,10 +31,10 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
     chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
     for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")
-        if section:  # one choice changes a section, as in `optional objective_for@planner.objective: ${env}`
+        if group != entry:  # other choices decide, as in `optional objective_for@planner.objective: ${env}`
             name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
             if name in group_choices(group):
-                parts += [f"In {section}:", choice_text(group, name)]
+                parts += [f"In {section}:" if section else f"For {name}:", choice_text(group, name)]
             continue
         name = chosen.setdefault(group, default)
         choices = [f"{group}={other}" for other in group_choices(group) if other != name]

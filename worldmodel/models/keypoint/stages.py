@@ -76,18 +76,24 @@ class KeypointOptions:
         if self.predictor.heads > 1 and calibrated != ahead:
             raise ValueError(f"predictor.calibrated_steps {calibrated} must be prediction.rollout_steps {ahead}")
         together = self.state_training.frames_per_episode
-        for name, trainer in (("robot_trainer", self.robot_trainer), ("state_trainer", self.state_trainer)):
+        for name, trainer in self._on_pairs.items():
             if trainer.batch_size % together:
                 raise ValueError(
                     f"{name}.batch_size {trainer.batch_size} must be a multiple of "
                     f"state_training.frames_per_episode {together}"
                 )
 
+    @property
+    def _on_pairs(self) -> dict[str, TrainerConfig]:
+        """The sections of the trainings, by name, whose batches are pairs of frames."""
+        robot = {"robot_trainer": self.robot_trainer} if self.state.robot_width else {}
+        return {**robot, "state_trainer": self.state_trainer}
+
     def require_divisible(self, rank: Rank) -> None:
         """Raises UserError for batches that cannot be divided equally among the ranks."""
         rank.require_divisible("trainer.batch_size", self.trainer.batch_size)
         together = self.state_training.frames_per_episode
-        for name, trainer in (("robot_trainer", self.robot_trainer), ("state_trainer", self.state_trainer)):
+        for name, trainer in self._on_pairs.items():
             rank.require_divisible(f"{name}.batch_size", trainer.batch_size, together)
         groups = max(1, self.appearance_trainer.batch_size // self.appearance_training.group)
         rank.require_divisible("appearance_trainer.batch_size / appearance_training.group", groups)
