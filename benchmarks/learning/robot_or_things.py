@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.arm.world import REACH, WIDEST, ArmWorld
+from envs.arm.world import ArmWorld
 from envs.protocol import GoalEnv
 from envs.push import ARENA_WIDTH, BLOCK_WIDTH, PUSHER_RADIUS, PushWorld
 from envs.world import Floats
@@ -61,7 +61,7 @@ def changes_of(env: GoalEnv) -> Changes:
     if isinstance(world, PushWorld):
         return Changes(_pusher_elsewhere, _block_moved)
     if isinstance(world, ArmWorld):
-        return Changes(_tried(world, _hand_elsewhere), _tried(world, _thing_moved))
+        return Changes(_tried(world, ArmWorld.pose_at_random), _tried(world, _thing_moved))
     raise UserError(f"env={env.name}: expected push or a task of the arm, whose robot and things can be moved apart")
 
 
@@ -106,12 +106,6 @@ def _tried(world: ArmWorld, change: Callable[[ArmWorld, np.random.Generator], No
     return changed
 
 
-def _hand_elsewhere(world: ArmWorld, rng: np.random.Generator) -> None:
-    low, high = REACH
-    height = low[2] + (high[2] - low[2]) * rng.uniform() ** 1.5  # mostly near the table, as in a recording
-    world.pose(np.append(rng.uniform(low[:2], high[:2]), height), rng.uniform(0, WIDEST))
-
-
 def _thing_moved(world: ArmWorld, rng: np.random.Generator) -> None:
     layout = world.layout
     if layout.cubes:
@@ -145,16 +139,6 @@ def observe(env: GoalEnv, states: Sequence[Floats]) -> Observation:
     return Observation(images, np.stack([each["proprio"] for each in seen]).astype(np.float32))
 
 
-def keypoint_distance(model: KeypointModel, latents: Tensor, others: Tensor) -> Tensor:
-    """Distance `[B]` of the keypoints alone, of states `[B, Z]` to others, over all cameras [half widths]."""
-    size, squared = model.config.state.size, torch.zeros(len(latents))
-    for camera, one, other in zip(model.spec.camera_names, latents.split(size, 1), others.split(size, 1), strict=True):
-        view = model.view(camera)
-        apart = view.parts(one.float())[0] - view.parts(other.float())[0]
-        squared += (apart.pow(2) * view.places_weight).sum(1)
-    return squared.sqrt()
-
-
 def report(name: str, robot: Tensor, thing: Tensor, both: Tensor) -> None:
     """One line: medians, and how often the robot elsewhere is nearer than the thing, or both, moved."""
     parts = []
@@ -177,8 +161,9 @@ def measure(count: int, overrides: Sequence[str]) -> None:
         here, *changed = (model.observe(None, observe(env, column), None) for column in columns)
         report(f"{count} scenes of {spec.env}, distance", *(model.distance(x, here) for x in changed))
         if isinstance(model, KeypointModel):
-            places = [keypoint_distance(model, x.state, here.state) for x in changed]
-            report("keypoints alone", *places)
+            keypoints = dataclasses.replace(model.config.distance, robot_weight=0.0, appearance_weight=0.0)
+            model.config = dataclasses.replace(model.config, distance=keypoints)
+            report("keypoints alone", *(model.distance(x, here) for x in changed))
 
 
 def read(arguments: Sequence[str]) -> tuple[int, list[str]]:

@@ -116,14 +116,18 @@ class ArmWorld(MujocoWorld):
                 self.data.qpos[self.layout.drawer] = rng.uniform(0, _DRAWER_TRAVEL)
             for number in range(len(self.layout.cubes)):
                 self._place_cube(number, rng)
-            low, high = REACH
-            height = low[2] + (high[2] - low[2]) * rng.uniform() ** 1.5  # mostly near the table
-            self.pose(np.append(rng.uniform(low[:2], high[:2]), height), rng.uniform(0, WIDEST))
+            self.pose_at_random(rng)
             mujoco.mj_forward(self.model, self.data)
             if not (self.data.contact.dist < -0.001).any():
                 self.set_state(self.get_state())
                 return
         raise RuntimeError(f"no start without overlaps in {_MOST_DRAWS} draws")  # pragma: no cover
+
+    def pose_at_random(self, rng: np.random.Generator) -> None:
+        """Bring the gripper to a random place within reach, mostly near the table, with a random opening."""
+        low, high = REACH
+        height = low[2] + (high[2] - low[2]) * rng.uniform() ** 1.5
+        self.pose(np.append(rng.uniform(low[:2], high[:2]), height), rng.uniform(0, WIDEST))
 
     def _place_cube(self, number: int, rng: np.random.Generator) -> None:
         """Put a cube on the table, or, with a drawer, the first one into it in half of the episodes."""
