@@ -359,10 +359,10 @@ class ConfidenceStage(Stage):
         device = context.device
         whiten_features(model, data, known, device)
         rollouts = measure_rollouts(model, data, rows, device)
+        model.cpu()  # where they are
         assert model.calibration is not None
         model.calibration.fit(*rollouts)
         report = cross_fitted_coverage(*rollouts)
         context.write(report, "confidence.json")
         shown = ", ".join(f"{value:.1%}" for value in report["coverage"]["0.9"])
         context.say(f"confidence: errors within the 90 % bound, by step: {shown}")
-        model.cpu()
