@@ -143,14 +143,7 @@ def _attempt_episode(env: GoalEnv, reset_seed: int, explorer: Explorer, num_step
         actions.append(action)
         observations.append(observation)
         states.append(info["state"])
-    actions.append(np.zeros_like(actions[0]))
-    return Episode(
-        images={camera: np.stack([o["images"][camera] for o in observations]) for camera in observation["images"]},
-        action=np.stack(actions).astype(np.float32),
-        proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
-        state=np.stack(states).astype(np.float64),
-        seed=reset_seed,
-    )
+    return Episode.of_steps(observations, actions, states, reset_seed)
 
 
 def _work(

@@ -32,6 +32,7 @@ COMMANDS = {
     "landmarks": "landmarks",
     "inverse": "inverse",
     "remember": "remember",
+    "practise": "practise",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -46,6 +46,24 @@ class Episode:
         columns: dict[str, NDArray[Any]] = {image_column(camera): rows for camera, rows in self.images.items()}
         columns |= {"action": self.action, "proprio": self.proprio, "state": self.state}
         return columns if self.reward is None else columns | {REWARD: self.reward}
+
+    @classmethod
+    def of_steps(
+        cls,
+        observations: Sequence[Mapping[str, Any]],
+        actions: Sequence[NDArray[np.float32]],
+        states: Sequence[NDArray[np.float64]],
+        seed: int,
+    ) -> Self:
+        """The episode with T+1 observations and states of an environment, and the T actions between them."""
+        cameras = observations[0]["images"]
+        return cls(
+            images={camera: np.stack([o["images"][camera] for o in observations]) for camera in cameras},
+            action=np.stack([*actions, np.zeros_like(actions[0])]).astype(np.float32),
+            proprio=np.stack([o["proprio"] for o in observations]).astype(np.float32),
+            state=np.stack(states).astype(np.float64),
+            seed=seed,
+        )
 
     @classmethod
     def of(cls, layout: Layout, columns: Mapping[str, NDArray[Any]], seed: int, instruction: str = "") -> Self:
