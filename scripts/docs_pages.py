@@ -33,6 +33,7 @@ COMMANDS = {
     "inverse": "inverse",
     "remember": "remember",
     "practise": "practise",
+    "rounds": "rounds",
     "goal": "goal",
     "run": "plan",
     "evaluate": "evaluate",

@@ -52,7 +52,7 @@ COMMANDS_OF_OURS = {
     "planning.manifest", "planning.run", "worldmodel.data.__main__", "worldmodel.data.formats.commands",
     "worldmodel.decode", "worldmodel.export", "worldmodel.features", "worldmodel.physics",
     "worldmodel.landmarks",
-    "planning.practise", "planning.remember", "worldmodel.inverse",
+    "planning.practise", "planning.remember", "planning.rounds", "worldmodel.inverse",
     "worldmodel.pretrain", "worldmodel.probe", "worldmodel.train",
 }  # fmt: skip
 # Where planning meets environments, models and recordings, for its commands and for a robot.

@@ -25,8 +25,10 @@ from planning.manifest import FreezeConfig
 from planning.objectives import ObjectiveConfig
 from planning.optimisers.cem import CEMConfig
 from planning.policies.proposals import ProposalConfig
+from planning.practise import PractiseConfig
 from planning.registry import OPTIMISERS
 from planning.remember import RememberConfig
+from planning.rounds import RoundsConfig
 from planning.run import RunConfig
 from planning.strategy import ControllerConfig
 from tests.source_tree import ROOT
@@ -78,9 +80,11 @@ COMMANDS: dict[str, type[Any]] = {
     "manifest": FreezeConfig,
     "physics": PhysicsOptions,
     "physics_clips": ClipOptions,
+    "practise": PractiseConfig,
     "pretrain": PretrainOptions,
     "probe": ProbeOptions,
     "remember": RememberConfig,
+    "rounds": RoundsConfig,
     "run": RunConfig,
     "train": TrainOptions,
 }
@@ -115,7 +119,7 @@ SECTIONS: dict[str, type[Any]] = {
 }
 # Read beside the dataclass: what env and planner are called, and the evaluations to compare.
 # Values that a command sets otherwise than the dataclass: pairs that no evaluation uses.
-SET_OTHERWISE = {("calibrate", "manifest"): {"seed"}}
+SET_OTHERWISE = {("calibrate", "manifest"): {"seed"}, ("rounds", "manifest"): {"seed"}}
 READ_OTHERWISE = {"env": {"name"}, "planner": {"name"}, "compare": {"a", "b"}}
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "refusal",
     "show_help",
     "stopped",
+    "typed_options",
 ]
 _GOES_ON: Final = "what was finished is kept; the same command goes on from there"
 _BEGINS_ANEW: Final = "the same command begins anew"
@@ -257,6 +258,12 @@ def env_selection() -> str:
     chosen = HydraConfig.get()
     options = [override for override in chosen.overrides.task if override.startswith("env.")]
     return " ".join([f"env={chosen.runtime.choices['env']}", *options])
+
+
+def typed_options(*groups: str) -> list[str]:
+    """The options of `groups` as they were typed, for other commands, such as `env=push` and `env.distractors=true`."""
+    typed = HydraConfig.get().overrides.task
+    return [override for override in typed if re.split(r"[.=]", override)[0] in groups]
 
 
 def next_command(module: str, *options: str, **renamed: str) -> str:

@@ -40,6 +40,7 @@ PROGRAMS: Final = {
     "inverse": Program("worldmodel.inverse", "learn to propose actions toward a goal", "inverse"),
     "remember": Program("planning.remember", "keep recorded actions, which planners evaluate too", "remember"),
     "practise": Program("planning.practise", "record a model's own plans, from which it can learn on", "practise"),
+    "rounds": Program("planning.rounds", "practise and learn on, several times, with the gain of each", "rounds"),
     "plan": Program("planning.run", "act until a goal image is reached", "run"),
     "evaluate": Program("planning.evaluate", "success rates on a manifest, beside baselines and an oracle", "evaluate"),
     "calibrate": Program("planning.calibrate", "thresholds of the monitor, from successful runs", "calibrate"),
