@@ -125,7 +125,7 @@ class Work:
             f"trainer.steps={options.steps}",
             f"trainer.learning_rate={options.learning_rate:g}",
         )
-        if self.memory is not None and not self._memory(number).is_dir():
+        if self.memory is not None and not (self._memory(number) / "config.json").is_file():
             making = [f"checkpoint={model}", f"out={self._memory(number)}", f"device={options.device}"]
             self._run(number, "planning.remember", *self._env(), *recording, *making)
         frames.unlink(missing_ok=True)  # gigabytes, which the recording has too
