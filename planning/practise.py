@@ -5,10 +5,9 @@ python -m planning.practise env=push checkpoint=runs/push/model data=runs/push/d
 
 A search finds actions whose imagined future is good, also where it is good only because the model is wrong. Exploration
 rarely tries just these actions. A recording of the plans themselves shows the model where it is wrong (dataset
-aggregation, arXiv 1011.0686). `docs/train.md` has the whole loop, in which `worldmodel.train init_from=`
-follows.
+aggregation, arXiv 1011.0686). `docs/train.md` has the whole loop, in which `worldmodel.train init_from=` follows.
 
-Shapes: `N` simulator state, `A` action dimensions.
+Shapes: `B` episodes at a time, `T` control steps, `N` simulator state, `A` action dimensions.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.protocol import GoalEnv
+from planning.decision import Decision
 from planning.evaluation.manifest import MOST_PAIRS, Pair
 from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.report import Rate
-from planning.evaluation.rollout import Policy
-from planning.evaluation.task import from_pair
+from planning.evaluation.rollout import Policy, rollout
+from planning.evaluation.task import Task, from_pair
 from planning.inputs import read_start
 from planning.loading import RUNS, choose_checkpoint, chosen_planner, read_model, with_proposals
 from planning.registry import make_strategy
@@ -74,7 +74,7 @@ class RecordedPairs:
     """Draws starts and goals from a recording.
 
     Args:
-        env: the simulator, which says when a goal is reached.
+        env: the simulator, which says whether enough moves.
         store: the recording.
         steps_ahead: control steps from start to goal.
         seed: seed of all draws. Pair i depends on (seed, i) alone.
@@ -113,10 +113,56 @@ class RecordedPairs:
         )
 
 
+class Practising(Policy):
+    """Acts as another policy, some rows with noise, and keeps what was seen and done.
+
+    Args:
+        policy: what chooses the actions.
+        pairs: the pair of every row. Those with odd seeds act with noise.
+        noise: standard deviation of noise on the actions `[A]`, in their units.
+        bounds: lowest and highest actions `[A]`.
+        seed: seed of the noise.
+
+    Attributes:
+        seen: all observations so far `[B, ...]`.
+        done: the actions after each of them `[B, A]`.
+    """
+
+    def __init__(
+        self, policy: Policy, pairs: Sequence[Pair], noise: Actions, bounds: tuple[Actions, Actions], seed: int
+    ) -> None:
+        self._policy, self._bounds = policy, bounds
+        self._noise = [noise * (pair.seed % 2) for pair in pairs]
+        self._streams = [np.random.default_rng([seed, pair.seed]) for pair in pairs]
+        self.seen: list[Observation] = []
+        self.done: list[Actions] = []
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        self._policy.reset(tasks)
+
+    def act(self, observation: Observation) -> Decision:
+        decision = self._policy.act(observation)
+        drawn = [
+            noise * rng.standard_normal(noise.shape) for noise, rng in zip(self._noise, self._streams, strict=True)
+        ]
+        actions = np.clip(decision.actions + np.stack(drawn), *self._bounds).astype(np.float32)
+        self.seen.append(observation)
+        self.done.append(actions)
+        return dataclasses.replace(decision, actions=actions)
+
+    def episode(self, row: int, states: NDArray[np.float64], seed: int) -> Episode:
+        """The episode of one row, with the states that it came through `[T+1, N]`."""
+        seen = [
+            {"images": {camera: images[row] for camera, images in each.images.items()}, "proprio": each.proprio[row]}
+            for each in self.seen
+        ]
+        return Episode.of_steps(seen, [actions[row] for actions in self.done[:-1]], list(states), seed)
+
+
 def practise(
     envs: Sequence[GoalEnv], pairs: Sequence[Pair], policy: Policy, budget: int, noise: float, seed: int
-) -> list[Episode | None]:
-    """One episode for each of `pairs`, all at once. None where the simulation diverged.
+) -> list[Episode]:
+    """An episode for each of `pairs`, all at once, without those whose simulation diverged.
 
     Args:
         envs: as many environments as pairs, or more.
@@ -126,48 +172,13 @@ def practise(
         noise: standard deviation of noise on the actions, as a share of their range.
         seed: seed of the noise.
     """
-    envs = envs[: len(pairs)]
-    policy.reset([from_pair(env, pair) for env, pair in zip(envs, pairs, strict=True)])
-    paths = [_Path.begin(env, pair) for env, pair in zip(envs, pairs, strict=True)]
-    streams = [np.random.default_rng([seed, pair.seed]) for pair in pairs]
-    for _ in range(budget):
-        decision = policy.act(Observation.stack([Observation.of(path.observations[-1]) for path in paths]))
-        for env, pair, path, rng, action in zip(envs, pairs, paths, streams, decision.actions, strict=True):
-            if not path.diverged:
-                path.go_on(env, _noisy(env, action, noise * (pair.seed % 2), rng))
-    return [path.episode(pair) for pair, path in zip(pairs, paths, strict=True)]
-
-
-def _noisy(env: GoalEnv, action: Actions, noise: float, rng: np.random.Generator) -> Actions:
-    space = env.action_space
-    moved = action + noise * (space.high - space.low) * rng.standard_normal(action.shape)
-    return np.clip(moved, space.low, space.high).astype(np.float32)
-
-
-@dataclasses.dataclass
-class _Path:
-    """What one environment went through so far."""
-
-    observations: list[Any]
-    states: list[NDArray[np.float64]]
-    actions: list[Actions]
-    diverged: bool = False
-
-    @classmethod
-    def begin(cls, env: GoalEnv, pair: Pair) -> _Path:
-        observation, info = env.reset(seed=0, options={"state": np.array(pair.start)})
-        return cls([observation], [np.array(info["state"], np.float64)], [])
-
-    def go_on(self, env: GoalEnv, action: Actions) -> None:
-        observation, _, self.diverged, _, info = env.step(action)
-        if not self.diverged:
-            self.actions.append(action)
-            self.observations.append(observation)
-            self.states.append(np.array(info["state"], np.float64))
-
-    def episode(self, pair: Pair) -> Episode | None:
-        whole = not self.diverged
-        return Episode.of_steps(self.observations, self.actions, self.states, pair.seed) if whole else None
+    space = envs[0].action_space
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    practising = Practising(policy, pairs, noise * (high - low), (low, high), seed)
+    tasks = [from_pair(env, pair) for env, pair in zip(envs, pairs, strict=False)]
+    happened = rollout(envs, tasks, practising, budget, look_at_end=True)
+    rows = enumerate(zip(pairs, happened, strict=True))
+    return [practising.episode(row, path.states, pair.seed) for row, (pair, path) in rows if not path.diverged]
 
 
 @command("practise")
@@ -223,10 +234,9 @@ def _record_missing(
     progress.begin("practice", missing.start * options.budget, options.episodes * options.budget)
     try:
         for first in missing[:: len(envs)]:
-            group = [pairs.draw(index) for index in missing if first <= index < first + len(envs)]
+            group = [pairs.draw(index) for index in range(first, min(first + len(envs), options.episodes))]
             for episode in practise(envs, group, policy, options.budget, options.noise, options.seed):
-                if episode is not None:
-                    writer.append(episode)
+                writer.append(episode)
             writer.commit()
             progress.step((first + len(group)) * options.budget, f"{writer.num_episodes} episodes")
     finally:

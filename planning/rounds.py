@@ -72,7 +72,8 @@ class Work:
     Attributes:
         options: what was asked for.
         pairs: the pairs of the evaluations.
-        typed: options of the groups `env` and `planner`, as typed.
+        env: options of the group `env`, as typed.
+        planner: options of the group `planner`, as typed.
         memory: the first model's memory of actions, or None. Every later model gets one of its own.
         sizes: options of `worldmodel.train` that a model shares with the one that it begins with.
         folder: what all rounds write to.
@@ -80,7 +81,8 @@ class Work:
 
     options: RoundsConfig
     pairs: ManifestConfig
-    typed: Sequence[str]
+    env: Sequence[str]
+    planner: Sequence[str]
     memory: str | None
     sizes: Sequence[str]
     folder: Path
@@ -116,7 +118,7 @@ class Work:
         self._run(
             number,
             "worldmodel.train",
-            *self._env(),
+            *self.env,
             *self.sizes,
             *recording,
             f"init_from={checkpoint}",
@@ -127,21 +129,18 @@ class Work:
         )
         if self.memory is not None and not (self._memory(number) / "config.json").is_file():
             making = [f"checkpoint={model}", f"out={self._memory(number)}", f"device={options.device}"]
-            self._run(number, "planning.remember", *self._env(), *recording, *making)
+            self._run(number, "planning.remember", *self.env, *recording, *making)
         frames.unlink(missing_ok=True)  # gigabytes, which the recording has too
         return str(model)
 
     def _memory(self, number: int) -> Path:
         return self.place(number) / "memory"
 
-    def _env(self) -> list[str]:
-        return [option for option in self.typed if option.startswith("env")]
-
     def _planning(self, number: int, checkpoint: str) -> list[str]:
         """Options with which the model of round `number` plans."""
         common = [f"checkpoint={checkpoint}", f"budget={self.options.budget}", f"device={self.options.device}"]
         own = [f"planner.proposals.memory={self._memory(number)}"] if self.memory is not None and number else []
-        return [*self.typed, *own, *common]
+        return [*self.env, *self.planner, *own, *common]
 
     def _run(self, number: int, module: str, *options: str) -> None:
         """Run a command, which prints its own progress.
@@ -179,11 +178,10 @@ def rounds(config: Config) -> None:
     make_strategy(planner, options.seed)  # refuses what cannot be used
     store = open_recording(options.data, config["env"])
     checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
-    typed, of_env = typed_options("env", "planner"), typed_options("env")
-    memory = planner["proposals"]["memory"]
-    sizes = sizes_of(checkpoint.source, of_env)
+    env, searching = typed_options("env"), typed_options("planner")
+    sizes = sizes_of(checkpoint.source, env)
     folder = output_folder(options.out or RUNS / store.spec.env / "rounds")
-    work = Work(options, pairs, typed, memory, sizes, folder)
+    work = Work(options, pairs, env, searching, planner["proposals"]["memory"], sizes, folder)
     model, results = checkpoint.source, [work.evaluate(0, checkpoint.source)]
     for number in range(1, options.rounds + 1):
         model = work.learn(number, model)

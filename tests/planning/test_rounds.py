@@ -23,7 +23,7 @@ OPTIONS = {"data": "d.zarr", "checkpoint": "first", "rounds": 2, "episodes": 5, 
 def work(**changes: Any) -> Work:
     """The rounds of `OPTIONS`, in the current folder."""
     options = RoundsConfig(**{**OPTIONS, "learning_rate": 0.01, "budget": 9, "device": "cpu", "out": None})
-    given = {"typed": ["env=push", "planner=icem"], "memory": None, "sizes": ["state.keypoints=3"]}
+    given = {"env": ["env=push"], "planner": ["planner=icem"], "memory": None, "sizes": ["state.keypoints=3"]}
     return Work(options, ManifestConfig(1000, 6, 8), folder=Path("out"), **{**given, **changes})
 
 
@@ -73,7 +73,7 @@ def test_every_round_learns_from_all_own_plans_so_far(commands: list[Any]) -> No
 
 
 def test_every_model_has_a_memory_of_its_own(commands: list[Any]) -> None:
-    rounds = work(memory="mine", typed=["env=push", "planner.proposals.memory=mine"])
+    rounds = work(memory="mine", planner=["planner.proposals.memory=mine"])
     rounds.learn(1, "first")
     rounds.evaluate(1, "out/1/model")
     practise, _, _, remember, evaluate = commands

@@ -260,10 +260,10 @@ def env_selection() -> str:
     return " ".join([f"env={chosen.runtime.choices['env']}", *options])
 
 
-def typed_options(*groups: str) -> list[str]:
-    """The options of `groups` as they were typed, for other commands, such as `env=push` and `env.distractors=true`."""
+def typed_options(group: str) -> list[str]:
+    """The options of a group as they were typed, for other commands, such as `env=push` and `env.distractors=true`."""
     typed = HydraConfig.get().overrides.task
-    return [override for override in typed if re.split(r"[.=]", override)[0] in groups]
+    return [override for override in typed if re.split(r"[.=]", override)[0] == group]
 
 
 def next_command(module: str, *options: str, **renamed: str) -> str:
