@@ -75,7 +75,7 @@ class ArmConfig:
     drawers: int
     body: str = "hand"
     image_size: int = 64
-    cameras: tuple[str, ...] = ("front",)
+    cameras: tuple[str, ...] = CAMERAS
     distractors: bool = False
     vary: Any = dataclasses.field(default_factory=dict)
     cube_tolerance_m: float = 0.03

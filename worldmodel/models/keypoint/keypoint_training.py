@@ -230,7 +230,11 @@ def neighbours(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 def encode_tokens(
     encoder: KeypointEncoder, tokens: NDArray[np.float16], device: torch.device, progress: Callable[[int, int], None]
 ) -> tuple[Tensor, Tensor]:
-    """Raw states `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU."""
+    """Raw states `[R, Z]` and robot readings `[R, P]` of compressed tokens `[R, N, C]`, on the CPU.
+
+    The encoder is moved to `device`.
+    """
+    encoder.to(device)
     raw, robots = [], []
     for start in range(0, max(1, len(tokens)), 1024):  # also of none, for the shapes
         block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)

@@ -217,7 +217,6 @@ class KeypointStage(Stage):
         encoder.requires_grad_(False)
         self._finish(context)
         tokens, varied, device = self._features.tokens, self._features.varied, context.device
-        encoder.to(device)
         with context.counting("raw states") as progress:
             self.raw, self.robot_read = encode_tokens(encoder, tokens, device, progress)
             self.varied_raw, _ = encode_tokens(encoder, varied.tokens, device, progress)
