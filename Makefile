@@ -2,7 +2,7 @@
 # make test        the tests
 # make lint        what pre-commit and CI check: ruff and mypy
 # make docs        the documentation, in build/site; warnings are errors
-# make reproduce   record, pretrain, train and evaluate from nothing (ENV=push or reacher)
+# make reproduce   record, pretrain, train and evaluate from nothing (ENV=push, reacher, arm_push, ...)
 # make setup       virtual environment in .venv, pinned dependencies, OpenGL library; the others do this first
 # make clean       remove .venv and caches; runs/ stays
 
