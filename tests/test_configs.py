@@ -16,7 +16,7 @@ CONFIGS = ROOT / "configs"
 COMMANDS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 CHOICES = sorted(f"{p.parent.name}/{p.stem}" for p in CONFIGS.glob("*/*.yaml"))
 # Groups that no user chooses from, since another one's choice decides: `optional group@section: ${env}`, or no section.
-FOLLOWING = set(re.findall(r"- optional (\w+)\b", "".join(p.read_text() for p in CONFIGS.glob("*.yaml"))))
+FOLLOWING = {"planner_for", *re.findall(r"- optional (\w+)\b", "".join(p.read_text() for p in CONFIGS.glob("*.yaml")))}
 # What Hydra reads, and no user changes.
 NOT_OPTIONS = ("defaults", "hydra")
 LONGEST_LINE = 120

@@ -56,6 +56,7 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     """
     _add_plugins()
     _check(config_name, overrides)
+    overrides = [*_usual_planner(config_name, overrides), *overrides]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
@@ -121,6 +122,16 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
         if choice == "???" and group not in given:
             choices = group_choices(group)
             raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
+
+
+def _usual_planner(config_name: str, overrides: Iterable[str]) -> list[str]:
+    """The option `planner=` of the environment's family, for a command with a planner that the user did not choose."""
+    groups, given = defaults_of(config_name), dict(override.split("=", 1) for override in overrides)
+    if "planner" not in groups or "planner" in given:
+        return []
+    family = read_choice("env", given.get("env", groups["env"]).strip("'\"")).get("family")
+    path = CONFIGS / "planner_for" / f"{family}.yaml"
+    return [f"planner={_read(f'planner_for/{family}')['planner']}"] if path.exists() else []
 
 
 def _top(config_name: str) -> list[str]:

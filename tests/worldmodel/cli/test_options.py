@@ -178,6 +178,15 @@ def test_what_used_to_end_otherwise(tmp_path: Path, module: str, options: list[s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does() -> None:
+    def narrow(*overrides: str) -> object:
+        return composed("evaluate", list(overrides)).planner.options.narrow_share
+
+    assert narrow("env=arm_push") == narrow("env=arm_drawer", "planner.options.samples=8") == 0.5
+    assert narrow() == narrow("env=push") == narrow("env=arm_push", "planner=icem") == 0.0
+    assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
+
+
 def test_names_that_folders_may_have() -> None:
     assert require_name("env.name", "push_2-b.c") == "push_2-b.c"
     for name in ("", ".", "..", "a/b", "a\\b", "-x", "é", "a b", "x" * 101, None, 3):
@@ -232,7 +241,7 @@ def test_options_of_plug_ins_come_from_their_dataclasses() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["planner=uphil"], "random_shooting, uphill (did you mean uphill?)"),
+        (["planner=uphil"], "two_spreads, uphill (did you mean uphill?)"),
         (["env=mine"], "env.gravity is missing: it has no default"),
         (["env=mine", "env.gravitee=1"], "(did you mean env.gravity?)"),
         (["planner=uphill", "planner.options.sample=1"], "(did you mean planner.options.samples?)"),
