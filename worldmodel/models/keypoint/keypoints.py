@@ -33,6 +33,9 @@ from worldmodel.encoders.base import Grid
 # Of the waves from which a robot's image is computed (Fourier features, arXiv 2006.10739), since an edge of the robot
 # crosses a token within a small part of its range.
 _FREQUENCIES: Final = (1.0, 2.0, 4.0)
+_PLACES: Final = 8  # points that this image is computed from
+_OWN: Final = 32  # numbers that each of its tokens has of its own
+_LOG_RADIUS: Final = -1.2  # of the bumps around points, at the start: a sixth of the image's width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,17 @@ def token_positions(grid: Grid) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
 
 
+def tokens_around(places: Tensor, log_radius: Tensor, positions: Tensor) -> Tensor:
+    """Where tokens at `positions [N, 2]` lie around `places [B, K, 2]` with radii `[K]`: `[B, N, 3 K + 2]`.
+
+    It is the height of a bump around every place, the offset from it where the bump is, and the position itself.
+    """
+    offset = positions[None, :, None] - places[:, None]  # [B, N, K, 2]
+    bump = torch.exp(-offset.pow(2).sum(-1) / (2 * log_radius.exp() ** 2))
+    position = positions.expand(len(places), -1, -1)
+    return torch.cat([3 * (offset * bump[..., None]).flatten(2), bump, position], dim=-1)
+
+
 def explained_variance(read: Tensor, true: Tensor) -> Tensor:
     """R² `[P]` of estimates `read [R, P]`. 1 is perfect, 0 is as good as the mean, NaN is for constant readings."""
     if true.shape[1] == 0:
@@ -110,20 +124,35 @@ class RobotImage(nn.Module):
     goal then measures how far the robot is from its place in the goal image. So this regression is learned first, and
     the keypoints are computed from what it leaves. In a task whose goal is the pose of the robot itself, nothing would
     be left.
+
+    A robot that moves moves what it shows. So the network places some points in the image and computes every token from
+    where it lies among them, as the decoder of keypoints does.
     """
+
+    positions: Tensor
 
     def __init__(self, width: int, grid: Grid, channels: int, proprio_size: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inward in (proprio_size * (1 + 2 * len(_FREQUENCIES)), width, width):
-            layers += [_linear(inward, width), nn.GELU(approximate="tanh")]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, grid.tokens * channels))
-        self._shape = grid.tokens, channels
+        waves = proprio_size * (1 + 2 * len(_FREQUENCIES))
+        self.places = nn.Sequential(_linear(waves, 64), nn.GELU(), nn.Linear(64, 2 * _PLACES))
+        self.log_radius = nn.Parameter(torch.full((_PLACES,), _LOG_RADIUS))
+        self.whole = nn.Sequential(_linear(waves, width), nn.GELU(), nn.Linear(width, width))
+        self.own = nn.Parameter(0.1 * torch.randn(grid.tokens, _OWN))  # what else tells a token from the others
+        self.near = nn.Linear(3 * _PLACES + 2 + _OWN, width)
+        self.inner, self.norm, self.outer = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, width)
+        self.out, self.mean = nn.Linear(width, channels), nn.Parameter(torch.zeros(grid.tokens, channels))
+        self.register_buffer("positions", token_positions(grid), persistent=False)
 
     def forward(self, proprio: Tensor) -> Tensor:
         """Standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
         waves = [wave(frequency * proprio) for frequency in _FREQUENCIES for wave in (torch.sin, torch.cos)]
-        return self.layers(torch.cat([proprio, *waves], dim=1)).float().unflatten(1, self._shape)
+        seen = torch.cat([proprio, *waves], dim=1)
+        around = tokens_around(self.places(seen).float().unflatten(1, (-1, 2)), self.log_radius, self.positions)
+        near = self.near(torch.cat([around, self.own.expand(len(proprio), -1, -1)], dim=-1))
+        x = F.gelu(near + self.whole(seen)[:, None], approximate="tanh")
+        x = x + F.gelu(self.inner(x), approximate="tanh")
+        x = x + F.gelu(self.outer(self.norm(x)), approximate="tanh")
+        return self.mean + self.out(x).float()
 
 
 class KeypointEncoder(nn.Module):
@@ -196,7 +225,7 @@ class TokenDecoder(nn.Module):
         self.config = config
         hidden, places = config.hidden, config.keypoints + config.robot_keypoints
         self.robot = nn.Sequential(_linear(proprio_size, 32), nn.GELU(), nn.Linear(32, 2 * config.robot_keypoints))
-        self.log_radius = nn.Parameter(torch.full((places,), -1.2))
+        self.log_radius = nn.Parameter(torch.full((places,), _LOG_RADIUS))
         self.whole, self.near = nn.Linear(config.raw_size + proprio_size, hidden), nn.Linear(3 * places + 2, hidden)
         self.inner, self.norm, self.outer = nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, channels)
@@ -206,10 +235,7 @@ class TokenDecoder(nn.Module):
         """Raw state `[B, Z]` and standardised proprioception `[B, P]` → tokens `[B, N, C]`."""
         scene = raw[:, : 2 * self.config.keypoints].unflatten(1, (-1, 2))
         places = torch.cat([scene, self.robot(proprio).float().unflatten(1, (-1, 2))], dim=1)  # [B, K', 2]
-        offset = self.positions[None, :, None] - places[:, None]  # [B, N, K', 2]
-        bump = torch.exp(-offset.pow(2).sum(-1) / (2 * self.log_radius.exp() ** 2))
-        position = self.positions.expand(len(raw), -1, -1)
-        near = torch.cat([3 * (offset * bump[..., None]).flatten(2), bump, position], dim=-1)
+        near = tokens_around(places, self.log_radius, self.positions)
         x = F.gelu(self.near(near) + self.whole(torch.cat([raw, proprio], dim=1))[:, None], approximate="tanh")
         x = x + F.gelu(self.inner(x), approximate="tanh")
         x = x + F.gelu(self.outer(self.norm(x)), approximate="tanh")
