@@ -20,21 +20,35 @@ from worldmodel.core.observation import Observation
 GOLDEN = Path(__file__).parents[1] / "golden" / "shipped_plans.npz"
 
 
+Frames = dict[str, np.ndarray]
+
+
+def recorded(env: str) -> tuple[Frames, np.ndarray, Frames]:
+    """Frames by camera `[G, T, H, W, 3]`, proprioception `[G, T, P]` and goal images by camera `[G, H, W, 3]`."""
+    golden = np.load(GOLDEN)
+
+    def of_cameras(name: str) -> Frames:
+        start = f"{env}_{name}_"
+        return {key.removeprefix(start): golden[key] for key in golden.files if key.startswith(start)}
+
+    return of_cameras("frames"), golden[f"{env}_proprio"], of_cameras("goals")
+
+
 @pytest.mark.parametrize("env", ["push", "reacher"])
 def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     golden = np.load(GOLDEN)
-    frames, proprio, goals, actions, distances = (
-        golden[f"{env}_{name}"] for name in ("frames", "proprio", "goals", "actions", "distances")
-    )
+    frames, proprio, goals = recorded(env)
+    actions, distances = golden[f"{env}_actions"], golden[f"{env}_distances"]
     cpu = torch.device("cpu")
     model = read_model(Checkpoint(env, env), cpu, "fp32")
     strategy = make_strategy(as_plain(composed("run", [f"env={env}"]))["planner"], 0)
-    for row, goal in enumerate(goals):
-        controller = Controller(model, strategy, [ImageGoal({"camera": goal})], cpu)
+    for row in range(len(proprio)):
+        goal = ImageGoal({camera: images[row] for camera, images in goals.items()})
+        controller = Controller(model, strategy, [goal], cpu)
         within = 1e-4 * controller.limits.span.numpy()
-        for step in range(frames.shape[1]):
-            seen = Observation({"camera": frames[row, step][None]}, proprio[row, step][None])
-            decision = controller.act(seen)
+        for step in range(proprio.shape[1]):
+            images = {camera: of_camera[row, step][None] for camera, of_camera in frames.items()}
+            decision = controller.act(Observation(images, proprio[row, step][None]))
             assert (np.abs(decision.actions[0] - actions[row, step]) <= within).all()
             np.testing.assert_allclose(decision.distance[0], distances[row, step], rtol=1e-4)
 
@@ -42,8 +56,8 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_who_shares_a_batch_makes_no_difference(precision: str) -> None:
     """Alone, with two others and with three: the same to the last bit, over several steps."""
-    golden, cpu = np.load(GOLDEN), torch.device("cpu")
-    frames, proprio, goals = (golden[f"push_{name}"] for name in ("frames", "proprio", "goals"))
+    cpu, (images, proprio, images_of_goals) = torch.device("cpu"), recorded("push")
+    frames, goals = images["camera"], images_of_goals["camera"]
     model = read_model(Checkpoint("push", "push"), cpu, precision)
     planner = as_plain(composed("run", ["env=push", "planner.options.samples=48", "planner.options.iterations=2"]))[
         "planner"
