@@ -26,7 +26,7 @@ from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
 from planning.evaluation.options import EpisodesConfig
 from planning.evaluation.oracle import Oracle
-from planning.evaluation.policies import InversePolicy, NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.policies import Exploration, InversePolicy, NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
 from planning.evaluation.rollout import Policy
@@ -56,6 +56,7 @@ from worldmodel.core.shards import Shard, files_of_shards
 from worldmodel.core.spec import EnvironmentSpec
 
 MODEL, ORACLE = "world model", "oracle"
+BASELINES: Final = ("no_op", "random", "explorer", "inverse")
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
 
@@ -132,9 +133,11 @@ class Evaluation:
     def run_baselines(self, start: NDArray[np.float32] | None) -> dict[str, list[Episode]]:
         """Every episode of the policies that know no goal."""
         wild, idle = UniformRandom(self.spec, self.options.seed, start), NoAction(self.spec, start)
+        exploring = Exploration(self.spec, self.envs, self.options.seed, start)
         return {
             "random": self.run("random actions", wild, "random", self.key()),
             "no_op": self.run("no action", idle, "no_op", self.key()),
+            "explorer": self.run("exploration without a goal", exploring, "explorer", self.key()),
         }
 
 
@@ -246,7 +249,7 @@ def _report(
         **dataclasses.asdict(timing),
         "plans_against_reality": None if reality is None else dataclasses.asdict(reality),
         # Baselines and oracle have the key names that results have had from the beginning.
-        "floors": {name: summaries[name].to_dict() for name in ("no_op", "random", "inverse") if name in summaries},
+        "floors": {name: summaries[name].to_dict() for name in BASELINES if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
         "manifest_hash": task.manifest.sha256,

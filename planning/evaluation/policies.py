@@ -15,6 +15,7 @@ from planning.actions.limits import ActionLimits
 from planning.actions.safety import safe_actions
 from planning.controller import Controller
 from planning.decision import Decision, Watcher
+from planning.environment import Environment
 from planning.evaluation.rollout import Policy
 from planning.evaluation.task import Task
 from planning.hierarchy import Hierarchy
@@ -182,3 +183,35 @@ class UniformRandom(Baseline):
         low, high = self._limits.low.numpy(), self._limits.high.numpy()
         drawn = np.stack([rng.uniform(low, high).astype(np.float32) for rng in self._streams])
         return torch.from_numpy(drawn)
+
+
+class Exploration(Baseline):
+    """Explores as `envs.collect` does, without a goal. It knows the simulator's state.
+
+    Args:
+        spec: specification of the environment.
+        envs: the environments of the episodes, in their order.
+        seed: seed of the explorers. Every episode has its own random stream.
+        start: as for `Baseline`.
+    """
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        envs: Sequence[Environment],
+        seed: int,
+        start: NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(spec, start)
+        self._envs, self._seed = envs, seed
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        super().reset(tasks)
+        self._explorers = [
+            env.explorer(np.random.default_rng([self._seed, task.seed]))
+            for env, task in zip(self._envs, tasks, strict=False)  # the last tasks may be fewer
+        ]
+
+    def wanted(self, last: Tensor) -> Tensor:
+        acted = [explorer.act(env) for explorer, env in zip(self._explorers, self._envs, strict=False)]
+        return torch.from_numpy(np.stack(acted).astype(np.float32))

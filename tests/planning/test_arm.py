@@ -77,7 +77,9 @@ def test_it_is_evaluated_with_baselines_that_hold(call: Callable[..., Ended], ch
     ended = call("planning.evaluate", *given, "batch=2", "videos=1", "out=here", *SMALL)
     assert ended.code == 0, ended
     results = json.loads(Path("here/results.json").read_text())
-    assert results["n"] == 2 and set(results["floors"]) == {"no_op", "random"} and results["ceiling"]["n"] == 2
+    assert (
+        results["n"] == 2 and set(results["floors"]) == {"no_op", "random", "explorer"} and results["ceiling"]["n"] == 2
+    )
 
 
 def test_what_is_commanded_holds_all_limits(

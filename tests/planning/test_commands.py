@@ -123,7 +123,7 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     results = json.loads(Path("here/results.json").read_text())
     assert code == 0 and "results: here/results.json" in text
     assert results["task"] == "push" and results["n"] == 3 == len(results["episodes"])
-    assert set(results["floors"]) == {"no_op", "random"} and results["ceiling"]["n"] == 3
+    assert set(results["floors"]) == {"no_op", "random", "explorer"} and results["ceiling"]["n"] == 3
     low, high = results["success_any_interval"]
     assert 0 <= low <= results["success_any"] <= high <= 1 and results["plan_ms_median"] > 0
     assert results["manifest_hash"] and results["batched_plans_per_s"] > 0

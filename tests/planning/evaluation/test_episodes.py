@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from planning.evaluation.episodes import Episode, EpisodeLog, judge, run_all
 from planning.evaluation.latency import measure_plan_ms
 from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.oracle import Oracle
-from planning.evaluation.policies import NoAction, UniformRandom, WorldModelPolicy
+from planning.evaluation.policies import Exploration, NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.report import Rate, Summary, short
 from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.task import Task, from_pair
@@ -56,11 +56,12 @@ def test_planners_reach_what_baselines_do_not(tmp_path: Path) -> None:
     assert summaries[0].final_errors["position"] < 0.1 < summaries[2].final_errors["position"]
 
 
-def test_outcomes_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy_of", [lambda envs: world_model(), lambda envs: Exploration(POINT, envs, 0)])
+def test_outcomes_do_not_depend_on_the_batch(tmp_path: Path, policy_of: Callable[[list[PointEnv]], Policy]) -> None:
     outcomes = []
     for size in (1, 2, 5):
-        log = EpisodeLog(tmp_path / str(size))
-        outcomes.append(run_all([PointEnv() for _ in range(size)], PAIRS, world_model(), 12, log))
+        log, envs = EpisodeLog(tmp_path / str(size)), [PointEnv() for _ in range(size)]
+        outcomes.append(run_all(envs, PAIRS, policy_of(envs), 12, log))
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert [e.index for e in outcomes[0]] == list(range(5))
 
