@@ -27,7 +27,7 @@ _INFINITE: Final = "inf"
 def settings_for(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The configuration group `planner`, with `auto` replaced by the choice of the checkpoint in `folder`.
 
-    Without a choice, it is `planner=cem` with the environment's own objective.
+    Without a choice, it is the planner `otherwise`, `cem` by default, with the environment's own objective.
 
     Raises:
         UserError: for a file that cannot be read or does not describe a planner.
@@ -36,7 +36,7 @@ def settings_for(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return dict(settings)
     path = folder / FILE
     if not path.exists():
-        usual = read_choice("planner", "cem")
+        usual = read_choice("planner", str(settings.get("otherwise", "cem")))
         return {**usual, "objective": {**usual["objective"], **settings.get("objective", {})}}
     return _read(path)
 

@@ -59,6 +59,7 @@ MODEL, ORACLE = "world model", "oracle"
 BASELINES: Final = ("no_op", "random", "explorer", "inverse")
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
+_EXPLORATION_VERSION: Final = 1  # likewise, of exploration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,9 @@ class Evaluation:
         return {
             "random": self.run("random actions", wild, "random", self.key()),
             "no_op": self.run("no action", idle, "no_op", self.key()),
-            "explorer": self.run("exploration without a goal", exploring, "explorer", self.key()),
+            "explorer": self.run(
+                "exploration without a goal", exploring, "explorer", self.key(exploration=_EXPLORATION_VERSION)
+            ),
         }
 
 

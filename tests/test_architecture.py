@@ -299,12 +299,15 @@ def _defaults(name: str) -> list[str]:
 def test_every_group_belongs_to_a_command() -> None:
     taken = {entry for name in COMMANDS for entry in _defaults(name) if not entry.startswith("override")}
     # `optional objective_for@planner.objective: ${env}` takes the group `objective_for`.
-    assert set(GROUPS) == {entry.removeprefix("optional ").partition("@")[0] for entry in taken}
+    groups = {entry.removeprefix("optional ").partition("@")[0] for entry in taken}
+    assert set(GROUPS) == {*groups, "planner_for"}, "which the command line reads itself"
 
 
 def test_what_an_environment_changes_bears_its_name() -> None:
     names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
     assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names
+    families_of_envs = {read_choice("env", name).get("family") for name in names}
+    assert {p.stem for p in (ROOT / "configs" / "planner_for").glob("*.yaml")} <= families_of_envs
     families = {p.stem for p in (ROOT / "configs" / "family").glob("*.yaml")}
     for changes in (ROOT / "configs" / "family_for").glob("*.yaml"):
         family, _, env = changes.stem.partition("_")

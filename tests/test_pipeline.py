@@ -64,7 +64,7 @@ def test_an_evaluation_leaves_a_table_with_baselines_and_oracle(runs: Path) -> N
     assert (results["task"], results["n"], results["manifest_seed"]) == ("push", 2, 1)
     assert 0 <= results["success_final"] <= results["success_any"] <= 1
     assert len(results["episodes"]) == 2
-    assert set(results["floors"]) == {"no_op", "random"}
+    assert set(results["floors"]) == {"no_op", "random", "explorer"}
     assert results["ceiling"]["n"] == 2
     assert results["plan_ms_median"] > 0
     assert results["checkpoint"]["source"] == "runs/push/model"

@@ -51,7 +51,7 @@ def draw(env: str, results: list[dict[str, Any]], path: Path) -> None:
         around = [[100 * abs(r[key] - r[f"{key}_interval"][end]) for r in results] for end in (0, 1)]
         places = [s * (1 + 0.02 * (shift - 1)) for s in steps]  # shifted, so that the bars do not overlap
         axes.errorbar(places, rates, yerr=around, label=label, color=colour, marker="o", ms=4, capsize=3, lw=1.5)
-    baseline = [100 * max(f["success_any"] for f in r["floors"].values()) for r in results]
+    baseline = [100 * max(r["floors"][name]["success_any"] for name in ("no_op", "random")) for r in results]
     axes.plot(steps, baseline, color="#888888", ls=":", label="random or no actions, at any step")
     axes.set(xscale="log", ylim=(0, 101), ylabel="success in %", xlabel="control steps from start to goal")
     axes.set_xticks(steps, [str(s) for s in steps])

@@ -25,7 +25,8 @@ _SLIPS: Final = 0.01  # probability per control step that a motion's grip comman
 def default_shares(config: ArmConfig) -> dict[str, float]:
     """The share of each kind of exploration in a task. What only has to be pushed is not grasped.
 
-    About half of it are held actions, since the plans of a model that has seen few of them go wrong (EXPERIMENTS.md).
+    About half of it are held actions, which are what plans consist of. A model that has seen more of them imagines
+    them better (EXPERIMENTS.md).
     """
     if config.drawers:
         return {RANDOM: 0.05, CONTACT: 0.15, PRIMITIVES: 0.35, HELD: 0.45}

@@ -43,8 +43,8 @@ def test_another_planner_is_used_as_it_is(tmp_path: Path) -> None:
     assert chosen_planner(wanted, "nowhere", "push") == wanted  # no checkpoint is looked for
 
 
-def test_without_a_choice_it_is_cem_with_the_objective_of_the_environment(tmp_path: Path) -> None:
-    for env in ("push", "reacher"):
+def test_without_a_choice_it_is_what_the_environment_uses_otherwise(tmp_path: Path) -> None:
+    for env in ("push", "reacher", "arm_push"):
         auto = as_plain(composed("run", [f"env={env}", "planner=auto"]))["planner"]
         usual = as_plain(composed("run", [f"env={env}"]))["planner"]
         assert settings_for(auto, tmp_path) == usual

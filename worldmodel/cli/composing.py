@@ -56,7 +56,7 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     """
     _add_plugins()
     _check(config_name, overrides)
-    overrides = [*_usual_planner(config_name, overrides), *overrides]
+    overrides = [*usual_planner(config_name, overrides), *overrides]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
@@ -124,14 +124,32 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
             raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
 
 
-def _usual_planner(config_name: str, overrides: Iterable[str]) -> list[str]:
-    """The option `planner=` of the environment's family, for a command with a planner that the user did not choose."""
-    groups, given = defaults_of(config_name), dict(override.split("=", 1) for override in overrides)
-    if "planner" not in groups or "planner" in given:
+def usual_planner(config_name: str, overrides: Iterable[str]) -> list[str]:
+    """The option that makes the usual planner of the environment's family the default of a command.
+
+    It is empty where the family has none, and where the user chose another planner.
+
+    Raises:
+        UserError: for a sweep over environments whose planners differ.
+    """
+    groups, given = defaults_of(config_name), dict(o.partition("=")[::2] for o in overrides)
+    chosen = given.get("planner", "").strip("'\"")
+    if "planner" not in groups or chosen not in ("", "auto"):
         return []
-    family = read_choice("env", given.get("env", groups["env"]).strip("'\"")).get("family")
-    path = CONFIGS / "planner_for" / f"{family}.yaml"
-    return [f"planner={_read(f'planner_for/{family}')['planner']}"] if path.exists() else []
+    envs = given.get("env", groups["env"]).strip("'\"").split(",")
+    usual = {_planner_of_family(env) for env in envs if env in group_choices("env")}
+    if len(usual) > 1:
+        raise UserError(
+            f"env={short(','.join(envs))}: these have different planners unless one is chosen: give planner="
+        )
+    names = [name for name in usual if name]
+    return [f"planner.otherwise={name}" if chosen else f"planner={name}" for name in names]
+
+
+def _planner_of_family(env: str) -> str | None:
+    """What `configs/planner_for/` names for the family of an environment, None if it names nothing."""
+    name = f"planner_for/{read_choice('env', env).get('family')}"
+    return str(_read(name)["planner"]) if (CONFIGS / f"{name}.yaml").exists() else None
 
 
 def _top(config_name: str) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from worldmodel.cli.composing import defaults_of
+from worldmodel.cli.composing import defaults_of, usual_planner
 from worldmodel.core.configs import CONFIGS, choice_text, group_choices, is_at_the_top
 from worldmodel.core.errors import UserError, choices_message
 
@@ -14,7 +14,7 @@ Options are written key=value, and section.key=value in a section. Here they are
 files in {folder} have them."""
 
 
-def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
+def help_text(config_name: str, overrides: Sequence[str] = ()) -> str:
     """The usage and purpose of a command, and `configs/<config_name>.yaml` with the groups that it takes.
 
     Args:
@@ -28,7 +28,8 @@ def help_text(config_name: str, overrides: Iterable[str] = ()) -> str:
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     introduction = _INTRODUCTION.format(folder=CONFIGS)
     parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
-    chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    typed = [*usual_planner(config_name, overrides), *overrides]
+    chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in typed)}
     for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")
         if group != entry:  # other choices decide, as in `optional objective_for@planner.objective: ${env}`

@@ -43,7 +43,12 @@ def share(env: GoalEnv, shares: dict[str, float] | None, what: str, episodes: in
 
 @pytest.mark.parametrize(
     ("task", "what", "least"),
-    [("arm_push", "moved", 0.7), ("arm_pick_place", "moved", 0.6), ("arm_drawer", "drawer", 0.5)],
+    [
+        ("arm_push", "moved", 0.7),
+        ("arm_pick_place", "moved", 0.6),
+        ("arm_pick_place", "lifted", 0.1),
+        ("arm_drawer", "drawer", 0.5),
+    ],
 )
 def test_most_episodes_teach_the_task(task: str, what: str, least: float) -> None:
     env = make_arm(task)

@@ -90,7 +90,9 @@ def token_positions(grid: Grid) -> Tensor:
 
 
 def tokens_around(places: Tensor, log_radius: Tensor, positions: Tensor) -> Tensor:
-    """Where tokens at `positions [N, 2]` lie around `places [B, K, 2]` with radii `[K]`: `[B, N, 3 K + 2]`.
+    """Where tokens at `positions [N, 2]` lie around `places [B, K, 2]`, `[B, N, 3 K + 2]`.
+
+    `log_radius [K]` are the logarithms of the places' radii.
 
     It is the height of a bump around every place, the offset from it where the bump is, and the position itself.
     """
@@ -125,8 +127,8 @@ class RobotImage(nn.Module):
     the keypoints are computed from what it leaves. In a task whose goal is the pose of the robot itself, nothing would
     be left.
 
-    A robot that moves moves what it shows. So the network places some points in the image and computes every token from
-    where it lies among them, as the decoder of keypoints does.
+    When the robot moves, its image moves with it. So the network places some points in the image and computes every
+    token from where it lies among them, as the decoder of keypoints does.
     """
 
     positions: Tensor
@@ -140,7 +142,7 @@ class RobotImage(nn.Module):
         self.own = nn.Parameter(0.1 * torch.randn(grid.tokens, _OWN))  # what else tells a token from the others
         self.near = nn.Linear(3 * _PLACES + 2 + _OWN, width)
         self.inner, self.norm, self.outer = nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, width)
-        self.out, self.mean = nn.Linear(width, channels), nn.Parameter(torch.zeros(grid.tokens, channels))
+        self.out = nn.Linear(width, channels)
         self.register_buffer("positions", token_positions(grid), persistent=False)
 
     def forward(self, proprio: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ class RobotImage(nn.Module):
         x = F.gelu(near + self.whole(seen)[:, None], approximate="tanh")
         x = x + F.gelu(self.inner(x), approximate="tanh")
         x = x + F.gelu(self.outer(self.norm(x)), approximate="tanh")
-        return self.mean + self.out(x).float()
+        return self.out(x).float()
 
 
 class KeypointEncoder(nn.Module):
