@@ -29,6 +29,7 @@ from tests.source_tree import (
     room_of,
     third_party_imports,
 )
+from worldmodel.core.configs import read_choice
 
 # Every room, and the rooms that it may enter. What is not listed here is not allowed.
 LEARNING = {"worldmodel.core", "worldmodel.data", "worldmodel.encoders", "worldmodel.models", "worldmodel.training"}
