@@ -30,7 +30,7 @@ def test_joined_shards_are_the_whole_evaluation(call: Command, checkpoint: Path)
         assert code == 0 and f"shard {shard}: {2 if shard == '1/2' else 3} of 5 pairs are logged in" in text
     assert not Path("none").exists()
     names = sorted(path.name.split("-")[0] + path.name.partition(".")[2] for path in logs.iterdir())
-    assert names[:2] == ["model001-of-002.jsonl", "model002-of-002.jsonl"] and len(names) == 8
+    assert {"model001-of-002.jsonl", "model002-of-002.jsonl"} <= set(names) and len(names) == 10
     before = {path: path.read_bytes() for path in logs.iterdir()}
     assert call("planning.evaluate", "out=joined", *arguments).code == 0
     assert {path: path.read_bytes() for path in logs.iterdir()} == before, "no episode ran again"
