@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from envs.protocol import GoalEnv
 from planning.choice import write_choice
-from planning.display import EpisodeProgress, summary_table
+from planning.display import EpisodeProgress, comparison_table, summary_table
+from planning.evaluation.comparison import OUTCOMES, Comparison
 from planning.evaluation.episodes import Episode, EpisodeLog, run_all
 from planning.evaluation.latency import measure_plan_ms
 from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
@@ -38,8 +39,8 @@ from planning.loading import (
     choose_checkpoint,
     chosen_planner,
     content_hash,
+    read_acting,
     read_hierarchy,
-    read_inverse,
     read_model,
     with_proposals,
 )
@@ -56,10 +57,13 @@ from worldmodel.core.shards import Shard, files_of_shards
 from worldmodel.core.spec import EnvironmentSpec
 
 MODEL, ORACLE = "world model", "oracle"
-BASELINES: Final = ("no_op", "random", "explorer", "inverse")
+# Names of heads in options and results, and their titles.
+HEADS: Final = {"inverse": "inverse dynamics", "cloning": "behaviour cloning"}
+BASELINES: Final = ("no_op", "random", "explorer", *HEADS)
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
 _EXPLORATION_VERSION: Final = 1  # likewise, of exploration
+_RESAMPLES: Final = 2000  # of the intervals of differences, which then vary by a tenth of a point or two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,7 @@ class EvaluateConfig(EpisodesConfig):
     hierarchy: str | None
     baselines: bool
     inverse: str | None
+    cloning: str | None
     oracle: bool
     write_planner: bool
     videos: int
@@ -166,7 +171,7 @@ def evaluate(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         strategy = with_proposals(strategy, model)
-        head = None if options.inverse is None else read_inverse(options.inverse, model)
+        heads = read_acting(options.inverse, options.cloning, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
@@ -187,10 +192,10 @@ def evaluate(config: Config) -> None:
             episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
         if options.baselines:
             episodes |= task.run_baselines(start)
-        if head is not None:
+        for name, head in heads.items():
             predicting = InversePolicy(model, head, device, manifest.steps_ahead, start)
-            decisive = task.key(checkpoint=checkpoint.sha256, inverse=head.identity, device=device.type)
-            episodes["inverse"] = task.run("inverse dynamics", predicting, "inverse", decisive)
+            decisive = task.key(checkpoint=checkpoint.sha256, device=device.type, **{name: head.identity})
+            episodes[name] = task.run(HEADS[name], predicting, name, decisive)
         if out is None:
             _report_shard(task)
             return
@@ -245,6 +250,7 @@ def _report(
 ) -> None:
     metrics, pairs = task.envs[0].metrics, task.manifest.pairs
     summaries = {name: Summary.of(run, metrics) for name, run in episodes.items()}
+    against = {name: _against(episodes[MODEL], run) for name, run in episodes.items() if name != MODEL}
     videos = _write_videos(task, episodes[MODEL], out)
     results = {
         "task": task.spec.env,
@@ -254,6 +260,9 @@ def _report(
         # Baselines and oracle have the key names that results have had from the beginning.
         "floors": {name: summaries[name].to_dict() for name in BASELINES if name in summaries},
         "ceiling": summaries[ORACLE].to_dict() if ORACLE in summaries else None,
+        "against": {
+            name: {outcome: dataclasses.asdict(c) for outcome, c in found.items()} for name, found in against.items()
+        },
         "metrics": {m.name: {"unit": m.unit, "tolerance": m.tolerance} for m in metrics},
         "manifest_hash": task.manifest.sha256,
         "manifest_seed": task.manifest.seed,
@@ -267,14 +276,7 @@ def _report(
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],
     }
     write_json(results, out / "results.json", indent=1)
-    title = f"{task.spec.env}, n = {len(pairs)}: success in % (95 % interval), median error at the end"
-    console.print(summary_table(title, summaries, metrics))
-    for name, summary in summaries.items():
-        if summary.steps_without_plan:
-            console.print(
-                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and "
-                "rested in them"
-            )
+    _show(task, summaries, against)
     if reality is not None:
         console.print(str(reality), markup=False)
     console.print(f"one plan: median {timing.plan_ms_median:.0f} ms, p99 {timing.plan_ms_p99:.0f} ms")
@@ -288,6 +290,31 @@ def _report(
     # planning.run takes pairs from the frozen manifest. It does not know pairs that were drawn for this evaluation.
     watch = [f"seed={_worth_watching(episodes[MODEL])}"] if frozen else []
     console.print(next_command("planning.run", *watch, checkpoint="checkpoint"))
+
+
+def _show(task: Evaluation, summaries: dict[str, Summary], against: dict[str, dict[str, Comparison]]) -> None:
+    """Print the rates of all policies, and pair by pair those that learned to act."""
+    title = f"{task.spec.env}, n = {len(task.manifest.pairs)}: success in % (95 % interval), median error at the end"
+    console.print(summary_table(title, summaries, task.envs[0].metrics))
+    # How a policy that knows no goal compares needs no test.
+    learned = {f"{name}: {key}": c for name, found in against.items() if name in HEADS for key, c in found.items()}
+    if learned:
+        console.print(comparison_table(f"{MODEL} (a) against policies that act without a search (b)", learned))
+    for name, summary in summaries.items():
+        if summary.steps_without_plan:
+            console.print(
+                f"[yellow]note[/]: {name} had no usable plan in {summary.steps_without_plan} control steps, and "
+                "rested in them"
+            )
+
+
+def _against(episodes: list[Episode], other: list[Episode]) -> dict[str, Comparison]:
+    """Pair by pair, how `episodes` compare with those of another policy, at any step and at the end."""
+    found = {}
+    for title in ("any step", "at the end"):
+        ours, theirs = (np.array([[getattr(e, OUTCOMES[title]) for e in run]]) for run in (episodes, other))
+        found[title] = Comparison.of(ours, theirs, _RESAMPLES, seed=0)
+    return found
 
 
 def _worth_watching(episodes: Sequence[Episode]) -> int:

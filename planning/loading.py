@@ -159,6 +159,26 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
     return load_inverse(Path(folder), model)
 
 
+def read_acting(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
+    """The heads that act without a search, by the options that name their folders.
+
+    Raises:
+        UserError: for a head that is missing, of another model, or named by the other one's option.
+    """
+    heads = {}
+    for option, folder, told in (("inverse", inverse, True), ("cloning", cloning, False)):
+        if folder is None:
+            continue
+        heads[option] = read_inverse(folder, model)
+        if heads[option].told_steps != told:
+            other = "cloning" if told else "inverse"
+            raise UserError(
+                f"{option}={folder} was trained with head.told_steps={str(not told).lower()}: use it as "
+                f"{other}={folder}, or train one with head.told_steps={str(told).lower()}"
+            )
+    return heads
+
+
 def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) -> dict[str, Any]:
     """The configuration group `planner`, with `planner=auto` replaced by the choice of the checkpoint.
 

@@ -80,7 +80,7 @@ class WorldModelPolicy(Policy):
 
 
 class InversePolicy(Policy):
-    """Acts as an inverse-dynamics head predicts, without a search (GC-IDM, arXiv 2605.08732).
+    """Acts as a head predicts, without a search: inverse dynamics (GC-IDM, arXiv 2605.08732) or behaviour cloning.
 
     Its first action is executed, and the next one is predicted from the next observation.
 

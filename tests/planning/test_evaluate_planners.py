@@ -41,14 +41,21 @@ def test_the_planner_that_was_judged_is_the_one_that_auto_takes(call: Command, o
 
 def test_a_head_is_a_baseline_and_proposes(call: Command, own: Path) -> None:
     model = load_model(str(own), torch.device("cpu"))
-    network = InverseNetwork(InverseConfig(chunk=3, width=8, depth=1), code_size(model), model.spec.action.size)
-    save_inverse(network, Path("head"), weights_hash(model), {})
+    for folder, told in (("head", True), ("clone", False)):
+        shape = InverseConfig(chunk=3, width=8, depth=1, told_steps=told)
+        network = InverseNetwork(shape, code_size(model), model.spec.action.size)
+        save_inverse(network, Path(folder), weights_hash(model), {})
     small = ("planner.options.samples=8", "planner.options.elites=2", "planner.horizon=4", "baselines=false")
-    proposals = ("inverse=head", "planner.proposals.inverse=head", "out=with")
+    proposals = ("inverse=head", "cloning=clone", "planner.proposals.inverse=head", "out=with")
     ended = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, *small, *proposals)
     assert ended.code == 0, ended
     results = json.loads(Path("with/results.json").read_text())
-    assert set(results["floors"]) == {"inverse"} and results["floors"]["inverse"]["n"] == 2
+    assert set(results["floors"]) == {"inverse", "cloning"} and results["floors"]["inverse"]["n"] == 2
+    counted = results["against"]["cloning"]["at the end"]
+    assert counted["a"]["value"] == results["success_final"] and 0 < counted["p"] <= 1
+    assert "cloning: at the end" in ended.out
+    swapped = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, "cloning=head")
+    assert_refused(swapped, "cloning=head was trained with head.told_steps=true: use it as inverse=head")
     refused = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, "planner.proposals.memory=nowhere")
     assert_refused(refused, "no memory at nowhere")
 

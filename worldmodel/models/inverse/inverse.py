@@ -2,7 +2,8 @@
 
 It is trained after everything else is frozen (`worldmodel.inverse`). It has its own checkpoint (`kind: inverse`), which
 holds the hash of its world model, because the latents of another model have another meaning. It serves a planner as a
-source of candidates, and an evaluation as a baseline without a search (GC-IDM, arXiv 2605.08732).
+source of candidates, and an evaluation as a baseline without a search (GC-IDM, arXiv 2605.08732; without the number of
+control steps to the goal, goal-conditioned behaviour cloning).
 
 Shapes: `B` rows, `C` control steps of a chunk of actions, `A` action dimensions.
 """
@@ -45,6 +46,11 @@ class Inverse:
     def chunk(self) -> int:
         """C, the number of control steps that are predicted."""
         return self._network.config.chunk
+
+    @property
+    def told_steps(self) -> bool:
+        """Whether predictions depend on the number of control steps to the goal."""
+        return self._network.config.told_steps
 
     @torch.no_grad()
     def predict(self, latents: Any, goals: Any, steps: Tensor) -> Tensor:

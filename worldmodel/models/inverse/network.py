@@ -1,7 +1,9 @@
-"""Predicts actions from a code, the code of a goal, and the control steps to go.
+"""Predicts actions from a code, the code of a goal, and, unless it is behaviour cloning, the control steps to go.
 
 A code is the decodable part of a latent (`worldmodel.models.contract.Decodable`). The network is a residual MLP on both
 codes, their difference, and the number of steps. A long way needs other actions than a short one in the same direction.
+Without the number of steps it is goal-conditioned behaviour cloning with goals in hindsight (Ghosh et al. 2019, arXiv
+1912.06088).
 
 Shapes: `B` rows, `D` numbers of a code, `C` control steps of a chunk of actions, `A` action dimensions, `W` width.
 """
@@ -26,14 +28,16 @@ class InverseConfig:
         chunk: control steps whose actions are predicted, C.
         width: width of the residual stream, W.
         depth: residual blocks.
+        told_steps: whether it is told the number of control steps to the goal.
     """
 
     chunk: int = 12
     width: int = 256
     depth: int = 3
+    told_steps: bool = True
 
     def __post_init__(self) -> None:
-        if min(dataclasses.astuple(self)) < 1:
+        if min(self.chunk, self.width, self.depth) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
 
 
@@ -64,7 +68,7 @@ class InverseNetwork(nn.Module):
     def __init__(self, config: InverseConfig, code_size: int, action_size: int) -> None:
         super().__init__()
         self.config = config
-        self.inward = nn.Linear(3 * code_size + 2, config.width)
+        self.inward = nn.Linear(3 * code_size + 2 * config.told_steps, config.width)
         self.blocks = nn.ModuleList(_Block(config.width) for _ in range(config.depth))
         self.outward = nn.Linear(config.width, config.chunk * action_size)
         with torch.no_grad():
@@ -83,7 +87,8 @@ class InverseNetwork(nn.Module):
         """Standardised actions `[B, C, A]` from codes `[B, D]` to goals `[B, D]` in `steps [B]` control steps."""
         here, there = ((part - self.code_mean) / self.code_std for part in (codes, goals))
         left = steps.float().clamp_min(1)[:, None]
-        x = self.inward(torch.cat([here, there, there - here, left.log(), 1 / left], dim=-1))
+        told = [left.log(), 1 / left] if self.config.told_steps else []
+        x = self.inward(torch.cat([here, there, there - here, *told], dim=-1))
         for block in self.blocks:
             x = block(x)
         return self.outward(x).unflatten(-1, (self.config.chunk, -1)).float()

@@ -52,6 +52,14 @@ def test_it_learns_the_way_divided_by_the_steps() -> None:
     torch.testing.assert_close(actions[:, 0], torch.tensor([[0.5, -0.25], [0.25, -0.125]]), atol=0.12, rtol=0)
 
 
+def test_behaviour_cloning_is_not_told_the_steps() -> None:
+    torch.manual_seed(0)
+    network = InverseNetwork(InverseConfig(chunk=1, width=32, depth=1, told_steps=False), 2, 2)
+    codes, goals = torch.randn(2, 1, 2)
+    near, far = (network.actions(codes, goals, torch.tensor([steps])) for steps in (1, 9))
+    assert torch.equal(near, far) and near.shape == (1, 1, 2)
+
+
 def test_actions_after_the_goal_do_not_count() -> None:
     episodes = straight_episodes(3, 0)
     batch = Batch.of(episodes, np.array([0, 9, 24]), np.array([1, 8, 2]), 4)
