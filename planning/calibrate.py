@@ -29,7 +29,7 @@ from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
-from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file
 from worldmodel.core.options import from_config
@@ -59,6 +59,7 @@ def calibrate(config: Config) -> None:
     pairs_config = from_config(ManifestConfig, config["manifest"], "manifest")
     _require_enough(options.alpha, pairs_config.n)
     device = pick_device(options.device)
+    options = dataclasses.replace(options, precision=pick_precision(options.precision, device))
     settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
     with contextlib.ExitStack() as opened:

@@ -49,7 +49,7 @@ from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.checkpoint import resolve, shipped_names
-from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, write_json
 from worldmodel.core.options import from_config
@@ -155,6 +155,7 @@ def evaluate(config: Config) -> None:
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     sub_goals = from_config(HierarchyConfig, config["sub_goals"], "sub_goals")
     device = pick_device(options.device)
+    options = dataclasses.replace(options, precision=pick_precision(options.precision, device))
     settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
     if options.oracle and strategy.optimiser.needs_gradient:

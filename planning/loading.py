@@ -21,7 +21,7 @@ from planning.policies.proposals import Proposals
 from planning.strategy import Strategy
 from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
-from worldmodel.core.device import pick_compile, pick_precision
+from worldmodel.core.device import DTYPES, pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
@@ -91,14 +91,15 @@ def read_model(
     Args:
         checkpoint: the checkpoint.
         device: device of the model.
-        precision: precision of imagined futures, `bf16` or `fp32`.
+        precision: precision of imagined futures: `bf16`, `fp32`, or `auto`, which is bf16 where the device has
+            instructions for it.
         compiled: whether `imagine` is compiled by torch.compile: `auto` (only on a GPU), true or false.
         spec: specification that the model must fit, or None.
 
     Raises:
         UserError: for a checkpoint that cannot be read, and for one that does not fit. It names both values.
     """
-    wanted, compiled = pick_precision(precision), pick_compile(compiled, device)
+    wanted, compiled = DTYPES[pick_precision(precision, device)], pick_compile(compiled, device)
     model = registry.load_model(checkpoint.source, device)
     if spec is not None:
         model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")

@@ -37,7 +37,7 @@ from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.programs import as_typed
 from worldmodel.cli.progress import Steps
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder
 from worldmodel.core.observation import Observation
@@ -186,6 +186,7 @@ def main(config: Config) -> None:
     """Record the episodes that are missing, and say how often the goal was reached."""
     options = from_config(PractiseConfig, plain_options(config), "practise")
     device = pick_device(options.device)
+    options = dataclasses.replace(options, precision=pick_precision(options.precision, device))
     settings = chosen_planner(config["planner"], options.checkpoint, config["env"]["name"])
     strategy = make_strategy(settings, options.seed)
     store = open_recording(options.data, config["env"])

@@ -116,7 +116,8 @@ class RobotController:
             any `Goal` that the model reads. A list of these is a sequence of sub-goals.
         options: options of the planner, as `{"horizon": 8, "options.samples": 64}` or as strings of the command line.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
-        precision: of imagined futures, `bf16` or `fp32`.
+        precision: of imagined futures: `bf16`, `fp32`, or `auto`, which is bf16 where the device has instructions
+            for it.
         reached_distance: largest latent distance at which the goal counts as reached. None for the one of the monitor's
             calibration, or else for the model's own.
         seed: seed of the planner's noise.
@@ -149,7 +150,7 @@ class RobotController:
         goal: GoalLike | Sequence[GoalLike],
         options: Mapping[str, Any] | Sequence[str] = (),
         device: str = "auto",
-        precision: str = "bf16",
+        precision: str = "auto",
         reached_distance: float | None = None,
         seed: int = 0,
         goal_fit: str = CROP,

@@ -40,7 +40,7 @@ from planning.simulation import open_env
 from planning.types import Model
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line, plain_options
 from worldmodel.cli.console import console, escape
-from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_folder, replacing, write_json
 from worldmodel.core.goal import ImageGoal
@@ -148,6 +148,7 @@ def open_task(
     options = from_config(EvaluateConfig, plain_options(config), "evaluate")
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     device = pick_device(options.device)
+    options = dataclasses.replace(options, precision=pick_precision(options.precision, device))
     strategy = make_strategy(config["planner"], options.seed)
     env, spec = open_env(config["env"])
     opened.callback(env.close)

@@ -37,7 +37,7 @@ from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line
 from worldmodel.cli.console import console
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.statistics import wilson_interval
 
@@ -61,6 +61,7 @@ class Options:
 def measure(own: Options, config: dict[str, Any]) -> None:
     """Run everything that is not logged, and print the counts."""
     device, settings = pick_device(config["device"]), config["planner"]
+    config["precision"] = pick_precision(config["precision"], device)
     env, spec = open_env(config["env"])
     with contextlib.closing(env):
         checkpoint = choose_checkpoint(config["checkpoint"], spec.env)

@@ -41,7 +41,7 @@ from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import pick_device, pick_precision
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
 from worldmodel.core.statistics import wilson_interval
@@ -135,6 +135,7 @@ def with_long_horizon(planner: dict[str, Any], horizon: int) -> dict[str, Any]:
 def measure(own: Options, config: dict[str, Any]) -> None:
     """Run everything that is not logged, and print the table."""
     device, flat = pick_device(config["device"]), config["planner"]
+    config["precision"] = pick_precision(config["precision"], device)
     env, spec = open_env(config["env"])
     checkpoint = choose_checkpoint(config["checkpoint"], spec.env)
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)

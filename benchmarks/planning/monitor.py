@@ -44,7 +44,7 @@ from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.statistics import wilson_interval
@@ -91,6 +91,7 @@ def fail_all(
 def measure(own: Options, config: dict[str, Any]) -> None:
     """Run everything that is not logged, and print the tables."""
     device, settings = pick_device(config["device"]), config["planner"]
+    config["precision"] = pick_precision(config["precision"], device)
     env, spec = open_env(config["env"])
     checkpoint = choose_checkpoint(config["checkpoint"], spec.env)
     path = Path(own.monitor)

@@ -27,7 +27,7 @@ from planning.strategy import Strategy
 from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import DTYPES, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -103,12 +103,13 @@ def main(overrides: list[str]) -> None:
     """Print the table."""
     config = as_plain(composed("evaluate", overrides))
     device = pick_device(config["device"])
+    config["precision"] = pick_precision(config["precision"], device)
     env, spec = open_env(config["env"])
     env.close()
     checkpoint = choose_checkpoint(config["checkpoint"] or spec.env, spec.env)
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
     strategy = make_strategy(config["planner"], config["seed"])
-    dtype = torch.bfloat16 if config["precision"] == "bf16" else torch.float32
+    dtype = DTYPES[config["precision"]]
     title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config['precision']}; median ms"
     columns = ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share")
     found = table(title, *columns)

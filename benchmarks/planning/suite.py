@@ -41,7 +41,7 @@ from planning.simulation import open_env, open_more
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.tables import table
-from worldmodel.core.device import pick_compile, pick_device
+from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_folder, replacing, write_json
 from worldmodel.core.observation import Observation
@@ -165,6 +165,7 @@ class Bench:
         options = from_config(EvaluateConfig, plain_options(config), "evaluate")
         manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
         self._device = pick_device(options.device)
+        options = dataclasses.replace(options, precision=pick_precision(options.precision, self._device))
         env, spec = open_env(config["env"])
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)

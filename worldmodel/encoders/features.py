@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.core.device import autocast
 from worldmodel.core.files import naming, write_json
 from worldmodel.encoders.base import Encoder
 
@@ -54,7 +55,7 @@ def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], dev
     parts = []
     for block in np.array_split(rows, -(-len(rows) // _BLOCK)):
         images = torch.from_numpy(frames[block]).to(device)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), autocast("auto", device):
             tokens = encoder.encode_frames(images)
         parts.append(tokens.float().cpu())
     return torch.cat(parts)

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Final
 
+from worldmodel.core.device import PRECISIONS
+
 SCHEDULES: Final = ("constant", "cosine")
 BACKENDS: Final = ("aot_eager", "eager", "inductor")  # of torch.compile; the first two are for tests
 
@@ -23,7 +25,7 @@ class TrainerConfig:
         weight_decay: decay of matrices at the start; norms and biases are never decayed.
         final_weight_decay: decay of matrices at the end, which is reached by a cosine.
         clip_norm: largest gradient norm; None for no limit.
-        precision: `bf16` (autocast) or `fp32`.
+        precision: `bf16` (autocast), `fp32`, or `auto`, which is bf16 where the device has instructions for it.
         seed: seed of all randomness.
         checkpoint_every_s: time between checkpoints [s].
         log_every: steps between log lines.
@@ -91,8 +93,8 @@ class TrainerConfig:
             raise ValueError(f"accumulate {self.accumulate}: expected a divisor of batch_size {self.batch_size}")
 
     def _check_choices(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision '{self.precision}' is unknown: choose from {', '.join(PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}' is unknown: choose from {', '.join(SCHEDULES)}")
         if self.cooldown and self.schedule != "constant":

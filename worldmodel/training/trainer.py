@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from worldmodel.core.device import autocast
 from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.progress import Progress, Silent
@@ -229,7 +230,7 @@ class Trainer:
         losses = self.task.losses(self.step, config.steps, config.accumulate)
         self.optimiser.zero_grad(set_to_none=True)
         for part in range(config.accumulate):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with autocast(config.precision, self.device):
                 values = self._division.forward(losses, is_last=part == config.accumulate - 1)
             self._require_finite("loss", mean(values["loss"].detach()))
             if config.accumulate == 1:

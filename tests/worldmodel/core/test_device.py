@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from worldmodel.core.device import pick_compile, pick_device, pick_precision
+from worldmodel.core.device import DTYPES, _computes_in_bf16, autocast, pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 
 
@@ -37,7 +40,54 @@ def test_imagination_is_compiled_on_a_gpu_or_as_told() -> None:
         pick_compile("always", torch.device("cpu"))
 
 
-def test_precision_is_one_of_two() -> None:
-    assert [pick_precision(name) for name in ("bf16", "fp32")] == [torch.bfloat16, torch.float32]
-    with pytest.raises(UserError, match=r"unknown precision 'bf15': choose from bf16, fp32 \(did you mean bf16\?\)"):
-        pick_precision("bf15")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """What a device can do is asked again, here and after the test."""
+    _computes_in_bf16.cache_clear()
+    yield
+    _computes_in_bf16.cache_clear()
+
+
+def test_precision_is_as_told() -> None:
+    assert [pick_precision(name, CPU) for name in ("bf16", "fp32")] == ["bf16", "fp32"]
+    with pytest.raises(
+        UserError, match=r"precision .bf15.: choose from auto, bf16, fp32 \(did you mean bf16\?"
+    ):
+        pick_precision("bf15", CPU)
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "arm", "expected"),
+    [
+        ("x86_64", (False, False), True, "fp32"),  # torch emulates it there
+        ("AMD64", (True, False), False, "bf16"),
+        ("x86_64", (False, True), False, "bf16"),
+        ("aarch64", (False, False), True, "bf16"),
+        ("arm64", (False, False), False, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_a_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    forgetful: None,
+    machine: str,
+    instructions: tuple[bool, bool],
+    arm: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions[0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: instructions[1])
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: arm)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm)
+    assert pick_precision("auto", CPU) == expected
+    with autocast("auto", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == DTYPES[expected]
+
+
+def test_auto_is_bf16_where_a_gpu_has_instructions_for_it(monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert pick_precision("auto", torch.device("cuda")) == "fp32"
+    assert pick_precision("auto", torch.device("mps")) == "bf16"

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.device import pick_precision
+from worldmodel.core.device import PRECISIONS, autocast
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.data.videos.items import Items, Piece
 from worldmodel.encoders.base import Encoder
@@ -37,7 +37,7 @@ class RowConfig:
         clip_frames: frames that are encoded together, T, for tubelets and clips. The last clip of an item is filled up
             by repeating its last frame, as V-JEPA does with short videos.
         batch_size: clips, or sixteen frames, that are read and encoded at once.
-        precision: precision of the encoder, `fp32` or `bf16` (autocast).
+        precision: precision of the encoder: `fp32`, `bf16` (autocast), or `auto`, as for a training.
         type: type of the written numbers, `float16` or `float32`.
     """
 
@@ -56,7 +56,8 @@ class RowConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(choices_message(name, getattr(self, name), choices))
-        pick_precision(self.precision)
+        if self.precision not in PRECISIONS:
+            raise ValueError(choices_message("precision", self.precision, PRECISIONS))
         if not 1 <= self.clip_frames <= 1024 or not 1 <= self.batch_size <= 4096:
             raise ValueError(
                 f"clip_frames {self.clip_frames} and batch_size {self.batch_size}: expected 1 to 1024 and 1 to 4096"
@@ -117,7 +118,7 @@ class RowMaker:
         """
         if not pieces:
             return {"item": torch.zeros(0, dtype=torch.int32)}
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+        with autocast(self._config.precision, self._device):
             encode = self._frames if self._config.per == FRAME else self._clips
             features = encode(pieces)
         written = features.to(_TYPES[self._config.type]).cpu()

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worldmodel.core.device import PRECISIONS, autocast
 from worldmodel.core.seeds import seed_of_step
 
 Rows = NDArray[np.int64]
@@ -39,7 +40,7 @@ class GridConfig:
         weight_decays: weight decays, each of which is combined with each learning rate.
         depth: blocks of an attentive head: 4 as in V-JEPA 2, or 1 as in V-JEPA.
         heads: largest number of attention heads. It is lowered until it divides the width of the features.
-        precision: `bf16` (autocast) or `fp32`.
+        precision: `bf16` (autocast), `fp32`, or `auto`, which is bf16 where the device has instructions for it.
         seed: seed of initial weights and of the order of the clips.
     """
 
@@ -49,7 +50,7 @@ class GridConfig:
     weight_decays: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
     depth: int = 4
     heads: int = 4
-    precision: str = "bf16"
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,8 +61,8 @@ class GridConfig:
             values = getattr(self, name)
             if not values or not all(0 <= value <= _MOST for value in values):
                 raise ValueError(f"{name} {list(values)}: expected numbers from 0 to {_MOST:g}")
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision '{self.precision}' is unknown: choose from bf16, fp32")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision '{self.precision}' is unknown: choose from {', '.join(PRECISIONS)}")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: expected a whole number of at least 0")
 
@@ -157,7 +158,7 @@ def train_grid(
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / total))
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(config.precision, tokens.device):
             losses = [loss(head(seen).float(), wanted) for head in heads]
         torch.stack(losses).sum().backward()  # the heads share no parameter, so each gets its own gradient
         optimiser.step()
@@ -170,6 +171,6 @@ def predict(head: nn.Module, tokens: Standardised, rows: Rows, config: GridConfi
     """Predictions of `head` for the clips `rows [V]`, `[V, Q, C]`, on the CPU."""
     parts = []
     for part in np.array_split(rows, -(-len(rows) // config.batch_size)):
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(config.precision, tokens.device):
             parts.append(head(tokens.rows(part)).float().cpu())
     return torch.cat(parts)
