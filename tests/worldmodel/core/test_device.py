@@ -53,9 +53,7 @@ def forgetful() -> Iterator[None]:
 
 def test_precision_is_as_told() -> None:
     assert [pick_precision(name, CPU) for name in ("bf16", "fp32")] == ["bf16", "fp32"]
-    with pytest.raises(
-        UserError, match=r"precision .bf15.: choose from auto, bf16, fp32 \(did you mean bf16\?"
-    ):
+    with pytest.raises(UserError, match=r"precision .bf15.: choose from auto, bf16, fp32 \(did you mean bf16\?"):
         pick_precision("bf15", CPU)
 
 
