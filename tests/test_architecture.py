@@ -304,9 +304,17 @@ def test_every_group_belongs_to_a_command() -> None:
     assert set(GROUPS) == {*groups, "planner_for"}, "which the command line reads itself"
 
 
+def test_a_recording_has_the_length_that_its_environment_needs() -> None:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        chosen = [compose("collect", options).episodes for options in (["env=push"], ["env=arm_drawer"])]
+        told = compose("collect", ["env=arm_drawer", "episodes=7"]).episodes
+    assert chosen[0] > chosen[1] > told == 7
+
+
 def test_what_an_environment_changes_bears_its_name() -> None:
     names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
     assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names
+    assert {p.stem for p in (ROOT / "configs" / "collect_for").glob("*.yaml")} <= names
     families_of_envs = {read_choice("env", name).get("family") for name in names}
     assert {p.stem for p in (ROOT / "configs" / "planner_for").glob("*.yaml")} <= families_of_envs
     families = {p.stem for p in (ROOT / "configs" / "family").glob("*.yaml")}
