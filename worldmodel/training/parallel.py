@@ -2,8 +2,9 @@
 
 Every rank computes its share of a batch (`TrainingTask.share`), and the gradients are averaged. With `ddp`, every rank
 has all weights, as in torch's `DistributedDataParallel`. With `fsdp`, every rank keeps a part of the weights and of the
-optimiser's averages, and has the others only while a block needs them (`fully_shard`, FSDP2). A checkpoint has whole
-tensors in either case, so a training can go on with another number of ranks, or divided in another way.
+optimiser's averages, and has the others only while a block needs them (`fully_shard`, FSDP2). It writes its part of a
+checkpoint (`worldmodel.training.parts`). In either case, a training can go on with another number of ranks, or divided
+in another way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import torch
@@ -46,18 +47,20 @@ class Divisible(Protocol):
 
 
 class Division:
-    """A training on one rank. Subclasses divide it."""
+    """A training on one rank. Subclasses divide it.
+
+    Attributes:
+        in_parts: whether every rank has, and writes, only a part of the state.
+    """
+
+    in_parts = False
 
     def forward(self, losses: Iterator[Values], is_last: bool) -> Values:
         """The values of the next part of a batch. Gradients are averaged in the backward pass of the last part."""
         return next(losses)
 
-    def gather(self, state: Any) -> Any:
-        """A state dictionary with whole tensors on the CPU. Every rank calls it, and only the first gets them all."""
-        return state
-
     def scatter(self, state: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
-        """A gathered state of an optimiser, with this rank's part of every tensor."""
+        """A state of an optimiser with whole tensors, with this rank's part of every tensor instead."""
         return state
 
     def finish(self) -> None:
@@ -93,6 +96,8 @@ class _Replicated(Division):
 
 
 class _Sharded(Division):
+    in_parts = True
+
     def __init__(self, task: Divisible, device: torch.device) -> None:
         self._task, self._whole = task, copy.deepcopy(task.module).cpu() if here().is_first else None
         task.shard(init_device_mesh(device.type, (here().count,)))
@@ -103,14 +108,6 @@ class _Sharded(Division):
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
             return next(losses)
 
-    def gather(self, state: Any) -> Any:
-        if isinstance(state, DTensor):
-            whole = state.full_tensor()  # one at a time, since all together may not fit into the memory of a GPU
-            return whole.cpu() if here().is_first else None
-        if isinstance(state, Mapping):
-            return {key: self.gather(value) for key, value in state.items()}
-        return [self.gather(value) for value in state] if isinstance(state, list) else state
-
     def scatter(self, state: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
         divided = {
             number: {name: _like(parameters[number], value) for name, value in values.items()}
@@ -119,7 +116,11 @@ class _Sharded(Division):
         return {**state, "state": divided}
 
     def finish(self) -> None:
-        state = self.gather(self._task.module.state_dict())
+        state = {}
+        for name, value in self._task.module.state_dict().items():
+            gathered = whole(value)  # one at a time, since all together may not fit into the memory of a GPU
+            if here().is_first:
+                state[name] = gathered.cpu()
         if self._whole is not None:
             self._whole.load_state_dict(state)
             self._task.module = self._whole

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import write_json
 from worldmodel.core.text import without_secrets
 
-_WITHOUT_INFLUENCE = ("device", "out", "parallel")
+WHOLE: Final = "training.pt"  # a checkpoint of the training
+PARTS: Final = "training.parts"  # folder of checkpoints whose parts the ranks wrote (`worldmodel.training.parts`)
+_WITHOUT_INFLUENCE: Final = ("device", "out", "parallel")
 
 
 def describe_run(options: Mapping[str, Any], **made_from: str) -> dict[str, Any]:
@@ -87,4 +89,4 @@ def is_finished(folder: Path) -> bool:
 
 def _has_begun(folder: Path) -> bool:
     """Whether the run has a stored step, either of its own or of one of its stages, which have folders of their own."""
-    return is_finished(folder) or any(folder.rglob("training.pt"))
+    return is_finished(folder) or any(found for name in (WHOLE, f"{PARTS}/*/.metadata") for found in folder.rglob(name))

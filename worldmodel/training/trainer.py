@@ -29,9 +29,11 @@ from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.progress import Progress, Silent
 from worldmodel.core.ranks import Rank, here
+from worldmodel.training import parts
 from worldmodel.training.collectives import average, largest, mean, on_any
 from worldmodel.training.log import JsonlLog, Log, NoLog, told_once
 from worldmodel.training.parallel import DDP, divide, whole
+from worldmodel.training.runs import WHOLE
 from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, weight_decay_at
 
 __all__ = ["JsonlLog", "Trainer", "TrainerConfig", "TrainingStopped", "TrainingTask", "cosine", "learning_rate_at"]
@@ -153,9 +155,11 @@ class Trainer:
     ) -> None:
         self.task, self.config, self.folder, self.device, self._section = task, config, folder, device, section
         task.module.to(device)
-        self._path, self.step = folder / "training.pt", 0
+        self._path, self.step = folder / WHOLE, 0
         with self._resuming():
-            state = self._read()
+            state, in_parts = self._read(), parts.newest(folder)
+            if state is not None and in_parts is not None:  # of a run that was killed between writing and removing
+                state, in_parts = (state, None) if state["step"] > parts.step_of(in_parts) else (None, in_parts)
             if state is not None:
                 task.module.load_state_dict(state["module"])
         self._division = divide(task, parallel, device)
@@ -171,6 +175,9 @@ class Trainer:
             if state is not None:
                 self.optimiser.load_state_dict(self._division.scatter(state["optimiser"], self._parameters))
                 self.step = int(state["step"])
+            if in_parts is not None:
+                parts.load(in_parts, task.module, self.optimiser)
+                self.step = parts.step_of(in_parts)
         self._require_same_step()
         if config.compile is not None:
             task.compile(config.compile)
@@ -203,15 +210,20 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Write the checkpoint of this step. All ranks call it, and the first one writes."""
-        state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
-        state = self._division.gather(state)
+        """Write the checkpoint of this step. All ranks call it. The first one writes, or all of them in parts."""
+        if self._division.in_parts:
+            parts.save(self.folder, self.step, self.task.module, self.optimiser)
+            if here().is_first:
+                self._path.unlink(missing_ok=True)
+            return
         if not here().is_first:
             return
+        state = {"module": self.task.module.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step}
         content = io.BytesIO()  # torch hides the reason of an error when it writes to a file
         torch.save(state, content)
         with replacing(self._path, one_writer=True) as file:
             file.write(content.getbuffer())
+        parts.remove(self.folder)
 
     def _require_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):

@@ -178,3 +178,11 @@ def run_on_ranks(folder: Path) -> None:
         for name in ("regularised", "sharded"):
             run(name, folder / "from ranks" / name, stop_at=STOP)
             run(name, folder / "from one" / name)
+
+
+def run_in_parts(folder: Path) -> None:
+    """A training that every rank has a part of: stopped, and stopped and gone on with."""
+    with together(lambda message: None):
+        run("sharded", folder / "stopped", stop_at=STOP)
+        run("sharded", folder / "again", stop_at=STOP)
+        run("sharded", folder / "again")
