@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.worldmodel.ranks import finish, start_ranks
 from tests.worldmodel.training.divided import STEPS, STOP, run, run_in_parts
@@ -98,3 +100,15 @@ def test_a_run_with_parts_has_begun(stopped: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a run with rate=1, this command asks for 2"):
         open_run(stopped, {"rate": 2})
     open_run(tmp_path / "fresh", {"rate": 2})
+
+
+@pytest.mark.parametrize(
+    ("failed", "expected", "message"),
+    [
+        (OSError(28, "No space left on device", "part"), OSError, "No space left on device: 'part'"),
+        (KeyError("module.weight"), RuntimeError, "KeyError: 'module.weight'"),
+    ],
+)
+def test_what_failed_on_a_rank_is_an_error_like_others(failed: Exception, expected: type, message: str) -> None:
+    with pytest.raises(expected, match=message), parts._as_usual_errors():
+        raise CheckpointException("save", {1: (failed, StackSummary())})
