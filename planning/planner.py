@@ -74,7 +74,7 @@ class Planner:
         seed: int = 0,
     ) -> None:
         self.model, self.spec, self._device = model, model.spec, torch.device(device)
-        self._strategy = with_proposals(make_strategy(read_settings(options), seed), model)
+        self._strategy = with_proposals(make_strategy(read_settings(options, self.spec.env), seed), model)
         require_confidence(model, self._strategy.objective)
         self.limits = ActionLimits.of(self.spec.action, self.spec.control_step_s, self._device)
 

@@ -167,11 +167,10 @@ class RobotController:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
         require_alone(hierarchy, verify=verify, monitor=monitor)
-        self._settings = chosen_planner(read_settings(options), str(checkpoint), "")
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
-        strategy = make_strategy(self._settings, seed)  # refused before the model is read, which takes longer
         model = read_model(self._source, place, precision)
-        strategy = with_proposals(strategy, model)
+        self._settings = chosen_planner(read_settings(options, model.spec.env), str(checkpoint), "")
+        strategy = with_proposals(make_strategy(self._settings, seed), model)
         shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec

@@ -10,26 +10,31 @@ from typing import Any
 
 import yaml
 
-from worldmodel.core.configs import read_choice
+from worldmodel.core.configs import read_choice, usual_objective, usual_planner
 from worldmodel.core.errors import UserError, choices_message
 
 _PREFIX = "planner."
 _NAME = "planner"
 
 
-def read_settings(options: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """The configuration group `planner` with `options`.
+def read_settings(options: Mapping[str, Any] | Sequence[str], env: str = "") -> dict[str, Any]:
+    """The configuration group `planner` with `options`, as the commands compose it.
 
     Args:
         options: `{"horizon": 8, "options.samples": 64}`, or strings as on the command line, with or without the prefix
             `planner.`. The key `planner` chooses another planner: `{"planner": "random_shooting"}`.
+        env: name of the model's environment, which may have its own planner and objective.
 
     Raises:
         UserError: for an unknown option, and for a string that is no option.
     """
     given = dict(options) if isinstance(options, Mapping) else dict(_read_text(option) for option in _texts(options))
     changes = {str(key).removeprefix(_PREFIX): value for key, value in given.items()}
-    settings = read_choice(_NAME, str(changes.pop(_NAME, "cem")))
+    usual = usual_planner(env) or "cem"
+    settings = read_choice(_NAME, str(changes.pop(_NAME, usual)))
+    if "otherwise" in settings:  # planner=auto
+        settings["otherwise"] = usual
+    settings.setdefault("objective", {}).update(usual_objective(env))
     for key, value in _flat(changes).items():
         _change(settings, key, value)
     return settings

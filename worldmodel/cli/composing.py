@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from worldmodel.core import configs
 from worldmodel.core.configs import CONFIGS, GROUPS_OF_PLUGINS, group_choices, plugin_choices, read_choice
 from worldmodel.core.errors import UserError, choices_message
 
@@ -137,19 +138,13 @@ def usual_planner(config_name: str, overrides: Iterable[str]) -> list[str]:
     if "planner" not in groups or chosen not in ("", "auto"):
         return []
     envs = given.get("env", groups["env"]).strip("'\"").split(",")
-    usual = {_planner_of_family(env) for env in envs if env in group_choices("env")}
+    usual = {configs.usual_planner(env) for env in envs if env in group_choices("env")}
     if len(usual) > 1:
         raise UserError(
             f"env={short(','.join(envs))}: these have different planners unless one is chosen: give planner="
         )
     names = [name for name in usual if name]
     return [f"planner.otherwise={name}" if chosen else f"planner={name}" for name in names]
-
-
-def _planner_of_family(env: str) -> str | None:
-    """What `configs/planner_for/` names for the family of an environment, None if it names nothing."""
-    name = f"planner_for/{read_choice('env', env).get('family')}"
-    return str(_read(name)["planner"]) if (CONFIGS / f"{name}.yaml").exists() else None
 
 
 def _top(config_name: str) -> list[str]:

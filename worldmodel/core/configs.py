@@ -53,6 +53,20 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not (isinstance(value, str) and "${" in value)}
 
 
+def usual_planner(env: str) -> str | None:
+    """The planner that the family of an environment uses unless another is chosen.
+
+    None if `configs/planner_for/` has none for the family, and for a name that is no choice, such as that of a robot.
+    """
+    family = str(read_choice("env", env).get("family")) if env in group_choices("env") else ""
+    return str(read_choice("planner_for", family)["planner"]) if family in group_choices("planner_for") else None
+
+
+def usual_objective(env: str) -> dict[str, Any]:
+    """What `configs/objective_for/` changes in a planner's objective for an environment."""
+    return read_choice("objective_for", env) if env in group_choices("objective_for") else {}
+
+
 @functools.cache
 def _parsed(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text()) or {}
