@@ -25,21 +25,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from worldmodel.core.ranks import here
 from worldmodel.training.runs import PARTS
 
-_COMPLETE: Final = ".metadata"  # torch's name
 _STEP: Final = "step"
 
 Tensors = dict[str, Tensor]
-
-
-def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in parts of the run in `folder`, if any."""
-    complete = [path.parent for path in (folder / PARTS).glob(f"*/{_COMPLETE}") if path.parent.name.isdigit()]
-    return max(complete, key=step_of, default=None)
-
-
-def step_of(path: Path) -> int:
-    """The step of the checkpoint at `path`."""
-    return int(path.name)
 
 
 def save(folder: Path, step: int, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
@@ -78,11 +66,6 @@ def load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> Non
         if set(stored) != {_STEP, *tensors}:
             raise ValueError(f"its tensors are others: {sorted(set(stored) ^ {_STEP, *tensors})[0]}")
         state_dict_loader.load(tensors, checkpoint_id=path)
-
-
-def remove(folder: Path) -> None:
-    """Remove all checkpoints in parts of the run in `folder`."""
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:

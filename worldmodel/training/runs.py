@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from worldmodel.core.text import without_secrets
 
 WHOLE: Final = "training.pt"  # a checkpoint of the training
 PARTS: Final = "training.parts"  # folder of checkpoints whose parts the ranks wrote (`worldmodel.training.parts`)
+_COMPLETE: Final = ".metadata"  # the file of such a checkpoint that torch writes last
 _WITHOUT_INFLUENCE: Final = ("device", "out", "parallel")
 
 
@@ -71,6 +73,22 @@ def open_or_find_finished(folder: Path, description: dict[str, Any]) -> bool:
     return is_finished(folder)
 
 
+def newest_in_parts(folder: Path) -> Path | None:
+    """The newest complete checkpoint in parts of the run in `folder`, if any."""
+    complete = [path.parent for path in (folder / PARTS).glob(f"*/{_COMPLETE}") if path.parent.name.isdigit()]
+    return max(complete, key=step_of, default=None)
+
+
+def step_of(path: Path) -> int:
+    """The step of the checkpoint at `path`."""
+    return int(path.name)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove all checkpoints in parts of the run in `folder`."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
     """Dotted key and both values of the first difference between two JSON values, or None."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -89,4 +107,5 @@ def is_finished(folder: Path) -> bool:
 
 def _has_begun(folder: Path) -> bool:
     """Whether the run has a stored step, either of its own or of one of its stages, which have folders of their own."""
-    return is_finished(folder) or any(found for name in (WHOLE, f"{PARTS}/*/.metadata") for found in folder.rglob(name))
+    names = (WHOLE, f"{PARTS}/*/{_COMPLETE}")
+    return is_finished(folder) or any(found for name in names for found in folder.rglob(name))

@@ -29,11 +29,10 @@ from worldmodel.core.errors import RunStopped, UserError
 from worldmodel.core.files import replacing
 from worldmodel.core.progress import Progress, Silent
 from worldmodel.core.ranks import Rank, here
-from worldmodel.training import parts
 from worldmodel.training.collectives import average, largest, mean, on_any
 from worldmodel.training.log import JsonlLog, Log, NoLog, told_once
 from worldmodel.training.parallel import DDP, divide, whole
-from worldmodel.training.runs import WHOLE
+from worldmodel.training.runs import WHOLE, newest_in_parts, remove_parts, step_of
 from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, weight_decay_at
 
 __all__ = ["JsonlLog", "Trainer", "TrainerConfig", "TrainingStopped", "TrainingTask", "cosine", "learning_rate_at"]
@@ -157,9 +156,9 @@ class Trainer:
         task.module.to(device)
         self._path, self.step = folder / WHOLE, 0
         with self._resuming():
-            state, in_parts = self._read(), parts.newest(folder)
+            state, in_parts = self._read(), newest_in_parts(folder)
             if state is not None and in_parts is not None:  # of a run that was killed between writing and removing
-                state, in_parts = (state, None) if state["step"] > parts.step_of(in_parts) else (None, in_parts)
+                state, in_parts = (state, None) if state["step"] > step_of(in_parts) else (None, in_parts)
             if state is not None:
                 task.module.load_state_dict(state["module"])
         self._division = divide(task, parallel, device)
@@ -176,8 +175,10 @@ class Trainer:
                 self.optimiser.load_state_dict(self._division.scatter(state["optimiser"], self._parameters))
                 self.step = int(state["step"])
             if in_parts is not None:
+                from worldmodel.training import parts  # which takes a second
+
                 parts.load(in_parts, task.module, self.optimiser)
-                self.step = parts.step_of(in_parts)
+                self.step = step_of(in_parts)
         self._require_same_step()
         if config.compile is not None:
             task.compile(config.compile)
@@ -212,7 +213,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step. All ranks call it. The first one writes, or all of them in parts."""
         if self._division.in_parts:
-            parts.save(self.folder, self.step, self.task.module, self.optimiser)
+            self._division.write_part(self.folder, self.step, self.optimiser)
             if here().is_first:
                 self._path.unlink(missing_ok=True)
             return
@@ -223,7 +224,7 @@ class Trainer:
         torch.save(state, content)
         with replacing(self._path, one_writer=True) as file:
             file.write(content.getbuffer())
-        parts.remove(self.folder)
+        remove_parts(self.folder)
 
     def _require_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):

@@ -14,7 +14,7 @@ from tests.worldmodel.ranks import finish, start_ranks
 from tests.worldmodel.training.divided import STEPS, STOP, run, run_in_parts
 from worldmodel.core.errors import UserError
 from worldmodel.training import parts
-from worldmodel.training.runs import PARTS, WHOLE, open_run
+from worldmodel.training.runs import PARTS, WHOLE, newest_in_parts, open_run, step_of
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def losses(folder: Path, rank: int = 0) -> dict[int, float]:
 
 def test_every_rank_writes_a_part_and_the_last_checkpoint_alone_is_kept(stopped: Path) -> None:
     (path,) = (stopped / PARTS).iterdir()
-    assert parts.newest(stopped) == path and parts.step_of(path) == STOP
+    assert newest_in_parts(stopped) == path and step_of(path) == STOP
     written = {file.name: file.stat().st_size for file in path.glob("*.distcp")}
     assert len(written) == 2 and min(written.values()) > 0.3 * max(written.values())
     assert not (stopped / WHOLE).exists()
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_a_kill_left_unfinished_does_not_count(stopped: Path) 
     shutil.copytree(stopped / PARTS / f"{STOP:09d}", later := stopped / PARTS / f"{STOP + 1:09d}")
     (later / ".metadata").unlink()
     (later / "notes").touch()
-    assert parts.step_of(parts.newest(stopped) or later) == STOP
+    assert step_of(newest_in_parts(stopped) or later) == STOP
     run("sharded", stopped)
     assert list(losses(stopped)) == list(range(STOP, STEPS))
 
@@ -81,7 +81,7 @@ def test_of_two_checkpoints_the_later_one_counts(runs: Path, stopped: Path, tmp_
 
 @pytest.mark.parametrize("how", ["cut", "lost", "another model"])
 def test_damage_is_reported_in_one_line(stopped: Path, how: str) -> None:
-    path = parts.newest(stopped)
+    path = newest_in_parts(stopped)
     assert path is not None
     if how == "another model":
         with pytest.raises(UserError, match=r"cannot be resumed \(its tensors are others: .*\); remove"):
