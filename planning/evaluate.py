@@ -39,7 +39,7 @@ from planning.loading import (
     choose_checkpoint,
     chosen_planner,
     content_hash,
-    read_acting,
+    read_acting_heads,
     read_hierarchy,
     read_model,
     with_proposals,
@@ -172,7 +172,7 @@ def evaluate(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         strategy = with_proposals(strategy, model)
-        heads = read_acting(options.inverse, options.cloning, model)
+        heads = read_acting_heads(options.inverse, options.cloning, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
@@ -298,7 +298,13 @@ def _show(task: Evaluation, summaries: dict[str, Summary], against: dict[str, di
     title = f"{task.spec.env}, n = {len(task.manifest.pairs)}: success in % (95 % interval), median error at the end"
     console.print(summary_table(title, summaries, task.envs[0].metrics))
     # How a policy that knows no goal compares needs no test.
-    learned = {f"{name}: {key}": c for name, found in against.items() if name in HEADS for key, c in found.items()}
+    learned = {
+        f"{name}: {title}": against[name][outcome]
+        for name in HEADS
+        if name in against
+        for title, outcome in OUTCOMES.items()
+        if outcome in against[name]
+    }
     if learned:
         console.print(comparison_table(f"{MODEL} (a) against policies that act without a search (b)", learned))
     for name, summary in summaries.items():
@@ -312,9 +318,9 @@ def _show(task: Evaluation, summaries: dict[str, Summary], against: dict[str, di
 def _against(episodes: list[Episode], other: list[Episode]) -> dict[str, Comparison]:
     """Pair by pair, how `episodes` compare with those of another policy, at any step and at the end."""
     found = {}
-    for title in ("any step", "at the end"):
-        ours, theirs = (np.array([[getattr(e, OUTCOMES[title]) for e in run]]) for run in (episodes, other))
-        found[title] = Comparison.of(ours, theirs, _RESAMPLES, seed=0)
+    for outcome in ("success_any", "success_final"):
+        ours, theirs = (np.array([[getattr(e, outcome) for e in run]]) for run in (episodes, other))
+        found[outcome] = Comparison.of(ours, theirs, _RESAMPLES, seed=0)
     return found
 
 

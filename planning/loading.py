@@ -160,7 +160,7 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
     return load_inverse(Path(folder), model)
 
 
-def read_acting(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
+def read_acting_heads(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
     """The heads that act without a search, by the options that name their folders.
 
     Raises:
@@ -204,5 +204,5 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
     if options.inverse is not None:
-        sources.append(Predicted(read_inverse(options.inverse, model)))
+        sources.append(Predicted(read_acting_heads(options.inverse, None, model)["inverse"]))
     return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy

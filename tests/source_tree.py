@@ -153,7 +153,10 @@ def find_cycle(modules: Mapping[str, Module]) -> list[str]:
 def forbidden_calls(module: Module) -> list[str]:
     """What no library module does: print, unpickle, run text, tie itself to a device, seed what others use."""
     found = []
+    restricted = {base for node in ast.walk(module.tree) for base in _bases_of_restricted(node)}
     for node in ast.walk(module.tree):
+        if node in restricted:
+            continue
         where = f"{module.name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"{where} bare except")
@@ -164,6 +167,14 @@ def forbidden_calls(module: Module) -> list[str]:
         elif isinstance(node, ast.Attribute | ast.ImportFrom):
             found += [f"{where} uses {name}" for name in _pickling(node)]
     return found
+
+
+def _bases_of_restricted(node: ast.AST) -> list[ast.expr]:
+    """The bases of a class that decides itself which names a pickle may use."""
+    is_restricted = isinstance(node, ast.ClassDef) and any(
+        isinstance(part, ast.FunctionDef) and part.name == "find_class" for part in node.body
+    )
+    return node.bases if is_restricted else []
 
 
 def _pickling(node: ast.Attribute | ast.ImportFrom) -> list[str]:

@@ -6,6 +6,7 @@ Every rule has a counterpart that breaks it, so that a walker that finds nothing
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -232,6 +233,7 @@ def test_library_habits(module: Module) -> None:
         "np.load(path, allow_pickle=True)",
         "import pickle\npickle.load(file)",
         "from pickle import loads",
+        "class Reader(pickle.Unpickler):\n    def read(self):\n        pass",
         "model.cuda()",
         "torch.device('cuda:0')",
         "try:\n    pass\nexcept:\n    pass",
@@ -250,6 +252,11 @@ try:
     console.print(torch.load(path, weights_only=True), np.load(path, allow_pickle=False), torch.cuda.is_available())
 except pickle.UnpicklingError:
     pass
+
+
+class Reader(pickle.Unpickler):
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(name)
 """
     assert forbidden_calls(Module.parse("planning.optimisers.cem", source)) == []
 
@@ -302,6 +309,13 @@ def test_every_group_belongs_to_a_command() -> None:
     # `optional objective_for@planner.objective: ${env}` takes the group `objective_for`.
     groups = {entry.removeprefix("optional ").partition("@")[0] for entry in taken}
     assert set(GROUPS) == {*groups, "planner_for"}, "which the command line reads itself"
+
+
+def test_a_rank_that_is_alone_imports_nothing_for_several() -> None:
+    heavy = {"torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.checkpoint"}
+    program = f"import sys, worldmodel.pretrain, worldmodel.train, planning.run; print({heavy} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 def test_a_recording_has_the_length_that_its_environment_needs() -> None:

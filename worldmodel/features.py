@@ -13,7 +13,7 @@ from typing import Any
 from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import Steps, counting
-from worldmodel.core.device import pick_device
+from worldmodel.core.device import pick_device, pick_precision
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_folder
 from worldmodel.core.machine import require_memory
@@ -119,6 +119,7 @@ def main(config: Config) -> None:
     options = from_config(FeatureOptions, plain_options(config), "features")
     rows = from_config(RowConfig, config["rows"], "rows")
     reading, device = from_config(ReadingConfig, config["reading"], "reading"), pick_device(options.device)
+    rows = dataclasses.replace(rows, precision=pick_precision(rows.precision, device))
     with opened(options, reading, config) as (items, workers, cameras):
         encoder = frozen_encoder(options.encoder_from, config["encoder"], cameras, options.seed).to(device)
         description = describe(options, rows, reading, items, encoder)

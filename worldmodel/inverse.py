@@ -105,7 +105,10 @@ def main(config: Config) -> None:
     hashed = weights_hash(model)
     description = describe_run(config, store=store.identity, world_model=hashed)
     open_run(folder, description)
-    following = next_command("planning.run", f"planner.proposals.inverse={folder}", checkpoint="checkpoint")
+    if sections.head.told_steps:
+        following = next_command("planning.run", f"planner.proposals.inverse={folder}", checkpoint="checkpoint")
+    else:
+        following = next_command("planning.evaluate", f"cloning={folder}", checkpoint="checkpoint")
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import CPU, matrix_product_gflops
 from worldmodel.cli.command import Config, as_plain, composed, fail
 from worldmodel.cli.console import console
+from worldmodel.core.device import DTYPES, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
@@ -89,7 +90,8 @@ def main(overrides: list[str], steps: int) -> None:
         clips = Clips(folder, int(config["clips"]["frames"]), int(config["env"]["image_size"]))
         task = make_task(config, clips, given.batch_size)
         operations = gflop_per_step(task)
-        dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+        precision = pick_precision(given.precision, CPU)
+        dtype = DTYPES[precision]
         before = matrix_product_gflops(dtype)
         Trainer(task, TrainerConfig(**{**plan, "steps": 2}), _made(folder / "warm"), CPU).run("warm up")
         trainer = Trainer(task, TrainerConfig(**plan), _made(folder / "measured"), CPU)
@@ -100,7 +102,7 @@ def main(overrides: list[str], steps: int) -> None:
     achieved, peak = operations * steps / seconds, (before + after) / 2
     console.print(
         f"{steps} steps of {given.batch_size} clips of {config['clips']['frames']} frames at "
-        f"{config['env']['image_size']}², {given.precision}, {torch.get_num_threads()} threads\n"
+        f"{config['env']['image_size']}², {precision}, {torch.get_num_threads()} threads\n"
         f"{steps * given.batch_size / seconds:.1f} clips/s, {operations / given.batch_size:.2f} GFLOP per clip\n"
         f"{clips.seconds / steps * 1e3:.1f} ms of a step's {seconds / steps * 1e3:.0f} ms wait for clips "
         f"({clips.seconds / seconds:.1%})\n"

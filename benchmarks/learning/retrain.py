@@ -120,7 +120,7 @@ def plans(config: PlansConfig) -> None:
         pairs = draw(env, spec.simulator, spec.options, config.seed, config.n).pairs
         for name in found:
             checkpoint = Checkpoint(getattr(config, name), getattr(config, name))
-            bench = Bench(env, read_model(checkpoint, torch.device("cpu"), "bf16", False, spec), planner, seed=0)
+            bench = Bench(env, read_model(checkpoint, torch.device("cpu"), "auto", False, spec), planner, seed=0)
             with counting(f"plans {name}") as progress:
                 for done, pair in enumerate(pairs):
                     found[name].append(bench.outcomes(pair, ["plain"])["plain"])

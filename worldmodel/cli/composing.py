@@ -57,7 +57,7 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     """
     _add_plugins()
     _check(config_name, overrides)
-    overrides = [*usual_planner(config_name, overrides), *overrides]
+    overrides = [*planner_overrides(config_name, overrides), *overrides]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
@@ -125,7 +125,7 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
             raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
 
 
-def usual_planner(config_name: str, overrides: Iterable[str]) -> list[str]:
+def planner_overrides(config_name: str, overrides: Iterable[str]) -> list[str]:
     """The option that makes the usual planner of the environment's family the default of a command.
 
     It is empty where the family has none, and where the user chose another planner.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from worldmodel.cli.composing import defaults_of, usual_planner
+from worldmodel.cli.composing import defaults_of, planner_overrides
 from worldmodel.core.configs import CONFIGS, choice_text, group_choices, is_at_the_top
 from worldmodel.core.errors import UserError, choices_message
 
@@ -28,7 +28,7 @@ def help_text(config_name: str, overrides: Sequence[str] = ()) -> str:
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     introduction = _INTRODUCTION.format(folder=CONFIGS)
     parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
-    typed = [*usual_planner(config_name, overrides), *overrides]
+    typed = [*planner_overrides(config_name, overrides), *overrides]
     chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in typed)}
     for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")

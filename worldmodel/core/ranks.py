@@ -52,7 +52,7 @@ class Rank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank prints, logs and writes files."""
+        """Whether this rank prints, logs and writes files. All ranks write checkpoints in parts."""
         return self.number == 0
 
     @property

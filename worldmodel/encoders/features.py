@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.device import autocast
+from worldmodel.core.device import autocast, pick_precision
 from worldmodel.core.files import naming, write_json
 from worldmodel.encoders.base import Encoder
 
@@ -43,6 +43,7 @@ class FeatureCacheKey:
     tokens: int
     channels: int
     variation: str = ""
+    precision: str = ""  # of the device that encodes, which `encode_store` fills in
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,6 +76,7 @@ def encode_store(
     After a killed run, encoding resumes after the last recorded block. A file for another `key` is replaced. A block
     that is not as it was written is encoded again, with all later blocks. Raises OSError if writing fails.
     """
+    key = dataclasses.replace(key, precision=pick_precision("auto", device))
     note = path.with_suffix(".json")
     checksums = _intact_blocks(note, path, key)
     done = min(len(checksums) * _BLOCK, key.rows)

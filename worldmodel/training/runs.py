@@ -14,7 +14,7 @@ from worldmodel.core.text import without_secrets
 
 WHOLE: Final = "training.pt"  # a checkpoint of the training
 PARTS: Final = "training.parts"  # folder of checkpoints whose parts the ranks wrote (`worldmodel.training.parts`)
-_COMPLETE: Final = ".metadata"  # the file of such a checkpoint that torch writes last
+COMPLETE: Final = ".metadata"  # the file of such a checkpoint that torch writes last
 _WITHOUT_INFLUENCE: Final = ("device", "out", "parallel")
 
 
@@ -75,7 +75,7 @@ def open_or_find_finished(folder: Path, description: dict[str, Any]) -> bool:
 
 def newest_in_parts(folder: Path) -> Path | None:
     """The newest complete checkpoint in parts of the run in `folder`, if any."""
-    complete = [path.parent for path in (folder / PARTS).glob(f"*/{_COMPLETE}") if path.parent.name.isdigit()]
+    complete = [path.parent for path in (folder / PARTS).glob(f"*/{COMPLETE}") if path.parent.name.isdigit()]
     return max(complete, key=step_of, default=None)
 
 
@@ -107,5 +107,5 @@ def is_finished(folder: Path) -> bool:
 
 def _has_begun(folder: Path) -> bool:
     """Whether the run has a stored step, either of its own or of one of its stages, which have folders of their own."""
-    names = (WHOLE, f"{PARTS}/*/{_COMPLETE}")
+    names = (WHOLE, f"{PARTS}/*/{COMPLETE}")
     return is_finished(folder) or any(found for name in names for found in folder.rglob(name))

@@ -3,8 +3,8 @@
 All randomness of a step is a function of (seed, step), and a checkpoint holds parameters, optimiser and step. So a run
 that was killed and resumed ends with the same bits as an uninterrupted one (on the same machine and thread count).
 
-Several ranks (`worldmodel.core.ranks`) train together if a command has joined them. All of them compute and evaluate,
-and the first one logs and writes the checkpoints.
+Several ranks (`worldmodel.core.ranks`) train together if a command has joined them. All of them compute and evaluate.
+The first one logs and writes the checkpoints, unless every rank has a part of the state (`worldmodel.training.parts`).
 """
 
 from __future__ import annotations
@@ -161,6 +161,10 @@ class Trainer:
                 state, in_parts = (state, None) if state["step"] > step_of(in_parts) else (None, in_parts)
             if state is not None:
                 task.module.load_state_dict(state["module"])
+                self.step = int(state["step"])
+            if in_parts is not None:
+                self.step = step_of(in_parts)
+        self._require_same_step()  # before all ranks read parts together
         self._division = divide(task, parallel, device)
         trained = [p for p in task.module.parameters() if p.requires_grad]
         slow, rate = task.slower()
@@ -173,13 +177,10 @@ class Trainer:
         with self._resuming():
             if state is not None:
                 self.optimiser.load_state_dict(self._division.scatter(state["optimiser"], self._parameters))
-                self.step = int(state["step"])
             if in_parts is not None:
                 from worldmodel.training import parts  # which takes a second
 
                 parts.load(in_parts, task.module, self.optimiser)
-                self.step = step_of(in_parts)
-        self._require_same_step()
         if config.compile is not None:
             task.compile(config.compile)
 
@@ -187,6 +188,11 @@ class Trainer:
     def _parameters(self) -> list[nn.Parameter]:
         """All trained parameters, in the order of the optimiser."""
         return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    @property
+    def _stored(self) -> Path:
+        """The newest checkpoint, or where it will be."""
+        return newest_in_parts(self.folder) or self._path
 
     def _read(self) -> dict[str, Any] | None:
         if not self._path.exists():
@@ -200,13 +206,15 @@ class Trainer:
             yield
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self._path} cannot be resumed ({reason}); remove {self.folder} to start over") from error
+            raise UserError(
+                f"{self._stored} cannot be resumed ({reason}); remove {self.folder} to start over"
+            ) from error
 
     def _require_same_step(self) -> None:
         latest = largest({"step": float(self.step), "negative": -float(self.step)})
         if latest["step"] != -latest["negative"]:
             raise UserError(
-                f"{self._path} is at step {latest['step']:.0f} for one rank and at {-latest['negative']:.0f} for "
+                f"{self._stored} is at step {latest['step']:.0f} for one rank and at {-latest['negative']:.0f} for "
                 "another: expected a folder that all machines share"
             )
 
@@ -228,9 +236,8 @@ class Trainer:
 
     def _require_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
-            kept = (
-                f"the last good checkpoint is {self._path}" if self._path.exists() else "no checkpoint had been written"
-            )
+            stored = self._stored
+            kept = f"the last good checkpoint is {stored}" if stored.exists() else "no checkpoint had been written"
             raise TrainingStopped(
                 f"{what} is {value.item()} at step {self.step}: {kept}; "
                 f"a lower {self._section}.learning_rate ({self.config.learning_rate} now) usually helps, in "

@@ -23,7 +23,7 @@ from planning.manifest import FreezeConfig, ManifestConfig
 from planning.run import RunConfig
 from tests.commands import assert_refused, type_in
 from worldmodel.cli.command import _checked
-from worldmodel.cli.composing import as_plain, composed, defaults_of, require_name, usual_planner
+from worldmodel.cli.composing import as_plain, composed, defaults_of, planner_overrides, require_name
 from worldmodel.cli.usage import help_text
 from worldmodel.core import registry
 from worldmodel.core.errors import UserError
@@ -186,10 +186,10 @@ def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does()
     assert narrow() == narrow("env=push") == narrow("env=arm_push", "planner=icem") == 0.0
     assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
     assert "planner=two_spreads (or " in help_text("evaluate", ["env=arm_push"])
-    assert usual_planner("evaluate", ["env=push,reacher"]) == [], "a sweep"
-    assert usual_planner("evaluate", ["env=arm_push,arm_drawer"]) == ["planner=two_spreads"]
+    assert planner_overrides("evaluate", ["env=push,reacher"]) == [], "a sweep"
+    assert planner_overrides("evaluate", ["env=arm_push,arm_drawer"]) == ["planner=two_spreads"]
     with pytest.raises(UserError, match="env=push,arm_push: these have different planners unless one is chosen"):
-        usual_planner("evaluate", ["env=push,arm_push"])
+        planner_overrides("evaluate", ["env=push,arm_push"])
 
 
 def test_names_that_folders_may_have() -> None:

@@ -131,7 +131,7 @@ VARIANTS = {
 }
 
 
-def run(name: str, folder: Path, stop_at: int | None = None) -> None:
+def run(name: str, folder: Path, stop_at: int | None = None, parallel: str | None = None) -> None:
     """Train a variant in `folder`, or go on, until `stop_at`. Writes what every step did to `steps.<rank>.pt`."""
     variant = VARIANTS[name]
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def run(name: str, folder: Path, stop_at: int | None = None) -> None:
 
     task.losses, task.after_step = noted, note_after  # type: ignore[method-assign]
     try:
-        Trainer(task, config, folder, CPU, parallel=variant.parallel).run(name)
+        Trainer(task, config, folder, CPU, parallel=parallel or variant.parallel).run(name)
     except Stop:
         pass
     else:
@@ -181,8 +181,9 @@ def run_on_ranks(folder: Path) -> None:
 
 
 def run_in_parts(folder: Path) -> None:
-    """A training that every rank has a part of: stopped, and stopped and gone on with."""
+    """A training that every rank has a part of: stopped, and stopped and gone on with, divided as before or not."""
     with together(lambda message: None):
         run("sharded", folder / "stopped", stop_at=STOP)
-        run("sharded", folder / "again", stop_at=STOP)
-        run("sharded", folder / "again")
+        for parallel in (FSDP, DDP):
+            run("sharded", folder / parallel, stop_at=STOP)
+            run("sharded", folder / parallel, parallel=parallel)

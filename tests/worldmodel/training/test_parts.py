@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from pathlib import Path
 from traceback import StackSummary
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.worldmodel.ranks import finish, start_ranks
-from tests.worldmodel.training.divided import STEPS, STOP, run, run_in_parts
+from tests.worldmodel.training.divided import STEPS, STOP, VARIANTS, run, run_in_parts
 from worldmodel.core.errors import UserError
 from worldmodel.training import parts
-from worldmodel.training.runs import PARTS, WHOLE, newest_in_parts, open_run, step_of
+from worldmodel.training.parallel import DDP, FSDP
+from worldmodel.training.runs import COMPLETE, PARTS, WHOLE, newest_in_parts, open_run, step_of
+from worldmodel.training.trainer import _groups
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     ranks = start_ranks(2, run_in_parts, folder)
+    run("sharded", folder / "alone, stopped", stop_at=STOP)
+    shutil.copytree(folder / "alone, stopped", folder / "alone")
     run("sharded", folder / "alone")
     assert finish(ranks) == [0, 0]
     return folder
@@ -45,17 +52,37 @@ def test_every_rank_writes_a_part_and_the_last_checkpoint_alone_is_kept(stopped:
     assert not (stopped / WHOLE).exists()
 
 
-@pytest.mark.parametrize("resumed", ["again", "run"])
+@pytest.mark.parametrize("resumed", [FSDP, DDP, "alone"])
 def test_a_training_goes_on_from_parts(runs: Path, stopped: Path, resumed: str) -> None:
-    if resumed == "run":
+    if resumed == "alone":
         run("sharded", stopped)
         found = losses(stopped)
         assert (stopped / WHOLE).exists() and not (stopped / PARTS).exists()
     else:
-        found = {step: (loss + losses(runs / "again", 1)[step]) / 2 for step, loss in losses(runs / "again").items()}
+        found = {step: (loss + losses(runs / resumed, 1)[step]) / 2 for step, loss in losses(runs / resumed).items()}
+        assert (runs / resumed / WHOLE).exists() == (resumed == DDP) != (runs / resumed / PARTS).exists()
     assert list(found) == list(range(STOP, STEPS))
     alone = losses(runs / "alone")
     assert all(loss == pytest.approx(alone[step], abs=1e-5) for step, loss in found.items())
+
+
+def test_the_optimiser_goes_on_with_its_averages(runs: Path, stopped: Path) -> None:
+    averages: list[dict[str, Tensor]] = []
+    for folder in (stopped, runs / "alone, stopped"):
+        task = VARIANTS["sharded"].make()
+        module, optimiser = task.module, torch.optim.AdamW([p for p in task.module.parameters() if p.requires_grad])
+        path = newest_in_parts(folder)
+        if path is not None:
+            optimiser = torch.optim.AdamW(_groups(list(optimiser.param_groups[0]["params"])))
+            parts.load(path, module, optimiser)
+            states = [optimiser.state[p] for group in optimiser.param_groups for p in group["params"]]
+        else:
+            states = list(torch.load(folder / WHOLE, weights_only=True)["optimiser"]["state"].values())
+        averages.append({f"{n}.{key}": value for n, state in enumerate(states) for key, value in state.items()})
+    first, second = averages
+    assert first.keys() == second.keys() and len(first) > 30
+    assert all(value.shape == second[key].shape for key, value in first.items())
+    assert max(float((value - second[key]).abs().max()) for key, value in first.items()) < 1e-6
 
 
 def test_a_checkpoint_that_a_kill_left_unfinished_does_not_count(stopped: Path) -> None:
@@ -79,13 +106,21 @@ def test_of_two_checkpoints_the_later_one_counts(runs: Path, stopped: Path, tmp_
     assert list(losses(other)) == list(range(STOP, STEPS))
 
 
-@pytest.mark.parametrize("how", ["cut", "lost", "another model"])
+@pytest.mark.parametrize("how", ["cut", "lost", "another model", "metadata", "code"])
 def test_damage_is_reported_in_one_line(stopped: Path, how: str) -> None:
     path = newest_in_parts(stopped)
     assert path is not None
     if how == "another model":
-        with pytest.raises(UserError, match=r"cannot be resumed \(its tensors are others: .*\); remove"):
+        with pytest.raises(
+            UserError, match=r"training.parts/0+2 cannot be resumed \(it has other tensors: .*\); remove"
+        ):
             run("whitened", stopped)
+        return
+    if how in ("metadata", "code"):
+        written = (path / COMPLETE).read_bytes()
+        (path / COMPLETE).write_bytes(written[:99] if how == "metadata" else pickle.dumps(os.getcwd))
+        with pytest.raises(UserError, match=r"cannot be resumed \(.metadata is damaged: .*\); remove .* to start over"):
+            run("sharded", stopped)
         return
     part = max(path.glob("*.distcp"), key=lambda file: file.stat().st_size)
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2]) if how == "cut" else part.unlink()

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.ranks import ALONE, Rank
@@ -259,6 +258,9 @@ class PretrainTask(TrainingTask):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide the weights of both encoders and of the mask predictor among the ranks, block by block."""
+        # A second to import, which a rank that is alone does not need.
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
         for part in (self.module.encoder, self.module.target, self.module.predictor):
             for block in part.blocks:
                 fully_shard(block, mesh=mesh)
