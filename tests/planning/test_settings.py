@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,5 @@ def test_a_robot_of_another_name_has_the_defaults() -> None:
 def test_a_model_brings_the_name_of_its_environment() -> None:
     model = make_model()
     assert Planner(model)._strategy.objective.steps == "mix"
-    object.__setattr__(model.spec, "env", "reacher")
+    model.spec = dataclasses.replace(model.spec, env="reacher")
     assert Planner(model)._strategy.objective.steps == "mean"
