@@ -298,12 +298,12 @@ def _show(task: Evaluation, summaries: dict[str, Summary], against: dict[str, di
     title = f"{task.spec.env}, n = {len(task.manifest.pairs)}: success in % (95 % interval), median error at the end"
     console.print(summary_table(title, summaries, task.envs[0].metrics))
     # How a policy that knows no goal compares needs no test.
+    titles = {outcome: title for title, outcome in OUTCOMES.items()}
     learned = {
-        f"{name}: {title}": against[name][outcome]
-        for name in HEADS
-        if name in against
-        for title, outcome in OUTCOMES.items()
-        if outcome in against[name]
+        f"{name}: {titles[outcome]}": c
+        for name, found in against.items()
+        if name in HEADS
+        for outcome, c in found.items()
     }
     if learned:
         console.print(comparison_table(f"{MODEL} (a) against policies that act without a search (b)", learned))

@@ -81,6 +81,11 @@ def divide(task: Divisible, kind: str, device: torch.device) -> Division:
     return Sharded(task, device) if kind == FSDP else Replicated(task.module)
 
 
+def parameters_of(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All trained parameters, in the order of the optimiser."""
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
 def own(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor that may be divided."""
     divided: Any = tensor

@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from worldmodel.core.files import naming
 from worldmodel.core.ranks import here
 from worldmodel.training.collectives import on_any
+from worldmodel.training.parallel import parameters_of
 from worldmodel.training.runs import COMPLETE, PARTS, newest_in_parts
 
 # What torch's metadata consists of, beside types of numbers. It is a pickle, which could name anything.
@@ -78,7 +79,7 @@ def load(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> Non
     with _as_usual_errors():
         reader = _PlainReader(path)
         stored = reader.read_metadata().state_dict_metadata
-        for number, parameter in enumerate(_parameters(optimiser)):
+        for number, parameter in enumerate(parameters_of(optimiser)):
             prefix = f"optimiser.{number}."
             for key, value in stored.items():
                 if key.startswith(prefix) and isinstance(value, TensorStorageMetadata):
@@ -115,10 +116,6 @@ class _PlainReader(FileSystemReader):
         return found
 
 
-def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
-
-
 def _of_module(module: nn.Module) -> Tensors:
     return {f"module.{name}": value for name, value in module.state_dict().items()}
 
@@ -127,7 +124,7 @@ def _of_optimiser(optimiser: torch.optim.Optimizer) -> Tensors:
     """What the optimiser has learned about its parameters. Rates and decays follow from the options and the step."""
     return {
         f"optimiser.{number}.{name}": value
-        for number, parameter in enumerate(_parameters(optimiser))
+        for number, parameter in enumerate(parameters_of(optimiser))
         for name, value in optimiser.state.get(parameter, {}).items()
     }
 

@@ -31,7 +31,7 @@ from worldmodel.core.progress import Progress, Silent
 from worldmodel.core.ranks import Rank, here
 from worldmodel.training.collectives import average, largest, mean, on_any
 from worldmodel.training.log import JsonlLog, Log, NoLog, told_once
-from worldmodel.training.parallel import DDP, divide, whole
+from worldmodel.training.parallel import DDP, divide, parameters_of, whole
 from worldmodel.training.runs import WHOLE, newest_in_parts, remove_parts, step_of
 from worldmodel.training.schedules import TrainerConfig, cosine, learning_rate_at, weight_decay_at
 
@@ -176,18 +176,14 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self._groups, lr=config.learning_rate, betas=(beta1, beta2), fused=True)
         with self._resuming():
             if state is not None:
-                self.optimiser.load_state_dict(self._division.scatter(state["optimiser"], self._parameters))
+                own = self._division.scatter(state["optimiser"], parameters_of(self.optimiser))
+                self.optimiser.load_state_dict(own)
             if in_parts is not None:
                 from worldmodel.training import parts  # which takes a second
 
                 parts.load(in_parts, task.module, self.optimiser)
         if config.compile is not None:
             task.compile(config.compile)
-
-    @property
-    def _parameters(self) -> list[nn.Parameter]:
-        """All trained parameters, in the order of the optimiser."""
-        return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     @property
     def _stored(self) -> Path:
@@ -270,7 +266,7 @@ class Trainer:
             group["weight_decay"] = decay if group["decays"] else 0.0
         values = self._backward()
         limit = math.inf if config.clip_norm is None else config.clip_norm
-        values["gradient_norm"] = whole(nn.utils.clip_grad_norm_(self._parameters, limit))
+        values["gradient_norm"] = whole(nn.utils.clip_grad_norm_(parameters_of(self.optimiser), limit))
         # A finite loss can have a gradient that is not finite. Clipping would spread it to every parameter.
         self._require_finite("gradient norm", values["gradient_norm"])
         self.optimiser.step()
