@@ -225,7 +225,7 @@ def test_another_recording_in_the_same_place_is_not_taken_for_the_first(
         (PRETRAIN, ("encoder.heads=0",), "encoder: heads must be at least 1, got 0"),
         (PRETRAIN, ("jepa.predictor_width=96", "jepa.predictor_heads=5"), "jepa: predictor_width 96 is not a multiple"),
         (PRETRAIN, ("trainer.log_every=0",), "trainer: log_every and evaluate_every must be at least 1"),
-        (PRETRAIN, ("trainer.precision=fp8",), "precision 'fp8' is unknown: choose from auto, bf16, fp32"),
+        (PRETRAIN, ("trainer.precision=fp8",), "unknown precision 'fp8': choose from auto, bf16, fp32"),
         (PRETRAIN, ("clips.frames=5",), "clips.frames 5 is not a multiple of 2"),
         (PRETRAIN, ("clips.frames=40",), "no episode is long enough for clips of 40 frames"),
         (PRETRAIN, ("clips.strides=3",), "clips option strides is 3: expected a list of whole numbers"),

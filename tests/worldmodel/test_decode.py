@@ -112,7 +112,7 @@ def test_an_interrupted_training_ends_like_an_unbroken_one(
         (("network.hidden_width=100000000",), "takes about"),
         (("trainer.batch_size=1000000000",), "trainer.batch_size=1000000000 with decoding.squares=8 takes"),
         (("decoding.squares=1000000000",), "trainer.batch_size=16 with decoding.squares=1000000000 takes"),
-        (("trainer.precision=fp8",), "precision 'fp8' is unknown"),
+        (("trainer.precision=fp8",), "unknown precision 'fp8'"),
         (("out=/proc/nowhere",), "out '/proc/nowhere' cannot be written to"),
         (("out=3",), "decode option out is 3: expected text"),
     ],

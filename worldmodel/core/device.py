@@ -63,11 +63,16 @@ def pick_precision(name: str, device: torch.device) -> str:
     Raises:
         UserError: for another name.
     """
-    if name not in PRECISIONS:
-        raise UserError(choices_message("precision", str(name), PRECISIONS))
+    check_precision(name)
     if name != "auto":
         return name
     return "bf16" if _computes_in_bf16(device.type) else "fp32"
+
+
+def check_precision(name: str) -> None:
+    """Raise UserError unless `name` is one of `PRECISIONS`."""
+    if name not in PRECISIONS:
+        raise UserError(choices_message("precision", str(name), PRECISIONS))
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

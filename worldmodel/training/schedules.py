@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Final
 
-from worldmodel.core.device import PRECISIONS
+from worldmodel.core.device import check_precision
 
 SCHEDULES: Final = ("constant", "cosine")
 BACKENDS: Final = ("aot_eager", "eager", "inductor")  # of torch.compile; the first two are for tests
@@ -93,8 +93,7 @@ class TrainerConfig:
             raise ValueError(f"accumulate {self.accumulate}: expected a divisor of batch_size {self.batch_size}")
 
     def _check_choices(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision '{self.precision}' is unknown: choose from {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule '{self.schedule}' is unknown: choose from {', '.join(SCHEDULES)}")
         if self.cooldown and self.schedule != "constant":

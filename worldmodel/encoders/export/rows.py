@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.core.device import PRECISIONS, autocast
+from worldmodel.core.device import autocast, check_precision
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.data.videos.items import Items, Piece
 from worldmodel.encoders.base import Encoder
@@ -56,8 +56,7 @@ class RowConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(choices_message(name, getattr(self, name), choices))
-        if self.precision not in PRECISIONS:
-            raise ValueError(choices_message("precision", self.precision, PRECISIONS))
+        check_precision(self.precision)
         if not 1 <= self.clip_frames <= 1024 or not 1 <= self.batch_size <= 4096:
             raise ValueError(
                 f"clip_frames {self.clip_frames} and batch_size {self.batch_size}: expected 1 to 1024 and 1 to 4096"

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worldmodel.core.device import PRECISIONS, autocast
+from worldmodel.core.device import autocast, check_precision
 from worldmodel.core.seeds import seed_of_step
 
 Rows = NDArray[np.int64]
@@ -61,8 +61,7 @@ class GridConfig:
             values = getattr(self, name)
             if not values or not all(0 <= value <= _MOST for value in values):
                 raise ValueError(f"{name} {list(values)}: expected numbers from 0 to {_MOST:g}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision '{self.precision}' is unknown: choose from {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: expected a whole number of at least 0")
 
