@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
@@ -10,15 +11,18 @@ from worldmodel.core.registry import PluginError, Registry, register
 
 
 @pytest.fixture(autouse=True)
-def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_registered", {kind: {} for kind in registry.KINDS})
     monkeypatch.setattr(registry, "_loaded", [])
     monkeypatch.setattr(registry, "_ours", {kind: set() for kind in registry.KINDS})
+    yield
+    registry._installed.cache_clear()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """As if an installed package had this entry point."""
     point = metadata.EntryPoint("theirs", value, registry.ENTRY_POINTS)
+    registry._installed.cache_clear()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == registry.ENTRY_POINTS else [])
 
 
@@ -55,6 +59,18 @@ def test_a_program_adds_an_entry() -> None:
 def test_a_name_that_nobody_could_type_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"name of the env is '{name}': a command would not read it as text"):
         register("env", name, 7)
+
+
+def test_packages_are_read_again_only_when_the_path_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(metadata, "entry_points", lambda group: asked.append(group) or [])
+    registry._installed.cache_clear()
+    for _ in range(3):
+        registry.plugins("env")
+    assert len(asked) == 1
+    monkeypatch.syspath_prepend("elsewhere")
+    registry.plugins("env")
+    assert len(asked) == 2
 
 
 def test_an_installed_package_adds_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
