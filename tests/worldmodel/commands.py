@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-_MODULES = ["worldmodel.pretrain", "worldmodel.train"]
+# torch's optimisers import torch._dynamo, which takes two seconds, when they are first used.
+MODULES = ["worldmodel.pretrain", "worldmodel.train", "torch._dynamo"]
 
 # The toy world is nobody's simulation: a robot, as far as the commands are concerned.
 TOY_ENV = ("env=robot", "env.name=toy")
@@ -86,7 +87,7 @@ def importing_from_here() -> Iterator[None]:
 def start(module: str, overrides: tuple[str, ...], folder: Path) -> BaseProcess:
     """Begin `python -m <module> <overrides>` with `folder` as its working directory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_MODULES)
+    context.set_forkserver_preload(MODULES)
     folder.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_run, args=(module, overrides, folder))
     with importing_from_here():

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from tests.worldmodel.commands import importing_from_here
+from tests.worldmodel.commands import MODULES, importing_from_here
 
 
 def start_ranks(count: int, run: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
     """Begin `run(*arguments)` in `count` processes, each of which is told that it is one of so many ranks."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worldmodel.pretrain", "worldmodel.train"])
+    context.set_forkserver_preload(MODULES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
