@@ -124,8 +124,8 @@ def _make_task(
     codes = []
     for name, rows in (("train", chosen.train), ("held_out", chosen.held_out)):
         with counting(f"encode frames ({name.replace('_', ' ')})", "frames") as progress:
-            path = folder / f"codes.{name}.bin"
-            codes.append(encode_codes(model, frames, proprio, rows, identity, path, progress))
+            path = folder / f"codes.{name}.npy"
+            codes.append(encode_codes(model, frames, proprio, rows, identity, path, progress).squeeze(1))
     torch.manual_seed(sections.trainer.seed)
     network = DecoderNetwork(model.spec.cameras, sections.network, size).to(model.device)
     batch, seed = sections.trainer.batch_size, sections.trainer.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def main(config: Config) -> None:
     if is_finished(folder):
         console.print(f"already finished: {folder}\n{following}")
         return
-    train, held_out = (_encode(store, model, hashed, part, name, cache, folder) for name, part in chosen.items())
+    train, held_out = (_encode(store, model, hashed, part, name, cache) for name, part in chosen.items())
     torch.manual_seed(seed)
     network = InverseNetwork(sections.head, size, model.spec.action.size).to(device)
     farthest, batch = sections.episodes.farthest, sections.trainer.batch_size
@@ -134,20 +135,21 @@ def _encode(
     episodes: NDArray[np.int64],
     name: str,
     cache: Path,
-    folder: Path,
 ) -> Episodes:
-    """The selected `episodes [E]`, with the codes of their frames as observations and as goals."""
+    """The selected `episodes [E]`, with the codes of their frames as observations and as goals.
+
+    The codes are kept beside the cache of frames, since other heads of the same model need the same ones.
+    """
     frames = load_cameras(store, cache, counting)
     proprio: Any = store.column("proprio")
-    rows = rows_of(store.episode_ends, episodes)
-    codes = []
-    for kind, as_goals in (("codes", False), ("goals", True)):
-        with counting(f"encode {name.replace('_', ' ')} frames ({kind})", "frames") as progress:
-            identity, path = f"{store.identity} {hashed} {kind}", folder / f"{kind}.{name}.bin"
-            codes.append(encode_codes(model, frames, proprio, rows, identity, path, progress, as_goals))
+    rows, identity = rows_of(store.episode_ends, episodes), f"{store.identity} {hashed}"
+    digest = hashlib.sha256(identity.encode() + rows.tobytes()).hexdigest()
+    with counting(f"encode {name.replace('_', ' ')} frames", "frames") as progress:
+        path = cache.with_name(f"codes.{digest[:12]}.npy")
+        codes = encode_codes(model, frames, proprio, rows, identity, path, progress, with_goals=True)
     ends = np.cumsum((store.episode_ends - episode_starts(store.episode_ends))[episodes])
     actions = torch.from_numpy(np.asarray(store.column("action"))[rows].astype(np.float32))
-    return Episodes(codes[0], codes[1], actions, ends)
+    return Episodes(codes[:, 0], codes[:, 1], actions, ends)
 
 
 if __name__ == "__main__":

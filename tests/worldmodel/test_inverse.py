@@ -63,6 +63,18 @@ def test_it_leaves_a_head_of_that_model_and_says_how_good_it_is(
     assert again.code == 0 and "already finished: runs/toy/inverse" in again.out
 
 
+def test_heads_of_one_model_share_the_codes_of_the_recording(
+    toy_store: TrajectoryStore, model: Path, tmp_path: Path
+) -> None:
+    assert train(tmp_path, toy_store, model).code == 0
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("codes.*")}
+    assert sorted(path.suffix for path in made) == [".json", ".json", ".npy", ".npy"]
+    assert train(tmp_path, toy_store, model, "head.told_steps=false", "head.chunk=1", "out=cloning").code == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("codes.*")} == made
+    assert train(tmp_path, toy_store, model, "episodes.frames=60", "out=of_fewer").code == 0
+    assert len(list(tmp_path.glob("codes.*.npy"))) == 3, "the held-out frames are the same"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

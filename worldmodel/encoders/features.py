@@ -6,9 +6,6 @@ Shapes: `R` frames (rows of a store), `N` tokens of a frame, `D` width, `C` chan
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.core.device import autocast, pick_precision
-from worldmodel.core.files import naming, write_json
+from worldmodel.core.row_cache import cached_rows
 from worldmodel.encoders.base import Encoder
 
-_BLOCK = 512
+_AT_ONCE = 512
 
 
 class Frames(Protocol):
@@ -54,7 +51,7 @@ class FeatureCacheKey:
 def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
     parts = []
-    for block in np.array_split(rows, -(-len(rows) // _BLOCK)):
+    for block in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
         images = torch.from_numpy(frames[block]).to(device)
         with torch.no_grad(), autocast("auto", device):
             tokens = encoder.encode_frames(images)
@@ -73,51 +70,12 @@ def encode_store(
 ) -> NDArray[np.float16]:
     """Compressed tokens `[R, N, C]` of all `frames [R, H, W, 3]`, float16, as a read-only memory map of file `path`.
 
-    After a killed run, encoding resumes after the last recorded block. A file for another `key` is replaced. A block
-    that is not as it was written is encoded again, with all later blocks. Raises OSError if writing fails.
+    `cached_rows` says how an interrupted run goes on. Raises OSError if writing fails.
     """
     key = dataclasses.replace(key, precision=pick_precision("auto", device))
-    note = path.with_suffix(".json")
-    checksums = _intact_blocks(note, path, key)
-    done = min(len(checksums) * _BLOCK, key.rows)
-    if done == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)  # its checksums belong to the file that is overwritten now
-        with naming(path):
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=key.shape).flush()
-    if done < key.rows:
-        begin = np.lib.format.open_memmap(path, mode="r").offset
-        # Not through a memory map, since writing to a map kills the process if the disk is full.
-        with naming(path), path.open("r+b") as file:
-            for start in range(done, key.rows, _BLOCK):
-                stop = min(start + _BLOCK, key.rows)
-                tokens = encode_frames(encoder, frames, np.arange(start, stop), device)
-                block = compression(tokens).numpy().astype(np.float16)
-                file.seek(begin + start * block[0].nbytes)
-                file.write(block.tobytes())
-                checksums.append(zlib.crc32(block.tobytes()))
-                if (start // _BLOCK) % 16 == 15 or stop == key.rows:
-                    file.flush()
-                    os.fsync(file.fileno())
-                    write_json({"key": dataclasses.asdict(key), "block": _BLOCK, "checksums": checksums}, note)
-                progress(stop, key.rows)
-    return np.load(path, mmap_mode="r")
 
+    def encode(start: int, stop: int) -> NDArray[np.float16]:
+        tokens = encode_frames(encoder, frames, np.arange(start, stop), device)
+        return compression(tokens).numpy().astype(np.float16)
 
-def _intact_blocks(note: Path, path: Path, key: FeatureCacheKey) -> list[int]:
-    """Checksums of the intact blocks that were written for `key`, up to the first damaged one."""
-    try:
-        content = json.loads(note.read_text())
-        features = np.load(path, mmap_mode="r")
-        fits = content["key"] == dataclasses.asdict(key) and content["block"] == _BLOCK
-        if not fits or features.shape != key.shape or features.dtype != np.float16:
-            return []
-        intact: list[int] = []
-        for number, checksum in enumerate(content["checksums"]):
-            block = features[number * _BLOCK : (number + 1) * _BLOCK]
-            if not len(block) or zlib.crc32(block.tobytes()) != checksum:
-                break
-            intact.append(checksum)
-        return intact
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return []
+    return cached_rows(path, dataclasses.asdict(key), key.shape, np.float16, encode, progress)

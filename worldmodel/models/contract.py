@@ -71,6 +71,18 @@ class WorldModel(nn.Module, abc.ABC):
     def goal(self, goal: Goal) -> Latent:
         """A goal as a latent `[1, ...]`. Raises UserError for one that this model cannot read."""
 
+    def seen_as_goals(self, observation: Observation, latent: Latent) -> Latent:
+        """The goals `[B, ...]` that show what `observation [B]` shows, of which `latent` was observed without a past.
+
+        The images are read one by one. A family that finds the goals in `latent` is faster, and differs by rounding.
+        """
+        images, each = self.read_images(observation.images), []
+        for row in range(len(next(iter(images.values())))):
+            each.append(
+                self.goal(ImageGoal({name: of_camera[row].cpu().numpy() for name, of_camera in images.items()}))
+            )
+        return type(each[0]).cat(each)
+
     @abc.abstractmethod
     def imagine(self, latent: Latent, actions: Tensor) -> Latent:
         """Latents `[B, S, H, ...]` after each of `actions [B, S, H, A]`, in physical units, from `latent [B, ...]`.

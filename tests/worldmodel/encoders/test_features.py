@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.commands import refuse_to_write
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
-from worldmodel.encoders import features
+from worldmodel.core import row_cache
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.models.compression import Compression
 from worldmodel.models.normaliser import Normaliser
@@ -30,7 +30,7 @@ class PowerCutError(Exception):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_BLOCK", 2)
+    monkeypatch.setattr(row_cache, "_BLOCK", 2)
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,15 @@ class WorldModelConformance(abc.ABC):
 
     # --- meaning ---------------------------------------------------------------------------------------------------
 
+    def test_what_was_seen_is_the_goal_of_the_same_images(self, model: WorldModel) -> None:
+        seen = observe_rows(model.spec, ROBOTS, 7)
+        together = model.seen_as_goals(seen, model.observe(None, seen, None))
+        for row in range(ROBOTS):
+            alone, ours = tensors_of(model.goal(picture_of(seen, row))), tensors_of(together.rows(slice(row, row + 1)))
+            assert len(alone) == len(ours)
+            for expected, part in zip(alone, ours, strict=True):
+                torch.testing.assert_close(part, expected, atol=2e-3, rtol=2e-3)
+
     def test_a_goal_is_no_distance_from_itself(self, model: WorldModel) -> None:
         seen = observe_rows(model.spec, 1, 3)
         goal = model.goal(picture_of(seen))

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.core.errors import UserError
-from worldmodel.core.files import replacing
-from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
+from worldmodel.core.row_cache import cached_rows
 from worldmodel.core.seeds import seed_of_step
 from worldmodel.data.clips import Split, episode_starts, rows_of
-from worldmodel.data.store.files import open_file
-from worldmodel.models.contract import Latent, WorldModel
-from worldmodel.models.decoder.decoder import DecoderNetwork, require_decodable
+from worldmodel.models.contract import WorldModel
+from worldmodel.models.decoder.decoder import DecoderNetwork, code_size, require_decodable
 from worldmodel.training.trainer import TrainingTask
 
 Frames = Mapping[str, NDArray[np.uint8]]
@@ -99,9 +97,11 @@ def encode_codes(
     identity: str,
     path: Path,
     progress: Callable[[int, int], None],
-    as_goals: bool = False,
+    with_goals: bool = False,
 ) -> Tensor:
-    """Codes `[M, D]` of the frames at `rows [M]`, float32, from the cache `path` or computed and written to it.
+    """Codes `[M, 1, D]` of the frames at `rows [M]`, float32, from the cache `path` or computed and written to it.
+
+    `cached_rows` says how an interrupted run goes on.
 
     Args:
         model: the world model of the decoder.
@@ -109,49 +109,32 @@ def encode_codes(
         proprio: proprioception `[R, P]`.
         rows: the rows to encode.
         identity: identity of recording and model. A cache with another identity, or a damaged one, is rebuilt.
-        path: the cache, which can be removed at any time.
+        path: the cache, which ends in `.npy` and can be removed at any time.
         progress: function that is called with (rows done, rows in all).
-        as_goals: read the images as goals, which have no proprioception, instead of as observations.
+        with_goals: add the codes of the same images as goals, which have no proprioception: `[M, 2, D]`.
+
+    Raises:
+        OSError: if writing fails.
     """
-    key = hashlib.sha256(identity.encode() + rows.tobytes()).digest()
-    kept = _read(path, key, len(rows))
-    if kept is not None:
-        return kept
-    decodable, parts, done = require_decodable(model), [], 0
-    for block in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
-        # As at the start of an episode, because an image does not depend on the past.
-        seen = Observation({camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}, proprio[block])
-        with torch.no_grad():
-            latent = _read_goals(model, seen) if as_goals else model.observe(None, seen, None)
-            parts.append(decodable.decodable(latent).float().cpu())
-        done += len(block)
-        progress(done, len(rows))
-    codes = torch.cat(parts)
-    content = codes.numpy().tobytes()
-    with replacing(path, one_writer=True) as file:
-        file.write(key + hashlib.sha256(content).digest() + content)
-    return codes
+    decodable, size = require_decodable(model), code_size(model)
 
+    def encode(start: int, stop: int) -> NDArray[np.float32]:
+        parts = []
+        for block in np.array_split(rows[start:stop], -(-(stop - start) // _AT_ONCE)):
+            # As at the start of an episode, because an image does not depend on the past.
+            images = {camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}
+            seen = Observation(images, np.array(proprio[block]))
+            with torch.no_grad():
+                latents = [model.observe(None, seen, None)]
+                if with_goals:
+                    latents.append(model.seen_as_goals(seen, latents[0]))
+                codes = [decodable.decodable(latent).float().cpu() for latent in latents]
+            parts.append(torch.stack(codes, dim=1))
+        return torch.cat(parts).numpy()
 
-def _read_goals(model: WorldModel, seen: Observation) -> Latent:
-    """The images of `seen [B, ...]` as goals `[B, ...]`. A model reads one goal at a time."""
-    each = [
-        model.goal(ImageGoal({camera: images[row] for camera, images in seen.images.items()}))
-        for row in range(len(seen.proprio))
-    ]
-    return type(each[0]).cat(each)
-
-
-def _read(path: Path, key: bytes, rows: int) -> Tensor | None:
-    """The codes that `encode_codes` has cached for `key`, or None if there are none or they are damaged."""
-    try:
-        with open_file(path) as file:
-            head, content = file.read(2 * len(key)), file.read()
-    except OSError:
-        return None
-    if head != key + hashlib.sha256(content).digest() or not content:
-        return None
-    return torch.frombuffer(bytearray(content), dtype=torch.float32).view(rows, -1)
+    key = {"identity": identity, "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "goals": with_goals}
+    codes = cached_rows(path, key, (len(rows), 1 + with_goals, size), np.float32, encode, progress)
+    return torch.from_numpy(np.array(codes))
 
 
 class DecoderTask(TrainingTask):

@@ -169,12 +169,18 @@ class KeypointModel(WorldModel):
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
         """See `WorldModel.goal`. It reads images of all cameras, estimates proprioception, and sets motion to zero."""
-        images = self.read_image_goal(goal)
-        together, cameras = self._read(images)
-        state = self._state(together)
-        views = map(self.view, images)
-        seen = self._of_cameras(together)
-        read = torch.stack([view.keypoints.robot(tokens) for view, (_, tokens) in zip(views, seen, strict=True)])
+        return self._as_goal(*self._read(self.read_image_goal(goal)))
+
+    @torch.no_grad()
+    def seen_as_goals(self, observation: Observation, latent: TensorRecord) -> Belief:
+        """See `WorldModel.seen_as_goals`. Tokens of a goal are those of an observation without a past."""
+        assert isinstance(latent, Belief) and latent.tokens is not None and latent.cameras is not None
+        return self._as_goal(latent.tokens, latent.cameras)
+
+    def _as_goal(self, together: Tensor, cameras: Tensor) -> Belief:
+        """The goal whose images have the tokens `together [B, N, C]` and differ by `cameras [B, cameras, 8]`."""
+        state, seen = self._state(together), self._of_cameras(together)
+        read = torch.stack([self.view(camera).keypoints.robot(tokens) for camera, tokens in seen])
         # Every reading is estimated from the camera that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
         return Belief(state, torch.zeros_like(state), read.gather(0, best)[0], together, cameras=cameras)

@@ -160,8 +160,14 @@ class TokenModel(WorldModel):
     @torch.no_grad()
     def goal(self, goal: Goal) -> TokenLatent:
         """See `WorldModel.goal`. Only the image of a goal is known, so its proprioception is set to the mean."""
-        tokens = self.tokens(self.read_image_goal(goal))
-        return TokenLatent(tokens, tokens.new_zeros(1, self.spec.proprio_size))
+        return self._as_goal(self.tokens(self.read_image_goal(goal)))
+
+    def seen_as_goals(self, observation: Observation, latent: Latent) -> TokenLatent:
+        """See `WorldModel.seen_as_goals`."""
+        return self._as_goal(_require_latent(latent).tokens)
+
+    def _as_goal(self, tokens: Tensor) -> TokenLatent:
+        return TokenLatent(tokens, tokens.new_zeros(len(tokens), self.spec.proprio_size))
 
     def imagine(self, latent: Latent, actions: Tensor) -> TokenLatent:
         """See `WorldModel.imagine`.

@@ -81,16 +81,16 @@ def test_codes_are_kept_and_made_anew_only_where_they_do_not_fit(
     recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, frames, proprio, chosen = recorded
-    path, calls, whole = tmp_path / "codes.bin", [], KeypointModel.observe
-    monkeypatch.setattr(KeypointModel, "observe", lambda *given: calls.append(1) or whole(*given))
+    path, calls, whole = tmp_path / "codes.npy", [], KeypointModel.observe
+    monkeypatch.setattr(KeypointModel, "observe", lambda *given: calls.append(len(given[2].proprio)) or whole(*given))
 
     def encoded(identity: str) -> tuple[torch.Tensor, int]:
         calls.clear()
         codes = encode_codes(model, frames, proprio, chosen.train, identity, path, silent)
-        return codes, len(calls)
+        return codes, sum(rows > 1 for rows in calls)  # a single row is seen for the size of its code
 
     codes, first = encoded("a")
-    assert codes.shape == (200, code_size(model)) and first == 2
+    assert codes.shape == (200, 1, code_size(model)) and first == 2
     kept, second = encoded("a")
     assert second == 0 and torch.equal(kept, codes)
     assert encoded("of another model")[1] == 2
@@ -104,7 +104,7 @@ def test_codes_are_kept_and_made_anew_only_where_they_do_not_fit(
 def test_a_training_ends_the_same_wherever_it_was_interrupted(recorded, tmp_path: Path) -> None:
     model, frames, proprio, chosen = recorded
     rows = np.concatenate([chosen.train, chosen.held_out])
-    codes = encode_codes(model, frames, proprio, rows, "", tmp_path / "codes.bin", silent)
+    codes = encode_codes(model, frames, proprio, rows, "", tmp_path / "codes.npy", silent)[:, 0]
 
     def trainer(folder: Path, stop_at: int | None = None) -> Trainer:
         torch.manual_seed(0)
