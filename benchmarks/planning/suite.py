@@ -229,15 +229,18 @@ def draw(env: str, rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def measure(arguments: Sequence[str]) -> None:
-    """Run every row that is not in the log yet, the cheapest first, and write the results after each."""
+def measure(arguments: Sequence[str], name: str = "suite") -> None:
+    """Run every row that is not in the log yet, the cheapest first, and write the results after each.
+
+    They are in `runs/<env>/<name>` unless `out` is given.
+    """
     own, others = read_options(arguments)
     pairs = [(budget, planner) for budget in sorted(own.evaluations) for planner in own.planners]
     wanted = {pair: settings_of(pair[1], pair[0], others) for pair in pairs}
     with contextlib.ExitStack() as opened:
         bench = Bench(as_plain(composed("evaluate", others)), opened)
         task = bench.task
-        out = output_folder(task.options.out or RUNS / task.spec.env / "suite")
+        out = output_folder(task.options.out or RUNS / task.spec.env / name)
         console.print(
             f"measuring {escape(task.checkpoint.title)} on {len(task.manifest.pairs)} pairs "
             f"({task.manifest.sha256[:12]}), {task.options.budget} steps each"
