@@ -21,7 +21,7 @@ from planning.policies.proposals import Proposals
 from planning.strategy import Strategy
 from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
-from worldmodel.core.device import DTYPES, pick_compile, pick_precision
+from worldmodel.core.device import DTYPES, ONNX, pick_compile, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import EnvironmentSpec
 from worldmodel.models import registry
@@ -93,7 +93,8 @@ def read_model(
         device: device of the model.
         precision: precision of imagined futures: `bf16`, `fp32`, or `auto`, which is bf16 where the device has
             instructions for it.
-        compiled: whether `imagine` is compiled by torch.compile: `auto` (only on a GPU), true or false.
+        compiled: whether `imagine` is compiled by torch.compile: `auto` (only on a GPU), true or false; or `onnx`, with
+            which ONNX Runtime computes it on a CPU.
         spec: specification that the model must fit, or None.
 
     Raises:
@@ -104,7 +105,11 @@ def read_model(
     if spec is not None:
         model.spec.require_match(spec, checkpoint.title, f"env {spec.env}")
     model.precision = wanted
-    if compiled:
+    if compiled == ONNX:
+        if wanted != torch.float32:
+            raise UserError(f"compile={ONNX} computes in fp32, and precision is bf16: expected precision=fp32")
+        model.export_imagination()
+    elif compiled:
         model.compile_imagination()
     return model
 

@@ -10,10 +10,11 @@ from worldmodel.cli.command import Config, command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file
+from worldmodel.core.onnx import require_onnx
 from worldmodel.core.options import from_config, height_and_width
 from worldmodel.core.spec import CAMERA, CameraSpec
 from worldmodel.encoders.base import Encoder
-from worldmodel.encoders.export.onnx import CLIPS, IMAGES, TOKENS, export_onnx, require_onnx
+from worldmodel.encoders.export.onnx import CLIPS, IMAGES, TOKENS, export_onnx
 from worldmodel.encoders.registry import describe_encoder
 from worldmodel.frozen import frozen_encoder, image_size
 

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from planning import loading
-from planning.loading import Checkpoint, choose_checkpoint
+from planning.loading import Checkpoint, choose_checkpoint, read_model
+from tests.worldmodel.toy import make_model
 from worldmodel.core.errors import UserError
+from worldmodel.models.contract import WorldModel
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +54,14 @@ def test_a_copy_has_the_same_hash_and_other_weights_have_another(tmp_path: Path)
     assert Checkpoint("first", "").sha256 == Checkpoint("copy", "").sha256
     (first / "model.safetensors").write_bytes(b"others!")
     assert Checkpoint("first", "").sha256 != Checkpoint("copy", "").sha256
+
+
+def test_exported_futures_are_computed_in_fp32(tmp_path: Path) -> None:
+    make_model().save(tmp_path / "model", {})
+    checkpoint, cpu = Checkpoint(str(tmp_path / "model"), "model"), torch.device("cpu")
+    with pytest.raises(
+        UserError, match="compile=onnx computes in fp32, and precision is bf16: expected precision=fp32"
+    ):
+        read_model(checkpoint, cpu, "bf16", "onnx")
+    pytest.importorskip("onnxruntime")
+    assert isinstance(read_model(checkpoint, cpu, "fp32", "onnx"), WorldModel)

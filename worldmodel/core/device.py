@@ -12,6 +12,7 @@ from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.ranks import Rank, here
 
 PRECISIONS: Final = ("auto", "bf16", "fp32")
+ONNX: Final = "onnx"  # a choice of `pick_compile`
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -46,12 +47,15 @@ def _device_of_rank(name: str, rank: Rank) -> torch.device:
     return torch.device("cuda", rank.local)
 
 
-def pick_compile(choice: str | bool, device: torch.device) -> bool:
-    """Whether to compile. `auto` compiles on CUDA, where launching kernels dominates the time. Raises UserError."""
-    if isinstance(choice, bool):
+def pick_compile(choice: str | bool, device: torch.device) -> str | bool:
+    """Whether torch.compile compiles imagined futures, or `onnx`. Raises UserError for another choice.
+
+    `auto` compiles on CUDA, where launching kernels dominates the time.
+    """
+    if isinstance(choice, bool) or choice == ONNX:
         return choice
     if choice != "auto":
-        raise UserError(f"compile '{choice}' is unknown: choose from auto, true, false")
+        raise UserError(f"compile '{choice}' is unknown: choose from auto, true, false, {ONNX}")
     return device.type == "cuda"
 
 

@@ -126,6 +126,14 @@ class WorldModel(nn.Module, abc.ABC):
     def compile_imagination(self) -> None:
         """Compile `imagine` with torch.compile, if the family supports it."""
 
+    def export_imagination(self) -> None:
+        """Let ONNX Runtime compute what `imagine` does, on a CPU and in float32.
+
+        Raises:
+            UserError: if the family does not support it, the extra `onnx` is missing, or the model is elsewhere.
+        """
+        raise UserError(f"compile=onnx with a world model of family {self.family}: expected auto, true or false")
+
     def check_weights(self) -> None:
         """Raises UserError for weights that break a further rule of the family."""
 

@@ -35,8 +35,8 @@ def test_auto_takes_the_fastest_that_is_there(
 
 def test_imagination_is_compiled_on_a_gpu_or_as_told() -> None:
     assert [pick_compile("auto", torch.device(name)) for name in ("cuda:0", "cpu", "mps")] == [True, False, False]
-    assert [pick_compile(choice, torch.device("cpu")) for choice in (True, False)] == [True, False]
-    with pytest.raises(UserError, match="compile 'always' is unknown: choose from auto, true, false"):
+    assert [pick_compile(choice, torch.device("cpu")) for choice in (True, False, "onnx")] == [True, False, "onnx"]
+    with pytest.raises(UserError, match="compile 'always' is unknown: choose from auto, true, false, onnx"):
         pick_compile("always", torch.device("cpu"))
 
 

@@ -11,13 +11,9 @@ those of the resized image, `N` tokens of an image or tubelet, `D` numbers of a 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import logging
 import math
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,25 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.core.errors import RunStopped, UserError, how_to_install
+from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.onnx import OPSET, quiet_export, require_onnx
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.foreign.base import ForeignEncoder
 from worldmodel.encoders.foreign.dinov2 import Dinov2Network
 
-_NEEDED: Final = ("onnx", "onnxruntime", "onnxscript")  # torch writes with the first and the last
-_OPSET: Final = 18  # the first that torch's exporter writes natively; runtimes since early 2023 read it
 _BATCHES: Final = (1, 3, 2)  # images of the comparisons; none is as many as the graph was traced with
 _TRACED: Final = 4
 _MOST_INSIDE: Final = 1_500_000_000  # bytes of weights; a file in the ONNX format holds at most 2 GiB
 # Names of inputs and outputs in the file.
 IMAGES, CLIPS, TOKENS = "images", "clips", "tokens"
-
-
-def require_onnx() -> None:
-    """Raises UserError, with the command that helps, if a library is not installed."""
-    for name in _NEEDED:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"ONNX files need {name}, which is not installed: {how_to_install('onnx')}")
 
 
 class _Resize(nn.Module):
@@ -183,13 +171,13 @@ def _write(graph: nn.Module, path: Path, shape: tuple[int, ...], described: Mapp
     example = torch.zeros((_TRACED, *shape), dtype=torch.uint8)
     # Tensors of a foreign network are parameters of the graph. Its own encoder module has none.
     size = sum(value.nbytes for value in graph.state_dict().values())
-    with _quiet(), torch.no_grad():
+    with quiet_export(), torch.no_grad():
         program = torch.onnx.export(
             graph,
             (example,),
             input_names=[_name(shape)],
             output_names=[TOKENS],
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**20)},),
             verbose=False,
@@ -197,20 +185,6 @@ def _write(graph: nn.Module, path: Path, shape: tuple[int, ...], described: Mapp
         assert program is not None
         program.model.metadata_props.update(described)
         program.save(str(path), external_data=size > _MOST_INSIDE)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A context without what torch's exporter tells of itself, such as libraries that this project does not use."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from worldmodel.encoders.registry import build_encoder, describe_encoder, read_e
 from worldmodel.models.compression import CompressionConfig
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.keypoint.confidence import Confidence
+from worldmodel.models.keypoint.exported import ExportedRollout
 from worldmodel.models.keypoint.keypoints import StateConfig
 from worldmodel.models.keypoint.predictor import Belief, Predictor, PredictorConfig
 from worldmodel.models.keypoint.view import View
@@ -209,6 +210,10 @@ class KeypointModel(WorldModel):
     def compile_imagination(self) -> None:
         """See `WorldModel.compile_imagination`. The first rollout of every shape takes a while."""
         self._rollout = torch.compile(self.predictor.rollout)
+
+    def export_imagination(self) -> None:
+        """See `WorldModel.export_imagination`. The first rollout of every horizon takes seconds."""
+        self._rollout = ExportedRollout(self.predictor)
 
     def distance(self, latents: TensorRecord, goal: TensorRecord) -> Tensor:
         """See `WorldModel.distance`. `between` has the equation."""

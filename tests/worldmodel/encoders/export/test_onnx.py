@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from tests.worldmodel.encoders.foreign.official import randomise, write_pt
 from tests.worldmodel.toy import make_encoder
 from worldmodel.core.errors import RunStopped, UserError
+from worldmodel.core.onnx import require_onnx
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.export import onnx
-from worldmodel.encoders.export.onnx import export_onnx, require_onnx
+from worldmodel.encoders.export.onnx import export_onnx
 from worldmodel.encoders.foreign.dinov2 import Dinov2, Dinov2Config, Dinov2Network
 from worldmodel.encoders.foreign.vjepa2 import Vjepa2
 from worldmodel.encoders.pixels import PixelConfig, PixelPatches
