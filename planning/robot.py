@@ -135,6 +135,8 @@ class RobotController:
         hierarchy: folder that `python -m worldmodel.landmarks` has written for this checkpoint, for goals that are not
             reached by going straight; None for none. It excludes `verify` and `monitor`.
         sub_goals: options of the hierarchy.
+        compile: whether torch.compile compiles imagined futures: `auto` (on a GPU), True or False; or `onnx`, with which
+            ONNX Runtime computes them on a CPU in fp32. The controller takes seconds longer to make then.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].
@@ -163,12 +165,13 @@ class RobotController:
         monitor: MonitorConfig | None = None,
         hierarchy: str | Path | None = None,
         sub_goals: HierarchyConfig = HierarchyConfig(),  # noqa: B008 (frozen)
+        compile: str | bool = "auto",
     ) -> None:
         require_fit(goal_fit)
         _require_kinds(gate, record, flight, monitor)
         require_alone(hierarchy, verify=verify, monitor=monitor)
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
-        model = read_model(self._source, place, precision)
+        model = read_model(self._source, place, precision, compile)
         self._settings = chosen_planner(read_settings(options, model.spec.env), str(checkpoint), "")
         strategy = with_proposals(make_strategy(self._settings, seed), model)
         shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)

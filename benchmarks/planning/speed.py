@@ -2,6 +2,7 @@
 
 python -m benchmarks.planning.speed                           # the shipped push checkpoint, configs/planner/cem.yaml
 python -m benchmarks.planning.speed env=reacher checkpoint=reacher planner.options.samples=512
+python -m benchmarks.planning.speed env=push checkpoint=push compile=onnx precision=fp32    # beside compile=false
 
 Options are those of planning.evaluate. Images are noise, which costs as much as a scene does.
 """
@@ -27,7 +28,7 @@ from planning.strategy import Strategy
 from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
-from worldmodel.core.device import DTYPES, pick_device, pick_precision
+from worldmodel.core.device import DTYPES, pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
@@ -108,6 +109,8 @@ def main(overrides: list[str]) -> None:
     env.close()
     checkpoint = choose_checkpoint(config["checkpoint"] or spec.env, spec.env)
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
+    compiles = pick_compile(config["compile"], device)
+    plain = read_model(checkpoint, device, config["precision"], False, spec) if compiles else None
     strategy = make_strategy(config["planner"], config["seed"])
     dtype = DTYPES[config["precision"]]
     title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config['precision']}; median ms"
@@ -128,8 +131,14 @@ def main(overrides: list[str]) -> None:
         row = [f"{x:.1f}" for x in (plan, encode, iterations * imagine, iterations * judge, search)]
         share = f"{achieved / peak:.0%} of {peak:.0f}"
         found.add_row(str(batch), *row, f"{1e3 * sequences / imagine:,.0f}", f"{achieved:.0f}", share)
-        uncast, cast = median_ms((parts.imagine_in_training, parts.imagine), device)
-        notes.append(f"{batch} environments: imagining takes {cast / uncast:.2f} of the time with weights cast once")
+        if plain is None:
+            uncast, cast = median_ms((parts.imagine_in_training, parts.imagine), device)
+            notes.append(
+                f"{batch} environments: imagining takes {cast / uncast:.2f} of the time with weights cast once"
+            )
+        else:
+            eager, compiled = median_ms((Parts(plain, strategy, batch, device).imagine, parts.imagine), device)
+            notes.append(f"{batch} environments: imagining takes {compiled / eager:.2f} of the time with compile=false")
     console.print(found)
     console.print("\n".join(notes))
     console.print(

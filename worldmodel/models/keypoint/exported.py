@@ -50,7 +50,8 @@ class ExportedRollout:
         require_onnx()
         self._plain = predictor.rollout
         # With one head, the mean of all, which is then computed once.
-        self._graph, self._sessions = _Graph(predictor.cast(torch.float32)).eval(), dict[int, Any]()
+        self._graph = _Graph(predictor.cast(torch.float32)).eval()
+        self._graphs, self._sessions = dict[int, bytes](), dict[tuple[int, int], Any]()
         device = next(predictor.parameters()).device
         if device.type != "cpu":
             raise UserError(f"compile=onnx with device {device}: expected cpu, or another value of compile")
@@ -65,17 +66,16 @@ class ExportedRollout:
         return Belief(*(torch.from_numpy(part).unflatten(0, leading) for part in self._run(horizon, flat)))
 
     def _run(self, horizon: int, flat: list[Tensor]) -> list[Any]:
-        if horizon not in self._sessions:
-            self._sessions[horizon] = self._export(horizon, [part.shape[-1] for part in flat])
-        feed = dict(zip(_INPUTS, (part.detach().float().contiguous().numpy() for part in flat), strict=True))
-        found: list[Any] = self._sessions[horizon].run(list(_OUTPUTS), feed)
-        return found
+        threads = torch.get_num_threads()  # a planner may have changed it
+        if horizon not in self._graphs:
+            self._graphs[horizon] = self._export(horizon, [part.shape[-1] for part in flat])
+        if (horizon, threads) not in self._sessions:
+            self._sessions[horizon, threads] = _session(self._graphs[horizon], threads)
+        return _computed(self._sessions[horizon, threads], [part.detach().float() for part in flat])
 
     @torch.no_grad()
-    def _export(self, horizon: int, sizes: list[int]) -> Any:
-        """The session that computes rollouts of a horizon. Raises RunStopped if it computes others than torch."""
-        import onnxruntime
-
+    def _export(self, horizon: int, sizes: list[int]) -> bytes:
+        """The graph of rollouts of a horizon. Raises RunStopped if it computes others than torch."""
         generator = torch.Generator().manual_seed(0)
 
         def draw(rows: int) -> list[Tensor]:
@@ -95,20 +95,33 @@ class ExportedRollout:
                 verbose=False,
             )
         assert program is not None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-        # Threads that spin while they wait take the processors from everything else on the robot's computer.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = program.model_proto.SerializeToString()
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        content: bytes = program.model_proto.SerializeToString()
+        session = _session(content, threads=1)
         for count in _CHECKED:
             drawn = draw(count)
-            found = session.run(list(_OUTPUTS), {name: part.numpy() for name, part in zip(_INPUTS, drawn, strict=True)})
-            for part, wanted in zip(found, self._graph(*drawn), strict=True):
+            for part, wanted in zip(_computed(session, drawn), self._graph(*drawn), strict=True):
                 difference = float((torch.from_numpy(part) - wanted).abs().max())
                 if not difference <= _TOLERANCE:
                     raise RunStopped(
                         f"compile=onnx imagines other futures than torch (they differ by {difference:.1e} standard "
                         "deviations): expected another value of compile"
                     )
-        return session
+        return content
+
+
+def _session(content: bytes, threads: int) -> Any:
+    """What runs a graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Threads that spin while they wait take the processors from everything else on the robot's computer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _computed(session: Any, inputs: list[Tensor]) -> list[Any]:
+    """The outputs, as arrays."""
+    feed = {name: part.contiguous().numpy() for name, part in zip(_INPUTS, inputs, strict=True)}
+    found: list[Any] = session.run(list(_OUTPUTS), feed)
+    return found
