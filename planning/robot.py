@@ -135,8 +135,8 @@ class RobotController:
         hierarchy: folder that `python -m worldmodel.landmarks` has written for this checkpoint, for goals that are not
             reached by going straight; None for none. It excludes `verify` and `monitor`.
         sub_goals: options of the hierarchy.
-        compile: whether torch.compile compiles imagined futures: `auto` (on a GPU), True or False; or `onnx`, with which
-            ONNX Runtime computes them on a CPU in fp32. The controller takes seconds longer to make then.
+        compile: whether torch.compile compiles imagined futures: `auto` (on a GPU), True or False. With `onnx`, ONNX
+            Runtime computes them, on a CPU and in fp32, and the controller takes some seconds longer to make.
 
     Attributes:
         spec: specification of the training data: cameras, limits and units of the actions, control step [s].

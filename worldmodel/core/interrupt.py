@@ -6,7 +6,7 @@ Importing them has no other effect, and the call does nothing unless a command o
 takes over with `interruptions`. What Python does before it imports the first package (some hundredths of a second)
 stays as it is.
 
-This module imports only the standard library.
+This module and what it imports need only the standard library.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from worldmodel.core.machine import reuse_freed_memory
+
 PACKAGES: Final = ("envs", "planning", "worldmodel")
 INTERRUPTED: Final = 130  # the exit code that shells give a program that Ctrl-C ended
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -31,7 +33,7 @@ def until_main(*, is_command: bool | None = None) -> None:
     """From now on, Ctrl-C and SIGTERM end the process in one line, if it is a command of this project.
 
     For such a process, this also makes waiting threads sleep instead of spin, and several ranks print errors of torch's
-    libraries only. Both must be set before torch is imported.
+    libraries only. Both must be set before torch is imported. Freed memory is used again (`reuse_freed_memory`).
 
     Args:
         is_command: whether the process is a command of this project. By default, it is one if `python -m` is about to
@@ -43,6 +45,7 @@ def until_main(*, is_command: bool | None = None) -> None:
         return
     # Two spinning threads make a plan ten times slower if another process uses the processors, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reuse_freed_memory()
     if "WORLD_SIZE" in os.environ:  # one of several ranks, each of which would print torch's remarks on itself
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in _SIGNALS:

@@ -19,7 +19,9 @@ from worldmodel.core.device import autocast, pick_precision
 from worldmodel.core.row_cache import cached_rows
 from worldmodel.encoders.base import Encoder
 
-_AT_ONCE = 512
+# Frames that are encoded at once. On a CPU, the tensors of more are too large to be kept for the next ones
+# (`worldmodel.core.machine.reuse_freed_memory`).
+_AT_ONCE, _AT_ONCE_ON_CPU = 512, 128
 
 
 class Frames(Protocol):
@@ -50,8 +52,8 @@ class FeatureCacheKey:
 
 def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
-    parts = []
-    for block in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
+    parts, most = [], _AT_ONCE_ON_CPU if device.type == "cpu" else _AT_ONCE
+    for block in np.array_split(rows, -(-len(rows) // most)):
         images = torch.from_numpy(frames[block]).to(device)
         with torch.no_grad(), autocast("auto", device):
             tokens = encoder.encode_frames(images)

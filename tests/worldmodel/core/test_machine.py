@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,8 @@ import torch
 from worldmodel.core import machine, threads
 from worldmodel.core.errors import UserError
 from worldmodel.core.threads import choose_threads, set_threads, threads_kept
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(("least", "most"), [(64 * 2**20, 2**50)])
@@ -26,6 +32,29 @@ def test_what_cannot_fit_is_refused_with_the_memory(monkeypatch: pytest.MonkeyPa
         "trainer.batch_size=100000000 takes about 5,122 GiB of memory, and this machine has 2.0 GiB: expected a "
         "smaller value"
     )
+
+
+_FAULTS = """
+import resource
+import sys
+from worldmodel.core.interrupt import until_main
+until_main(is_command=sys.argv[1] == "command")
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [bytearray(b"1") * (16 * 2**20) for _ in range(8)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="it is about glibc")
+def test_freed_memory_is_used_again_by_commands_alone() -> None:
+    faults = {}
+    for kind in ("command", "program"):
+        command = [sys.executable, "-c", _FAULTS, kind]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        faults[kind] = int(ended.stdout)
+    assert faults["command"] < 100 < 4000 < faults["program"]
 
 
 @pytest.mark.parametrize(
