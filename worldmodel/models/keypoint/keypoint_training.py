@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from worldmodel.training.trainer import TrainingTask
 
 # `(step) -> rows [B, 2]` of that step's pairs: the frame that is encoded, and the neighbour that is reconstructed.
 PairRows = Callable[[int], NDArray[np.int64]]
+# Frames whose states are computed at once. Tensors of more than a thousand are not used again on a CPU, which takes a
+# third of the time (`worldmodel.core.machine.reuse_freed_memory`).
+_AT_ONCE: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,8 +240,8 @@ def encode_tokens(
     """
     encoder.to(device)
     raw, robots = [], []
-    for start in range(0, max(1, len(tokens)), 1024):  # also of none, for the shapes
-        block = torch.from_numpy(tokens[start : start + 1024].astype(np.float32)).to(device)
+    for start in range(0, max(1, len(tokens)), _AT_ONCE):  # also of none, for the shapes
+        block = torch.from_numpy(tokens[start : start + _AT_ONCE].astype(np.float32)).to(device)
         raw.append(encoder(block).cpu())
         robots.append(encoder.robot(block).cpu())
         progress(start + len(block), len(tokens))
