@@ -34,7 +34,7 @@ def recorded(env: str) -> tuple[Frames, np.ndarray, Frames]:
     return of_cameras("frames"), golden[f"{env}_proprio"], of_cameras("goals")
 
 
-@pytest.mark.parametrize("env", ["push", "reacher", "arm_pick_place", "arm_drawer"])
+@pytest.mark.parametrize("env", ["push", "reacher", "arm_push", "arm_pick_place", "arm_drawer"])
 def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     golden = np.load(GOLDEN)
     frames, proprio, goals = recorded(env)
