@@ -48,13 +48,13 @@ class ExportedRollout:
 
     def __init__(self, predictor: Predictor) -> None:
         require_onnx()
-        self._plain = predictor.rollout
-        # With one head, the mean of all, which is then computed once.
-        self._graph = _Graph(predictor.cast(torch.float32)).eval()
-        self._graphs, self._sessions = dict[int, bytes](), dict[tuple[int, int], Any]()
         device = next(predictor.parameters()).device
         if device.type != "cpu":
             raise UserError(f"compile=onnx with device {device}: expected cpu, or another value of compile")
+        self._plain = predictor.rollout
+        # With one head, the mean of all, which is then computed once.
+        self._graph = _Graph(predictor.cast(torch.float32)).eval()
+        self._exported, self._sessions = dict[int, bytes](), dict[tuple[int, int], Any]()
 
     def __call__(self, belief: Belief, actions: Tensor) -> Belief:
         """Beliefs `[..., H, ·]` after each of `actions [..., H, A]`, from `belief [..., ·]`."""
@@ -67,10 +67,10 @@ class ExportedRollout:
 
     def _run(self, horizon: int, flat: list[Tensor]) -> list[Any]:
         threads = torch.get_num_threads()  # a planner may have changed it
-        if horizon not in self._graphs:
-            self._graphs[horizon] = self._export(horizon, [part.shape[-1] for part in flat])
+        if horizon not in self._exported:
+            self._exported[horizon] = self._export(horizon, [part.shape[-1] for part in flat])
         if (horizon, threads) not in self._sessions:
-            self._sessions[horizon, threads] = _session(self._graphs[horizon], threads)
+            self._sessions[horizon, threads] = _session(self._exported[horizon], threads)
         return _computed(self._sessions[horizon, threads], [part.detach().float() for part in flat])
 
     @torch.no_grad()
