@@ -34,7 +34,6 @@ from planning.optimisers.base import OptimiserEntry
 from planning.optimisers.judge import Judge
 from planning.optimisers.warm_start import first_mean, warm_start
 from planning.types import Optimiser, Plan, Problem
-from worldmodel.cli.command import ending_in_one_line
 from worldmodel.core.errors import UserError
 from worldmodel.core.registry import register
 from worldmodel.core.tensor_record import TensorRecord
@@ -137,15 +136,11 @@ class Theirs(Optimiser):
 
 def main() -> None:
     """What `python -m benchmarks.planning.others` does."""
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
-        return
     register("optimiser", "swm_cem", OptimiserEntry(lambda options: Theirs("CEMSolver", options), CEMOptions))
     register("optimiser", "swm_mppi", OptimiserEntry(lambda options: Theirs("MPPISolver", options), MPPIOptions))
     given = {argument.partition("=")[0] for argument in sys.argv[1:]}
     arguments = [*sys.argv[1:], *(default for key, default in _DEFAULTS.items() if key not in given)]
-    with ending_in_one_line("what was finished is kept; the same command goes on from there"):
-        suite.measure(arguments, "others")
+    suite.run(__doc__, arguments, "others")
 
 
 if __name__ == "__main__":

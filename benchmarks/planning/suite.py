@@ -229,7 +229,7 @@ def draw(env: str, rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def measure(arguments: Sequence[str], name: str = "suite") -> None:
+def measure(arguments: Sequence[str], name: str) -> None:
     """Run every row that is not in the log yet, the cheapest first, and write the results after each.
 
     They are in `runs/<env>/<name>` unless `out` is given.
@@ -263,13 +263,18 @@ def measure(arguments: Sequence[str], name: str = "suite") -> None:
         console.print(f"results: {out / 'results.json'}, {out / 'table.md'}, {out / 'planners.png'}")
 
 
-def main() -> None:
-    """What `python -m benchmarks.planning.suite` does."""
-    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__)
+def run(document: str | None, arguments: Sequence[str], name: str) -> None:
+    """Print `document` if `arguments` ask for help. Otherwise `measure`, and end in one line."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(document)
         return
     with ending_in_one_line("what was finished is kept; the same command goes on from there"):
-        measure(sys.argv[1:])
+        measure(arguments, name)
+
+
+def main() -> None:
+    """What `python -m benchmarks.planning.suite` does."""
+    run(__doc__, sys.argv[1:], "suite")
 
 
 if __name__ == "__main__":
