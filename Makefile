@@ -1,5 +1,6 @@
 # make demo        plan toward docs/assets/push_goal.png with the shipped world model
 # make test        the tests
+# make test-slow   the tests that take too long for every change
 # make lint        what pre-commit and CI check: ruff and mypy
 # make docs        the documentation, in build/site; warnings are errors
 # make reproduce   record, pretrain, train and evaluate from nothing (ENV=push, reacher, arm_push, ...)
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ENV ?= push
 
-.PHONY: help setup demo test lint docs reproduce clean
+.PHONY: help setup demo test test-slow lint docs reproduce clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -33,7 +34,10 @@ demo: setup
 
 # In two processes, each with the tests of whole files: in one, they take too long.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import shutil
 import signal
@@ -194,7 +193,7 @@ def test_a_worker_that_fails_is_an_error_that_keeps_what_is_committed(recording,
 def test_workers_in_the_middle_of_an_episode_are_not_waited_for(options):
     """After Ctrl-C the command once waited for up to ten seconds for each of them."""
     episodes = collect.record_in_parallel(options, 0, 20_000, range(8), 2)
-    threading.Timer(1.0, _thread.interrupt_main).start()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         next(episodes)
     began = time.monotonic()
@@ -215,6 +214,7 @@ def test_the_command_refuses_bad_input_with_one_line_and_exit_code_2(tmp_path):
         assert_refused(type_in(tmp_path, "envs.collect", *arguments), message)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     rng = np.random.default_rng(0)
     unbroken, killed = tmp_path / "unbroken.zarr", tmp_path / "killed.zarr"

@@ -14,6 +14,7 @@ from planning.rounds import RoundsConfig, Work
 from tests.commands import Ended, assert_refused
 from worldmodel.core.errors import RunStopped
 from worldmodel.data import TrajectoryStore
+from worldmodel.data.__main__ import main as data_command
 
 Command = Callable[..., Ended]
 SEARCH = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=4"]
@@ -40,7 +41,17 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, dict[str, 
     return run
 
 
-def test_one_round_brings_a_model_and_its_evaluation(call: Command, checkpoint: Path) -> None:
+def test_one_round_brings_a_model_and_its_evaluation(
+    call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_this_process(self: Work, number: int, module: str, *options: str) -> None:
+        if module == "worldmodel.data":
+            assert data_command(list(options)) == 0
+            return
+        ended = call(module, *options)
+        assert ended.code == 0, (number, module, ended)
+
+    monkeypatch.setattr(Work, "_run", in_this_process)
     assert call("envs.collect", "env=push", "episodes=8", "workers=1", "out=d.zarr").code == 0
     small = ["data=d.zarr", "rounds=1", "episodes=3", "steps=3", "budget=20", "manifest.n=2", "device=cpu", *SEARCH]
     ended = call("planning.rounds", f"checkpoint={checkpoint}", *small)

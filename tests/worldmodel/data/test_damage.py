@@ -16,6 +16,7 @@ def assert_clean(tally: Tally, inputs: int) -> None:
     assert tally.counts["typed errors"] > 0
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_an_error_or_does_not_matter() -> None:
     assert_clean(flipped_bytes(step=211, first=3), inputs=40)
 
@@ -24,6 +25,7 @@ def test_a_flipped_byte_of_a_packed_store() -> None:
     assert_clean(flipped_bytes(step=99991, first=5, packed=True), inputs=9)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_lost_or_replaced() -> None:
     tally = cut_and_lost_files(step=5)
     assert_clean(tally, inputs=14)
@@ -33,7 +35,7 @@ def test_a_file_that_is_cut_short_lost_or_replaced() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("what", ["metadata", "chunks"])
 def test_made_up_metadata_and_chunks(what: str, packed: bool) -> None:
-    assert_clean(fuzz(what, examples=25, packed=packed), inputs=25)
+    assert_clean(fuzz(what, examples=10, packed=packed), inputs=10)
 
 
 def test_wrong_reads_are_counted() -> None:

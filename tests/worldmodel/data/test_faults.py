@@ -23,7 +23,14 @@ def assert_clean(tally: Tally, least: int) -> None:
 
 @pytest.mark.parametrize(
     ("what", "present", "step"),
-    [("kill", 2, 13), ("kill", 0, 31), ("tear", 2, 5), ("interrupt", 2, 29), ("ENOSPC", 2, 29), ("EIO", 2, 31)],
+    [
+        ("kill", 2, 13),
+        pytest.param("kill", 0, 31, marks=pytest.mark.slow),
+        ("tear", 2, 5),
+        pytest.param("interrupt", 2, 29, marks=pytest.mark.slow),
+        ("ENOSPC", 2, 29),
+        pytest.param("EIO", 2, 31, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fault_at_any_call_loses_nothing_and_recording_goes_on(what: str, present: int, step: int) -> None:
     assert_clean(store_sweeps.every_call(what, present, step), least=3)
@@ -47,7 +54,7 @@ def test_a_recovery_that_failed_is_finished_by_the_next(what: str) -> None:
     assert_clean(store_sweeps.failed_recovery(what, step=79), least=3)
 
 
-@pytest.mark.parametrize(("what", "step"), [("ENOSPC", 41), ("EIO", 59)])
+@pytest.mark.parametrize(("what", "step"), [("ENOSPC", 41), pytest.param("EIO", 59, marks=pytest.mark.slow)])
 def test_collect_ends_in_one_line_when_the_disk_does_not_play_along(what: str, step: int) -> None:
     tally = store_sweeps.command_errors(what, step)
     assert_clean(tally, least=2)

@@ -75,10 +75,13 @@ def exported(folder: Path, encoder: Encoder, size: tuple[int, int] = (32, 32), c
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: ours(),
+        pytest.param(lambda folder: ours(), marks=pytest.mark.slow),
         lambda folder: ours(positions="rotary", attention="factorised", temporal_depth=1),
-        lambda folder: ours(positions="rotary_vjepa2_1", position_grid=4, still_tubelet=True, width=48),
-        lambda folder: PixelPatches(PixelConfig()),
+        pytest.param(
+            lambda folder: ours(positions="rotary_vjepa2_1", position_grid=4, still_tubelet=True, width=48),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(lambda folder: PixelPatches(PixelConfig()), marks=pytest.mark.slow),
         vjepa2,
         dinov2,
     ],

@@ -177,7 +177,7 @@ def test_seed_and_step_alone_decide_the_loss() -> None:
     assert values[0] != values[1]
 
 
-@pytest.mark.parametrize("conditioning", ["tokens", "adaln"])
+@pytest.mark.parametrize("conditioning", ["tokens", pytest.param("adaln", marks=pytest.mark.slow)])
 def test_it_learns(conditioning: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(TRANSFORMER, conditioning=conditioning)
