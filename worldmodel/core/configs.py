@@ -54,12 +54,13 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
 
 
 def usual_planner(env: str) -> str | None:
-    """The planner that the family of an environment uses unless another is chosen.
+    """The planner that an environment, or else its family, uses unless another is chosen.
 
-    None if `configs/planner_for/` has none for the family, and for a name that is no choice, such as that of a robot.
+    None if `configs/planner_for/` has none for either, and for a name that is no choice, such as that of a robot.
     """
     family = str(read_choice("env", env).get("family")) if env in group_choices("env") else ""
-    return str(read_choice("planner_for", family)["planner"]) if family in group_choices("planner_for") else None
+    named = [name for name in (env, family) if name in group_choices("planner_for")]
+    return str(read_choice("planner_for", named[0])["planner"]) if named else None
 
 
 def usual_objective(env: str) -> dict[str, Any]:
