@@ -20,6 +20,7 @@ from worldmodel.core.strict_json import parse_json
 AUTO: Final = "auto"
 FILE: Final = "planner.json"
 _KEYS: Final = ("name", "horizon", "execute", "options", "objective")
+_PROPOSALS: Final = "proposals"  # only where they are those of the checkpoint's own head
 _MOST_BYTES: Final = 2**16
 _INFINITE: Final = "inf"
 
@@ -48,7 +49,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     planner = content.get("planner") if isinstance(content, dict) else None
-    if not isinstance(planner, dict) or set(planner) != set(_KEYS) or planner["name"] == AUTO:
+    if not isinstance(planner, dict) or set(planner) - {_PROPOSALS} != set(_KEYS) or planner["name"] == AUTO:
         raise UserError(f"{path} does not describe a planner: expected {', '.join(_KEYS)}")
     # Sizes and types are checked when the planner is made, as those of any other choice.
     return {key: _as_number(value) for key, value in planner.items()}
@@ -59,11 +60,15 @@ def write_choice(folder: Path, settings: Mapping[str, Any], judged: Mapping[str,
 
     Args:
         folder: folder of the checkpoint.
-        settings: the configuration group `planner`. Proposals are left out, since their folders belong to a machine.
+        settings: the configuration group `planner`. Proposals from a named folder are left out, since it belongs to a
+            machine.
         judged: what it was judged by, for the reader.
     """
     path = folder / FILE
     planner = {key: _as_text(settings[key]) for key in _KEYS}
+    proposals = settings.get(_PROPOSALS, {})
+    if proposals.get("inverse") == AUTO:
+        planner[_PROPOSALS] = {**proposals, "memory": None}
     write_json({"planner": planner, "judged": dict(judged)}, path, indent=1)
     return path
 

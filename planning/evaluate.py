@@ -171,7 +171,7 @@ def evaluate(config: Config) -> None:
             raise UserError(f"write_planner=true writes to the checkpoint's folder, and {checkpoint.title} is shipped")
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
-        strategy = with_proposals(strategy, model)
+        strategy = with_proposals(strategy, model, checkpoint)
         heads = read_acting_heads(options.inverse, options.cloning, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -165,6 +166,15 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
     return load_inverse(Path(folder), model)
 
 
+def _own_inverse(model: WorldModel, checkpoint: Checkpoint) -> Inverse | None:
+    """The inverse-dynamics head of the user's own or in the checkpoint's folder, None if neither belongs to `model`."""
+    for folder in (RUNS / model.spec.env / "inverse", resolve(checkpoint.source) / "inverse"):
+        with contextlib.suppress(UserError):  # the user did not name it, and a search goes without it too
+            if is_there(folder) and (head := load_inverse(folder, model)).told_steps:
+                return head
+    return None
+
+
 def read_acting_heads(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
     """The heads that act without a search, by the options that name their folders.
 
@@ -198,16 +208,27 @@ def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) ->
     return settings_for(settings, resolve(choose_checkpoint(wanted, env).source))
 
 
-def with_proposals(strategy: Strategy, model: Any) -> Strategy:
+def with_proposals(strategy: Strategy, model: Any, checkpoint: Checkpoint | None = None) -> Strategy:
     """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
 
+    Args:
+        strategy: how to plan. With `inverse=auto`, the head is the one in `runs/<env>/inverse`, else the one in the
+            checkpoint's folder, if it belongs to the model.
+        model: the world model.
+        checkpoint: the checkpoint of this model. Without it, `auto` is no head.
+
     Raises:
-        UserError: for a folder that cannot be read or belongs to another model.
+        UserError: for a folder that the options name, and that cannot be read or belongs to another model.
     """
     options = strategy.proposals
     sources: list[Proposer] = []
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
-    if options.inverse is not None:
-        sources.append(Predicted(read_acting_heads(options.inverse, None, model)["inverse"]))
+    head = None
+    if options.inverse == AUTO:
+        head = None if checkpoint is None else _own_inverse(model, checkpoint)
+    elif options.inverse is not None:
+        head = read_acting_heads(options.inverse, None, model)["inverse"]
+    if head is not None:
+        sources.append(Predicted(head))
     return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy

@@ -173,7 +173,7 @@ class RobotController:
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
         model = read_model(self._source, place, precision, compile)
         self._settings = chosen_planner(read_settings(options, model.spec.env), str(checkpoint), "")
-        strategy = with_proposals(make_strategy(self._settings, seed), model)
+        strategy = with_proposals(make_strategy(self._settings, seed), model, self._source)
         shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec

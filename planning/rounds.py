@@ -179,6 +179,9 @@ def rounds(config: Config) -> None:
     store = open_recording(options.data, config["env"])
     checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
     env, searching = typed_options("env"), typed_options("planner")
+    if planner["proposals"]["inverse"] == AUTO:
+        # Only the first model has a head, and the rounds would be compared with it.
+        searching = [*searching, "planner.proposals.inverse=null"]
     sizes = sizes_of(checkpoint.source, env)
     folder = output_folder(options.out or RUNS / store.spec.env / "rounds")
     work = Work(options, pairs, env, searching, planner["proposals"]["memory"], sizes, folder)

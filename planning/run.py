@@ -111,7 +111,7 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
-        strategy = with_proposals(strategy, model)
+        strategy = with_proposals(strategy, model, checkpoint)
         decoder, note = read_decoder(options.decoder, model, checkpoint)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         verification = make_verification(options.verify, model, decoder)

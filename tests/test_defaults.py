@@ -65,7 +65,11 @@ from worldmodel.train import TrainOptions
 from worldmodel.training.trainer import TrainerConfig
 
 # Choices of the planner that are another choice, and the options in which they differ from it.
-PRESETS = {"quick": ("cem", {"samples", "elites"}), "two_spreads": ("cem", {"narrow_share"})}
+PRESETS = {
+    "guided": ("cem", {"samples", "elites", "narrow_share"}),
+    "quick": ("cem", {"samples", "elites"}),
+    "two_spreads": ("cem", {"narrow_share"}),
+}
 # What reads the options of a command itself.
 COMMANDS: dict[str, type[Any]] = {
     "calibrate": CalibrateConfig,

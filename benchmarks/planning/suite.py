@@ -178,7 +178,7 @@ class Bench:
 
     def row(self, planner: str, budget: int, settings: Mapping[str, Any]) -> Row:
         """Run every episode that is not in the log."""
-        strategy = with_proposals(make_strategy(settings, self.task.options.seed), self.model)
+        strategy = with_proposals(make_strategy(settings, self.task.options.seed), self.model, self.task.checkpoint)
         policy = Timed(self.model, strategy, self._device)
         # The same key as planning.evaluate's: what one of them has run, the other need not run again.
         proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}

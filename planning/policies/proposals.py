@@ -23,7 +23,8 @@ class ProposalConfig:
 
     Attributes:
         memory: folder of a memory that `planning.remember` has written, or None.
-        inverse: folder of an inverse-dynamics head that `worldmodel.inverse` has written, or None.
+        inverse: folder of an inverse-dynamics head that `worldmodel.inverse` has written, `auto` for the one of the
+            checkpoint, if there is one, or None.
         share: largest share of the samples that proposals replace, in the first round of every plan.
     """
 

@@ -36,6 +36,13 @@ def test_every_planner_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert settings_for(AUTO, tmp_path) == {key: judged[key] for key in judged if key != "proposals"}
 
 
+def test_the_head_of_the_checkpoint_is_part_of_the_choice(tmp_path: Path) -> None:
+    judged = read_settings({"planner": "guided", "proposals.memory": "here"})
+    write_choice(tmp_path, judged, {})
+    proposals = make_strategy(settings_for(AUTO, tmp_path), 0).proposals
+    assert (proposals.inverse, proposals.memory) == ("auto", None)
+
+
 def test_another_planner_is_used_as_it_is(tmp_path: Path) -> None:
     write_choice(tmp_path, read_settings({"planner": "mppi"}), {})
     wanted = read_settings({"planner": "icem"})

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from planning.loading import Checkpoint, with_proposals
+from planning.registry import make_strategy
+from planning.settings import read_settings
 from tests.commands import Ended, assert_refused
 from worldmodel.core.checkpoint import weights_hash
+from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import code_size
 from worldmodel.models.inverse.inverse import save_inverse
 from worldmodel.models.inverse.network import InverseConfig, InverseNetwork
@@ -42,9 +46,7 @@ def test_the_planner_that_was_judged_is_the_one_that_auto_takes(call: Command, o
 def test_a_head_is_a_baseline_and_proposes(call: Command, own: Path) -> None:
     model = load_model(str(own), torch.device("cpu"))
     for folder, told in (("head", True), ("clone", False)):
-        shape = InverseConfig(chunk=3, width=8, depth=1, told_steps=told)
-        network = InverseNetwork(shape, code_size(model), model.spec.action.size)
-        save_inverse(network, Path(folder), weights_hash(model), {})
+        save_head(Path(folder), model, told)
     small = ("planner.options.samples=8", "planner.options.elites=2", "planner.horizon=4", "baselines=false")
     proposals = ("inverse=head", "cloning=clone", "planner.proposals.inverse=head", "out=with")
     ended = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, *small, *proposals)
@@ -58,6 +60,38 @@ def test_a_head_is_a_baseline_and_proposes(call: Command, own: Path) -> None:
     assert_refused(swapped, "cloning=head was trained with head.told_steps=true: use it as inverse=head")
     refused = call(EVALUATE, "env=push", f"checkpoint={own}", *FEW, "planner.proposals.memory=nowhere")
     assert_refused(refused, "no memory at nowhere")
+
+
+def save_head(folder: Path, model: WorldModel, told_steps: bool = True) -> None:
+    shape = InverseConfig(chunk=3, width=8, depth=1, told_steps=told_steps)
+    save_inverse(InverseNetwork(shape, code_size(model), model.spec.action.size), folder, weights_hash(model), {})
+
+
+def test_the_head_of_a_checkpoint_is_found(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, checkpoint = load_model(str(own), torch.device("cpu")), Checkpoint(str(own), "")
+    strategy = make_strategy(read_settings({"planner": "guided"}), 0)
+
+    def identity(*given: Checkpoint) -> str | None:
+        proposer = with_proposals(strategy, model, *given).proposer
+        return None if proposer is None else proposer.identity
+
+    assert identity(checkpoint) is None, "there is none"
+    save_head(own / "inverse", model)
+    within = identity(checkpoint)
+    assert within is not None and identity() is None, "without a checkpoint there is nowhere to look"
+    mine = Path("runs/push/inverse")
+    save_head(mine, model, told_steps=False)
+    assert identity(checkpoint) == within, "cloning is no source"
+    weight = next(model.parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+        save_head(mine, model)
+        weight.copy_(before)
+    assert identity(checkpoint) == within, "a head of another model"
+    save_head(mine, model)
+    assert identity(checkpoint) not in (None, within), "the user's own comes first"
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def test_every_model_has_a_memory_of_its_own(commands: list[Any]) -> None:
     assert remember[2]["out"] == evaluate[2]["planner.proposals.memory"] == "out/1/memory"
 
 
+def test_the_first_models_head_is_not_used(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later models have none, and the rounds would be compared with it."""
+    found: list[list[str]] = []
+    monkeypatch.setattr(Work, "evaluate", lambda self, number, model: found.append(list(self.planner)) or 1 / 0)
+    assert call("envs.collect", "env=push", "episodes=1", "episode_steps=2", "workers=1", "out=d.zarr").code == 0
+    for planner in ("guided", "cem"):
+        with pytest.raises(ZeroDivisionError):
+            call("planning.rounds", "data=d.zarr", f"planner={planner}")
+    assert found == [["planner=guided", "planner.proposals.inverse=null"], ["planner=cem"]]
+
+
 def test_all_models_are_evaluated_on_the_same_pairs(commands: list[Any]) -> None:
     for number in (0, 1):
         assert work().evaluate(number, f"model {number}") == Path(f"out/{number}/evaluation")
