@@ -52,11 +52,13 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Every command goes on where it was interrupted, and so does this. The oracle, with the simulator as the model, would
-# take as long as all the rest; it says nothing about what was trained.
+# take as long as all the rest; it says nothing about what was trained. The planners of some tasks take proposals from a
+# head of the model.
 reproduce: setup
 	$(BIN)/python -m envs.collect env=$(ENV)
 	$(BIN)/python -m worldmodel.pretrain env=$(ENV)
 	$(BIN)/python -m worldmodel.train env=$(ENV)
+	$(if $(wildcard configs/inverse_for/$(ENV).yaml),$(BIN)/python -m worldmodel.inverse env=$(ENV))
 	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model oracle=false
 
 clean:
