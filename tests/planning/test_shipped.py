@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from planning.controller import Controller
-from planning.loading import Checkpoint, read_model
+from planning.loading import Checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
 from worldmodel.cli.command import as_plain, composed
 from worldmodel.core.goal import ImageGoal
@@ -42,8 +42,8 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     cpu = torch.device("cpu")
     model = read_model(Checkpoint(env, env), cpu, "fp32")
     # With many elites, since one that rounding replaces then changes little.
-    planner = [] if env.startswith("arm_") else ["planner=cem"]
-    strategy = make_strategy(as_plain(composed("run", [f"env={env}", *planner]))["planner"], 0)
+    planner = "two_spreads" if env.startswith("arm_") else "cem"
+    strategy = make_strategy(as_plain(composed("run", [f"env={env}", f"planner={planner}"]))["planner"], 0)
     differences = np.zeros(distances.shape)
     for row in range(len(proprio)):
         goal = ImageGoal({camera: images[row] for camera, images in goals.items()})
@@ -59,6 +59,13 @@ def test_the_same_plans_as_when_it_was_shipped(env: str) -> None:
     # 0.05 % in the median step, and by 0.002 % in first steps.
     assert (differences[:, 0] <= 1e-4).all(), differences
     assert np.median(differences) <= 2e-3 and differences.max() <= 0.3, differences
+
+
+def test_the_shipped_head_is_used() -> None:
+    checkpoint = Checkpoint("arm_push", "arm_push")
+    model = read_model(checkpoint, torch.device("cpu"), "fp32")
+    planner = as_plain(composed("run", ["env=arm_push"]))["planner"]
+    assert with_proposals(make_strategy(planner, 0), model, checkpoint).proposer is not None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
