@@ -67,7 +67,6 @@ from worldmodel.training.trainer import TrainerConfig
 # Choices of the planner that are another choice, and the options in which they differ from it.
 PRESETS = {
     "guided": ("cem", {"samples", "elites", "narrow_share"}),
-    "quick": ("cem", {"samples", "elites"}),
     "two_spreads": ("cem", {"narrow_share"}),
 }
 # What reads the options of a command itself.
@@ -156,8 +155,6 @@ def sections_of_family(name: str) -> dict[str, type[Any]]:
 def test_the_defaults_of_a_command_are_those_of_its_dataclasses(command: str) -> None:
     sections = SECTIONS | (sections_of_family("keypoint") if command == "train" else {})
     given = ["env=push"] if command == "collect" else []  # which has to be chosen
-    if "planner" in composed(command, given):
-        given += ["planner=cem"]  # `env=push` has a preset of it
     for name, values in sections_of(composed(command, given)):
         beside = READ_OTHERWISE.get(name or command, set()) | SET_OTHERWISE.get((command, name), set())
         assert beside <= set(values)

@@ -187,8 +187,7 @@ def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does()
     assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
     assert "planner=two_spreads (or " in help_text("evaluate", ["env=arm_drawer"])
     assert "planner=guided (or " in help_text("evaluate", ["env=arm_push"]), "its own before its family's"
-    assert planner_overrides("evaluate", ["env=push,reacher"]) == ["planner=quick"], "a sweep"
-    assert planner_overrides("evaluate", ["env=push_wall,dm_control"]) == []
+    assert planner_overrides("evaluate", ["env=push,reacher"]) == [], "a sweep"
     assert planner_overrides("evaluate", ["env=arm_pick_place,arm_drawer"]) == ["planner=two_spreads"]
     with pytest.raises(UserError, match="env=push,arm_push: these have different planners unless one is chosen"):
         planner_overrides("evaluate", ["env=push,arm_push"])
