@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from planning.policies.proposals import OWN
 from worldmodel.core.configs import read_choice
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import regular_file, write_json
 from worldmodel.core.strict_json import parse_json
+from worldmodel.core.text import printable
 
 AUTO: Final = "auto"
 FILE: Final = "planner.json"
 _KEYS: Final = ("name", "horizon", "execute", "options", "objective")
-_PROPOSALS: Final = "proposals"  # only where they are those of the checkpoint's own head
+_PROPOSALS: Final = "proposals"  # beside these, where they are those of the checkpoint's own head
 _MOST_BYTES: Final = 2**16
 _INFINITE: Final = "inf"
 
@@ -51,6 +53,10 @@ def _read(path: Path) -> dict[str, Any]:
     planner = content.get("planner") if isinstance(content, dict) else None
     if not isinstance(planner, dict) or set(planner) - {_PROPOSALS} != set(_KEYS) or planner["name"] == AUTO:
         raise UserError(f"{path} does not describe a planner: expected {', '.join(_KEYS)}")
+    proposals = planner.get(_PROPOSALS, {"inverse": OWN})
+    if not isinstance(proposals, dict) or proposals.get("inverse") != OWN or "memory" in proposals:
+        # A checkpoint may come from anywhere, and does not say which folders are read.
+        raise UserError(f"{path} names {printable(proposals):.80} as proposals: expected inverse={OWN} and no memory")
     # Sizes and types are checked when the planner is made, as those of any other choice.
     return {key: _as_number(value) for key, value in planner.items()}
 
@@ -67,8 +73,8 @@ def write_choice(folder: Path, settings: Mapping[str, Any], judged: Mapping[str,
     path = folder / FILE
     planner = {key: _as_text(settings[key]) for key in _KEYS}
     proposals = settings.get(_PROPOSALS, {})
-    if proposals.get("inverse") == AUTO:
-        planner[_PROPOSALS] = {**proposals, "memory": None}
+    if proposals.get("inverse") == OWN:
+        planner[_PROPOSALS] = {key: value for key, value in proposals.items() if key != "memory"}
     write_json({"planner": planner, "judged": dict(judged)}, path, indent=1)
     return path
 

@@ -18,7 +18,7 @@ from planning.choice import settings_for
 from planning.hierarchy import Hierarchy, HierarchyConfig
 from planning.policies.inverse import Predicted
 from planning.policies.memory import load_memory
-from planning.policies.proposals import Proposals
+from planning.policies.proposals import OWN, Proposals
 from planning.strategy import Strategy
 from planning.types import Proposer
 from worldmodel.core.checkpoint import is_there, resolve, shipped_names
@@ -132,7 +132,7 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
     if wanted != AUTO:
         return load_decoder(Path(wanted), model), ""
     note = ""
-    for folder in (RUNS / model.spec.env / "decoder", resolve(checkpoint.source) / "decoder"):
+    for folder in _companions("decoder", model, checkpoint):
         try:
             if is_there(folder):
                 return load_decoder(folder, model), ""
@@ -166,9 +166,18 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
     return load_inverse(Path(folder), model)
 
 
-def _own_inverse(model: WorldModel, checkpoint: Checkpoint) -> Inverse | None:
-    """The inverse-dynamics head of the user's own or in the checkpoint's folder, None if neither belongs to `model`."""
-    for folder in (RUNS / model.spec.env / "inverse", resolve(checkpoint.source) / "inverse"):
+def _companions(kind: str, model: WorldModel, checkpoint: Checkpoint) -> tuple[Path, Path]:
+    """Where a companion of `model` is looked for: among the user's own runs first, then in the checkpoint's folder."""
+    return RUNS / model.spec.env / kind, resolve(checkpoint.source) / kind
+
+
+def _proposing_head(wanted: str | None, model: WorldModel, checkpoint: Checkpoint | None) -> Inverse | None:
+    """The inverse-dynamics head in the folder `wanted`; for `OWN` the model's own, or None if it has none."""
+    if wanted is None:
+        return None
+    if wanted != OWN:
+        return read_acting_heads(wanted, None, model)["inverse"]
+    for folder in () if checkpoint is None else _companions("inverse", model, checkpoint):
         with contextlib.suppress(UserError):  # the user did not name it, and a search goes without it too
             if is_there(folder) and (head := load_inverse(folder, model)).told_steps:
                 return head
@@ -224,11 +233,7 @@ def with_proposals(strategy: Strategy, model: Any, checkpoint: Checkpoint | None
     sources: list[Proposer] = []
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
-    head = None
-    if options.inverse == AUTO:
-        head = None if checkpoint is None else _own_inverse(model, checkpoint)
-    elif options.inverse is not None:
-        head = read_acting_heads(options.inverse, None, model)["inverse"]
+    head = _proposing_head(options.inverse, model, checkpoint)
     if head is not None:
         sources.append(Predicted(head))
     return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy

@@ -24,6 +24,7 @@ from planning.choice import AUTO
 from planning.evaluation.comparison import OUTCOMES, Comparison, read_method, read_results
 from planning.evaluation.manifest import ManifestConfig
 from planning.loading import RUNS, choose_checkpoint
+from planning.policies.proposals import OWN
 from planning.registry import make_strategy
 from worldmodel.cli.command import Config, as_plain, command, composed, plain_options, typed_options
 from worldmodel.cli.console import console, escape
@@ -179,7 +180,7 @@ def rounds(config: Config) -> None:
     store = open_recording(options.data, config["env"])
     checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
     env, searching = typed_options("env"), typed_options("planner")
-    if planner["proposals"]["inverse"] == AUTO:
+    if planner["proposals"]["inverse"] == OWN:
         # Only the first model has a head, and the rounds would be compared with it.
         searching = [*searching, "planner.proposals.inverse=null"]
     sizes = sizes_of(checkpoint.source, env)

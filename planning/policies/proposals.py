@@ -16,6 +16,8 @@ from torch import Tensor
 from planning.actions.limits import ActionLimits
 from planning.types import Propose, Proposer
 
+OWN: Final = "auto"  # as a folder: that of the checkpoint's own head
+
 
 @dataclasses.dataclass(frozen=True)
 class ProposalConfig:

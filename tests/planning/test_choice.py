@@ -16,6 +16,9 @@ from worldmodel.cli.command import as_plain, composed
 from worldmodel.core.errors import UserError
 
 AUTO = {"name": "auto"}
+WITH_PROPOSALS = (
+    '{"planner": {"name": "cem", "horizon": 1, "execute": 1, "options": {}, "objective": {}, "proposals": %s}}'
+)
 
 
 def test_what_was_judged_best_is_taken(tmp_path: Path) -> None:
@@ -70,6 +73,9 @@ def test_the_checkpoint_is_the_one_that_is_used(tmp_path: Path) -> None:
         ("nonsense", "planner.json"),
         ("[]", "does not describe a planner: expected name, horizon, execute, options, objective"),
         ('{"planner": {"name": "cem"}}', "does not describe a planner"),
+        (WITH_PROPOSALS % '{"memory": "/elsewhere"}', "as proposals: expected inverse=auto and no memory"),
+        (WITH_PROPOSALS % '{"inverse": "auto", "memory": "/elsewhere"}', "as proposals: expected inverse=auto"),
+        (WITH_PROPOSALS % "3", "names 3 as proposals"),
     ],
 )
 def test_a_file_that_describes_no_planner_is_refused(tmp_path: Path, text: str, message: str) -> None:
