@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -289,14 +290,14 @@ def test_yaml_names_no_class(path: Path) -> None:
 def test_every_command_composes_with_every_choice(name: str) -> None:
     groups = {str(d).split(":")[0] for d in _defaults(name)}
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        for group in GROUPS:
-            if group not in groups:
-                continue
-            for choice in sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")):
-                # Whatever needs another's value is resolved here, so that a dangling interpolation shows.
-                values = OmegaConf.to_container(compose(name, [f"{group}={choice}"]), resolve=True)
-                assert isinstance(values, dict)
-                assert values[group]
+        choices = {g: sorted(p.stem for p in (ROOT / "configs" / g).glob("*.yaml")) for g in GROUPS if g in groups}
+        # The n-th choices of all groups at once, since every composition takes a tenth of a second.
+        for chosen in zip_longest(*choices.values()):
+            options = [f"{group}={choice}" for group, choice in zip(choices, chosen, strict=True) if choice is not None]
+            # Whatever needs another's value is resolved here, so that a dangling interpolation shows.
+            values = OmegaConf.to_container(compose(name, options), resolve=True)
+            assert isinstance(values, dict)
+            assert all(values[option.split("=")[0]] for option in options)
 
 
 def _defaults(name: str) -> list[str]:

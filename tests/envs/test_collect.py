@@ -232,6 +232,7 @@ def test_killed_at_random_moments_nothing_committed_is_lost(tmp_path, options):
     assert differences(killed, unbroken) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_recorded_and_ends_the_workers(tmp_path):
     out = tmp_path / "data.zarr"
     process = start_collect(out, "episodes=100000", "episode_steps=4", "env.image_size=16", "workers=2")

@@ -30,6 +30,7 @@ class TestReacher(SuiteConformance):
         return make_named("reacher", image_size=32)
 
 
+@pytest.mark.slow
 class TestPointMassWithRandomGains(SuiteConformance):
     """Tendons, slides, and something besides positions that every episode draws anew."""
 

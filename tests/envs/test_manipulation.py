@@ -12,6 +12,7 @@ from tests.envs.conformance import GoalEnvConformance
 from worldmodel.core.errors import UserError
 
 
+@pytest.mark.slow
 class TestPlaceBrick(GoalEnvConformance):
     """Its model differs between episodes, because the place to put the brick on is drawn anew."""
 

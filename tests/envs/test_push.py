@@ -24,6 +24,7 @@ class TestPush(GoalEnvConformance):
         return state
 
 
+@pytest.mark.slow
 class TestPushWithDistractors(TestPush):
     def make(self) -> GoalEnv:
         return PushEnv(PushConfig(image_size=32, distractors=True))

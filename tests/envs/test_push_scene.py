@@ -25,6 +25,7 @@ class TestPushWall(GoalEnvConformance):
         return state
 
 
+@pytest.mark.slow
 class TestPushTwo(TestPushWall):
     def make(self) -> GoalEnv:
         return PushSceneEnv(PushSceneConfig("push_two", 2, 0.27, image_size=32))

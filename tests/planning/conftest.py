@@ -38,6 +38,15 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended
     return lambda module, *arguments: type_in(tmp_path, module, *arguments)
 
 
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three episodes of 12 actions in `push`, to be copied."""
+    folder = tmp_path_factory.mktemp("recording")
+    options = ["env=push", "episodes=3", "episode_steps=12", "workers=1", "out=recorded.zarr"]
+    assert type_in(folder, "envs.collect", *options).code == 0
+    return folder / "recorded.zarr"
+
+
 @pytest.fixture
 def goal(tmp_path: Path) -> Path:
     """A goal picture without any states in it."""

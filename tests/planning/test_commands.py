@@ -54,7 +54,14 @@ def test_a_photo_is_reached_when_the_model_says_so(call: Command, checkpoint: Pa
     assert "reached after 0 steps, as the model judges: latent distance" in text and "not reached" not in text
 
 
-@pytest.mark.parametrize("name", ["plan.png", "episode.mp4", "result.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("plan.png", marks=pytest.mark.slow),
+        "episode.mp4",
+        pytest.param("result.json", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_the_disk_has_no_room_for_says_so(
     call: Command, checkpoint: Path, goal: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -136,7 +143,7 @@ def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkp
     assert again["episodes"] == results["episodes"]
 
 
-@pytest.mark.parametrize("name", ["model-", "results.json"])
+@pytest.mark.parametrize("name", ["model-", pytest.param("results.json", marks=pytest.mark.slow)])
 def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
     call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -79,7 +79,7 @@ def strange(rng: np.random.Generator) -> Observation:
 
 
 @pytest.mark.parametrize("name", ["cem", "random_shooting"])
-@pytest.mark.parametrize("execute", [1, 3])
+@pytest.mark.parametrize("execute", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_no_command_leaves_the_limits(name: str, execute: int) -> None:
     """12,000 commands over the four of these."""
     options = {"samples": 8, "action_repeat": 2, **OPTIONS[name]}

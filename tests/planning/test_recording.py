@@ -166,7 +166,7 @@ def test_a_full_disk_stops_no_robot_and_is_told_at_the_end(
     assert TrajectoryStore.open(tmp_path / "data.zarr").num_episodes == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_interruption_leaves_nothing_half_written(checkpoint: Path, tmp_path: Path, number: int) -> None:
     lines = """
 import sys

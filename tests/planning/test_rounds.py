@@ -93,14 +93,13 @@ def test_every_model_has_a_memory_of_its_own(commands: list[Any]) -> None:
     assert remember[2]["out"] == evaluate[2]["planner.proposals.memory"] == "out/1/memory"
 
 
-def test_the_first_models_head_is_not_used(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_models_head_is_not_used(call: Command, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later models have none, and the rounds would be compared with it."""
     found: list[list[str]] = []
     monkeypatch.setattr(Work, "evaluate", lambda self, number, model: found.append(list(self.planner)) or 1 / 0)
-    assert call("envs.collect", "env=push", "episodes=1", "episode_steps=2", "workers=1", "out=d.zarr").code == 0
     for planner in ("guided", "cem"):
         with pytest.raises(ZeroDivisionError):
-            call("planning.rounds", "data=d.zarr", f"planner={planner}")
+            call("planning.rounds", f"data={recording}", f"planner={planner}")
     assert found == [["planner=guided", "planner.proposals.inverse=null"], ["planner=cem"]]
 
 
@@ -135,8 +134,7 @@ def test_the_end_of_a_command_decides(
         ("checkpoint=none", "unknown checkpoint 'none'"),
     ],
 )
-def test_what_cannot_be_used(call: Command, option: str, message: str) -> None:
-    assert call("envs.collect", "env=push", "episodes=1", "episode_steps=2", "workers=1", "out=d.zarr").code == 0
-    data = [] if option.startswith("data") else ["data=d.zarr"]
+def test_what_cannot_be_used(call: Command, recording: Path, option: str, message: str) -> None:
+    data = [] if option.startswith("data") else [f"data={recording}"]
     assert_refused(call("planning.rounds", *data, option), message)
     assert not Path("runs/push/rounds").exists()

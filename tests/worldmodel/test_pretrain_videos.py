@@ -56,7 +56,7 @@ def test_videos_leave_an_encoder_for_images_of_their_size_and_of_no_environment(
     assert [path.name[:7] for path in (unbroken / "c").iterdir()] == ["videos."]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_broken_training_ends_like_an_unbroken_one(
     number: signal.Signals, unbroken: Path, videos: Path, tmp_path: Path
 ) -> None:

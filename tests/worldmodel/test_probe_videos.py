@@ -81,6 +81,7 @@ def test_clips_of_another_class_stand_out(tmp_path: Path) -> None:
     assert max(result["auroc"] for result in figures["probes"].values()) > 0.7
 
 
+@pytest.mark.slow
 def test_splits_are_taken_from_one_folder(tmp_path: Path, clips: Path) -> None:
     options = ("encoder_from=pixels", "probes=[linear]", "val_fraction=0.25")
     _, figures = probed(tmp_path, clips / "train", *options)

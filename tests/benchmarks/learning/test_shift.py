@@ -67,6 +67,7 @@ def test_a_table_of_all_rows_is_printed_and_written(call: Callable[..., Ended]) 
         assert sheet.width > 100 * len(SHIFTS)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_interrupted(call: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
     whole, begun = episodes.rollout, 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
+
 from envs.arm.world import ArmWorld
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_named
@@ -31,6 +33,7 @@ class TestPush(Arm):
     task = "arm_push"
 
 
+@pytest.mark.slow
 class TestPickAndPlace(Arm):
     task = "arm_pick_place"
     options: ClassVar[dict[str, Any]] = {"image_size": 32, "cameras": ["front", "side"]}
@@ -45,6 +48,7 @@ class TestEverythingVaries(Arm):
     options: ClassVar[dict[str, Any]] = {"image_size": 32, "distractors": True, "vary": EVERY_FACTOR}
 
 
+@pytest.mark.slow
 class TestTwoCubesAndADrawer(Arm):
     """What a later task is made of: a file with other options."""
 

@@ -70,7 +70,7 @@ def signs_of(motion: Motion, frame: int) -> list[float]:
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-@pytest.mark.parametrize("frame", [0, 3, FRAMES - 1])
+@pytest.mark.parametrize("frame", [0, *(pytest.param(frame, marks=pytest.mark.slow) for frame in (3, FRAMES - 1))])
 def test_places_and_colours_of_one_frame_say_nothing_about_the_label(task: str, frame: int) -> None:
     """Means of many quantities under every label, compared with the mean under all of them."""
     count = 3000
@@ -100,6 +100,7 @@ def share_right(pictures: NDArray[np.float64], labels: NDArray[np.int64], train:
     return float((guess(pictures[:train], labels[:train], pictures[train:]) == labels[train:]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(TASKS))
 def test_the_pixels_of_single_frames_are_at_chance(task: str) -> None:
     train, test, frames = 350, 250, [0, 3]

@@ -50,7 +50,15 @@ def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> 
     return out
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.7, 1.4, 2.4])
+@pytest.mark.parametrize(
+    "delay",
+    [
+        0.0,
+        pytest.param(0.3, marks=pytest.mark.slow),
+        0.7,
+        *(pytest.param(delay, marks=pytest.mark.slow) for delay in (1.4, 2.4)),
+    ],
+)
 @pytest.mark.parametrize("module", ["worldmodel.pretrain", "planning.run"])
 def test_while_everything_is_imported(tmp_path: Path, module: str, delay: float) -> None:
     process = begin(tmp_path, "-m", module, "env=push", "data=/dev/fd/0")

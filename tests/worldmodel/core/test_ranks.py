@@ -160,11 +160,12 @@ def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
     assert first in ("silent 1", "lost: ")
 
 
+@pytest.mark.slow
 def test_an_error_of_all_ranks_is_told_by_the_first(tmp_path: Path) -> None:
     assert _run(_fail_alike, tmp_path) == ["UserError: no such option", "silent 2"]
 
 
-@pytest.mark.parametrize("scenario", [_work_for_ever, _wait_in_turn])
+@pytest.mark.parametrize("scenario", [pytest.param(_work_for_ever, marks=pytest.mark.slow), _wait_in_turn])
 def test_a_killed_rank_is_named(tmp_path: Path, scenario: Callable[[Path], None]) -> None:
     first, second = _run(scenario, tmp_path, signal.SIGKILL, patience_s=3)
     pid = (tmp_path / "pids" / "1").read_text()
@@ -172,6 +173,7 @@ def test_a_killed_rank_is_named(tmp_path: Path, scenario: Callable[[Path], None]
     assert second == ""
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
     first, _ = _run(_work_for_ever, tmp_path, signal.SIGSTOP, patience_s=3)
     assert first.startswith("lost: rank 1 of 2 (process "), "from a thread, since the main one waits for ever"

@@ -26,9 +26,9 @@ def assert_clean(tally: Tally, least: int) -> None:
     [
         ("kill", 2, 13),
         pytest.param("kill", 0, 31, marks=pytest.mark.slow),
-        ("tear", 2, 5),
+        pytest.param("tear", 2, 5, marks=pytest.mark.slow),
         pytest.param("interrupt", 2, 29, marks=pytest.mark.slow),
-        ("ENOSPC", 2, 29),
+        pytest.param("ENOSPC", 2, 29, marks=pytest.mark.slow),
         pytest.param("EIO", 2, 31, marks=pytest.mark.slow),
     ],
 )
@@ -36,7 +36,7 @@ def test_a_fault_at_any_call_loses_nothing_and_recording_goes_on(what: str, pres
     assert_clean(store_sweeps.every_call(what, present, step), least=3)
 
 
-@pytest.mark.parametrize("what", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("what", ["ENOSPC", pytest.param("EIO", marks=pytest.mark.slow)])
 def test_a_disk_that_stays_full_or_broken_stops_the_recording(what: str) -> None:
     tally = store_sweeps.every_call(what, 2, step=29, lasting=True)
     assert_clean(tally, least=3)
@@ -49,7 +49,7 @@ def test_kills_at_random_moments_lose_nothing() -> None:
     assert tally.counts["episodes acknowledged"] > 0
 
 
-@pytest.mark.parametrize("what", ["kill", "ENOSPC"])
+@pytest.mark.parametrize("what", ["kill", pytest.param("ENOSPC", marks=pytest.mark.slow)])
 def test_a_recovery_that_failed_is_finished_by_the_next(what: str) -> None:
     assert_clean(store_sweeps.failed_recovery(what, step=79), least=3)
 

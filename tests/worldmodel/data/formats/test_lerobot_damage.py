@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from worldmodel.data import TrajectoryStore
 from worldmodel.data.formats.exporting import ExportOptions
 from worldmodel.data.formats.lerobot_export import export_lerobot
 from worldmodel.data.formats.lerobot_layout import camera_key
@@ -18,7 +20,15 @@ from worldmodel.data.formats.source import FormatError
 from worldmodel.data.formats.video import VideoWriter
 
 CAMERA = camera_key("camera")
-PNG = ExportOptions(images="png")
+
+
+@pytest.fixture(scope="module")
+def exports(_pristine_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exports with images and with videos, to be copied."""
+    folder, store = tmp_path_factory.mktemp("exports"), TrajectoryStore.open(_pristine_store)
+    export_lerobot(store, folder / "png", ExportOptions(images="png"), quiet)
+    export_lerobot(store, folder / "video", ExportOptions(), quiet)
+    return folder
 
 
 def quiet(done: int, total: int) -> None:
@@ -114,8 +124,8 @@ def foreign_spec(root: Path, **values: object) -> None:
         (lambda r: foreign_spec(r, more=1), "environment description has keys"),
     ],
 )  # fmt: skip
-def test_damage_and_traps_are_named(tmp_path: Path, store, import_from, damage: Callable, message: str) -> None:
-    export_lerobot(store, tmp_path / "exported", PNG, quiet)
+def test_damage_and_traps_are_named(tmp_path: Path, exports: Path, import_from, damage: Callable, message: str) -> None:
+    shutil.copytree(exports / "png", tmp_path / "exported")
     damage(tmp_path / "exported")
     with pytest.raises(FormatError, match=message):
         import_from("lerobot", tmp_path / "exported", tmp_path / "out.zarr")
@@ -147,8 +157,8 @@ def playlist(root: Path) -> None:
         (playlist, r"file-000\.mp4 is not an MP4"),
     ],
 )
-def test_broken_videos_are_named(tmp_path: Path, store, import_from, damage: Callable, message: str) -> None:
-    export_lerobot(store, tmp_path / "exported", ExportOptions(), quiet)
+def test_broken_videos_are_named(tmp_path: Path, exports: Path, import_from, damage: Callable, message: str) -> None:
+    shutil.copytree(exports / "video", tmp_path / "exported")
     damage(tmp_path / "exported")
     with pytest.raises(FormatError, match=message):
         import_from("lerobot", tmp_path / "exported", tmp_path / "out.zarr")

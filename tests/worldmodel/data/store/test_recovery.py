@@ -100,7 +100,9 @@ def test_damaged_episodes_are_set_aside_with_the_store_they_were_in(store, origi
         for array in ("meta/episode_ends", "meta/episode_record", "data/images/camera", "data/state")
     ],
 )
-@pytest.mark.parametrize("how", ["lost", "cut", "flipped"])
+@pytest.mark.parametrize(
+    "how", ["lost", pytest.param("cut", marks=pytest.mark.slow), pytest.param("flipped", marks=pytest.mark.slow)]
+)
 def test_no_episode_is_lost_with_any_one_file_of_the_index(store, original, name, how) -> None:
     file = store.path / name
     if how == "lost":

@@ -76,14 +76,16 @@ def exported(folder: Path, encoder: Encoder, size: tuple[int, int] = (32, 32), c
     "make",
     [
         pytest.param(lambda folder: ours(), marks=pytest.mark.slow),
-        lambda folder: ours(positions="rotary", attention="factorised", temporal_depth=1),
+        pytest.param(
+            lambda folder: ours(positions="rotary", attention="factorised", temporal_depth=1), marks=pytest.mark.slow
+        ),
         pytest.param(
             lambda folder: ours(positions="rotary_vjepa2_1", position_grid=4, still_tubelet=True, width=48),
             marks=pytest.mark.slow,
         ),
         pytest.param(lambda folder: PixelPatches(PixelConfig()), marks=pytest.mark.slow),
         vjepa2,
-        dinov2,
+        pytest.param(dinov2, marks=pytest.mark.slow),
     ],
     ids=["sincos", "rotary, factorised", "rotary of V-JEPA 2.1", "pixels", "V-JEPA 2", "DINOv2"],
 )
@@ -101,7 +103,10 @@ def test_the_features_of_images(tmp_path: Path, make: Any) -> None:
 
 
 @WITH_ONNX
-@pytest.mark.parametrize("make", [lambda folder: ours(attention="factorised", temporal_depth=1), vjepa2])
+@pytest.mark.parametrize(
+    "make",
+    [lambda folder: ours(attention="factorised", temporal_depth=1), pytest.param(vjepa2, marks=pytest.mark.slow)],
+)
 @torch.no_grad()
 def test_the_features_of_clips(tmp_path: Path, make: Any) -> None:
     encoder = make(tmp_path)

@@ -154,6 +154,7 @@ def test_a_robot_that_is_taken_out_of_the_image_does_not_move_the_keypoints(
             torch.testing.assert_close(encoder(blob(thing, 0) + blob(places, 1)), alone)
 
 
+@pytest.mark.slow
 def test_the_robot_is_learned_first_and_does_not_change_afterwards(
     world: tuple[Tensor, Tensor, Tensor], tmp_path: Path
 ) -> None:
