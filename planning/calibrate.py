@@ -67,7 +67,7 @@ def calibrate(config: Config) -> None:
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
-        strategy = with_proposals(strategy, model, checkpoint)
+        strategy = with_proposals(strategy, model)
         monitor = Monitor(model, {}, options.window, "go_on")
         manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config)
         envs = [env, *open_more(config["env"], min(options.batch, pairs_config.n) - 1, opened)]

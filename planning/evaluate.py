@@ -46,6 +46,7 @@ from planning.loading import (
 )
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
+from planning.strategy import Strategy
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.checkpoint import resolve, shipped_names
@@ -171,18 +172,17 @@ def evaluate(config: Config) -> None:
             raise UserError(f"write_planner=true writes to the checkpoint's folder, and {checkpoint.title} is shipped")
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
-        strategy = with_proposals(strategy, model, checkpoint)
+        strategy = with_proposals(strategy, model)
         heads = read_acting_heads(options.inverse, options.cloning, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
-        _introduce(task, frozen=manifest_config.seed is None)
+        _introduce(task, strategy, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-        proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
-        further = {**proposed, **_identity(options, sub_goals)}
+        further = {**strategy.identity, **_identity(options, sub_goals)}
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **further)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key) if task.shard is None else None
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
@@ -221,7 +221,7 @@ def _identity(options: EvaluateConfig, sub_goals: HierarchyConfig) -> dict[str, 
     return {"hierarchy": content_hash(Path(options.hierarchy)), "sub_goals": dataclasses.asdict(sub_goals)}
 
 
-def _introduce(task: Evaluation, frozen: bool) -> None:
+def _introduce(task: Evaluation, strategy: Strategy, frozen: bool) -> None:
     origin = "frozen" if frozen else f"drawn with seed {task.manifest.seed}"
     console.print(
         f"evaluating {escape(task.checkpoint.title)} on {len(task.manifest.pairs)} pairs ({origin}, "
@@ -233,6 +233,8 @@ def _introduce(task: Evaluation, frozen: bool) -> None:
     ):
         if frozen_value != here:
             console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
+    if strategy.note:
+        console.print(f"[yellow]note[/]: {escape(strategy.note)}")
 
 
 def _compare_with_reality(task: Evaluation, check: RealityCheck, episodes: list[Episode]) -> Reality | None:

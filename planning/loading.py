@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -115,14 +114,13 @@ def read_model(
     return model
 
 
-def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) -> tuple[Decoder | None, str]:
+def read_decoder(wanted: str | None, model: WorldModel) -> tuple[Decoder | None, str]:
     """The chosen decoder or None, and a note for the user, which is empty if there is nothing to say.
 
     Args:
         wanted: a folder, or `auto` for `runs/<env>/decoder`, else the decoder in the checkpoint's folder, if it can be
             used. None for no decoder.
         model: the world model of the decoder.
-        checkpoint: the checkpoint of this model.
 
     Raises:
         UserError: for a given folder without a decoder of this model, or with a damaged one.
@@ -132,7 +130,7 @@ def read_decoder(wanted: str | None, model: WorldModel, checkpoint: Checkpoint) 
     if wanted != AUTO:
         return load_decoder(Path(wanted), model), ""
     note = ""
-    for folder in _companions("decoder", model, checkpoint):
+    for folder in _companions("decoder", model):
         try:
             if is_there(folder):
                 return load_decoder(folder, model), ""
@@ -166,22 +164,30 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
     return load_inverse(Path(folder), model)
 
 
-def _companions(kind: str, model: WorldModel, checkpoint: Checkpoint) -> tuple[Path, Path]:
+def _companions(kind: str, model: WorldModel) -> list[Path]:
     """Where a companion of `model` is looked for: among the user's own runs first, then in the checkpoint's folder."""
-    return RUNS / model.spec.env / kind, resolve(checkpoint.source) / kind
+    folder = getattr(model, "folder", None)  # a model of the user's own need not know one
+    loaded = [] if folder is None else [folder / kind]
+    return [RUNS / model.spec.env / kind, *loaded]
 
 
-def _proposing_head(wanted: str | None, model: WorldModel, checkpoint: Checkpoint | None) -> Inverse | None:
-    """The inverse-dynamics head in the folder `wanted`; for `OWN` the model's own, or None if it has none."""
+def _proposing_head(wanted: str | None, model: WorldModel) -> tuple[Inverse | None, str]:
+    """The head in the folder `wanted`; for `OWN` the model's own, or None and a note for the user if it has none."""
     if wanted is None:
-        return None
+        return None, ""
     if wanted != OWN:
-        return read_acting_heads(wanted, None, model)["inverse"]
-    for folder in () if checkpoint is None else _companions("inverse", model, checkpoint):
-        with contextlib.suppress(UserError):  # the user did not name it, and a search goes without it too
+        return read_acting_heads(wanted, None, model)["inverse"], ""
+    reason = "the model has none"
+    for folder in _companions("inverse", model):
+        try:
             if is_there(folder) and (head := load_inverse(folder, model)).told_steps:
-                return head
-    return None
+                return head, ""
+        except UserError as error:  # the user did not name it, and a search goes without it too
+            reason = str(error)
+    return None, (
+        f"no head proposes actions to the search ({reason}): `python -m worldmodel.inverse env={model.spec.env}` "
+        "trains one, planner=two_spreads searches more without"
+    )
 
 
 def read_acting_heads(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
@@ -217,14 +223,14 @@ def chosen_planner(settings: Mapping[str, Any], wanted: str | None, env: str) ->
     return settings_for(settings, resolve(choose_checkpoint(wanted, env).source))
 
 
-def with_proposals(strategy: Strategy, model: Any, checkpoint: Checkpoint | None = None) -> Strategy:
+def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     """`strategy` with the memory and the inverse-dynamics head that its options name, if any.
 
     Args:
         strategy: how to plan. With `inverse=auto`, the head is the one in `runs/<env>/inverse`, else the one in the
-            checkpoint's folder, if it belongs to the model.
+            folder that the model was loaded from, if it belongs to the model. If there is none, the strategy has a
+            note that says so.
         model: the world model.
-        checkpoint: the checkpoint of this model. Without it, `auto` is no head.
 
     Raises:
         UserError: for a folder that the options name, and that cannot be read or belongs to another model.
@@ -233,7 +239,8 @@ def with_proposals(strategy: Strategy, model: Any, checkpoint: Checkpoint | None
     sources: list[Proposer] = []
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
-    head = _proposing_head(options.inverse, model, checkpoint)
+    head, note = _proposing_head(options.inverse, model)
     if head is not None:
         sources.append(Predicted(head))
-    return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
+    proposer = Proposals(sources, options.share) if sources else None
+    return dataclasses.replace(strategy, proposer=proposer, note=note)

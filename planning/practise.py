@@ -199,7 +199,7 @@ def main(config: Config) -> None:
         pairs = RecordedPairs(env, store, options.steps_ahead, options.seed)
         envs = [env, *open_more(config["env"], min(options.batch, options.episodes) - 1, opened)]
         start = read_start(options.command, spec.action)
-        policy = WorldModelPolicy(model, with_proposals(strategy, model, checkpoint), device, start=start)
+        policy = WorldModelPolicy(model, with_proposals(strategy, model), device, start=start)
         path = Path(options.out or RUNS / spec.env / "practice.zarr")
         require_folder(path)
         output_folder(path.parent)

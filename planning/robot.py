@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +176,10 @@ class RobotController:
         place, self._source = pick_device(device), Checkpoint(str(checkpoint), str(checkpoint))
         model = read_model(self._source, place, precision, compile)
         self._settings = chosen_planner(read_settings(options, model.spec.env), str(checkpoint), "")
-        strategy = with_proposals(make_strategy(self._settings, seed), model, self._source)
-        shows, _ = read_decoder(None if decoder is None else str(decoder), model, self._source)
+        strategy = with_proposals(make_strategy(self._settings, seed), model)
+        if strategy.note:
+            _LOG.warning(strategy.note)
+        shows, _ = read_decoder(None if decoder is None else str(decoder), model)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec
         self._fit, self._in_use = goal_fit, threading.Lock()

@@ -34,7 +34,7 @@ from planning.evaluation.report import Summary
 from planning.evaluation.shifted import WHERE, ShiftedEnv
 from planning.evaluation.shifts import SHIFTS, STRENGTHS, Shift, chosen
 from planning.inputs import read_start
-from planning.loading import RUNS, choose_checkpoint, read_model
+from planning.loading import RUNS, choose_checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from planning.types import Model
@@ -149,11 +149,12 @@ def open_task(
     manifest_config = from_config(ManifestConfig, config["manifest"], "manifest")
     device = pick_device(options.device)
     options = dataclasses.replace(options, precision=pick_precision(options.precision, device))
-    strategy = make_strategy(config["planner"], options.seed)
+    strategy = make_strategy(config["planner"], options.seed)  # refuses what cannot be used, before anything is opened
     env, spec = open_env(config["env"])
     opened.callback(env.close)
     checkpoint = choose_checkpoint(options.checkpoint, spec.env)
     model = read_model(checkpoint, device, options.precision, options.compile, spec)
+    strategy = with_proposals(strategy, model)
     start = read_start(options.command, spec.action)
     manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
     envs: list[GoalEnv] = [env]
@@ -163,7 +164,7 @@ def open_task(
     task = Evaluation(options, config["planner"], envs, spec, manifest, checkpoint)
     compiled = pick_compile(options.compile, device)
     numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-    decisive = {"planner": config["planner"], "checkpoint": checkpoint.sha256, **numerics}
+    decisive = {"planner": config["planner"], "checkpoint": checkpoint.sha256, **numerics, **strategy.identity}
     return task, model, WorldModelPolicy(model, strategy, device, start=start), decisive
 
 

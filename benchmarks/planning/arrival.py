@@ -32,7 +32,7 @@ from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.shifted import BOTH, ShiftedEnv
 from planning.evaluation.shifts import STRENGTHS, chosen
 from planning.evaluation.watched import RunLog, Until, WatchedRun, watch_all
-from planning.loading import RUNS, choose_checkpoint, read_model
+from planning.loading import RUNS, choose_checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line
@@ -74,8 +74,10 @@ def measure(own: Options, config: dict[str, Any]) -> None:
             except ValueError as error:
                 raise UserError(str(error)) from None
             seen = ShiftedEnv(env, shift, STRENGTHS["middle"], BOTH, pairs)
-        policy = WorldModelPolicy(model, make_strategy(settings, config["seed"]), device)
+        strategy = with_proposals(make_strategy(settings, config["seed"]), model)
+        policy = WorldModelPolicy(model, strategy, device)
         decisive = [checkpoint.sha256, hash_of(settings), config["budget"], config["precision"], own.shift]
+        decisive += strategy.identity.values()
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         log = RunLog(RUNS / spec.env / "arrival" / f"{key}.jsonl")
         # One at a time: in a batch, all would go on until the last one has arrived.

@@ -35,7 +35,7 @@ from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.statistics import mcnemar_p
 from planning.evaluation.task import from_pair
 from planning.hierarchy import HierarchyConfig
-from planning.loading import RUNS, choose_checkpoint, content_hash, read_hierarchy, read_model
+from planning.loading import RUNS, choose_checkpoint, content_hash, read_hierarchy, read_model, with_proposals
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line
@@ -147,7 +147,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     planners = {FLAT: flat, FLAT_LONG: with_long_horizon(flat, own.long), HIERARCHY: flat, ORACLE: flat}
     found, imagined = dict[str, list[Attempt]](), dict[str, int]()
     for arm in own.arms:
-        strategy = make_strategy(planners.get(arm, flat), config["seed"])
+        strategy = with_proposals(make_strategy(planners.get(arm, flat), config["seed"]), model)
         imagined[arm] = strategy.optimiser.evaluations * strategy.controller.horizon if arm in planners else 0
         if arm == RANDOM:
             policy: Policy = UniformRandom(spec, config["seed"])
@@ -157,7 +157,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
             policy = WorldModelPolicy(model, strategy, device, hierarchy=hierarchy if arm == HIERARCHY else None)
         decisive: list[Any] = [manifest.sha256, judged, own.budget, config["seed"], arm]
         if arm != RANDOM:
-            decisive += [planners[arm], checkpoint.sha256, config["precision"]]
+            decisive += [planners[arm], checkpoint.sha256, config["precision"], *strategy.identity.values()]
         if arm == HIERARCHY:
             decisive += [content_hash(Path(folder)), dataclasses.asdict(sub_goals)]
         key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

@@ -37,7 +37,7 @@ from planning.evaluation.manifest import Pair, draw
 from planning.evaluation.policies import WorldModelPolicy
 from planning.evaluation.task import from_pair
 from planning.evaluation.watched import RunLog, WatchedRun, watch_all, watch_episodes
-from planning.loading import RUNS, choose_checkpoint, read_model
+from planning.loading import RUNS, choose_checkpoint, read_model, with_proposals
 from planning.monitor import Monitor
 from planning.registry import make_strategy
 from planning.simulation import open_env
@@ -99,11 +99,13 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     require_same(calibration, path, checkpoint.sha256, hash_of(settings))
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
     monitor = Monitor(model, calibration.thresholds, calibration.window, "go_on")
-    policy = WorldModelPolicy(model, make_strategy(settings, config["seed"]), device, watcher=monitor)
+    strategy = with_proposals(make_strategy(settings, config["seed"]), model)
+    policy = WorldModelPolicy(model, strategy, device, watcher=monitor)
     batch = max(1, min(config["batch"], own.n))
     envs = [FailingEnv(env), *(FailingEnv(open_env(config["env"])[0]) for _ in range(batch - 1))]
     pairs = draw(env, spec.simulator, spec.options, SEED, max(own.n, own.nominal)).pairs
     decisive = [checkpoint.sha256, hash_of(settings), calibration.budget, calibration.window, config["precision"]]
+    decisive += strategy.identity.values()
     folder = RUNS / spec.env / "monitor" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
     # One at a time: in a batch, all would go on until the last one has reached its goal.
     fresh = watch_all(
@@ -126,7 +128,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     console.print(found)
     _print_overall(failing, nominal, [Detection.of(run, calibration) for run in fresh])
     _print_false_alarms(calibration, nominal)
-    _print_plan_time(envs[0], pairs[0], WorldModelPolicy(model, make_strategy(settings, 0), device), policy)
+    _print_plan_time(envs[0], pairs[0], WorldModelPolicy(model, strategy, device), policy)
 
 
 def _add(found: Any, kind: str, seen: Sequence[Detection], nominal: Sequence[Detection]) -> None:

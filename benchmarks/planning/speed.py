@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import matrix_product_gflops
 from planning.controller import Controller
-from planning.loading import choose_checkpoint, read_model
+from planning.loading import choose_checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
 from planning.simulation import open_env
 from planning.strategy import Strategy
@@ -62,6 +62,7 @@ class Parts:
         self._controller = Controller(model, strategy, goals, device)
         samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
         self.actions: Tensor = 0.1 * torch.rand(batch, samples, horizon, spec.action.size).to(device)
+        self._generator = torch.Generator(device)
         self._action = torch.zeros(1, spec.action.size, device=device)
         with torch.no_grad():
             # The latent after the second step, since nearly all steps have a previous frame.
@@ -96,6 +97,11 @@ class Parts:
         rows = zip(self.imagined, self.goals, strict=True)
         return [self.strategy.objective.reduce(self.model.distance(ahead, goal)) for ahead, goal in rows]
 
+    @torch.no_grad()
+    def propose(self) -> object:
+        propose = self.strategy.propose(self.latents, self.goals, self._controller.limits)
+        return None if propose is None else propose(self.strategy.optimiser.samples, self._generator)
+
     def plan(self) -> object:
         return self._controller.act(self._seen)
 
@@ -111,24 +117,25 @@ def main(overrides: list[str]) -> None:
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
     compiles = pick_compile(config["compile"], device)
     plain = read_model(checkpoint, device, config["precision"], False, spec) if compiles else None
-    strategy = make_strategy(config["planner"], config["seed"])
+    strategy = with_proposals(make_strategy(config["planner"], config["seed"]), model)
     dtype = DTYPES[config["precision"]]
     title = f"{checkpoint.title}, {device}, {torch.get_num_threads()} threads, {config['precision']}; median ms"
-    columns = ("environments", "plan", "encode", "imagine", "judge", "search", "rollouts/s", "GFLOP/s", "share")
-    found = table(title, *columns)
+    parts_of_plan = ("encode", "imagine", "judge", "propose", "search")
+    found = table(title, "environments", "plan", *parts_of_plan, "rollouts/s", "GFLOP/s", "share")
     notes: list[str] = []
     iterations = int(config["planner"]["options"].get("iterations", 1))
     for batch in (1, int(config["batch"])):
         parts = Parts(model, strategy, batch, device)
         before = matrix_product_gflops(dtype, device)
-        plan, encode, imagine, judge = median_ms((parts.plan, parts.encode, parts.imagine, parts.judge), device)
+        timed = (parts.plan, parts.encode, parts.imagine, parts.judge, parts.propose)
+        plan, encode, imagine, judge, propose = median_ms(timed, device)
         peak = (before + matrix_product_gflops(dtype, device)) / 2
         with FlopCounterMode(display=False) as counter:
             parts.imagine()
         sequences = parts.actions.shape[0] * parts.actions.shape[1]
         achieved = counter.get_total_flops() / imagine / 1e6
-        search = plan - encode - iterations * (imagine + judge)
-        row = [f"{x:.1f}" for x in (plan, encode, iterations * imagine, iterations * judge, search)]
+        search = plan - encode - iterations * (imagine + judge) - propose
+        row = [f"{x:.1f}" for x in (plan, encode, iterations * imagine, iterations * judge, propose, search)]
         share = f"{achieved / peak:.0%} of {peak:.0f}"
         found.add_row(str(batch), *row, f"{1e3 * sequences / imagine:,.0f}", f"{achieved:.0f}", share)
         if plain is None:

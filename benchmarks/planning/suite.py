@@ -178,12 +178,11 @@ class Bench:
 
     def row(self, planner: str, budget: int, settings: Mapping[str, Any]) -> Row:
         """Run every episode that is not in the log."""
-        strategy = with_proposals(make_strategy(settings, self.task.options.seed), self.model, self.task.checkpoint)
+        strategy = with_proposals(make_strategy(settings, self.task.options.seed), self.model)
         policy = Timed(self.model, strategy, self._device)
         # The same key as planning.evaluate's: what one of them has run, the other need not run again.
-        proposed = {} if strategy.proposer is None else {"proposed": strategy.proposer.identity}
         checkpoint = self.task.checkpoint.sha256
-        key = self.task.key(planner=settings, checkpoint=checkpoint, **self._numerics, **proposed)
+        key = self.task.key(planner=settings, checkpoint=checkpoint, **self._numerics, **strategy.identity)
         episodes = self.task.run(f"{planner}, {budget} evaluations", policy, "model", key)
         summary = Summary.of(episodes, self.task.envs[0].metrics)
         cpu_ms = float(np.median(policy.cpu_ms)) if policy.cpu_ms else None

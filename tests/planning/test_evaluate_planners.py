@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from planning.loading import Checkpoint, with_proposals
+from planning.loading import with_proposals
 from planning.registry import make_strategy
 from planning.settings import read_settings
 from tests.commands import Ended, assert_refused
@@ -69,29 +69,35 @@ def save_head(folder: Path, model: WorldModel, told_steps: bool = True) -> None:
 
 def test_the_head_of_a_checkpoint_is_found(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model, checkpoint = load_model(str(own), torch.device("cpu")), Checkpoint(str(own), "")
+    model = load_model(str(own), torch.device("cpu"))
     strategy = make_strategy(read_settings({"planner": "guided"}), 0)
 
-    def identity(*given: Checkpoint) -> str | None:
-        proposer = with_proposals(strategy, model, *given).proposer
-        return None if proposer is None else proposer.identity
+    def identity() -> str | None:
+        found = with_proposals(strategy, model)
+        assert (found.proposer is None) == ("no head proposes actions to the search" in found.note)
+        return None if found.proposer is None else found.proposer.identity
 
-    assert identity(checkpoint) is None, "there is none"
+    assert identity() is None, "there is none"
     save_head(own / "inverse", model)
-    within = identity(checkpoint)
-    assert within is not None and identity() is None, "without a checkpoint there is nowhere to look"
+    within = identity()
+    assert within is not None
+    weights = own / "inverse" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"damaged")
+    assert identity() is None and str(weights.parent) in with_proposals(strategy, model).note
+    weights.write_bytes(whole)
     mine = Path("runs/push/inverse")
     save_head(mine, model, told_steps=False)
-    assert identity(checkpoint) == within, "cloning is no source"
+    assert identity() == within, "cloning is no source"
     weight = next(model.parameters())
     before = weight.detach().clone()
     with torch.no_grad():
         weight.add_(1.0)
         save_head(mine, model)
         weight.copy_(before)
-    assert identity(checkpoint) == within, "a head of another model"
+    assert identity() == within, "a head of another model"
     save_head(mine, model)
-    assert identity(checkpoint) not in (None, within), "the user's own comes first"
+    assert identity() not in (None, within), "the user's own comes first"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_shipped_head_is_used() -> None:
     checkpoint = Checkpoint("arm_push", "arm_push")
     model = read_model(checkpoint, torch.device("cpu"), "fp32")
     planner = as_plain(composed("run", ["env=arm_push"]))["planner"]
-    assert with_proposals(make_strategy(planner, 0), model, checkpoint).proposer is not None
+    assert with_proposals(make_strategy(planner, 0), model).proposer is not None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -44,6 +44,7 @@ class WorldModel(nn.Module, abc.ABC):
         encoder: the frozen encoder from images to tokens.
         precision: precision of imagined futures, float32 or bfloat16.
         with_confidence: whether imagined latents carry what `SupportsConfidence` needs. It costs some time.
+        folder: the checkpoint's folder that it was loaded from; None for a model that was not loaded.
     """
 
     family: ClassVar[str]
@@ -53,6 +54,7 @@ class WorldModel(nn.Module, abc.ABC):
     def __init__(self, spec: EnvironmentSpec) -> None:
         super().__init__()
         self.spec, self.precision, self.with_confidence = spec, torch.float32, False
+        self.folder: Path | None = None
 
     @abc.abstractmethod
     def observe(self, previous: Latent | None, observation: Observation, action: Tensor | None) -> Latent:
