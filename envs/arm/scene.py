@@ -14,6 +14,7 @@ _COLOURS = ((0.86, 0.20, 0.18), (0.16, 0.38, 0.80), (0.22, 0.60, 0.30), (0.95, 0
 CUBE = 0.025  # half of the width of a cube [m]
 BACKGROUND = ("background_0", "background_1", "background_2")
 DRAWER = "drawer"
+HANDLE = "handle"  # its geom
 GRIP = "grip"  # the site between the finger tips, and the actuator of the fingers
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import mujoco
 import numpy as np
 
 from envs.arm.config import AIR, CLOSE, OPEN, PLACE, ArmConfig
 from envs.arm.exploration import ArmExplorer, default_shares
-from envs.arm.scene import DRAWER, GRIP
+from envs.arm.scene import DRAWER, GRIP, HANDLE
 from envs.arm.world import ArmWorld
 from envs.task import Explorer, Metric, Task, read_shares
 from envs.view import Marker, MarkerPaths
@@ -18,6 +19,7 @@ from envs.world import Floats
 _LIFTED: Final = 0.03  # height above its place on the table from which a cube is in the air [m]
 _LYING: Final = 0.005  # and up to which it lies on the table [m]
 _HELD: Final = 0.03  # largest distance of a held cube from the grip point [m]
+_NEAR: Final = 0.1  # unit of the oracle's distance from hand to thing [m], which weighs little once they touch
 _AT_REST: Final = 0.02  # speed below which a cube is at rest [m/s]
 
 
@@ -43,6 +45,8 @@ class ArmTask(Task):
         shown = [
             Marker(world.model, name) for name in (*self._layout.cubes, *([DRAWER] if config.drawers else []), GRIP)
         ]
+        self._grip, self._kinematics = Marker(world.model, GRIP), mujoco.MjData(world.model)
+        self._handle = Marker(world.model, HANDLE) if config.drawers else self._grip
         self._paths = MarkerPaths(world.model, world.views[0], shown)
 
     def errors(self, states: Floats, goal: Floats) -> Mapping[str, Floats]:
@@ -55,6 +59,23 @@ class ArmTask(Task):
         if layout.drawer is not None:
             errors[DRAWER] = 100 * np.abs(layout.opening(states) - layout.opening(goal))
         return errors
+
+    def approach(self, states: Floats, goal: Floats) -> Floats:
+        """Squared distance of the grip point to the thing that is furthest from its goal, in units of 10 cm.
+
+        It is zero once everything is within half of its tolerance.
+        """
+        errors, layout = self.errors(states, goal), self._layout
+        relative = np.stack([errors[metric.name] / metric.tolerance for metric in self.metrics], axis=-1)
+        cost = np.zeros(relative.shape[:-1])
+        for place in map(tuple, np.argwhere(relative.max(-1) > 0.5)):
+            state, worst = states[place], int(relative[place].argmax())
+            self._kinematics.qpos[:] = state[: self._world.model.nq]
+            mujoco.mj_kinematics(self._world.model, self._kinematics)
+            lies = worst < len(layout.cubes)
+            thing = layout.cube(state, worst) if lies else self._handle.position(self._kinematics)
+            cost[place] = np.sum((self._grip.position(self._kinematics) - thing) ** 2) / _NEAR**2
+        return cost
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
         """Whether the goal is of a kind that the task has, and the start is not a success."""

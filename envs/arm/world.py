@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.arm.config import ArmConfig
-from envs.arm.scene import CUBE, GRIP, Layout, build
+from envs.arm.scene import CUBE, GRIP, HANDLE, Layout, build
 from envs.arm.scenery import LARGEST_CUBE, ArmScenery
 from envs.mujoco_world import MujocoWorld
 from envs.simulation import roll_out
@@ -103,7 +103,7 @@ class ArmWorld(MujocoWorld):
 
     def handle(self) -> Floats:
         """Position `[3]` [m] of the middle of the drawer's handle."""
-        return np.array(self.data.geom_xpos[self.model.geom("handle").id])
+        return np.array(self.data.geom_xpos[self.model.geom(HANDLE).id])
 
     # --- World -------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,23 @@ def test_a_cube_within_three_centimetres_in_space_is_there(env: GoalEnv) -> None
         assert bool(env.is_success(state, goal)) == reached
 
 
+def test_only_the_oracle_is_drawn_to_what_it_has_to_move(env: GoalEnv, drawer: GoalEnv) -> None:
+    cube, goal = (0.0, 0.0, ON_TABLE), state_with(env, (0.1, 0.0, ON_TABLE), (0, 0, 0.2))
+    far, near = (state_with(env, cube, (x, 0.0, ON_TABLE)) for x in (0.15, 0.1))
+    there = state_with(env, (0.1, 0.0, ON_TABLE), (-0.1, 0.0, 0.2))
+    assert env.goal_errors(far, goal) == env.goal_errors(near, goal)
+    costs = env.goal_cost(np.stack([far, near, there, np.full_like(far, np.nan)]), goal)
+    np.testing.assert_allclose(costs[0] - costs[1], 1.5**2 - 1.0**2)
+    assert costs[2] == 0 and np.isnan(costs[3])
+
+    drawer.reset(seed=0)
+    world, state = world_of(drawer), drawer.get_state()
+    further = state.copy()
+    further[world.layout.drawer] += 0.05 if world.opening() < 0.05 else -0.05
+    reach = np.sum((world.hand() - world.handle()) ** 2) / 0.1**2
+    np.testing.assert_allclose(drawer.goal_cost(state, further), 5.0**2 + reach)
+
+
 def test_orientation_and_hand_do_not_count(env: GoalEnv) -> None:
     arrange(env, (0.1, 0.1, 0.2), (0, 0, ON_TABLE), yaw=1.0, fingers=0.0)
     turned = env.get_state()
