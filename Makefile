@@ -58,7 +58,7 @@ reproduce: setup
 	$(BIN)/python -m envs.collect env=$(ENV)
 	$(BIN)/python -m worldmodel.pretrain env=$(ENV)
 	$(BIN)/python -m worldmodel.train env=$(ENV)
-	$(if $(wildcard configs/inverse_for/$(ENV).yaml),$(BIN)/python -m worldmodel.inverse env=$(ENV))
+	$(if $(filter push arm_%,$(ENV)),$(BIN)/python -m worldmodel.inverse env=$(ENV))
 	$(BIN)/python -m planning.evaluate env=$(ENV) checkpoint=runs/$(ENV)/model oracle=false
 
 clean:

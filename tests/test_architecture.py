@@ -329,8 +329,7 @@ def test_a_recording_has_the_length_that_its_environment_needs() -> None:
 def test_what_an_environment_changes_bears_its_name() -> None:
     names = {p.stem for p in (ROOT / "configs" / "env").glob("*.yaml")}
     assert {p.stem for p in (ROOT / "configs" / "objective_for").glob("*.yaml")} <= names
-    for group in ("collect_for", "inverse_for"):
-        assert {p.stem for p in (ROOT / "configs" / group).glob("*.yaml")} <= names
+    assert {p.stem for p in (ROOT / "configs" / "collect_for").glob("*.yaml")} <= names
     families_of_envs = {read_choice("env", name).get("family") for name in names}
     assert {p.stem for p in (ROOT / "configs" / "planner_for").glob("*.yaml")} <= families_of_envs | names
     families = {p.stem for p in (ROOT / "configs" / "family").glob("*.yaml")}

@@ -28,6 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("envs.collect", "episodes=6", "episode_steps=16", "workers=1"),
         ("worldmodel.pretrain", *TOY_OPTIONS["worldmodel.pretrain"], "device=cpu"),
         ("worldmodel.train", *TOY_OPTIONS["worldmodel.train"], "device=cpu"),
+        ("worldmodel.inverse", "trainer.steps=8", "trainer.batch_size=4", "head.width=16", "device=cpu"),
         ("envs.goal", "seed=3", "out=goal.png"),
         ("planning.run", *PLANNER, "goal=goal.png", "budget=4", "out=plan", "device=cpu"),
         ("planning.evaluate", *PLANNER, *evaluation, "device=cpu"),
@@ -40,10 +41,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_step_leaves_what_the_next_one_needs(runs: Path) -> None:
     assert (runs / "runs" / "push" / "data.zarr").is_dir()
-    for name, kind in (("encoder", "encoder"), ("model", "world_model")):
+    for name, kind in (("encoder", "encoder"), ("model", "world_model"), ("inverse", "inverse")):
         config = json.loads((runs / "runs" / "push" / name / "config.json").read_text())
         assert config["kind"] == kind
-        assert config["environment"]["cameras"][0]["height"] == 32
+        assert kind == "inverse" or config["environment"]["cameras"][0]["height"] == 32
     assert (runs / "goal.png").read_bytes().startswith(b"\x89PNG")
 
 

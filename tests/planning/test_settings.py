@@ -39,7 +39,7 @@ def test_an_option_counts_more_than_the_environment() -> None:
 
 
 def test_a_robot_of_another_name_has_the_defaults() -> None:
-    assert read_settings([], "kitchen") == read_settings([]) == of_commands("env=push")
+    assert read_settings([], "kitchen") == read_settings([]) == of_commands("env=robot", "env.name=kitchen")
 
 
 def test_a_model_brings_the_name_of_its_environment() -> None:

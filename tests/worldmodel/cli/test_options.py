@@ -183,14 +183,13 @@ def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does()
         return composed("evaluate", list(overrides)).planner.options.narrow_share
 
     assert narrow("env=arm_push") == narrow("env=arm_drawer", "planner.options.samples=8") == 0.5
-    assert narrow() == narrow("env=push") == narrow("env=arm_push", "planner=icem") == 0.0
+    assert narrow("env=reacher") == narrow("env=arm_push", "planner=icem") == 0.0
     assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
-    assert "planner=two_spreads (or " in help_text("evaluate", ["env=arm_drawer"])
-    assert "planner=guided (or " in help_text("evaluate", ["env=arm_push"]), "its own before its family's"
-    assert planner_overrides("evaluate", ["env=push,reacher"]) == [], "a sweep"
-    assert planner_overrides("evaluate", ["env=arm_pick_place,arm_drawer"]) == ["planner=two_spreads"]
-    with pytest.raises(UserError, match="env=push,arm_push: these have different planners unless one is chosen"):
-        planner_overrides("evaluate", ["env=push,arm_push"])
+    assert "planner=guided (or " in help_text("evaluate", ["env=arm_drawer"])
+    assert planner_overrides("evaluate", ["env=reacher,push_wall"]) == [], "a sweep"
+    assert planner_overrides("evaluate", ["env=arm_pick_place,arm_drawer"]) == ["planner=guided"]
+    with pytest.raises(UserError, match="env=reacher,arm_push: these have different planners unless one is chosen"):
+        planner_overrides("evaluate", ["env=reacher,arm_push"])
 
 
 def test_names_that_folders_may_have() -> None:

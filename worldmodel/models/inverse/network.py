@@ -32,7 +32,7 @@ class InverseConfig:
     """
 
     chunk: int = 12
-    width: int = 256
+    width: int = 160
     depth: int = 3
     told_steps: bool = True
 

@@ -33,7 +33,7 @@ class InverseData:
         farthest: largest number of control steps from a moment to its goal.
     """
 
-    frames: int = 20_000
+    frames: int = 400_000
     held_out_frames: int = 2000
     farthest: int = 30
 
