@@ -4,11 +4,12 @@ python -m benchmarks.planning.speed                           # the shipped push
 python -m benchmarks.planning.speed env=reacher checkpoint=reacher planner.options.samples=512
 python -m benchmarks.planning.speed env=push checkpoint=push compile=onnx precision=fp32    # beside compile=false
 
-Options are those of planning.evaluate. Images are noise, which costs as much as a scene does.
+Options are those of planning.evaluate. Images are those of starts of episodes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -51,14 +52,14 @@ def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -
 
 
 class Parts:
-    """The parts of a plan for `batch` environments, which are timed one by one."""
+    """The parts of a plan for the robots that `seen [B, ...]` shows, which are timed one by one."""
 
-    def __init__(self, model: WorldModel, strategy: Strategy, batch: int, device: torch.device) -> None:
-        spec, rng = model.spec, np.random.default_rng(0)
-        self.model, self.strategy = model, strategy
-        images = {camera.name: rng.integers(0, 256, (batch, *camera.shape), np.uint8) for camera in spec.cameras}
-        self._seen = Observation(images, np.zeros((batch, spec.proprio_size), np.float32))
-        goals = [ImageGoal({name: image[row] for name, image in images.items()}) for row in range(batch)]
+    def __init__(self, model: WorldModel, strategy: Strategy, seen: Observation, device: torch.device) -> None:
+        spec, batch = model.spec, len(seen.proprio)
+        self.model, self.strategy, self._seen = model, strategy, seen
+        images = {name: np.asarray(of_camera) for name, of_camera in seen.images.items()}
+        # The goal of each is where the next one is.
+        goals = [ImageGoal({name: image[row - 1] for name, image in images.items()}) for row in range(batch)]
         self._controller = Controller(model, strategy, goals, device)
         samples, horizon = strategy.optimiser.samples, strategy.controller.horizon
         self.actions: Tensor = 0.1 * torch.rand(batch, samples, horizon, spec.action.size).to(device)
@@ -112,7 +113,8 @@ def main(overrides: list[str]) -> None:
     device = pick_device(config["device"])
     config["precision"] = pick_precision(config["precision"], device)
     env, spec = open_env(config["env"])
-    env.close()
+    with contextlib.closing(env):
+        starts = [Observation.of(env.reset(seed=seed)[0]) for seed in range(int(config["batch"]))]
     checkpoint = choose_checkpoint(config["checkpoint"] or spec.env, spec.env)
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
     compiles = pick_compile(config["compile"], device)
@@ -124,8 +126,9 @@ def main(overrides: list[str]) -> None:
     found = table(title, "environments", "plan", *parts_of_plan, "rollouts/s", "GFLOP/s", "share")
     notes: list[str] = []
     iterations = int(config["planner"]["options"].get("iterations", 1))
-    for batch in (1, int(config["batch"])):
-        parts = Parts(model, strategy, batch, device)
+    for batch in (1, len(starts)):
+        seen = Observation.stack(starts[:batch])
+        parts = Parts(model, strategy, seen, device)
         before = matrix_product_gflops(dtype, device)
         timed = (parts.plan, parts.encode, parts.imagine, parts.judge, parts.propose)
         plan, encode, imagine, judge, propose = median_ms(timed, device)
@@ -144,7 +147,7 @@ def main(overrides: list[str]) -> None:
                 f"{batch} environments: imagining takes {cast / uncast:.2f} of the time with weights cast once"
             )
         else:
-            eager, compiled = median_ms((Parts(plain, strategy, batch, device).imagine, parts.imagine), device)
+            eager, compiled = median_ms((Parts(plain, strategy, seen, device).imagine, parts.imagine), device)
             notes.append(f"{batch} environments: imagining takes {compiled / eager:.2f} of the time with compile=false")
     console.print(found)
     console.print("\n".join(notes))
