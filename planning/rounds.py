@@ -181,8 +181,10 @@ def rounds(config: Config) -> None:
     checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
     env, searching = typed_options("env"), typed_options("planner")
     if planner["proposals"]["inverse"] == OWN:
-        # Only the first model has a head, and the rounds would be compared with it.
-        searching = [*searching, "planner.proposals.inverse=null"]
+        # Only the first model has a head, and the rounds would be compared with it. Without one, a search needs more
+        # samples than `guided` has.
+        without = {"planner=guided": "planner=two_spreads"}
+        searching = [*(without.get(typed, typed) for typed in searching), "planner.proposals.inverse=null"]
     sizes = sizes_of(checkpoint.source, env)
     folder = output_folder(options.out or RUNS / store.spec.env / "rounds")
     work = Work(options, pairs, env, searching, planner["proposals"]["memory"], sizes, folder)

@@ -97,10 +97,14 @@ def test_the_first_models_head_is_not_used(call: Command, recording: Path, monke
     """Later models have none, and the rounds would be compared with it."""
     found: list[list[str]] = []
     monkeypatch.setattr(Work, "evaluate", lambda self, number, model: found.append(list(self.planner)) or 1 / 0)
-    for planner in ("guided", "cem"):
+    for planner in (["planner=guided"], ["planner=cem"], ["planner.horizon=5"]):
         with pytest.raises(ZeroDivisionError):
-            call("planning.rounds", f"data={recording}", f"planner={planner}")
-    assert found == [["planner=guided", "planner.proposals.inverse=null"], ["planner=cem"]]
+            call("planning.rounds", f"data={recording}", *planner)
+    assert found == [
+        ["planner=two_spreads", "planner.proposals.inverse=null"],
+        ["planner=cem"],
+        ["planner=two_spreads", "planner.horizon=5", "planner.proposals.inverse=null"],
+    ]
 
 
 def test_all_models_are_evaluated_on_the_same_pairs(commands: list[Any]) -> None:
