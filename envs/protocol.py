@@ -158,9 +158,9 @@ class GoalEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def goal_cost(self, states: Floats, goal: Floats) -> Floats:
         """Sum `[...]` of squared errors, each in units of its tolerance, and of `Task.approach`. The oracle's planner
         minimises it."""
-        errors, task = self.goal_errors(states, goal), getattr(self, "task", None)
+        errors, task = self.goal_errors(states, goal), getattr(self, "task", None)  # as in `draw_pair`
         cost: Floats = np.add.reduce([(errors[m.name] / m.tolerance) ** 2 for m in self.metrics])
-        return cost if task is None else cost + task.approach(states, goal)
+        return cost + task.approach(states, goal) if isinstance(task, Task) else cost
 
     def is_interesting(self, start: Floats, goal: Floats) -> bool:
         """Whether going from `start [N]` to `goal [N]` is worth evaluating, because enough has moved."""

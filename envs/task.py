@@ -86,7 +86,7 @@ class Task(abc.ABC):
         return self.explorer(rng)
 
     def approach(self, states: Floats, goal: Floats) -> Floats:
-        """A cost `[...]` of being far from what has to be moved, small beside that of `errors`; zero by default.
+        """A cost `[...]` of being far from what has to be moved, zero by default.
 
         A search over actions that touch nothing would find all of them equal otherwise. Only the oracle reads it.
         """

@@ -74,7 +74,8 @@ def calibrate(config: Config) -> None:
         out = output_file(options.out or RUNS / spec.env / FILE)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, watcher=monitor)
-        key = _key(options, manifest, checkpoint, settings, device)
+        judged = {**settings, **strategy.proposed}
+        key = _key(options, manifest, checkpoint, judged, device)
         console.print(
             f"{spec.env}: {pairs_config.n} runs of {escape(checkpoint.title)}, at most {options.budget} steps"
         )
@@ -88,7 +89,7 @@ def calibrate(config: Config) -> None:
             [run.peaks for run in sound if run.reached],
             options.alpha,
             checkpoint=checkpoint.sha256,
-            planner=hash_of(settings),
+            planner=hash_of(judged),
             budget=options.budget,
             window=options.window,
             reached_distance=None if arrival is None else arrival.distance,

@@ -26,7 +26,7 @@ from planning.evaluation.latency import measure_plan_ms
 from planning.evaluation.manifest import Manifest, ManifestConfig, load_or_draw
 from planning.evaluation.media import side_by_side, write_video
 from planning.evaluation.options import EpisodesConfig
-from planning.evaluation.oracle import Oracle
+from planning.evaluation.oracle import ORACLE_VERSION, Oracle
 from planning.evaluation.policies import Exploration, InversePolicy, NoAction, UniformRandom, WorldModelPolicy
 from planning.evaluation.reality import Reality, RealityCheck, states_on_the_way
 from planning.evaluation.report import Summary, Timing, episode_record
@@ -46,7 +46,6 @@ from planning.loading import (
 )
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
-from planning.strategy import Strategy
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.checkpoint import resolve, shipped_names
@@ -172,17 +171,17 @@ def evaluate(config: Config) -> None:
             raise UserError(f"write_planner=true writes to the checkpoint's folder, and {checkpoint.title} is shipped")
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
-        strategy = with_proposals(strategy, model)
         heads = read_acting_heads(options.inverse, options.cloning, model)
         manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
-        _introduce(task, strategy, frozen=manifest_config.seed is None)
+        strategy = with_proposals(strategy, model)
+        _introduce(task, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)
         compiled = pick_compile(options.compile, device)
         numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-        further = {**strategy.identity, **_identity(options, sub_goals)}
+        further = {**strategy.proposed, **_identity(options, sub_goals)}
         key = task.key(planner=settings, checkpoint=checkpoint.sha256, **numerics, **further)
         out = output_folder(options.out or RUNS / spec.env / "evaluate" / key) if task.shard is None else None
         episodes = {MODEL: task.run(MODEL, policy, "model", key)}
@@ -190,7 +189,7 @@ def evaluate(config: Config) -> None:
         plan_ms = measure_plan_ms(env, manifest.pairs[0], policy) if out is not None else []
         if options.oracle:
             oracle = Oracle(task.envs, spec, strategy, start)
-            episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings))
+            episodes[ORACLE] = task.run(ORACLE, oracle, "oracle", task.key(planner=settings, oracle=ORACLE_VERSION))
         if options.baselines:
             episodes |= task.run_baselines(start)
         for name, head in heads.items():
@@ -221,7 +220,7 @@ def _identity(options: EvaluateConfig, sub_goals: HierarchyConfig) -> dict[str, 
     return {"hierarchy": content_hash(Path(options.hierarchy)), "sub_goals": dataclasses.asdict(sub_goals)}
 
 
-def _introduce(task: Evaluation, strategy: Strategy, frozen: bool) -> None:
+def _introduce(task: Evaluation, frozen: bool) -> None:
     origin = "frozen" if frozen else f"drawn with seed {task.manifest.seed}"
     console.print(
         f"evaluating {escape(task.checkpoint.title)} on {len(task.manifest.pairs)} pairs ({origin}, "
@@ -233,8 +232,6 @@ def _introduce(task: Evaluation, strategy: Strategy, frozen: bool) -> None:
     ):
         if frozen_value != here:
             console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
-    if strategy.note:
-        console.print(f"[yellow]note[/]: {escape(strategy.note)}")
 
 
 def _compare_with_reality(task: Evaluation, check: RealityCheck, episodes: list[Episode]) -> Reality | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
 from worldmodel.models.inverse.inverse import Inverse, load_inverse
 from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
+
+_LOG = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -166,28 +169,27 @@ def read_inverse(folder: str, model: WorldModel) -> Inverse:
 
 def _companions(kind: str, model: WorldModel) -> list[Path]:
     """Where a companion of `model` is looked for: among the user's own runs first, then in the checkpoint's folder."""
-    folder = getattr(model, "folder", None)  # a model of the user's own need not know one
-    loaded = [] if folder is None else [folder / kind]
+    loaded = [] if model.folder is None else [model.folder / kind]
     return [RUNS / model.spec.env / kind, *loaded]
 
 
-def _proposing_head(wanted: str | None, model: WorldModel) -> tuple[Inverse | None, str]:
-    """The head in the folder `wanted`; for `OWN` the model's own, or None and a note for the user if it has none."""
+def _proposing_head(wanted: str | None, model: Any) -> Inverse | None:
+    """The head in the folder `wanted`; for `OWN` the model's own, or None and a warning if it has none."""
     if wanted is None:
-        return None, ""
+        return None
     if wanted != OWN:
-        return read_acting_heads(wanted, None, model)["inverse"], ""
-    reason = "the model has none"
-    for folder in _companions("inverse", model):
+        return read_acting_heads(wanted, None, model)["inverse"]
+    reason = "the model has none, and `python -m worldmodel.inverse` trains one"
+    for folder in _companions("inverse", model) if isinstance(model, WorldModel) else []:
         try:
-            if is_there(folder) and (head := load_inverse(folder, model)).told_steps:
-                return head, ""
+            if is_there(folder):
+                if (head := load_inverse(folder, model)).told_steps:
+                    return head
+                reason = f"that in {folder} was trained with head.told_steps=false"
         except UserError as error:  # the user did not name it, and a search goes without it too
             reason = str(error)
-    return None, (
-        f"no head proposes actions to the search ({reason}): `python -m worldmodel.inverse env={model.spec.env}` "
-        "trains one, planner=two_spreads searches more without"
-    )
+    _LOG.warning("no head proposes actions: %s; without a head, planner=two_spreads reaches more goals", reason)
+    return None
 
 
 def read_acting_heads(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
@@ -228,8 +230,7 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
 
     Args:
         strategy: how to plan. With `inverse=auto`, the head is the one in `runs/<env>/inverse`, else the one in the
-            folder that the model was loaded from, if it belongs to the model. If there is none, the strategy has a
-            note that says so.
+            folder that the model was loaded from, if it belongs to the model. If there is none, a warning says so.
         model: the world model.
 
     Raises:
@@ -239,8 +240,7 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     sources: list[Proposer] = []
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
-    head, note = _proposing_head(options.inverse, model)
+    head = _proposing_head(options.inverse, model)
     if head is not None:
         sources.append(Predicted(head))
-    proposer = Proposals(sources, options.share) if sources else None
-    return dataclasses.replace(strategy, proposer=proposer, note=note)
+    return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy

@@ -13,7 +13,6 @@ For control in a loop, see `planning.robot.RobotController`. It observes and rep
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,6 @@ from planning.types import Model
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import Goal
 from worldmodel.core.observation import Observation
-
-_LOG = logging.getLogger(__name__)
 
 # A goal of a user is an image as a file or an array, one for each camera, or a `Goal`.
 GoalLike = str | Path | NDArray[np.uint8] | Mapping[str, Any] | Goal
@@ -78,8 +75,6 @@ class Planner:
     ) -> None:
         self.model, self.spec, self._device = model, model.spec, torch.device(device)
         self._strategy = with_proposals(make_strategy(read_settings(options, self.spec.env), seed), model)
-        if self._strategy.note:
-            _LOG.warning(self._strategy.note)
         require_confidence(model, self._strategy.objective)
         self.limits = ActionLimits.of(self.spec.action, self.spec.control_step_s, self._device)
 

@@ -199,11 +199,13 @@ def main(config: Config) -> None:
         pairs = RecordedPairs(env, store, options.steps_ahead, options.seed)
         envs = [env, *open_more(config["env"], min(options.batch, options.episodes) - 1, opened)]
         start = read_start(options.command, spec.action)
-        policy = WorldModelPolicy(model, with_proposals(strategy, model), device, start=start)
+        strategy = with_proposals(strategy, model)
+        policy = WorldModelPolicy(model, strategy, device, start=start)
         path = Path(options.out or RUNS / spec.env / "practice.zarr")
         require_folder(path)
         output_folder(path.parent)
-        with EpisodeWriter(path, spec, _origin(options, settings, checkpoint.sha256, store)) as writer:
+        origin = _origin(options, {**settings, **strategy.proposed}, checkpoint.sha256, store)
+        with EpisodeWriter(path, spec, origin) as writer:
             _record_missing(writer, path, envs, pairs, policy, options)
         _report(env, pairs, TrajectoryStore.open(path))
     console.print(f"recording: {escape(str(path))}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,8 +56,6 @@ from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +174,7 @@ class RobotController:
         model = read_model(self._source, place, precision, compile)
         self._settings = chosen_planner(read_settings(options, model.spec.env), str(checkpoint), "")
         strategy = with_proposals(make_strategy(self._settings, seed), model)
-        if strategy.note:
-            _LOG.warning(strategy.note)
+        self._settings |= strategy.proposed
         shows, _ = read_decoder(None if decoder is None else str(decoder), model)
         verification = make_verification(verify, model, shows)
         self.spec: EnvironmentSpec = model.spec

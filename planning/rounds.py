@@ -26,6 +26,7 @@ from planning.evaluation.manifest import ManifestConfig
 from planning.loading import RUNS, choose_checkpoint
 from planning.policies.proposals import OWN
 from planning.registry import make_strategy
+from planning.settings import read_settings
 from worldmodel.cli.command import Config, as_plain, command, composed, plain_options, typed_options
 from worldmodel.cli.console import console, escape
 from worldmodel.cli.programs import as_typed, is_typed_short
@@ -176,15 +177,16 @@ def rounds(config: Config) -> None:
     planner = config["planner"]
     if planner["name"] == AUTO:
         raise UserError("planner=auto: later rounds have models of their own, without a choice: expected a planner")
-    make_strategy(planner, options.seed)  # refuses what cannot be used
-    store = open_recording(options.data, config["env"])
-    checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
     env, searching = typed_options("env"), typed_options("planner")
     if planner["proposals"]["inverse"] == OWN:
         # Only the first model has a head, and the rounds would be compared with it. Without one, a search needs more
         # samples than `guided` has.
         without = {"planner=guided": "planner=two_spreads"}
         searching = [*(without.get(typed, typed) for typed in searching), "planner.proposals.inverse=null"]
+        planner = read_settings(searching, config["env"]["name"])
+    make_strategy(planner, options.seed)  # refuses what cannot be used
+    store = open_recording(options.data, config["env"])
+    checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)
     sizes = sizes_of(checkpoint.source, env)
     folder = output_folder(options.out or RUNS / store.spec.env / "rounds")
     work = Work(options, pairs, env, searching, planner["proposals"]["memory"], sizes, folder)

@@ -111,11 +111,11 @@ def run(config: Config) -> None:
         task = _choose_task(options, env, spec)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
-        strategy = with_proposals(strategy, model)
         decoder, note = read_decoder(options.decoder, model)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         verification = make_verification(options.verify, model, decoder)
-        monitor = _monitor(options, model, checkpoint, settings)
+        strategy = with_proposals(strategy, model)
+        monitor = _monitor(options, model, checkpoint, {**settings, **strategy.proposed})
         command = read_start(options.command, spec.action)
         policy: Policy = WorldModelPolicy(
             model, strategy, device, options.reached_distance, command, verification, monitor, hierarchy
@@ -123,7 +123,7 @@ def run(config: Config) -> None:
         watched = None if decoder is None else Watched(policy, decoder)
         now = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
-            for told in filter(None, (*task.notes, note, strategy.note)):
+            for told in filter(None, (*task.notes, note)):
                 console.print(f"[yellow]note[/]: {escape(told)}")
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
             with threads_kept():

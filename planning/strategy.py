@@ -53,7 +53,6 @@ class Strategy:
         controller: options of the control loop.
         proposals: options of what proposes actions beside the optimiser's own.
         proposer: what `planning.loading.with_proposals` has loaded for these options; None without any.
-        note: what it has to tell the user, empty if nothing.
     """
 
     optimiser: Optimiser
@@ -61,11 +60,10 @@ class Strategy:
     controller: ControllerConfig
     proposals: ProposalConfig = NO_PROPOSALS
     proposer: Proposer | None = None
-    note: str = ""
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What decides outcomes beside the options, for the keys of logs: empty without a proposer."""
+    def proposed(self) -> dict[str, str]:
+        """What proposes, for the keys of logs: it decides outcomes beside the options. Empty without a proposer."""
         return {} if self.proposer is None else {"proposed": self.proposer.identity}
 
     def propose(self, latents: Sequence[Any], goals: Sequence[Any], limits: ActionLimits) -> Propose | None:

@@ -13,7 +13,6 @@ from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
 from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.core.checkpoint import stored_hash, weights_hash
-from worldmodel.core.configs import plans_with_head
 from worldmodel.core.device import pick_device
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file, output_folder
@@ -179,9 +178,7 @@ def main(config: Config) -> None:
     cache, folder = output_file(options.cache, "cache"), output_folder(options.out)
     description = describe_run(with_influence(config), store=store.identity, **begun.made_from)
     has_finished = agreed(lambda: open_or_find_finished(folder, description))
-    following = next_command(
-        "worldmodel.inverse" if plans_with_head(str(config["env"]["name"])) else "planning.run", out="checkpoint"
-    )
+    following = next_command("planning.run", out="checkpoint")
     if not config["env"].get("simulated", True):
         following = f'next: RobotController("{folder}", goal=...), in docs/robot.md'
     if has_finished:

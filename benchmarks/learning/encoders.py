@@ -46,7 +46,7 @@ TRAIN = (
     "trainer.steps=4000",
 )
 # Each plan is executed for the four control steps of a knot, which takes a quarter of the time.
-EVALUATE = ("planner.execute=4", "oracle=false", "baselines=false", "batch=20", "videos=0")
+EVALUATE = ("planner=cem", "planner.execute=4", "oracle=false", "baselines=false", "batch=20", "videos=0")
 
 
 @dataclasses.dataclass(frozen=True)

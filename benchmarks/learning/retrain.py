@@ -113,7 +113,7 @@ def plans(config: PlansConfig) -> None:
     register_changed()
     options = env_options(NAME, change=config.change)
     env = make_env(options)
-    planner = as_plain(composed("evaluate", ["env=push"]))["planner"]
+    planner = as_plain(composed("evaluate", ["env=push", "planner=cem"]))["planner"]
     found: dict[str, list[Outcome]] = {"before": [], "after": []}
     with contextlib.closing(env):
         spec = describe(env, options)

@@ -164,7 +164,7 @@ def open_task(
     task = Evaluation(options, config["planner"], envs, spec, manifest, checkpoint)
     compiled = pick_compile(options.compile, device)
     numerics = {"precision": options.precision, "compile": compiled, "device": device.type}
-    decisive = {"planner": config["planner"], "checkpoint": checkpoint.sha256, **numerics, **strategy.identity}
+    decisive = {"planner": config["planner"], "checkpoint": checkpoint.sha256, **numerics, **strategy.proposed}
     return task, model, WorldModelPolicy(model, strategy, device, start=start), decisive
 
 

@@ -32,7 +32,7 @@ FIGURES = {
     "error_over_copy_12": "",
     "action_ranking": "",
 }
-EVALUATE = ("oracle=false", "baselines=false", "batch=20", "videos=0")
+EVALUATE = ("planner=cem", "oracle=false", "baselines=false", "batch=20", "videos=0")
 
 
 @dataclasses.dataclass(frozen=True)

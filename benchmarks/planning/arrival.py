@@ -77,7 +77,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
         strategy = with_proposals(make_strategy(settings, config["seed"]), model)
         policy = WorldModelPolicy(model, strategy, device)
         decisive = [checkpoint.sha256, hash_of(settings), config["budget"], config["precision"], own.shift]
-        decisive += strategy.identity.values()
+        decisive += strategy.proposed.values()
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         log = RunLog(RUNS / spec.env / "arrival" / f"{key}.jsonl")
         # One at a time: in a batch, all would go on until the last one has arrived.

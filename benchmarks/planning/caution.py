@@ -269,7 +269,9 @@ def read(arguments: Sequence[str]) -> tuple[list[str], int, list[str]]:
 def measure(arguments: Sequence[str]) -> None:
     """Print both tables. Raises UserError."""
     forms, count, others = read(arguments)
-    config = as_plain(composed("evaluate", others))
+    # No head proposes here, since objectives are compared, and not what a search finds.
+    chosen = [] if any(other.startswith("planner=") for other in others) else ["planner=cem"]
+    config = as_plain(composed("evaluate", [*chosen, *others]))
     device = torch.device("cpu")
     env, spec = open_env(config["env"])
     with contextlib.closing(env):

@@ -29,7 +29,7 @@ from planning.decision import Decision
 from planning.environment import Floats
 from planning.evaluation.log import JsonLog
 from planning.evaluation.manifest import Pair, draw
-from planning.evaluation.oracle import Oracle
+from planning.evaluation.oracle import ORACLE_VERSION, Oracle
 from planning.evaluation.policies import UniformRandom, WorldModelPolicy
 from planning.evaluation.rollout import Policy, rollout
 from planning.evaluation.statistics import mcnemar_p
@@ -147,7 +147,9 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     planners = {FLAT: flat, FLAT_LONG: with_long_horizon(flat, own.long), HIERARCHY: flat, ORACLE: flat}
     found, imagined = dict[str, list[Attempt]](), dict[str, int]()
     for arm in own.arms:
-        strategy = with_proposals(make_strategy(planners.get(arm, flat), config["seed"]), model)
+        strategy = make_strategy(planners.get(arm, flat), config["seed"])
+        if arm not in (RANDOM, ORACLE):
+            strategy = with_proposals(strategy, model)
         imagined[arm] = strategy.optimiser.evaluations * strategy.controller.horizon if arm in planners else 0
         if arm == RANDOM:
             policy: Policy = UniformRandom(spec, config["seed"])
@@ -157,7 +159,9 @@ def measure(own: Options, config: dict[str, Any]) -> None:
             policy = WorldModelPolicy(model, strategy, device, hierarchy=hierarchy if arm == HIERARCHY else None)
         decisive: list[Any] = [manifest.sha256, judged, own.budget, config["seed"], arm]
         if arm != RANDOM:
-            decisive += [planners[arm], checkpoint.sha256, config["precision"], *strategy.identity.values()]
+            decisive += [planners[arm], checkpoint.sha256, config["precision"], *strategy.proposed.values()]
+        if arm == ORACLE:
+            decisive.append(ORACLE_VERSION)
         if arm == HIERARCHY:
             decisive += [content_hash(Path(folder)), dataclasses.asdict(sub_goals)]
         key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]

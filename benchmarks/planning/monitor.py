@@ -105,7 +105,7 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     envs = [FailingEnv(env), *(FailingEnv(open_env(config["env"])[0]) for _ in range(batch - 1))]
     pairs = draw(env, spec.simulator, spec.options, SEED, max(own.n, own.nominal)).pairs
     decisive = [checkpoint.sha256, hash_of(settings), calibration.budget, calibration.window, config["precision"]]
-    decisive += strategy.identity.values()
+    decisive += strategy.proposed.values()
     folder = RUNS / spec.env / "monitor" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
     # One at a time: in a batch, all would go on until the last one has reached its goal.
     fresh = watch_all(

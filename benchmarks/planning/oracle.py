@@ -17,7 +17,7 @@ import numpy as np
 from planning.display import EpisodeProgress
 from planning.evaluation.episodes import Episode, EpisodeLog, run_all
 from planning.evaluation.manifest import ManifestConfig, load_or_draw
-from planning.evaluation.oracle import Oracle
+from planning.evaluation.oracle import ORACLE_VERSION, Oracle
 from planning.evaluation.report import Rate
 from planning.loading import RUNS
 from planning.registry import make_strategy
@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> None:
     env, spec = open_env(options["env"])
     try:
         manifest = load_or_draw(env, spec.simulator, spec.options, config)
-        settings = {"manifest": manifest.sha256, "planner": options["planner"], "seed": options["seed"]}
+        settings = {name: options[name] for name in ("planner", "seed")}
+        settings |= {"manifest": manifest.sha256, "oracle": ORACLE_VERSION}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         log = EpisodeLog(RUNS / spec.env / "oracle" / f"{key}-{options['budget']}.jsonl")
         oracle = Oracle([env], spec, make_strategy(options["planner"], options["seed"]))

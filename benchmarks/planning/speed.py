@@ -1,6 +1,6 @@
 """Time of every part of a planned action, and how busy the machine is meanwhile.
 
-python -m benchmarks.planning.speed                           # the shipped push checkpoint, configs/planner/cem.yaml
+python -m benchmarks.planning.speed                           # the shipped push checkpoint, the planner of env=push
 python -m benchmarks.planning.speed env=reacher checkpoint=reacher planner.options.samples=512
 python -m benchmarks.planning.speed env=push checkpoint=push compile=onnx precision=fp32    # beside compile=false
 
@@ -58,7 +58,7 @@ class Parts:
         spec, batch = model.spec, len(seen.proprio)
         self.model, self.strategy, self._seen = model, strategy, seen
         images = {name: np.asarray(of_camera) for name, of_camera in seen.images.items()}
-        # The goal of each is where the next one is.
+        # The goal of each is the start of the previous one, alone its own.
         goals = [ImageGoal({name: image[row - 1] for name, image in images.items()}) for row in range(batch)]
         self._controller = Controller(model, strategy, goals, device)
         samples, horizon = strategy.optimiser.samples, strategy.controller.horizon

@@ -182,7 +182,7 @@ class Bench:
         policy = Timed(self.model, strategy, self._device)
         # The same key as planning.evaluate's: what one of them has run, the other need not run again.
         checkpoint = self.task.checkpoint.sha256
-        key = self.task.key(planner=settings, checkpoint=checkpoint, **self._numerics, **strategy.identity)
+        key = self.task.key(planner=settings, checkpoint=checkpoint, **self._numerics, **strategy.proposed)
         episodes = self.task.run(f"{planner}, {budget} evaluations", policy, "model", key)
         summary = Summary.of(episodes, self.task.envs[0].metrics)
         cpu_ms = float(np.median(policy.cpu_ms)) if policy.cpu_ms else None

@@ -19,7 +19,7 @@ from envs.world import Floats
 _LIFTED: Final = 0.03  # height above its place on the table from which a cube is in the air [m]
 _LYING: Final = 0.005  # and up to which it lies on the table [m]
 _HELD: Final = 0.03  # largest distance of a held cube from the grip point [m]
-_NEAR: Final = 0.1  # unit of the oracle's distance from hand to thing [m], which weighs little once they touch
+_NEAR: Final = 0.1  # unit of the oracle's distance from hand to thing [m]
 _AT_REST: Final = 0.02  # speed below which a cube is at rest [m/s]
 
 

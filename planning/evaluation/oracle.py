@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,9 +25,12 @@ from worldmodel.core.machine import num_processors
 from worldmodel.core.observation import Observation
 from worldmodel.core.spec import EnvironmentSpec
 
+# Part of the keys of its logs. Raised when its outcomes change.
+ORACLE_VERSION: Final = 2
+
 
 class Oracle(Policy):
-    """The same search with the simulator as its model and the true distance as its cost.
+    """The same search with the simulator as its model and `GoalEnv.goal_cost` as its cost, without proposals.
 
     It reads the state of `envs`, which planners never see. Its failures are due to the task and the optimiser.
     """

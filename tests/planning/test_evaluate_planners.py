@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from planning.loading import with_proposals
 from planning.registry import make_strategy
 from planning.settings import read_settings
 from tests.commands import Ended, assert_refused
+from tests.planning.point_mass import PointModel
+from tests.worldmodel.toy import make_model
 from worldmodel.core.checkpoint import weights_hash
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import code_size
@@ -67,24 +70,27 @@ def save_head(folder: Path, model: WorldModel, told_steps: bool = True) -> None:
     save_inverse(InverseNetwork(shape, code_size(model), model.spec.action.size), folder, weights_hash(model), {})
 
 
-def test_the_head_of_a_checkpoint_is_found(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_of_a_checkpoint_is_found(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = load_model(str(own), torch.device("cpu"))
     strategy = make_strategy(read_settings({"planner": "guided"}), 0)
 
     def identity() -> str | None:
+        caplog.clear()
         found = with_proposals(strategy, model)
-        assert (found.proposer is None) == ("no head proposes actions to the search" in found.note)
+        assert (found.proposer is None) == (found.proposed == {}) == ("no head proposes actions" in caplog.text)
         return None if found.proposer is None else found.proposer.identity
 
-    assert identity() is None, "there is none"
+    assert identity() is None and "the model has none" in caplog.text
     save_head(own / "inverse", model)
     within = identity()
     assert within is not None
     weights = own / "inverse" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"damaged")
-    assert identity() is None and str(weights.parent) in with_proposals(strategy, model).note
+    assert identity() is None and str(weights.parent) in caplog.text
     weights.write_bytes(whole)
     mine = Path("runs/push/inverse")
     save_head(mine, model, told_steps=False)
@@ -98,6 +104,16 @@ def test_the_head_of_a_checkpoint_is_found(own: Path, tmp_path: Path, monkeypatc
     assert identity() == within, "a head of another model"
     save_head(mine, model)
     assert identity() not in (None, within), "the user's own comes first"
+    monkeypatch.setattr(model, "folder", None)
+    save_head(mine, model, told_steps=False)
+    assert identity() is None and "head.told_steps=false" in caplog.text
+
+
+def test_a_model_that_is_no_world_model_has_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy = PointModel(spec=dataclasses.replace(PointModel().spec, env="push"))
+    save_head(Path("runs/push/inverse"), make_model())
+    assert with_proposals(make_strategy(read_settings({"planner": "guided"}), 0), toy).proposer is None
 
 
 @pytest.mark.parametrize(

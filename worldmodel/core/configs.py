@@ -63,12 +63,6 @@ def usual_planner(env: str) -> str | None:
     return str(read_choice("planner_for", named[0])["planner"]) if named else None
 
 
-def plans_with_head(env: str) -> bool:
-    """Whether that planner takes proposals from the model's own inverse-dynamics head."""
-    planner = usual_planner(env)
-    return planner is not None and read_choice("planner", planner)["proposals"]["inverse"] == "auto"
-
-
 def usual_objective(env: str) -> dict[str, Any]:
     """What `configs/objective_for/` changes in a planner's objective for an environment."""
     return read_choice("objective_for", env) if env in group_choices("objective_for") else {}

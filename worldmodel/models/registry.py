@@ -114,5 +114,5 @@ def load_model(name_or_path: str, device: torch.device) -> WorldModel:
     except UserError as error:
         raise UserError(f"{stored.folder}: {error}") from error
     model.encoder.fetch_weights()
-    model.folder = stored.folder
+    model.folder = stored.folder.resolve()
     return model.eval().requires_grad_(False).to(device)

@@ -183,6 +183,7 @@ def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does()
         return composed("evaluate", list(overrides)).planner.options.narrow_share
 
     assert narrow("env=arm_push") == narrow("env=arm_drawer", "planner.options.samples=8") == 0.5
+    assert narrow() == narrow("env=push") == 0.5
     assert narrow("env=reacher") == narrow("env=arm_push", "planner=icem") == 0.0
     assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
     assert "planner=guided (or " in help_text("evaluate", ["env=arm_drawer"])

@@ -150,8 +150,8 @@ class KeypointModel(WorldModel):
         aligned, changes = zip(*seen, strict=True)
         alike = len({pixels.shape for pixels in aligned}) == 1
         # Cameras of one size share a pass, which takes three quarters of the time of one after the other.
-        passes = [torch.cat(aligned)] if alike else aligned
-        encoded = [part for each in passes for part in self.encoder.encode_frames(each).split(len(aligned[0]))]
+        encode = self.encoder.encode_frames
+        encoded = encode(torch.cat(aligned)).chunk(len(aligned)) if alike else [encode(each) for each in aligned]
         tokens = [self.view(camera).compression(part) for camera, part in zip(images, encoded, strict=True)]
         return torch.cat(tokens, dim=1), torch.stack(changes, dim=1)
 
