@@ -74,6 +74,7 @@ def calibrate(config: Config) -> None:
         out = output_file(options.out or RUNS / spec.env / FILE)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, watcher=monitor)
+        strategy.warn()
         judged = {**settings, **strategy.proposed}
         key = _key(options, manifest, checkpoint, judged, device)
         console.print(

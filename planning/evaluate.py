@@ -176,6 +176,7 @@ def evaluate(config: Config) -> None:
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
         strategy = with_proposals(strategy, model)
+        strategy.warn()
         _introduce(task, frozen=manifest_config.seed is None)
         start = read_start(options.command, spec.action)
         policy = WorldModelPolicy(model, strategy, device, start=start, hierarchy=hierarchy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import Decoder, load_decoder
 from worldmodel.models.inverse.inverse import Inverse, load_inverse
 from worldmodel.models.landmarks.landmarks import PICTURES, load_landmarks
-
-_LOG = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 AUTO = "auto"
@@ -173,23 +170,22 @@ def _companions(kind: str, model: WorldModel) -> list[Path]:
     return [RUNS / model.spec.env / kind, *loaded]
 
 
-def _proposing_head(wanted: str | None, model: Any) -> Inverse | None:
-    """The head in the folder `wanted`; for `OWN` the model's own, or None and a warning if it has none."""
+def _proposing_head(wanted: str | None, model: Any) -> tuple[Inverse | None, str]:
+    """The head in the folder `wanted`; for `OWN` the model's own, or None and why there is none."""
     if wanted is None:
-        return None
+        return None, ""
     if wanted != OWN:
-        return read_acting_heads(wanted, None, model)["inverse"]
-    reason = "the model has none, and `python -m worldmodel.inverse` trains one"
+        return read_acting_heads(wanted, None, model)["inverse"], ""
+    reason = "the model has no head, and `python -m worldmodel.inverse` trains one"
     for folder in _companions("inverse", model) if isinstance(model, WorldModel) else []:
         try:
             if is_there(folder):
                 if (head := load_inverse(folder, model)).told_steps:
-                    return head
-                reason = f"that in {folder} was trained with head.told_steps=false"
+                    return head, ""
+                reason = f"the head in {folder} was trained with head.told_steps=false"
         except UserError as error:  # the user did not name it, and a search goes without it too
             reason = str(error)
-    _LOG.warning("no head proposes actions: %s; without a head, planner=two_spreads reaches more goals", reason)
-    return None
+    return None, reason
 
 
 def read_acting_heads(inverse: str | None, cloning: str | None, model: WorldModel) -> dict[str, Inverse]:
@@ -230,7 +226,8 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
 
     Args:
         strategy: how to plan. With `inverse=auto`, the head is the one in `runs/<env>/inverse`, else the one in the
-            folder that the model was loaded from, if it belongs to the model. If there is none, a warning says so.
+            folder that the model was loaded from, if it belongs to the model. If there is none, `Strategy.missing` says
+            why.
         model: the world model.
 
     Raises:
@@ -240,7 +237,8 @@ def with_proposals(strategy: Strategy, model: Any) -> Strategy:
     sources: list[Proposer] = []
     if options.memory is not None:
         sources.append(load_memory(Path(options.memory), model, model.compact(model.blank_latent()), model.device))
-    head = _proposing_head(options.inverse, model)
+    head, missing = _proposing_head(options.inverse, model)
     if head is not None:
         sources.append(Predicted(head))
-    return dataclasses.replace(strategy, proposer=Proposals(sources, options.share)) if sources else strategy
+    proposer = Proposals(sources, options.share) if sources else None
+    return dataclasses.replace(strategy, proposer=proposer, missing=missing)

@@ -76,6 +76,7 @@ class Planner:
         self.model, self.spec, self._device = model, model.spec, torch.device(device)
         self._strategy = with_proposals(make_strategy(read_settings(options, self.spec.env), seed), model)
         require_confidence(model, self._strategy.objective)
+        self._strategy.warn()
         self.limits = ActionLimits.of(self.spec.action, self.spec.control_step_s, self._device)
 
     @torch.no_grad()

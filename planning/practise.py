@@ -206,6 +206,7 @@ def main(config: Config) -> None:
         output_folder(path.parent)
         origin = _origin(options, {**settings, **strategy.proposed}, checkpoint.sha256, store)
         with EpisodeWriter(path, spec, origin) as writer:
+            strategy.warn()
             _record_missing(writer, path, envs, pairs, policy, options)
         _report(env, pairs, TrajectoryStore.open(path))
     console.print(f"recording: {escape(str(path))}")

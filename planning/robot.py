@@ -185,6 +185,7 @@ class RobotController:
         self._controller = Controller(
             model, strategy, [goals], place, reached_distance, None, verification, self._monitor, far
         )
+        strategy.warn()
         settle_threads(threads, model, strategy, goals, place)
         self._gate = None if gate is None else Gate(self.spec, gate)
         self._logbook = Logbook(self.spec, record, FlightConfig(flight) if isinstance(flight, str | Path) else flight)

@@ -125,6 +125,7 @@ def run(config: Config) -> None:
         with _folder_for(options.out or RUNS / spec.env / "plan" / now) as out:
             for told in filter(None, (*task.notes, note)):
                 console.print(f"[yellow]note[/]: {escape(told)}")
+            strategy.warn()
             console.print(f"{spec.env}: toward {escape(task.title)}, planning with {escape(checkpoint.title)}")
             with threads_kept():
                 settle_threads(options.threads, model, strategy, task.goals, device)

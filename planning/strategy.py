@@ -6,6 +6,7 @@ See `planning.types` for shapes.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from worldmodel.core.seeds import seed_of_step
 from worldmodel.core.tensor_record import TensorRecord
 
 MOST_STEPS_AHEAD: Final = 10_000
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Strategy:
         controller: options of the control loop.
         proposals: options of what proposes actions beside the optimiser's own.
         proposer: what `planning.loading.with_proposals` has loaded for these options; None without any.
+        missing: why nothing proposes although the options ask for it. Empty if nothing is missing.
     """
 
     optimiser: Optimiser
@@ -60,11 +63,17 @@ class Strategy:
     controller: ControllerConfig
     proposals: ProposalConfig = NO_PROPOSALS
     proposer: Proposer | None = None
+    missing: str = ""
 
     @property
     def proposed(self) -> dict[str, str]:
         """What proposes, for the keys of logs: it decides outcomes beside the options. Empty without a proposer."""
         return {} if self.proposer is None else {"proposed": self.proposer.identity}
+
+    def warn(self) -> None:
+        """Log what is missing, if anything is. Once nothing can be refused any more, so that a refusal is one line."""
+        if self.missing:
+            _LOG.warning("no proposals: %s; without, planner=two_spreads reaches more goals", self.missing)
 
     def propose(self, latents: Sequence[Any], goals: Sequence[Any], limits: ActionLimits) -> Propose | None:
         """What is proposed from `latents` toward `goals`, `[1, ...]` each; None without a proposer."""
