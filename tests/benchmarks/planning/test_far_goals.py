@@ -31,7 +31,7 @@ def test_other_options_are_refused(option, message):
 
 
 def test_a_long_horizon_imagines_as_much():
-    _, config = read([])
+    _, config = read(["env=push_wall"])
     flat, long = config["planner"], with_long_horizon(config["planner"], 36)
     strategies = [make_strategy(one, 0) for one in (flat, long)]
     imagined = [one.optimiser.evaluations * one.controller.horizon for one in strategies]
