@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -181,9 +180,9 @@ def rounds(config: Config) -> None:
     env, searching = typed_options("env"), typed_options("planner")
     if planner["proposals"]["inverse"] == OWN:
         # Only the first model has a head, and the rounds would be compared with it. Without one, a search needs more
-        # samples than `guided` and `guided_wide` have.
-        searching = [re.sub("^planner=guided.*", "planner=two_spreads", typed) for typed in searching]
-        searching.append("planner.proposals.inverse=null")
+        # samples than `guided` has.
+        without = {"planner=guided": "planner=two_spreads"}
+        searching = [*(without.get(typed, typed) for typed in searching), "planner.proposals.inverse=null"]
         planner = read_settings(searching, config["env"]["name"])
     make_strategy(planner, options.seed)  # refuses what cannot be used
     store = open_recording(options.data, config["env"])

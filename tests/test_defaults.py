@@ -68,7 +68,6 @@ from worldmodel.training.trainer import TrainerConfig
 # Choices of the planner that are another choice, and the options in which they differ from it.
 PRESETS = {
     "guided": ("cem", {"samples", "elites", "narrow_share"}),
-    "guided_wide": ("cem", {"samples", "iterations", "elites", "narrow_share"}),
     "two_spreads": ("cem", {"narrow_share"}),
 }
 # What reads the options of a command itself.
