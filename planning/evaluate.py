@@ -46,6 +46,7 @@ from planning.loading import (
 )
 from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
+from planning.strategy import Strategy
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
 from worldmodel.core.checkpoint import resolve, shipped_names
@@ -203,7 +204,7 @@ def evaluate(config: Config) -> None:
         reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
         rate = len(task.envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(task.envs), rate)
-        _report(task, episodes, timing, reality, out, frozen=manifest_config.seed is None)
+        _report(task, strategy, episodes, timing, reality, out, frozen=manifest_config.seed is None)
 
 
 def _report_shard(task: Evaluation) -> None:
@@ -243,6 +244,7 @@ def _compare_with_reality(task: Evaluation, check: RealityCheck, episodes: list[
 
 def _report(
     task: Evaluation,
+    strategy: Strategy,
     episodes: dict[str, list[Episode]],
     timing: Timing,
     reality: Reality | None,
@@ -272,6 +274,7 @@ def _report(
         "simulator": task.spec.simulator,
         "checkpoint": {"source": task.checkpoint.source, "sha256": task.checkpoint.sha256},
         "planner": task.planner,
+        **strategy.proposed,
         "hierarchy": task.options.hierarchy,
         "precision": task.options.precision,
         "episodes": [episode_record(e, pairs[e.index].seed) for e in episodes[MODEL]],

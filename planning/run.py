@@ -137,7 +137,7 @@ def run(config: Config) -> None:
             write_video(out / "episode.mp4", film, 1 / env.control_step_s)
             shown = _draw_sub_goals(env, task, outcome, options.hierarchy, out)
             imagined = None if watched is None else _draw_imagined(env, watched, options.imagined_ahead, out)
-            record = _record(env, task, outcome, verdict, checkpoint)
+            record = _record(env, task, outcome, verdict, checkpoint) | strategy.proposed
             write_json({**record, "imagined": imagined}, out / "result.json", indent=1)
     finally:
         env.close()

@@ -56,6 +56,7 @@ def test_a_head_is_a_baseline_and_proposes(call: Command, own: Path) -> None:
     assert ended.code == 0, ended
     results = json.loads(Path("with/results.json").read_text())
     assert set(results["floors"]) == {"inverse", "cloning"} and results["floors"]["inverse"]["n"] == 2
+    assert results["proposed"].startswith("0.25 ")
     counted = results["against"]["cloning"]["success_final"]
     assert counted["a"]["value"] == results["success_final"] and 0 < counted["p"] <= 1
     assert "cloning: at the end" in ended.out
