@@ -181,8 +181,8 @@ def rounds(config: Config) -> None:
     if planner["proposals"]["inverse"] == OWN:
         # Only the first model has a head, and the rounds would be compared with it. Without one, a search needs more
         # samples than `guided` has.
-        without = {"planner=guided": "planner=two_spreads"}
-        searching = [*(without.get(typed, typed) for typed in searching), "planner.proposals.inverse=null"]
+        searching = ["planner=two_spreads" if typed == "planner=guided" else typed for typed in searching]
+        searching.append("planner.proposals.inverse=null")
         planner = read_settings(searching, config["env"]["name"])
     make_strategy(planner, options.seed)  # refuses what cannot be used
     store = open_recording(options.data, config["env"])

@@ -76,8 +76,8 @@ def measure(own: Options, config: dict[str, Any]) -> None:
             seen = ShiftedEnv(env, shift, STRENGTHS["middle"], BOTH, pairs)
         strategy = with_proposals(make_strategy(settings, config["seed"]), model)
         policy = WorldModelPolicy(model, strategy, device)
-        decisive = [checkpoint.sha256, hash_of(settings), config["budget"], config["precision"], own.shift]
-        decisive += strategy.proposed.values()
+        planner = hash_of({**settings, **strategy.proposed})
+        decisive = [checkpoint.sha256, planner, config["budget"], config["precision"], own.shift]
         key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
         log = RunLog(RUNS / spec.env / "arrival" / f"{key}.jsonl")
         # One at a time: in a batch, all would go on until the last one has arrived.

@@ -96,16 +96,16 @@ def measure(own: Options, config: dict[str, Any]) -> None:
     checkpoint = choose_checkpoint(config["checkpoint"], spec.env)
     path = Path(own.monitor)
     calibration = read_calibration(path)
-    require_same(calibration, path, checkpoint.sha256, hash_of(settings))
     model = read_model(checkpoint, device, config["precision"], config["compile"], spec)
-    monitor = Monitor(model, calibration.thresholds, calibration.window, "go_on")
     strategy = with_proposals(make_strategy(settings, config["seed"]), model)
+    planner = hash_of({**settings, **strategy.proposed})  # as planning.calibrate has it
+    require_same(calibration, path, checkpoint.sha256, planner)
+    monitor = Monitor(model, calibration.thresholds, calibration.window, "go_on")
     policy = WorldModelPolicy(model, strategy, device, watcher=monitor)
     batch = max(1, min(config["batch"], own.n))
     envs = [FailingEnv(env), *(FailingEnv(open_env(config["env"])[0]) for _ in range(batch - 1))]
     pairs = draw(env, spec.simulator, spec.options, SEED, max(own.n, own.nominal)).pairs
-    decisive = [checkpoint.sha256, hash_of(settings), calibration.budget, calibration.window, config["precision"]]
-    decisive += strategy.proposed.values()
+    decisive = [checkpoint.sha256, planner, calibration.budget, calibration.window, config["precision"]]
     folder = RUNS / spec.env / "monitor" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
     # One at a time: in a batch, all would go on until the last one has reached its goal.
     fresh = watch_all(

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.planning import monitor
 from envs.push import PushEnv
 from planning.alarms import Check
 from planning.calibration import read_calibration
 from tests.commands import Ended, assert_refused
+from worldmodel.core.checkpoint import weights_hash
+from worldmodel.models.decoder.decoder import code_size
+from worldmodel.models.inverse.inverse import save_inverse
+from worldmodel.models.inverse.network import InverseConfig, InverseNetwork
+from worldmodel.models.registry import load_model
 
 Command = Callable[..., Ended]
 SMALL = ["planner.options.samples=8", "planner.options.elites=2", "planner.options.iterations=1", "planner.horizon=3"]
@@ -53,6 +61,29 @@ def test_another_planner_needs_other_thresholds(call: Command, checkpoint: Path,
     common = [f"goal={goal}", f"checkpoint={checkpoint}", "monitor=runs/push/monitor.json", "budget=2", "out=here"]
     assert_refused(call("planning.run", *common), "was made for the planner's options")
     assert not Path("here").exists()
+
+
+def test_another_head_needs_other_thresholds(
+    call: Command, checkpoint: Path, goal: Path, reached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(checkpoint), torch.device("cpu"))
+    head = InverseNetwork(InverseConfig(3, 8, 1), code_size(model), model.spec.action.size)
+    save_inverse(head, Path("runs/push/inverse"), weights_hash(model), {})
+    assert call("planning.calibrate", f"checkpoint={checkpoint}", *RUNS).code == 0
+
+    class Accepted(Exception):
+        """The benchmark goes on to its runs."""
+
+    def accepted(*arguments: Any) -> None:
+        raise Accepted
+
+    monkeypatch.setattr(monitor, "draw", accepted)
+    with pytest.raises(Accepted):
+        monitor.measure(*monitor.read([f"checkpoint={checkpoint}", *SMALL]))
+    common = [f"goal={goal}", f"checkpoint={checkpoint}", "monitor=runs/push/monitor.json", "budget=1", *SMALL]
+    assert call("planning.run", *common, "out=with").code == 0
+    shutil.rmtree("runs/push/inverse")
+    assert_refused(call("planning.run", *common, "out=without"), "was made for the planner's options")
 
 
 @pytest.mark.parametrize(
