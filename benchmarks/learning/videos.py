@@ -85,17 +85,10 @@ def pushing(rng: np.random.Generator, height: int, width: int, frames: int) -> I
 def generated(rng: np.random.Generator, height: int, width: int, frames: int) -> Iterator[NDArray[np.uint8]]:
     """One of FFmpeg's own patterns."""
     source = f"{rng.choice(SOURCES)}=size={width}x{height}:rate=25"
-    line = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-loglevel",
-        "error",
-        "-f",
-        "lavfi",
-        "-i",
-        source,
-        "-frames:v",
-        str(frames),
-    ]
+    # Some of the patterns round odd sizes down.
+    scale = f"scale={width}:{height},format=rgb24"
+    line = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "lavfi", "-i", source]
+    line += ["-frames:v", str(frames), "-vf", scale]
     made = subprocess.run([*line, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True).stdout
     yield from np.frombuffer(made, np.uint8).reshape(-1, height, width, 3)
 
@@ -135,6 +128,7 @@ def damage(path: Path, how: str, rng: np.random.Generator) -> None:
 def make_folder(folder: Path, files: int, seed: int) -> None:
     """Write `files` videos, of which one in ten is damaged."""
     makers: tuple[Callable[..., Iterator[NDArray[np.uint8]]], ...] = (moving_shapes, pushing, generated)
+    os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 prints a page for every file otherwise
     for number in range(files):
         rng = np.random.default_rng([seed, number])
         suffix, codec, pixels = KINDS[number % len(KINDS)]
@@ -200,7 +194,7 @@ def broken(folder: Path, data: Path, steps: int, options: list[str], kills: int,
     for number in range(kills + 1):
         process = start(folder, data, steps, options)
         timer = threading.Event()
-        timer.wait(rng.uniform(0.3, 0.9) * seconds)
+        timer.wait(rng.uniform(0.15, 0.45) * seconds)  # so that the training is not over before the last of them
         workers = children(process.pid)
         process.send_signal(signal.SIGINT if number == kills else signal.SIGKILL)
         code = process.wait()
