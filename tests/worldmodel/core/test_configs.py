@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from worldmodel.core.configs import group_choices, read_choice
+from worldmodel.core import configs
+from worldmodel.core.configs import CONFIGS, group_choices, read_choice, usual_planner
 from worldmodel.core.errors import UserError
 
 
@@ -24,3 +28,12 @@ def test_what_refers_to_others_is_left_out() -> None:
 def test_an_unknown_choice_lists_the_others() -> None:
     with pytest.raises(UserError, match=r"unknown planner 'cim': choose from adam, .*did you mean cem"):
         read_choice("planner", "cim")
+
+
+def test_an_environment_s_planner_comes_before_its_family_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usual_planner("arm_push") == usual_planner("arm_drawer") == "guided"
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "planner_for" / "arm_push.yaml").write_text("planner: mppi\n")
+    monkeypatch.setattr(configs, "CONFIGS", tmp_path / "configs")
+    assert [usual_planner(env) for env in ("arm_push", "arm_drawer")] == ["mppi", "guided"]
+    assert usual_planner("reacher") is None and usual_planner("my_robot") is None
