@@ -53,7 +53,7 @@ class ExportedRollout:
             raise UserError(f"compile=onnx with device {device}: expected cpu, or another value of compile")
         self._plain = predictor.rollout
         # With one head, the mean of all, which is then computed once.
-        self._graph = _Graph(predictor.cast(torch.float32)).eval()
+        self._graph = _Graph(predictor.cast()).eval()
         self._exported, self._sessions = dict[int, bytes](), dict[tuple[int, int], Any]()
 
     def __call__(self, belief: Belief, actions: Tensor) -> Belief:

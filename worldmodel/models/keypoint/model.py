@@ -201,15 +201,18 @@ class KeypointModel(WorldModel):
             return self._fast_rollout()(start, standardised)
 
     def _fast_rollout(self) -> Callable[[Belief, Tensor], Belief]:
-        """The rollout with weights that are cast once. Training and compiled rollouts use the predictor itself."""
-        plain = self.predictor.rollout
-        if self.training or self.precision == torch.float32 or self._rollout != plain:
+        """The rollout with weights that are cast, and heads that are averaged, once.
+
+        Training and compiled rollouts use the predictor itself.
+        """
+        if self.training or self._rollout != self.predictor.rollout:
             return self._rollout
         # Weights that were moved or changed are other ones.
         weights = [(weight.data_ptr(), weight._version) for weight in self.predictor.parameters()]
         if self._cast is None or self._cast[0] != (weights, self.precision):
             # In a tuple, since a module would count as a part of this one.
-            self._cast = ((weights, self.precision), self.predictor.cast(self.precision).rollout)
+            dtype = None if self.precision == torch.float32 else self.precision
+            self._cast = ((weights, self.precision), self.predictor.cast(dtype).rollout)
         return self._cast[1]
 
     def compile_imagination(self) -> None:

@@ -137,21 +137,21 @@ class Predictor(nn.Module):
             self.register_buffer("feature_whitening", torch.eye(config.width))
 
     @torch.no_grad()
-    def cast(self, dtype: torch.dtype) -> Predictor:
-        """A copy for rollouts under autocast, with matrices in `dtype` and one head, the mean of all.
+    def cast(self, dtype: torch.dtype | None = None) -> Predictor:
+        """A copy for rollouts, with one head, the mean of all, and with matrices in the `dtype` of autocast, if any.
 
         Autocast would otherwise cast every matrix, and this class average the heads, in every evaluation. The results
         are the same to the last bit.
         """
         made = copy.deepcopy(self).eval().requires_grad_(False)
         weight, bias = self._mean_head()
-        made.change = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        made.change = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
         made.change.weight.copy_(weight)
         made.change.bias.copy_(bias)
         made.config = dataclasses.replace(self.config, heads=1)
         for module in made.modules():
             if isinstance(module, nn.Linear):
-                module.to(dtype).requires_grad_(False)
+                module.to(dtype=dtype).requires_grad_(False)
         return made
 
     def features(self, belief: Belief, actions: Tensor) -> Tensor:
