@@ -2,7 +2,7 @@
 
 A model that has only seen one camera in one light takes any difference of camera or light for a difference of the
 scene. These variations are made in the image: a warp for a camera that was moved, turned or has another lens, an object
-that is not part of the task, gains for the light and its colour, blur and noise. What is trained on varied images
+that is not part of the task, gains for the light and its colour, other hues, blur and noise. What is trained on varied images
 toward the *original* ones learns to read the scene and to ignore the rest (domain randomisation, arXiv 1703.06907, with
 clean targets as in randomised-to-canonical adaptation, arXiv 1812.07252).
 
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from worldmodel.data.augmentation import adjust_hue
+
 # Across an edge of the pasted object, so many pixels are a mixture of both sides, as anti-aliasing leaves them.
 _SOFT_EDGE: Final = 1.0
 # Above this quality, a JPEG only grows larger.
@@ -40,6 +42,8 @@ class VariationConfig:
         zoom: by which fraction things look larger or smaller.
         light: by which fraction all colours become brighter or darker.
         tint: by which fraction each colour channel does.
+        hue: by which fraction of the circle of colours all hues turn, at most 0.5. Things of another colour count as
+            the same things then.
         offset: what is added to all colours, as a fraction of white.
         blur: how much of the image is replaced by its blurred copy, from 0 to 1.
         noise: standard deviation of each pixel's noise, as a fraction of white.
@@ -58,6 +62,7 @@ class VariationConfig:
     zoom: float = 0.05
     light: float = 0.2
     tint: float = 0.12
+    hue: float = 0.0
     offset: float = 0.04
     blur: float = 1.0
     noise: float = 0.03
@@ -73,6 +78,7 @@ class VariationConfig:
         for name, most in (
             ("move", 0.5),
             ("turn", 180),
+            ("hue", 0.5),
             ("blur", 1),
             ("bystander", 1),
             ("bystander_size", 0.5),
@@ -95,6 +101,9 @@ class VariationConfig:
 
 def vary(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Varied copies of `images [B, H, W, 3]`, likewise."""
+    if config.hue:
+        turns = rng.uniform(-config.hue, config.hue, len(images))
+        images = np.stack([adjust_hue(image, turn) for image, turn in zip(images, turns, strict=True)])
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
     pixels = _seen_by_another_camera(pixels, config, rng)
     pixels = _with_bystander(pixels, config, rng)

@@ -31,7 +31,7 @@ def test_no_variation_leaves_every_image_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["move", "turn", "zoom", "light", "tint", "offset", "blur", "noise", "bystander", "jpeg"]
+    "name", ["move", "turn", "zoom", "light", "tint", "hue", "offset", "blur", "noise", "bystander", "jpeg"]
 )
 def test_each_variation_changes_the_images(name: str) -> None:
     images = np.random.default_rng(0).integers(60, 190, (6, 24, 40, 3), np.uint8)
@@ -55,6 +55,16 @@ def test_light_is_a_gain_of_all_colours_and_tint_one_of_each() -> None:
     assert (np.ptp(light, axis=(1, 2, 3)) == 0).all() and np.ptp(light[:, 0, 0, 0]) > 20
     assert light.min() >= 83 and light.max() <= 120
     assert (np.ptp(tint, axis=(1, 2)) == 0).all() and np.ptp(tint[:, 0, 0], axis=1).max() > 10
+
+
+def test_hue_gives_the_images_other_colours_and_leaves_grey_alone() -> None:
+    images = np.full((200, 4, 4, 3), 120, np.uint8)
+    images[:, :2] = [200, 40, 40]
+    turned = varied(images, hue=0.5)
+    assert (turned[:, 2:] == 120).all()
+    assert (turned[:, :2].max(-1) == 200).all() and (np.ptp(turned[:, :2], axis=(1, 2)) == 0).all()
+    assert set(turned[:, 0, 0].argmax(-1)) == {0, 1, 2}, "every colour occurs"
+    assert (varied(images, hue=0.05)[:, 0, 0].argmax(-1) == 0).all()
 
 
 def test_a_bystander_has_one_colour_and_the_size_that_it_may_have() -> None:
@@ -105,7 +115,7 @@ def test_frames_are_varied_when_asked_for_and_the_same_each_time() -> None:
     np.testing.assert_array_equal(same[np.array([1, 2])], images[[3, 5]])
 
 
-@pytest.mark.parametrize("change", [{"every": -1}, {"move": 0.6}, {"light": 1.0}, {"noise": -0.1}, {"blur": 2.0}])
+@pytest.mark.parametrize("change", [{"every": -1}, {"move": 0.6}, {"light": 1.0}, {"noise": -0.1}, {"hue": 0.6}, {"blur": 2.0}])
 def test_what_no_image_can_be(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))} .*: expected a"):
         dataclasses.replace(SAME, **change)
