@@ -98,7 +98,8 @@ def elite_weights(cost: Tensor, temperature: float = math.inf) -> Tensor:
     """Weights `[B, E]` of the elites in the new mean, from their costs `[B, E]` in ascending order. A row sums to 1.
 
     They are proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not
-    matter, and alike for an infinite temperature. Elites whose cost is not finite have weight zero. A row without a finite cost is all zero.
+    matter, and alike for an infinite temperature. Elites whose cost is not finite have weight zero. A row without a
+    finite cost is all zero.
     """
     finite, tiny = cost.isfinite(), torch.finfo(cost.dtype).tiny
     if math.isinf(temperature):

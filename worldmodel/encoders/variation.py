@@ -2,9 +2,9 @@
 
 A model that has only seen one camera in one light takes any difference of camera or light for a difference of the
 scene. These variations are made in the image: a warp for a camera that was moved, turned or has another lens, an object
-that is not part of the task, gains for the light and its colour, other hues, blur and noise. What is trained on varied images
-toward the *original* ones learns to read the scene and to ignore the rest (domain randomisation, arXiv 1703.06907, with
-clean targets as in randomised-to-canonical adaptation, arXiv 1812.07252).
+that is not part of the task, gains for the light and its colour, other hues, blur and noise. What is trained on varied
+images toward the *original* ones learns to read the scene and to ignore the rest (domain randomisation, arXiv
+1703.06907, with clean targets as in randomised-to-canonical adaptation, arXiv 1812.07252).
 
 Shapes: `B` images, `H, W` their height and width.
 """

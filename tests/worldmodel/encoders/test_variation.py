@@ -115,7 +115,9 @@ def test_frames_are_varied_when_asked_for_and_the_same_each_time() -> None:
     np.testing.assert_array_equal(same[np.array([1, 2])], images[[3, 5]])
 
 
-@pytest.mark.parametrize("change", [{"every": -1}, {"move": 0.6}, {"light": 1.0}, {"noise": -0.1}, {"hue": 0.6}, {"blur": 2.0}])
+@pytest.mark.parametrize(
+    "change", [{"every": -1}, {"move": 0.6}, {"light": 1.0}, {"noise": -0.1}, {"hue": 0.6}, {"blur": 2.0}]
+)
 def test_what_no_image_can_be(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))} .*: expected a"):
         dataclasses.replace(SAME, **change)
