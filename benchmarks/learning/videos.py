@@ -188,21 +188,26 @@ def waiting(folder: Path) -> tuple[float, float]:
     return float(np.mean([line["clips_waited"] for line in logged[1:]])), logged[-1]["files_skipped"]
 
 
-def broken(folder: Path, data: Path, steps: int, options: list[str], kills: int, seconds: float, seed: int) -> None:
-    """Run with `kills` SIGKILLs, and one Ctrl-C, at random moments."""
-    rng = random.Random(seed)
+def broken(
+    folder: Path, data: Path, steps: int, options: list[str], kills: int, seconds: float, seed: int
+) -> list[str]:
+    """Run with `kills` SIGKILLs, and one Ctrl-C, at random moments. Returns which of them hit a training."""
+    rng, hits = random.Random(seed), []
     for number in range(kills + 1):
         process = start(folder, data, steps, options)
         timer = threading.Event()
-        timer.wait(rng.uniform(0.15, 0.45) * seconds)  # so that the training is not over before the last of them
+        timer.wait(rng.uniform(0.15, 0.35) * seconds)  # the training is to be hit by all of them
         workers = children(process.pid)
-        process.send_signal(signal.SIGINT if number == kills else signal.SIGKILL)
+        blow = signal.SIGINT if number == kills else signal.SIGKILL
+        process.send_signal(blow)
         code = process.wait()
+        hits += [blow.name] if code else []  # 0: the training was over before
         timer.wait(3)
         left = [worker for worker in workers if Path(f"/proc/{worker}/exe").exists()]
         print(f"  ended with {code}; {len(workers)} workers, {len(left)} of them still there after 3 s", flush=True)
     if start(folder, data, steps, options).wait():
         raise SystemExit((folder / "output.txt").read_text()[-2000:])
+    return hits
 
 
 def main() -> None:
@@ -231,10 +236,11 @@ def main() -> None:
         share, skipped = waiting(work / "unbroken")
         print(f"{arguments.steps} steps in {seconds:.0f} s on {num_processors()} cores: waits for clips {share:.1%}")
         print(f"{skipped:.0f} more files refused a clip; memory {own:.0f} MB, of a worker {worker:.0f} MB", flush=True)
-        broken(work / "broken", data, arguments.steps, arguments.options, arguments.kills, seconds, arguments.seed)
+        options = arguments.options
+        hits = broken(work / "broken", data, arguments.steps, options, arguments.kills, seconds, arguments.seed)
         results = [(work / kind / "run" / "model.safetensors").read_bytes() for kind in ("unbroken", "broken")]
         same = results[0] == results[1]
-        print(f"after {arguments.kills} SIGKILLs and a Ctrl-C, the encoder is {'the same' if same else 'ANOTHER'}")
+        print(f"after {', '.join(hits)}, the encoder is {'the same' if same else 'ANOTHER'}")
     raise SystemExit(0 if same and share < MOST_WAITING else 1)
 
 
