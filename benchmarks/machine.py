@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -41,3 +42,21 @@ def matrix_product_gflops(dtype: torch.dtype, device: torch.device = CPU) -> flo
             torch.cuda.synchronize(device)
 
     return rate(multiply) * 2 * width**3 / 1e9
+
+
+def median_ms(
+    functions: Sequence[Callable[[], object]], repeats: int, warm_up: int, device: torch.device = CPU
+) -> list[float]:
+    """Median time of `repeats` calls of each function, after `warm_up` others [ms].
+
+    They take turns, so that a slow period affects all alike.
+    """
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(warm_up + repeats):
+        for function, taken in zip(functions, times, strict=True):
+            begun = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append((time.perf_counter() - begun) * 1e3)
+    return [statistics.median(taken[warm_up:]) for taken in times]

@@ -18,11 +18,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
-import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -33,7 +31,8 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import CPU, matrix_product_gflops
+from benchmarks.learning.large_step import MASKS, PREDICTOR
+from benchmarks.machine import matrix_product_gflops, median_ms
 from worldmodel.cli.command import fail
 from worldmodel.cli.console import console
 from worldmodel.cli.tables import table
@@ -41,9 +40,9 @@ from worldmodel.core.configs import read_choice
 from worldmodel.core.device import DTYPES
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
-from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, MaskFn, MultiBlock
+from worldmodel.encoders.jepa.masks import LONG_RANGE, SHORT_RANGE, Mask, MaskFn
 from worldmodel.encoders.jepa.objective import Jepa, JepaConfig
-from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, to_unit_range
+from worldmodel.encoders.vit import EncoderConfig, VisionTransformer, gather_tokens, to_unit_range
 
 MOMENTUM: Final = 0.999
 CLIP_NORM: Final = 1.0  # the trainer clips gradients, which Meta's code does not
@@ -68,12 +67,9 @@ class Size:
 
 SIZES: Final = {
     "mini": Size("vit_mini", 4, 64, 64, JepaConfig(targets="layer_norm"), (SHORT_RANGE, LONG_RANGE)),
-    "small": Size(
-        "vit_small", 16, 112, 4,
-        JepaConfig(predictor_width=384, predictor_depth=12, predictor_heads=12, targets="layer_norm"),
-        (MultiBlock(blocks=8, spatial_scale=0.15), MultiBlock(blocks=2, spatial_scale=0.7)),
-    ),
-}  # fmt: skip
+    "small": Size("vit_small", 16, 112, 4, PREDICTOR, MASKS),
+}
+OPTIONS: Final = {"code": "", "sizes": ",".join(SIZES), "precisions": "fp32,bf16", "repeats": "5", "batch": ""}
 
 
 def meta(code: Path) -> tuple[ModuleType, ModuleType]:
@@ -118,8 +114,7 @@ def meta_step(
         for number, mask in enumerate(masks):
             context = encoder(pixels, masks=[mask.visible])
             predicted = predictor(context, mask.visible, mask.hidden, mask_index=number)
-            wanted = features.gather(1, mask.hidden[..., None].expand(-1, -1, features.shape[-1]))
-            terms.append((predicted - wanted).abs().mean())
+            terms.append((predicted - gather_tokens(features, mask.hidden)).abs().mean())
         return torch.stack(terms).mean()
 
     def update() -> None:
@@ -166,18 +161,6 @@ def encoders(config: EncoderConfig, size: Size, clips: Tensor) -> list[Callable[
     return [lambda: own(clips).sum(), lambda: theirs(pixels, skip_predictor=True).last_hidden_state.sum()]
 
 
-def seconds(steps: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time of each step [s]. The steps alternate."""
-    taken: list[list[float]] = [[] for _ in steps]
-    for repeat in range(repeats + 1):
-        for number, step in enumerate(steps):
-            began = time.perf_counter()
-            step()
-            if repeat:  # the first call allocates memory and chooses kernels
-                taken[number].append(time.perf_counter() - began)
-    return [statistics.median(times) for times in taken]
-
-
 def whole(loss: Callable[[], Tensor], update: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
     """One step: the loss under autocast, its gradient, and the update."""
 
@@ -190,43 +173,63 @@ def whole(loss: Callable[[], Tensor], update: Callable[[], None], dtype: torch.d
     return step
 
 
+def measured(
+    modules: tuple[ModuleType, ModuleType], size: Size, dtype: torch.dtype, repeats: int
+) -> tuple[float, float, float, float]:
+    """Times of Meta's step and of ours [ms], our share of a matrix product's rate, and the encoders' ratio."""
+    config = from_config(EncoderConfig, read_choice("encoder", size.encoder), "encoder")
+    rng, layers = np.random.default_rng(0), size.frames // config.tubelet_frames
+    clips = torch.from_numpy(rng.integers(0, 256, (size.batch, size.frames, size.side, size.side, 3), np.uint8))
+    masks = [mask(size.batch, layers, config.grid(size.side, size.side), rng) for mask in size.masks]
+    own = own_step(config, size, clips, masks)
+    with FlopCounterMode(display=False) as counter:
+        own[0]().backward()
+    before = matrix_product_gflops(dtype)
+    steps = [whole(*meta_step(modules, config, size, clips, masks), dtype), whole(*own, dtype)]
+    theirs, ours = median_ms(steps, repeats, warm_up=1)
+    peak = (before + matrix_product_gflops(dtype)) / 2
+    alone = [whole(encoder, lambda: None, dtype) for encoder in encoders(config, size, clips)]
+    own_encoder, their_encoder = median_ms(alone, repeats, warm_up=1)
+    return theirs, ours, counter.get_total_flops() / 1e6 / ours / peak, their_encoder / own_encoder
+
+
+def read_options(arguments: Sequence[str]) -> dict[str, str]:
+    """The options that were typed, and the others' defaults. Raises UserError for one that there is not."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    for option in given:
+        if option not in OPTIONS:
+            raise UserError(choices_message("option", option, OPTIONS))
+    if not given.get("code"):
+        raise UserError("code is missing: expected a clone of github.com/facebookresearch/vjepa2")
+    return {**OPTIONS, **given}
+
+
+def chosen(what: str, names: str, accepted: Iterable[str]) -> list[str]:
+    """What `names` lists, separated by commas. Raises UserError for what is not in `accepted`."""
+    for name in names.split(","):
+        if name not in accepted:
+            raise UserError(choices_message(what, name, accepted))
+    return names.split(",")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the table."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    if "code" not in given:
-        raise UserError("code is missing: expected a clone of github.com/facebookresearch/vjepa2")
+    given = read_options(arguments)
+    sizes, precisions = chosen("size", given["sizes"], SIZES), chosen("precision", given["precisions"], DTYPES)
+    repeats, batch = int(given["repeats"]), int(given["batch"] or 0)
     warnings.filterwarnings("ignore", category=FutureWarning)  # Meta's code chooses its attention in an old way
-    modules, repeats = meta(Path(given["code"])), int(given.get("repeats", 5))
+    modules = meta(Path(given["code"]))
     shown = table(
         f"one step of V-JEPA on {torch.get_num_threads()} threads, medians of {repeats}",
         "size", "clips", "precision", "Meta [ms]", "ours [ms]", "Meta / ours", "of peak", "encoder: HF / ours",
     )  # fmt: skip
-    for name in given.get("sizes", "mini,small").split(","):
-        if name not in SIZES:
-            raise UserError(choices_message("size", name, SIZES))
-        size = SIZES[name]
-        size = dataclasses.replace(size, batch=int(given.get("batch", size.batch)))
-        config = from_config(EncoderConfig, read_choice("encoder", size.encoder), "encoder")
-        rng, layers = np.random.default_rng(0), size.frames // config.tubelet_frames
-        clips = torch.from_numpy(rng.integers(0, 256, (size.batch, size.frames, size.side, size.side, 3), np.uint8))
-        masks = [mask(size.batch, layers, config.grid(size.side, size.side), rng) for mask in size.masks]
-        for precision in given.get("precisions", "fp32,bf16").split(","):
-            if precision not in DTYPES:
-                raise UserError(choices_message("precision", precision, DTYPES))
-            dtype, nothing = DTYPES[precision], lambda: None
-            own = own_step(config, size, clips, masks)
-            with FlopCounterMode(display=False) as counter:
-                own[0]().backward()
-            before = matrix_product_gflops(dtype, CPU)
-            theirs, ours = seconds(
-                [whole(*meta_step(modules, config, size, clips, masks), dtype), whole(*own, dtype)], repeats
-            )
-            peak = (before + matrix_product_gflops(dtype, CPU)) / 2
-            alone = seconds([whole(step, nothing, dtype) for step in encoders(config, size, clips)], repeats)
+    for name in sizes:
+        size = dataclasses.replace(SIZES[name], batch=batch or SIZES[name].batch)
+        for precision in precisions:
+            theirs, ours, share, encoder = measured(modules, size, DTYPES[precision], repeats)
             shown.add_row(
-                name, str(size.batch), precision, f"{theirs * 1e3:.0f}", f"{ours * 1e3:.0f}",
-                f"{theirs / ours:.2f}", f"{counter.get_total_flops() / 1e9 / ours / peak:.0%}",
-                f"{alone[1] / alone[0]:.2f}",
+                name, str(size.batch), precision, f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}",
+                f"{share:.0%}", f"{encoder:.2f}",
             )  # fmt: skip
     console.print(shown)
 

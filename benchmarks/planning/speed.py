@@ -10,17 +10,14 @@ Options are those of planning.evaluate. Images are those of starts of episodes.
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import matrix_product_gflops
+from benchmarks.machine import matrix_product_gflops, median_ms
 from planning.controller import Controller
 from planning.loading import choose_checkpoint, read_model, with_proposals
 from planning.registry import make_strategy
@@ -36,19 +33,6 @@ from worldmodel.core.observation import Observation
 from worldmodel.models.contract import WorldModel
 
 REPEATS, WARM_UP = 30, 4
-
-
-def median_ms(functions: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """Median time of a call of each function [ms]. They take turns, so that a slow period affects all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(WARM_UP + REPEATS):
-        for function, taken in zip(functions, times, strict=True):
-            begun = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken.append((time.perf_counter() - begun) * 1e3)
-    return [statistics.median(taken[WARM_UP:]) for taken in times]
 
 
 class Parts:
@@ -131,7 +115,7 @@ def main(overrides: list[str]) -> None:
         parts = Parts(model, strategy, seen, device)
         before = matrix_product_gflops(dtype, device)
         timed = (parts.plan, parts.encode, parts.imagine, parts.judge, parts.propose)
-        plan, encode, imagine, judge, propose = median_ms(timed, device)
+        plan, encode, imagine, judge, propose = median_ms(timed, REPEATS, WARM_UP, device)
         peak = (before + matrix_product_gflops(dtype, device)) / 2
         with FlopCounterMode(display=False) as counter:
             parts.imagine()
@@ -142,12 +126,13 @@ def main(overrides: list[str]) -> None:
         share = f"{achieved / peak:.0%} of {peak:.0f}"
         found.add_row(str(batch), *row, f"{1e3 * sequences / imagine:,.0f}", f"{achieved:.0f}", share)
         if plain is None:
-            uncast, cast = median_ms((parts.imagine_in_training, parts.imagine), device)
+            uncast, cast = median_ms((parts.imagine_in_training, parts.imagine), REPEATS, WARM_UP, device)
             notes.append(
                 f"{batch} environments: imagining takes {cast / uncast:.2f} of the time with weights cast once"
             )
         else:
-            eager, compiled = median_ms((Parts(plain, strategy, seen, device).imagine, parts.imagine), device)
+            both = (Parts(plain, strategy, seen, device).imagine, parts.imagine)
+            eager, compiled = median_ms(both, REPEATS, WARM_UP, device)
             notes.append(f"{batch} environments: imagining takes {compiled / eager:.2f} of the time with compile=false")
     console.print(found)
     console.print("\n".join(notes))

@@ -85,7 +85,7 @@ class CEM(SamplingOptimiser):
         cost, elite = cost.topk(self.config.elites, dim=1, largest=False)
         elites = knots.gather(1, elite[:, :, None, None].expand(-1, -1, *search.mean.shape[1:]))
         by_cost = elite_weights(cost, self.config.temperature)[:, :, None, None]
-        alike = elite_weights(cost)[:, :, None, None]
+        alike = elite_weights(cost, math.inf)[:, :, None, None]
         elite_mean = (by_cost * elites).sum(1)
         elite_std = (alike * (elites - elite_mean[:, None]) ** 2).sum(1).sqrt()
         keep, any_finite = self.config.momentum, cost.isfinite().any(1)[:, None, None]
@@ -94,17 +94,13 @@ class CEM(SamplingOptimiser):
         return Search(mean, torch.maximum(std, self.config.min_std * limits.span / 2))
 
 
-def elite_weights(cost: Tensor, temperature: float = math.inf) -> Tensor:
+def elite_weights(cost: Tensor, temperature: float) -> Tensor:
     """Weights `[B, E]` of the elites in the new mean, from their costs `[B, E]` in ascending order. A row sums to 1.
 
     They are proportional to `exp(-(cost - best) / (temperature * (worst - best)))`, so the unit of cost does not
-    matter, and alike for an infinite temperature. Elites whose cost is not finite have weight zero. A row without a
-    finite cost is all zero.
+    matter. Elites whose cost is not finite have weight zero. A row without a finite cost is all zero.
     """
     finite, tiny = cost.isfinite(), torch.finfo(cost.dtype).tiny
-    if math.isinf(temperature):
-        alike = finite.to(cost.dtype)
-        return alike / alike.sum(1, keepdim=True).clamp(min=1)
     # Halved before subtraction, since the difference of two finite costs need not be finite.
     above_best = torch.where(finite, cost / 2 - cost[:, :1] / 2, 0.0)
     spread = above_best.amax(1, keepdim=True)

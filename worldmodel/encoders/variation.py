@@ -101,9 +101,7 @@ class VariationConfig:
 
 def vary(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Varied copies of `images [B, H, W, 3]`, likewise."""
-    if config.hue:
-        turns = rng.uniform(-config.hue, config.hue, len(images))
-        images = np.stack([adjust_hue(image, turn) for image, turn in zip(images, turns, strict=True)])
+    images = _in_other_hues(images, config, rng)
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
     pixels = _seen_by_another_camera(pixels, config, rng)
     pixels = _with_bystander(pixels, config, rng)
@@ -124,6 +122,14 @@ def _compressed(images: NDArray[np.uint8], config: VariationConfig, rng: np.rand
         with Image.open(file) as read:
             images[index] = np.asarray(read)
     return images
+
+
+def _in_other_hues(images: NDArray[np.uint8], config: VariationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """`images [B, H, W, 3]` with the hues of each turned."""
+    if not config.hue:
+        return images
+    turns = rng.uniform(-config.hue, config.hue, len(images))
+    return np.stack([adjust_hue(image, turn) for image, turn in zip(images, turns, strict=True)])
 
 
 def _draw(rng: np.random.Generator, low: float, high: float, *shape: int) -> Tensor:
