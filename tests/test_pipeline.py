@@ -23,7 +23,7 @@ PLANNER = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which recording, both trainings, one plan and an evaluation were made."""
     folder = tmp_path_factory.mktemp("pipeline")
-    evaluation = ("manifest.seed=1", "manifest.n=2", "budget=4", "videos=1", "batch=2", "out=evaluation")
+    evaluation = ("manifest.seed=1", "manifest.n=2", "budget=4", "videos=1", "reality=2", "batch=2", "out=evaluation")
     for module, *options in (
         ("envs.collect", "episodes=6", "episode_steps=16", "workers=1"),
         ("worldmodel.pretrain", *TOY_OPTIONS["worldmodel.pretrain"], "device=cpu"),

@@ -35,6 +35,19 @@ def add():
     register("encoder", "my_encoder", types.SimpleNamespace(config=Config))
 '''
 
+# As `wm` does for every command, with the imports of one process.
+HELP = """
+import sys
+from worldmodel.cli.main import main
+from worldmodel.cli.programs import PROGRAMS
+for name in PROGRAMS:
+    sys.argv = ["wm", name, "--help"]
+    try:
+        assert main() == 0
+    except SystemExit as end:
+        assert end.code == 0
+"""
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -83,10 +96,10 @@ def call(command: list[object], folder: Path) -> str:
 def test_every_command_is_there_whatever_lies_around(installed: Path, folder: Path) -> None:
     wm = installed / "wm"
     assert call([wm, "--version"], folder).startswith("wm 0.")
-    overview = call([wm], folder)
+    overview, explained = call([wm], folder), call([installed / "python", "-Pc", HELP], folder)
     for name in PROGRAMS:
-        assert f"  wm {name} " in overview
-        assert f"wm {name}" in call([wm, name, "--help"], folder)
+        assert f"  wm {name} " in overview and f"wm {name}" in explained
+    assert "wm plan" in call([wm, "plan", "--help"], folder)
     where = [installed / "python", "-Pc", "import worldmodel; print(worldmodel.__file__)"]
     assert str(ROOT) not in call(where, folder)
 

@@ -74,7 +74,7 @@ def test_it_is_evaluated_with_baselines_that_hold(call: Callable[..., Ended], ch
         "manifest.steps_ahead=10",
         "budget=2",
     ]
-    ended = call("planning.evaluate", *given, "batch=2", "videos=1", "out=here", *SMALL)
+    ended = call("planning.evaluate", *given, "batch=2", "videos=1", "reality=2", "out=here", *SMALL)
     assert ended.code == 0, ended
     results = json.loads(Path("here/results.json").read_text())
     assert (

@@ -124,7 +124,7 @@ def test_what_begins_anew_says_so(call: Command, monkeypatch: pytest.MonkeyPatch
 
 
 def test_evaluate_writes_results_and_goes_on_from_its_logs(call: Command, checkpoint: Path) -> None:
-    arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", "videos=1", "out=here", *SMALL]
+    arguments = ["manifest.seed=0", "manifest.n=3", "budget=3", "batch=2", "videos=1", "reality=2", "out=here", *SMALL]
     arguments.append(f"checkpoint={checkpoint}")
     code, text, _ = call("planning.evaluate", *arguments)
     results = json.loads(Path("here/results.json").read_text())
@@ -154,6 +154,7 @@ def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_later(
         "baselines=false",
         "oracle=false",
         "videos=0",
+        "reality=0",
         "out=here",
     ]
     with monkeypatch.context() as patch:
@@ -180,6 +181,7 @@ def test_evaluate_says_where_there_was_no_usable_plan(
         "baselines=false",
         "oracle=false",
         "videos=0",
+        "reality=0",
         "out=here",
     ]
     ended = call("planning.evaluate", f"checkpoint={checkpoint}", *arguments, *SMALL)

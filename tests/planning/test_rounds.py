@@ -48,7 +48,8 @@ def test_one_round_brings_a_model_and_its_evaluation(
         if module == "worldmodel.data":
             assert data_command(list(options)) == 0
             return
-        ended = call(module, *options)
+        few = ["reality=2"] if module == "planning.evaluate" else []
+        ended = call(module, *options, *few)
         assert ended.code == 0, (number, module, ended)
 
     monkeypatch.setattr(Work, "_run", in_this_process)
