@@ -29,6 +29,7 @@ from planning.registry import make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import counting
 from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file
@@ -69,7 +70,8 @@ def calibrate(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         strategy = with_proposals(strategy, model)
         monitor = Monitor(model, {}, options.window, "go_on")
-        manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config)
+        with counting("draw pairs", "pairs") as progress:
+            manifest = load_or_draw(env, spec.simulator, spec.options, pairs_config, progress)
         envs = [env, *open_more(config["env"], min(options.batch, pairs_config.n) - 1, opened)]
         out = output_file(options.out or RUNS / spec.env / FILE)
         start = read_start(options.command, spec.action)

@@ -49,6 +49,7 @@ from planning.simulation import open_env, open_more
 from planning.strategy import Strategy
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import counting
 from worldmodel.core.checkpoint import resolve, shipped_names
 from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
@@ -173,7 +174,8 @@ def evaluate(config: Config) -> None:
         model = read_model(checkpoint, device, options.precision, options.compile, spec)
         hierarchy = read_hierarchy(options.hierarchy, sub_goals, model)
         heads = read_acting_heads(options.inverse, options.cloning, model)
-        manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
+        with counting("draw pairs", "pairs") as progress:
+            manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config, progress)
         task = Evaluation(options, settings, [env], spec, manifest, checkpoint)
         task.envs += open_more(config["env"], max(0, min(options.batch, len(task.indices)) - 1), opened)
         strategy = with_proposals(strategy, model)

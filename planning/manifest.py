@@ -13,6 +13,7 @@ from planning.evaluation.manifest import Manifest, ManifestConfig, draw, frozen_
 from planning.simulation import open_env
 from worldmodel.cli.command import Config, command, next_command, plain_options
 from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
 from worldmodel.core.errors import UserError
 from worldmodel.core.files import output_file
 from worldmodel.core.options import from_config
@@ -42,7 +43,8 @@ def freeze(config: Config) -> None:
         asked = (options.seed, options.n, options.steps_ahead)
         if frozen is not None and (frozen.seed, len(frozen.pairs), frozen.steps_ahead) != asked:
             raise _other_pairs(path, frozen)
-        manifest = draw(env, spec.simulator, spec.options, *asked)
+        with counting("draw pairs", "pairs") as progress:
+            manifest = draw(env, spec.simulator, spec.options, *asked, progress=progress)
     finally:
         env.close()
     if frozen is not None and frozen != manifest:

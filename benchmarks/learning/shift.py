@@ -40,6 +40,7 @@ from planning.simulation import open_env
 from planning.types import Model
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line, plain_options
 from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import counting
 from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.files import output_folder, replacing, write_json
@@ -156,7 +157,8 @@ def open_task(
     model = read_model(checkpoint, device, options.precision, options.compile, spec)
     strategy = with_proposals(strategy, model)
     start = read_start(options.command, spec.action)
-    manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
+    with counting("draw pairs", "pairs") as progress:
+        manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config, progress)
     envs: list[GoalEnv] = [env]
     for _ in range(min(options.batch, len(manifest.pairs)) - 1):
         envs.append(open_env(config["env"])[0])

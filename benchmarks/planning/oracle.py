@@ -24,6 +24,7 @@ from planning.registry import make_strategy
 from planning.simulation import open_env
 from worldmodel.cli.command import as_plain, composed, fail
 from worldmodel.cli.console import console
+from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.core.errors import UserError
 from worldmodel.core.options import from_config
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     config = from_config(ManifestConfig, options["manifest"], "manifest")
     env, spec = open_env(options["env"])
     try:
-        manifest = load_or_draw(env, spec.simulator, spec.options, config)
+        with counting("draw pairs", "pairs") as progress:
+            manifest = load_or_draw(env, spec.simulator, spec.options, config, progress)
         settings = {name: options[name] for name in ("planner", "seed")}
         settings |= {"manifest": manifest.sha256, "oracle": ORACLE_VERSION}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

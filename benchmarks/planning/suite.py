@@ -40,6 +40,7 @@ from planning.registry import OPTIMISERS, make_strategy
 from planning.simulation import open_env, open_more
 from worldmodel.cli.command import as_plain, composed, ending_in_one_line, plain_options
 from worldmodel.cli.console import console, escape
+from worldmodel.cli.progress import counting
 from worldmodel.cli.tables import table
 from worldmodel.core.device import pick_compile, pick_device, pick_precision
 from worldmodel.core.errors import UserError
@@ -170,7 +171,8 @@ class Bench:
         opened.callback(env.close)
         checkpoint = choose_checkpoint(options.checkpoint, spec.env)
         self.model = read_model(checkpoint, self._device, options.precision, options.compile, spec)
-        manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config)
+        with counting("draw pairs", "pairs") as progress:
+            manifest = load_or_draw(env, spec.simulator, spec.options, manifest_config, progress)
         envs = [env, *open_more(config["env"], min(options.batch, len(manifest.pairs)) - 1, opened)]
         self.task = Evaluation(options, config["planner"], envs, spec, manifest, checkpoint)
         compiled = pick_compile(options.compile, self._device)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Final
 
 from envs.cameras import CameraConfig
+from worldmodel.core.configs import with_body
 from worldmodel.core.errors import UserError, choices_message
 from worldmodel.core.options import from_config
 
@@ -104,8 +105,8 @@ class ArmConfig:
 
     @property
     def full_name(self) -> str:
-        """The environment's name. States and recordings of one body do not fit the other."""
-        return self.name if self.body == "hand" or self.body in self.name else f"{self.name}_{self.body}"
+        """The environment's name, as the commands have it too."""
+        return self.name if self.body == "hand" or self.body in self.name else with_body(self.name, self.body)
 
     @property
     def views(self) -> tuple[CameraConfig, ...]:

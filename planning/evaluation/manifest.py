@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -135,10 +135,16 @@ def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
     return ours if is_project or ours.is_file() else Path("runs") / env / name
 
 
-def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], config: ManifestConfig) -> Manifest:
-    """The frozen manifest of `env`, or new pairs if `config.seed` is given."""
+def load_or_draw(
+    env: Environment,
+    simulator: str,
+    options: dict[str, Any],
+    config: ManifestConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """The frozen manifest of `env`, or new pairs if `config.seed` is given. `progress` is that of `draw`."""
     if config.seed is not None:
-        return draw(env, simulator, options, config.seed, config.n, config.steps_ahead)
+        return draw(env, simulator, options, config.seed, config.n, config.steps_ahead, progress)
     path = frozen_path(env.name, options)
     if not path.exists():
         raise UserError(
@@ -149,13 +155,20 @@ def load_or_draw(env: Environment, simulator: str, options: dict[str, Any], conf
 
 
 def draw(
-    env: Environment, simulator: str, options: dict[str, Any], seed: int, n: int = 100, steps_ahead: int = 25
+    env: Environment,
+    simulator: str,
+    options: dict[str, Any],
+    seed: int,
+    n: int = 100,
+    steps_ahead: int = 25,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Draw `n` pairs from new exploratory episodes, or by the task's own draw if it has one.
 
     Episode i is seeded with `SeedSequence([seed, i, namespace])`. The start is a random step of the episode, and the
     goal is `steps_ahead` later. Episodes without an interesting change, and episodes that diverged, are skipped. If the
     environment tells kinds of goals apart, they take turns, so that the first pairs of a manifest have all kinds too.
+    `progress(pairs, n)` is called after every episode.
 
     Raises:
         UserError: if hardly any episode gives a pair.
@@ -165,8 +178,10 @@ def draw(
         pair = _draw_pair(env, np.random.SeedSequence([seed, index, _NAMESPACE]), index, steps_ahead)
         if pair is not None and _is_next(env, pair, len(pairs)):
             pairs.append(pair)
-            if len(pairs) == n:
-                return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
+        if progress is not None:
+            progress(len(pairs), n)
+        if len(pairs) == n:
+            return Manifest(env.name, simulator, options, seed, steps_ahead, tuple(pairs))
     raise UserError(f"{len(pairs)} of {100 * n} episodes gave a goal {steps_ahead} steps ahead: expected {n}")
 
 

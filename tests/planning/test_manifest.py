@@ -112,11 +112,25 @@ def test_frozen_unless_a_seed_asks_for_fresh_pairs(tmp_path: Path, monkeypatch: 
         load_or_draw(env, "sim 1.0", {}, ManifestConfig(n=6))
 
 
-@pytest.mark.parametrize(("env", "distractors"), [("push", False), ("push", True), ("reacher", False)])
-def test_shipped_manifests_are_whole(env: str, distractors: bool) -> None:
-    manifest = read_manifest(module.frozen_path(env, {"distractors": distractors}))
-    assert manifest.env == env and len(manifest.pairs) == 100 and manifest.steps_ahead == 25
-    assert manifest.options.get("distractors", False) is distractors
+SHIPPED = sorted(module.frozen_path("push", {}).parent.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_manifests_are_whole(path: Path) -> None:
+    manifest = read_manifest(path)
+    assert module.frozen_path(manifest.env, manifest.options) == path
+    assert len(manifest.pairs) == 100 and manifest.steps_ahead == 25
+
+
+def test_every_task_has_pairs_with_and_without_distractors() -> None:
+    tasks = ("push", "arm_push", "arm_pick_place", "arm_drawer")
+    assert {path.stem for path in SHIPPED} >= {"reacher", *tasks, *(f"{task}_distractors" for task in tasks)}
+
+
+def test_how_many_pairs_there_are_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    draw(PointEnv(), "sim 1.0", {}, 3, 4, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (4, 4) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 def test_what_is_switched_on_has_a_manifest_of_its_own() -> None:

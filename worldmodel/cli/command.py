@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from worldmodel.cli.composing import Config, as_plain, composed, planner_overrides, require_name, short
+from worldmodel.cli.composing import Config, as_plain, composed, require_name, short, usual_overrides
 from worldmodel.cli.console import console, notices, shown
 from worldmodel.cli.programs import as_typed
 from worldmodel.cli.usage import help_text
@@ -137,7 +137,7 @@ def _run(config_name: str, main: Callable[[Config], None], arguments: list[str])
     if flags:  # flags of Hydra, such as --cfg job and --multirun
         if not any(flag in ("-m", "--multirun") for flag in flags):
             composed(config_name, overrides)  # raises our message for a mistake, before Hydra raises its own
-        sys.argv += planner_overrides(config_name, overrides)  # which Hydra reads
+        sys.argv += usual_overrides(config_name, overrides)  # which Hydra reads
         GlobalHydra.instance().clear()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(_quietly(main))()
         return

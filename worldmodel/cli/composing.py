@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -23,6 +23,12 @@ from worldmodel.core.errors import UserError, choices_message
 
 Config = dict[str, Any]
 _LONGEST: Final = 60  # characters of the user's input that a message quotes
+# In the defaults of a file: the choice of a group for an environment, or else for its family, or one that is not there.
+OmegaConf.register_new_resolver(
+    "choice_for",
+    lambda group, env, prefix="": configs.choice_for(group, env, prefix) or f"{prefix}{env}",
+    replace=True,
+)
 
 
 def as_plain(config: DictConfig) -> Config:
@@ -57,7 +63,7 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     """
     _add_plugins()
     _check(config_name, overrides)
-    overrides = [*planner_overrides(config_name, overrides), *overrides]
+    overrides = [*usual_overrides(config_name, overrides), *overrides]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
@@ -125,26 +131,44 @@ def _check(config_name: str, overrides: Iterable[str]) -> None:
             raise UserError(f"{group} is missing: choose from {', '.join(choices)}, for example {group}={choices[0]}")
 
 
-def planner_overrides(config_name: str, overrides: Iterable[str]) -> list[str]:
-    """The option that makes the usual planner of the environment's family the default of a command.
+def usual_overrides(config_name: str, overrides: Iterable[str]) -> list[str]:
+    """The options that follow from the environment, unless the user typed others.
 
-    It is empty where the family has none, and where the user chose another planner.
+    They are the usual planner, and the name that an environment has with another body.
 
     Raises:
         UserError: for a sweep over environments whose planners differ.
     """
-    groups, given = defaults_of(config_name), dict(o.partition("=")[::2] for o in overrides)
-    chosen = given.get("planner", "").strip("'\"")
+    groups = defaults_of(config_name)
+    given = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    envs = [env for env in given.get("env", groups.get("env", "")).split(",") if env in group_choices("env")]
+    return [*_usual_planner(envs, groups, given), *_name_of_body(envs, given)]
+
+
+def _usual_planner(envs: Sequence[str], groups: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    chosen = given.get("planner", "")
     if "planner" not in groups or chosen not in ("", "auto"):
         return []
-    envs = given.get("env", groups["env"]).strip("'\"").split(",")
-    usual = {configs.usual_planner(env) for env in envs if env in group_choices("env")}
+    usual = {configs.usual_planner(env) for env in envs}
     if len(usual) > 1:
         raise UserError(
             f"env={short(','.join(envs))}: these have different planners unless one is chosen: give planner="
         )
     names = [name for name in usual if name]
     return [f"planner.otherwise={name}" if chosen else f"planner={name}" for name in names]
+
+
+def _name_of_body(envs: Sequence[str], given: Mapping[str, str]) -> list[str]:
+    body = given.get("env.body", "")
+    if len(envs) != 1 or "env.name" in given or not body.isalnum():
+        return []
+    usual = configs.read_choice("env", envs[0])
+    return [f"env.name={configs.with_body(usual['name'], body)}"] if usual.get("body", body) != body else []
+
+
+def following(pattern: str, chosen: Mapping[str, str]) -> str:
+    """What a pattern in a file's defaults, such as `${choice_for:collect_for,${env}}`, is with these choices."""
+    return str(OmegaConf.create({**chosen, "pattern": pattern})["pattern"])
 
 
 def _top(config_name: str) -> list[str]:

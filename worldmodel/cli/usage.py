@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from worldmodel.cli.composing import defaults_of, planner_overrides
+from worldmodel.cli.composing import defaults_of, following, usual_overrides
 from worldmodel.core.configs import CONFIGS, choice_text, group_choices, is_at_the_top
 from worldmodel.core.errors import UserError, choices_message
 
@@ -28,12 +27,12 @@ def help_text(config_name: str, overrides: Sequence[str] = ()) -> str:
     header = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     introduction = _INTRODUCTION.format(folder=CONFIGS)
     parts = [header[-1], "\n".join(f"  {line}" for line in header[:-1]), introduction, *_options(text)]
-    typed = [*planner_overrides(config_name, overrides), *overrides]
+    typed = [*usual_overrides(config_name, overrides), *overrides]
     chosen = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in typed)}
     for entry, default in defaults_of(config_name).items():
         group, _, section = entry.removeprefix("optional ").partition("@")
-        if group != entry:  # other choices decide, as in `optional objective_for@planner.objective: ${env}`
-            name = re.sub(r"\$\{(\w+)\}", lambda other: chosen[other[1]], default)
+        if group != entry:  # other choices decide, as in `optional collect_for: ${choice_for:collect_for,${env}}`
+            name = "" if "???" in chosen.values() else following(default, chosen)
             if name in group_choices(group):
                 parts += [f"In {section}:" if section else f"For {name}:", choice_text(group, name)]
             continue

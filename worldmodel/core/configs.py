@@ -54,18 +54,47 @@ def read_choice(group: str, name: str) -> dict[str, Any]:
 
 
 def usual_planner(env: str) -> str | None:
-    """The planner that an environment, or else its family, uses unless another is chosen.
-
-    None if `configs/planner_for/` has none for either, and for a name that is no choice, such as that of a robot.
-    """
-    family = str(read_choice("env", env).get("family")) if env in group_choices("env") else ""
-    named = [name for name in (env, family) if name in group_choices("planner_for")]
-    return str(read_choice("planner_for", named[0])["planner"]) if named else None
+    """The planner that an environment uses unless another is chosen; None if `configs/planner_for/` has none for it."""
+    name = choice_for("planner_for", env)
+    return None if name is None else str(read_choice("planner_for", name)["planner"])
 
 
 def usual_objective(env: str) -> dict[str, Any]:
     """What `configs/objective_for/` changes in a planner's objective for an environment."""
-    return read_choice("objective_for", env) if env in group_choices("objective_for") else {}
+    name = choice_for("objective_for", env)
+    return {} if name is None else read_choice("objective_for", name)
+
+
+def choice_for(group: str, env: str, prefix: str = "") -> str | None:
+    """The choice of a group such as `planner_for` for an environment, or else for its family.
+
+    Args:
+        group: the group, with choices that begin with `prefix`.
+        env: a choice of `env=`, or the name of an environment or a robot.
+        prefix: what is before the names of environments and families.
+
+    Returns:
+        The choice; None if the group has none for either.
+    """
+    env = _choice_of(env)
+    if env not in group_choices("env"):
+        return None
+    choices, family = group_choices(group), read_choice("env", env).get("family")
+    return next((f"{prefix}{name}" for name in (env, family) if f"{prefix}{name}" in choices), None)
+
+
+def with_body(env: str, body: str) -> str:
+    """The name of an environment whose robot has another body. States and recordings of one do not fit the other."""
+    return f"{env}_{body}"
+
+
+def _choice_of(env: str) -> str:
+    """The choice of `env=` that an environment with another body is made by, or the same name."""
+    if env in group_choices("env"):
+        return env
+    with_bodies = [name for name in group_choices("env") if "body" in read_choice("env", name)]
+    made_by = [name for name in with_bodies if env.startswith(with_body(name, ""))]
+    return max(made_by, key=len, default=env)
 
 
 @functools.cache
@@ -129,8 +158,11 @@ def is_at_the_top(group: str, name: str) -> bool:
 def choice_text(group: str, name: str) -> str:
     """The help text of a choice, which is its file, or a plug-in's defaults with the meanings from its docstring."""
     if name not in plugin_choices(group):
-        lines = (CONFIGS / group / f"{name}.yaml").read_text().strip().splitlines()
-        return "\n".join(line for line in lines if line != _AT_THE_TOP)
+        path = CONFIGS / group / f"{name}.yaml"
+        paragraphs = path.read_text().replace(f"{_AT_THE_TOP}\n", "").strip().split("\n\n")
+        own = "\n\n".join(part for part in paragraphs if not part.startswith("defaults:"))
+        begins_with = [other for other in _parsed(path).get("defaults", ()) if other != "_self_"]
+        return "\n".join([*(choice_text(group, other) for other in begins_with), own])
     entry = registry.plugins(GROUPS_OF_PLUGINS[group])[name]
     config = getattr(entry, "config", None)
     purpose, meanings = _docstring(config)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
 from envs.protocol import GoalEnv
 from envs.registry import describe, env_options, make_env, make_named
+from tests.commands import type_in
 from tests.documentation import DOCS, code_of
 from worldmodel.core.errors import UserError
+from worldmodel.data import TrajectoryStore
 
 
 @pytest.fixture
@@ -49,6 +52,13 @@ def test_the_body_is_part_of_the_name(close_all: Callable[[GoalEnv], None]) -> N
         env = make_named("arm_push", body="jaco", image_size=8, name=name)
         close_all(env)
         assert env.name == expected
+
+
+def test_a_recording_of_another_body_is_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    small = ("episodes=1", "episode_steps=2", "workers=1", "env.image_size=8", "env.cameras=[side]")
+    ended = type_in(tmp_path, "envs.collect", "env=arm_push", "env.body=jaco", *small)
+    assert ended.code == 0 and "next: python -m worldmodel.pretrain env=arm_push env.name=arm_push_jaco env.body=jaco" in ended.out, ended
+    assert TrajectoryStore.open(tmp_path / "runs/arm_push_jaco/data.zarr").spec.env == "arm_push_jaco"
 
 
 def test_two_cameras_and_all_options_are_described(close_all: Callable[[GoalEnv], None]) -> None:

@@ -23,7 +23,7 @@ from planning.manifest import FreezeConfig, ManifestConfig
 from planning.run import RunConfig
 from tests.commands import assert_refused, type_in
 from worldmodel.cli.command import _checked
-from worldmodel.cli.composing import as_plain, composed, defaults_of, planner_overrides, require_name
+from worldmodel.cli.composing import as_plain, composed, defaults_of, require_name, usual_overrides
 from worldmodel.cli.usage import help_text
 from worldmodel.core import registry
 from worldmodel.core.errors import UserError
@@ -187,10 +187,21 @@ def test_the_family_of_an_environment_chooses_the_planner_unless_the_user_does()
     assert narrow("env=reacher") == narrow("env=arm_push", "planner=icem") == 0.0
     assert "planner" not in composed("train", ["env=arm_push"]), "a command without a planner"
     assert "planner=guided (or " in help_text("evaluate", ["env=arm_drawer"])
-    assert planner_overrides("evaluate", ["env=reacher,push_wall"]) == [], "a sweep"
-    assert planner_overrides("evaluate", ["env=arm_pick_place,arm_drawer"]) == ["planner=guided"]
+    assert usual_overrides("evaluate", ["env=reacher,push_wall"]) == [], "a sweep"
+    assert usual_overrides("evaluate", ["env=arm_pick_place,arm_drawer"]) == ["planner=guided"]
     with pytest.raises(UserError, match="env=reacher,arm_push: these have different planners unless one is chosen"):
-        planner_overrides("evaluate", ["env=reacher,arm_push"])
+        usual_overrides("evaluate", ["env=reacher,arm_push"])
+
+
+def test_another_body_is_recorded_and_trained_in_folders_of_its_own() -> None:
+    def name(*overrides: str, command: str = "collect") -> object:
+        return as_plain(composed(command, list(overrides)))["env"]["name"]
+
+    jaco = ("env=arm_push", "env.body=jaco")
+    assert {name(*jaco, command=command) for command in ("collect", "train", "evaluate")} == {"arm_push_jaco"}
+    assert as_plain(composed("collect", list(jaco)))["out"] == "runs/arm_push_jaco/data.zarr"
+    assert name("env=arm_push") == name("env=arm_push", "env.body=hand") == "arm_push"
+    assert name(*jaco, "env.name=mine") == "mine"
 
 
 def test_names_that_folders_may_have() -> None:
