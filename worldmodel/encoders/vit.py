@@ -107,6 +107,15 @@ class EncoderConfig(PatchGrid):
         """Number of all transformer blocks."""
         return self.depth + (self.temporal_depth if self.attention == FACTORISED else 0)
 
+    @property
+    def image_frames(self) -> int:
+        """Frames of the clip that a single image is made into."""
+        return 1 if self.still_tubelet else self.tubelet_frames
+
+    def layers(self, frames: int) -> int:
+        """Tubelet layers of a clip of `frames` frames, or of a single image."""
+        return 1 if frames == self.image_frames else frames // self.tubelet_frames
+
     def angles(self, coordinates: Tensor, grid: Grid, head_width: int) -> Tensor | None:
         """Rotary angles `[N, E]` of tokens at `coordinates [N, 3]`. None if positions are added instead."""
         if self.positions == SINCOS:
@@ -164,7 +173,7 @@ class VisionTransformer(Encoder):
     def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
         """Encode clips `[B, T, H, W, 3]` to `[B, N, D]`, or only their tokens `keep [B, K]` to `[B, K, D]`."""
         tokens = self.embed(clips)
-        frames, grid = clips.shape[1] // self._tubelet_frames(clips), self.config.grid(*clips.shape[2:4])
+        frames, grid = self.config.layers(clips.shape[1]), self.config.grid(*clips.shape[2:4])
         coordinates = token_coordinates(frames, grid).to(clips.device)
         masked = None
         if keep is not None and self.mask_token is not None:
@@ -186,7 +195,8 @@ class VisionTransformer(Encoder):
 
     def _tubelet_frames(self, clips: Tensor) -> int:
         """Frames of a tubelet of `clips [B, T, H, W, 3]`."""
-        return 1 if self.still is not None and clips.shape[1] == 1 else self.config.tubelet_frames
+        is_image = clips.shape[1] == self.config.image_frames
+        return self.config.image_frames if is_image else self.config.tubelet_frames
 
     def _spatial(self, tokens: Tensor, angles: Tensor | None, allowed: Tensor | None) -> Tensor:
         return self._run(slice(self.config.depth), tokens, angles, allowed)
@@ -208,8 +218,7 @@ class VisionTransformer(Encoder):
 
         V-JEPA 2-AC encodes robot frames by repeating them, and V-JEPA 2.1 has a tubelet for single images.
         """
-        frames = 1 if self.still is not None else self.config.tubelet_frames
-        return self(pixels[:, None].expand(-1, frames, -1, -1, -1))
+        return self(pixels[:, None].expand(-1, self.config.image_frames, -1, -1, -1))
 
     @property
     def tubelet_frames(self) -> int:
@@ -218,4 +227,4 @@ class VisionTransformer(Encoder):
 
     def encode_tubelets(self, clips: Tensor) -> Tensor:
         """See `Encoder.encode_tubelets`."""
-        return self(clips).unflatten(1, (clips.shape[1] // self._tubelet_frames(clips), -1))
+        return self(clips).unflatten(1, (self.config.layers(clips.shape[1]), -1))

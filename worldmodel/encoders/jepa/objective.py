@@ -114,6 +114,8 @@ class JepaConfig:
     def target_width(self, encoder: EncoderConfig) -> int:
         """Numbers that are predicted for each token."""
         if self.targets == PIXELS:
+            if encoder.still_tubelet:
+                raise UserError("jepa.targets=pixels with encoder.still_tubelet=true: single images have fewer pixels")
             return 3 * encoder.tubelet_frames * encoder.patch_size**2
         return self.levels * encoder.width
 
@@ -217,7 +219,7 @@ class Jepa(nn.Module):
         differs between the two versions cannot be predicted, and features lose it. `progress` of the training, from 0
         to 1, decides on the weight of the loss on context tokens.
         """
-        config, frames = self.config, clips.shape[1] // self.encoder.config.tubelet_frames
+        config, frames = self.config, self.encoder.config.layers(clips.shape[1])
         grid = self.encoder.config.grid(*clips.shape[2:4])
         with torch.no_grad():
             features, target = self._targets(clips if seen_by_target is None else seen_by_target, frames)

@@ -44,8 +44,8 @@ class PretrainConfig:
         momentum_schedule: `cosine`, or `linear` as in V-JEPA's code.
         masks: masks that are predicted at once, by default a short-range and a long-range one as in V-JEPA. Mappings
             become masks by `read_mask`.
-        image_share: share of the steps whose clips are single images, each repeated over one tubelet (V-JEPA 2.1
-            trains on images and videos at once).
+        image_share: share of the steps whose clips are single images, each repeated over one tubelet or in the
+            encoder's tubelet for single images (V-JEPA 2.1 trains on images and videos at once).
         image_masks: masks of these steps, by default those of V-JEPA 2.1.
         lengths: frames of the clips in consecutive stretches of the training, for example 8, 16 and 32. Clips are cut
             to their first frames. None are cut without it.
@@ -111,8 +111,16 @@ class PretrainConfig:
         return begun[-1] if begun else None
 
     def require_fit(self, encoder: EncoderConfig, cameras: Iterable[CameraSpec], frames: int) -> None:
-        """Raises UserError if clips of `frames` frames cannot be cut to all lengths, or not be hidden by all masks."""
+        """Raises UserError if clips of `frames` frames cannot be cut to all lengths, or not be hidden by all masks.
+
+        It also does if no step would train the tubelet of single images.
+        """
         rng, tubelet = np.random.default_rng(0), encoder.tubelet_frames
+        if encoder.still_tubelet and not self.image_share:
+            raise UserError(
+                "encoder.still_tubelet=true with pretrain.image_share=0: the tubelet of single images learns from "
+                "single images, so give pretrain.image_share=0.5, for example"
+            )
         for length in (frames, *self.lengths):
             if length % tubelet or length > frames:
                 raise UserError(
@@ -200,7 +208,7 @@ class PretrainTask(TrainingTask):
             target_light = Light.draw(batch, config.jitter, config.colour_jitter, rng).rows(own)
         light = Light.draw(batch, config.jitter, config.colour_jitter, rng).rows(own)
         encoder = self.module.encoder.config
-        layers, grid = frames // encoder.tubelet_frames, encoder.grid(height, width)
+        layers, grid = encoder.layers(frames), encoder.grid(height, width)
         kinds = config.image_masks if is_image else config.masks
         masks = tuple(mask(batch, layers, grid, rng).rows(own) for mask in kinds)
         return Batch(shown, for_target, mirrored[own] if config.flip else None, light, target_light, masks)
@@ -220,7 +228,7 @@ class PretrainTask(TrainingTask):
 
     def _cut(self, clips: NDArray[np.uint8], length: int | None, is_image: bool) -> NDArray[np.uint8]:
         """Clips of this stretch of the training, or single images."""
-        return as_images(clips, self.module.encoder.config.tubelet_frames) if is_image else clips[:, :length]
+        return as_images(clips, self.module.encoder.config.image_frames) if is_image else clips[:, :length]
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """One batch with all masks, as at the end of the training."""

@@ -286,20 +286,6 @@ def test_clips_become_longer_as_training_goes_on() -> None:
     assert all(values["loss"].isfinite() for values in task.losses(1, 4, 1))
 
 
-def test_some_steps_show_images_under_masks_of_their_own() -> None:
-    task = make_task(image_share=0.5, image_masks=({"kind": "tube", "ratio": 0.75},), masks=({"kind": "temporal"},))
-    batches = [task._draw(step, 0.0) for step in range(24)]
-    images = [batch for batch in batches if batch.masks[0].hidden.shape[1] == 12]
-    clips = [batch for batch in batches if batch.masks[0].hidden.shape[1] != 12]
-    assert 6 <= len(images) <= 18
-    for batch in images:
-        assert batch.shown.shape[1] == ENCODER.tubelet_frames
-        assert (batch.shown == batch.shown[:, :1]).all()
-    assert all(batch.shown.shape[1] == 4 and batch.masks[0].hidden.shape[1] == 16 for batch in clips)
-    assert [b.shown.shape for b in batches[:5]] == [task._draw(step, 0.0).shown.shape for step in range(5)]
-    assert all(task.loss(step)["loss"].isfinite() for step in range(4))
-
-
 def test_the_momentum_rises_linearly_where_asked() -> None:
     task = make_task(momentum=0.9, final_momentum=1.0, momentum_schedule="linear")
     with torch.no_grad():
