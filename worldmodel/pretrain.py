@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.cli.command import Config, command, next_command, plain_options
+from worldmodel.cli.command import Config, command, next_command, plain_options, typed_options
 from worldmodel.cli.console import console, shown
 from worldmodel.cli.progress import counting, run_to_end
 from worldmodel.cli.tables import Table, table
@@ -182,19 +182,21 @@ def cost_table(title: str, parts: Sequence[Cost]) -> Table:
     return made
 
 
-def _show_costs(
-    encoder: EncoderConfig,
-    jepa: JepaConfig,
-    options: PretrainConfig,
-    batch: int,
-    frames: int,
-    cameras: Sequence[CameraSpec],
-) -> None:
+def show_costs(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
+    """Print what a step with clips of the largest of `cameras` costs."""
+    encoder, batch, frames = sections.encoder, sections.trainer.batch_size, sections.clips.frames
     camera = max(cameras, key=lambda one: one.height * one.width)
     layers, grid = frames // encoder.tubelet_frames, encoder.grid_of(camera)
-    shares = visible_shares(options.masks, layers, grid, batch)
+    shares = visible_shares(sections.pretrain.masks, layers, grid, batch)
     shown = f"one step with {batch} clips of {frames} x {camera.height} x {camera.width}"
-    console.print(cost_table(shown, costs(encoder, jepa, batch, layers, grid, shares)))
+    console.print(cost_table(shown, costs(encoder, sections.jepa, batch, layers, grid, shares)))
+
+
+def planned_camera(given: PretrainOptions, config: Config) -> CameraSpec | None:
+    """A camera with the environment's size of images, if data are the default and not there yet."""
+    size = config["env"].get("image_size")
+    is_usual = given.data == f"runs/{config['env']['name']}/data.zarr"
+    return CameraSpec("camera", size, size) if is_usual and size and not Path(str(given.data)).exists() else None
 
 
 def require_fit(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
@@ -221,11 +223,18 @@ def main(config: Config) -> None:
     given = from_config(PretrainOptions, plain_options(config), "pretrain")
     device = pick_device(given.device)
     sections = read_sections(config)
+    if given.is_one_recording:
+        for section in ("videos", "augmentation"):
+            for option in typed_options(section):
+                raise UserError(f"option '{option}' does nothing for a single recording: data=[{given.data}] has it")
+    if given.dry_run and (planned := planned_camera(given, config)) is not None:
+        sections.encoder.require_fit([planned])
+        show_costs(sections, [planned])
+        return
     with open_source(given, config, sections) as source:
         sections.encoder.require_fit(source.cameras)
-        batch_size, frames = sections.trainer.batch_size, sections.clips.frames
         if given.dry_run:
-            _show_costs(sections.encoder, sections.jepa, sections.pretrain, batch_size, frames, source.cameras)
+            show_costs(sections, source.cameras)
             return
         require_fit(sections, source.cameras)
         # Options are checked before the folder is made. A corrected command must not find a run that never began.

@@ -23,6 +23,15 @@ def test_it_prints_every_component_and_writes_nothing(toy_store: TrajectoryStore
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_recording_is_needed(tmp_path: Path) -> None:
+    given = ("env=push", "env.image_size=48", "encoder=vit_tiny", "clips.frames=4", "trainer.batch_size=2", "--dry-run")
+    ended = type_in(tmp_path, "worldmodel.pretrain", *given)
+    assert ended.code == 0 and "one step with 2 clips of 4 x 48 x 48" in ended.out, ended
+    assert list(tmp_path.iterdir()) == []
+    assert_refused(type_in(tmp_path, "worldmodel.pretrain", "data=lost.zarr", *given), "no recording at lost.zarr")
+    assert_refused(type_in(tmp_path, "worldmodel.pretrain", *given, "env.image_size=50"), "50")
+
+
 def test_other_commands_have_no_such_option(tmp_path: Path) -> None:
     assert_refused(type_in(tmp_path, "worldmodel.train", "--dry-run"), "dry_run")
 

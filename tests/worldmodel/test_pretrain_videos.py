@@ -124,6 +124,10 @@ def test_a_mix_of_videos_a_list_and_a_recording(toy_store: TrajectoryStore, vide
         (("data=hostile", "videos.size=20"), "20 x 20, are not cut whole by patch_size 8"),
         (("data=hostile", "videos.short=pad"), "videos: short 'pad' is unknown: choose from repeat, skip"),
         (("data=hostile", "augmentation.hue=1.0"), "augmentation: hue 1.0: expected a number from 0 to 0.5"),
+        (
+            ("data=a.zarr", "augmentation.hue=0.1"),
+            "'augmentation.hue=0.1' does nothing for a single recording: data=[a.zarr] has it",
+        ),
         (("data=hostile", "clips.strides_s=3"), "clips option strides_s is 3: expected a list of numbers or null"),
     ],
 )
@@ -131,7 +135,7 @@ def test_mistakes_are_refused_in_one_line(tmp_path: Path, overrides: tuple[str, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "hostile").mkdir()
     (tmp_path / "hostile" / "text.mp4").write_text("no video")
-    result = run(PRETRAIN, ("device=cpu", *TOY_ENV, "videos.workers=1", *overrides), tmp_path)
+    result = run(PRETRAIN, ("device=cpu", *TOY_ENV, *overrides), tmp_path)
     assert result.exit_code == 2, result
     assert expected in result.stderr and len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob("run.json"))
