@@ -26,7 +26,7 @@ _ROLES = ("action", "proprio", "state", "reward")
 
 def import_store(format_name: str, path: Path, out: Path, options: ImportOptions, dry: bool, fill_missing: bool) -> int:
     """Read a data set into the store `out`. With `dry`, only print what would be written."""
-    with open_source(format_name, path, fill_missing) as source:
+    with open_source(format_name, path, fill_missing, options.rate_hz) as source:
         with counting("look") as progress:
             plan = plan_import(source, options, progress)
         _show(source, plan)
@@ -164,7 +164,9 @@ def _add_robot(command: argparse.ArgumentParser) -> None:
     robot = command.add_argument_group(
         "what the source does not say; one value for each dimension of the action, or one"
     )
-    robot.add_argument("--rate", type=float, metavar="HZ", help="steps per second, where the source does not say")
+    robot.add_argument(
+        "--rate", type=float, metavar="HZ", help="steps per second, where the source does not say; of videos, any"
+    )
     robot.add_argument("--env", metavar="NAME")
     robot.add_argument("--action-low", type=float, nargs="+", metavar="X", help="else the smallest that was taken")
     robot.add_argument("--action-high", type=float, nargs="+", metavar="X", help="else the largest")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("av", "h5py", "numcodecs", "pyarrow")
 _FILLED = "diffusion_policy"  # the only format in which chunks may be missing
+VIDEO: Final = "video"  # the only format that is sampled at any rate
 _HERE = "worldmodel.data.formats"
 OURS: Final[dict[str, str | Callable[..., Source]]] = {
     "lerobot": f"{_HERE}.lerobot:LeRobotSource",
@@ -28,18 +29,20 @@ OURS: Final[dict[str, str | Callable[..., Source]]] = {
     "minari": f"{_HERE}.minari:MinariSource",
     "diffusion_policy": f"{_HERE}.diffusion_policy:DiffusionPolicySource",
     "folder": f"{_HERE}.folder:FolderSource",
+    VIDEO: f"{_HERE}.videos:VideoSource",
 }
 FORMATS: Final = Registry[Callable[..., Source]]("format", "format", OURS)
 EXPORTS: Final = ("lerobot",)
 
 
-def open_source(format_name: str, path: Path, fill_missing: bool = False) -> Source:
+def open_source(format_name: str, path: Path, fill_missing: bool = False, rate_hz: float | None = None) -> Source:
     """Open a data set for reading.
 
     Args:
         format_name: one of `FORMATS`.
         path: where it is.
         fill_missing: read missing chunks as zarr's fill value, instead of an error (diffusion_policy).
+        rate_hz: rows per second that are sampled (video). Other formats have the rows that they have.
 
     Raises:
         FormatError: when the data set is damaged, or of another format.
@@ -51,6 +54,8 @@ def open_source(format_name: str, path: Path, fill_missing: bool = False) -> Sou
         entry = FORMATS.get(format_name)
         if not path.exists():
             raise UserError(f"nothing is at {path}: expected a data set of the format {format_name}")
+        if format_name == VIDEO:
+            return entry(path, rate_hz)
         return entry(path, fill_missing=True) if fill_missing else entry(path)
 
 

@@ -61,7 +61,9 @@ def import_from() -> Callable[..., TrajectoryStore]:
     """`import_from(format_name, source, out, fill_missing=False, **options)`: the store, verified."""
 
     def run(format_name: str, path: Path, out: Path, fill_missing: bool = False, **options: object) -> TrajectoryStore:
-        with open_source(format_name, path, fill_missing) as source:
+        rate = options.get("rate_hz")
+        assert rate is None or isinstance(rate, float)
+        with open_source(format_name, path, fill_missing, rate) as source:
             plan = plan_import(source, ImportOptions(**options), quiet)  # type: ignore[arg-type]
             store = run_import(source, plan, out, quiet)
         assert verify(store, quiet) == []
