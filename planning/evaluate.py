@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +65,7 @@ BASELINES: Final = ("no_op", "random", "explorer", *HEADS)
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
 _EXPLORATION_VERSION: Final = 1  # likewise, of exploration
+_KNOWN: Final = 10  # states from which a network learns to read latents, for each plan that is checked
 _RESAMPLES: Final = 2000  # of the intervals of differences, which then vary by a tenth of a point or two
 
 
@@ -203,7 +204,7 @@ def evaluate(config: Config) -> None:
         if out is None:
             _report_shard(task)
             return
-        reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes[MODEL])
+        reality = _compare_with_reality(task, RealityCheck(env, model, strategy, device, start), episodes)
         rate = len(task.envs) * 1e3 / float(np.median(batched_ms)) if batched_ms else None
         timing = Timing(float(np.median(plan_ms)), float(np.percentile(plan_ms, 99)), len(task.envs), rate)
         _report(task, strategy, episodes, timing, reality, out, frozen=manifest_config.seed is None)
@@ -238,10 +239,19 @@ def _introduce(task: Evaluation, frozen: bool) -> None:
             console.print(f"[yellow]note[/]: the pairs were made with {what} {frozen_value}, this is {here}")
 
 
-def _compare_with_reality(task: Evaluation, check: RealityCheck, episodes: list[Episode]) -> Reality | None:
-    """Plans against reality, from states that the episodes came through."""
-    states, owners = states_on_the_way([e.states for e in episodes], task.options.reality, task.options.seed)
-    return check.measure(states, [np.array(task.manifest.pairs[e].goal) for e in owners]) if states else None
+def _compare_with_reality(
+    task: Evaluation, check: RealityCheck, episodes: Mapping[str, Sequence[Episode]]
+) -> Reality | None:
+    """Plans against reality, from states that the model's episodes came through."""
+    count, seed = task.options.reality, task.options.seed
+    if not count:
+        return None
+    states, owners = states_on_the_way([episode.states for episode in episodes[MODEL]], count, seed)
+    everywhere = [episode.states for run in episodes.values() for episode in run]
+    known, _ = states_on_the_way(everywhere, _KNOWN * count, seed + 1)
+    goals = [np.array(task.manifest.pairs[episode].goal) for episode in owners]
+    with counting("check plans", "plans") as progress:
+        return check.measure(states, goals, known, progress)
 
 
 def _report(

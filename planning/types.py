@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -197,6 +197,14 @@ class ActionHead(Protocol):
 
     def predict(self, latents: Any, goals: Any, steps: Tensor) -> Tensor:
         """Actions `[B, C, A]` that lead from latents `[B, ...]` to goals `[B, ...]` in `steps [B]` control steps."""
+
+
+@runtime_checkable
+class Decodable(Protocol):
+    """A model that can be decoded, as in `worldmodel.models.contract`."""
+
+    def decodable(self, latents: Any) -> Tensor:
+        """The part `[..., D]` of latents that says what there is to see."""
 
 
 class Decoder(Protocol):

@@ -2,29 +2,34 @@
 
 Rollouts of recorded actions say how good a model is where the recording is. A search looks for actions whose imagined
 future is good, also where it is good only because the model is wrong. So the planner's own plans are made in states of
-its episodes, carried out in the simulator, and compared with what was imagined. Distances are the model's.
+its episodes, carried out in the simulator, and compared with what was imagined. Distances are the model's, and
+`planning.evaluation.promises` has the task's units.
 
-Shapes: `N` simulator state, `H` control steps of a plan, `A` action.
+Shapes: `N` simulator state, `H` control steps of a plan, `A` action, `D` numbers of a latent's decodable part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.environment import Environment, Floats
+from planning.evaluation.promises import Promise, in_units
 from planning.inputs import first_command
 from planning.objectives import LatentGoalCost, imagining_with_confidence
 from planning.strategy import Strategy
-from planning.types import Model
+from planning.types import Decodable, Model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
+
+_TOGETHER = 32  # observations that are encoded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,8 @@ class CheckedPlan:
         motion_came: distance from the present to the real end.
         error: distance from the imagined to the real end.
         bound: what the model expects this not to exceed in nine of ten cases. None from a model without confidence.
+        codes: the decodable parts `[D]` of the present and the imagined end. None from a model without them.
+        states: the present and the real end `[N]`.
     """
 
     promised: float
@@ -46,6 +53,8 @@ class CheckedPlan:
     motion_came: float
     error: float
     bound: float | None
+    codes: tuple[Tensor, Tensor] | None = None
+    states: tuple[Floats, Floats] = (np.empty(0), np.empty(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Reality:
         kept: share of the plans with a promise of motion above the model's `reached_distance` of which at least half
             happened. NaN without such plans.
         covered: share of plans whose error is within the model's 90 % bound. None from a model without confidence.
+        promises: the same in the task's units, for each metric that can be read out of latents.
     """
 
     plans: int
@@ -70,9 +80,10 @@ class Reality:
     motion_share: float
     kept: float
     covered: float | None
+    promises: tuple[Promise, ...] = ()
 
     @classmethod
-    def of(cls, checked: Sequence[CheckedPlan], reached_distance: float) -> Reality:
+    def of(cls, checked: Sequence[CheckedPlan], reached_distance: float, promises: Sequence[Promise] = ()) -> Reality:
         moving = [plan for plan in checked if plan.motion_promised > reached_distance]
         kept = [plan.motion_came >= plan.motion_promised / 2 for plan in moving]
         bounds = [plan.error <= plan.bound for plan in checked if plan.bound is not None]
@@ -85,6 +96,7 @@ class Reality:
             motion_share=sum(plan.motion_came for plan in checked) / total if total else float("nan"),
             kept=float(np.mean(kept)) if kept else float("nan"),
             covered=float(np.mean(bounds)) if bounds else None,
+            promises=tuple(promises),
         )
 
     def __str__(self) -> str:
@@ -93,6 +105,7 @@ class Reality:
             f"plans against reality ({self.plans} plans, in latent distance): {self.promised:.2f} nearer was promised, "
             f"{self.came:.2f} came; {self.motion_share:.0%} of the promised motion happened, and at least half of it "
             f"in {self.kept:.0%} of the plans that promise some; median error {self.error:.2f}{covered}"
+            + "".join(f"\n{promise}" for promise in self.promises)
         )
 
 
@@ -118,11 +131,43 @@ class RealityCheck:
         self._env, self._model, self._strategy, self._device, self._start = env, model, strategy, device, start
         self._limits = ActionLimits.of(model.spec.action, model.spec.control_step_s, device)
 
-    def measure(self, visited: Sequence[Floats], goals: Sequence[Floats]) -> Reality | None:
-        """Check one plan from each of the `visited [N]` states toward its goal state `[N]`. None without any plan."""
-        checked = [self.check(state, goal) for state, goal in zip(visited, goals, strict=True)]
-        made = [plan for plan in checked if plan is not None]
-        return Reality.of(made, self._model.reached_distance) if made else None
+    def measure(
+        self,
+        visited: Sequence[Floats],
+        goals: Sequence[Floats],
+        known: Sequence[Floats] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Reality | None:
+        """Check one plan from each of the `visited [N]` states toward its goal state `[N]`. None without any plan.
+
+        Args:
+            visited: the states, `[N]` each.
+            goals: the goal of each.
+            known: states from which a network learns to read latents in the task's units. None are read without any.
+            progress: called with the number of plans and states so far, and in all.
+        """
+        total = len(visited) + len(known)
+        tell = progress or (lambda done, total: None)
+        made = []
+        for number, (state, goal) in enumerate(zip(visited, goals, strict=True)):
+            plan = self.check(state, goal)
+            made += [plan] if plan is not None else []
+            tell(number + 1, total)
+        if not made:
+            return None
+        promises: Sequence[Promise] = ()
+        if known and made[0].codes is not None:
+            codes = [self._codes(known[i : i + _TOGETHER]) for i in range(0, len(known), _TOGETHER)]
+            promises = in_units(self._env, made, torch.cat(codes), np.array(known))
+            tell(total, total)
+        return Reality.of(made, self._model.reached_distance, promises)
+
+    @torch.no_grad()
+    def _codes(self, states: Sequence[Floats]) -> Tensor:
+        """Codes float32 `[n, D]` of the first observations in `states`, `[N]` each."""
+        assert isinstance(self._model, Decodable)
+        seen = [Observation.of(self._env.reset(options={"state": state})[0]) for state in states]
+        return self._model.decodable(self._model.observe(None, Observation.stack(seen), None)).float().cpu()
 
     @torch.no_grad()
     def check(self, state: Floats, goal: Floats) -> CheckedPlan | None:
@@ -142,6 +187,10 @@ class RealityCheck:
             return None
         bound, ahead = _imagined(model, latent, plan.actions[:, None])
         real = model.goal(ImageGoal(env.goal_images(end)))
+        codes = None
+        if isinstance(model, Decodable):
+            now, then = (model.decodable(each).float().cpu() for each in (latent, ahead))
+            codes = now.flatten(0, -2)[-1], then.flatten(0, -2)[-1]
 
         def apart(latents: Any, others: Any) -> float:
             return float(model.distance(latents, others).flatten()[-1])
@@ -153,6 +202,8 @@ class RealityCheck:
             motion_came=apart(real, present),
             error=apart(ahead, real),
             bound=bound,
+            codes=codes,
+            states=(state, end),
         )
 
 

@@ -1,0 +1,152 @@
+"""What plans promise in the task's units, for example by how many centimetres a cube will have moved.
+
+A small network learns to read the simulator's state out of latents, from states that episodes came through. It reads
+the present and the imagined end of every plan. The task's own errors between the two are the motion that was promised,
+and those between the true states are the motion that came. Only this check uses states, and no planner does.
+
+Shapes: `n` latents, `D` numbers of a latent's decodable part, `N` simulator state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from planning.environment import Environment, Floats
+
+# A plan promises motion of a thing from two thirds of the metric's tolerance on: 2 cm of a cube that has 3 cm.
+_LEAST_PROMISE: Final = 2 / 3
+_HELD_OUT: Final = 0.2  # share of the states on which the error of reading is measured
+_WIDTH, _STEPS, _RATE, _DECAY = 128, 600, 3e-3, 1e-2
+
+
+class Compared(Protocol):
+    """What is known of one plan: codes `[D]` and states `[N]` of its present and its end."""
+
+    @property
+    def codes(self) -> tuple[Tensor, Tensor] | None: ...
+    @property
+    def states(self) -> tuple[Floats, Floats]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """Promises about one metric of the task, over many plans.
+
+    Attributes:
+        metric: its name.
+        unit: unit of the following figures.
+        reading_error: median error of the network that reads latents, on states that it did not learn from.
+        least: motion from which on a plan counts as promising.
+        plans: number of plans that promise at least so much.
+        promised: mean motion that these promise; NaN without such plans, as the next two.
+        came: mean motion that came of them.
+        kept: share of them of which at least half of `least` came.
+    """
+
+    metric: str
+    unit: str
+    reading_error: float
+    least: float
+    plans: int
+    promised: float
+    came: float
+    kept: float
+
+    def __str__(self) -> str:
+        if not self.plans:
+            return f"no plan promises to move {self.metric} by {self.least:.2g} {self.unit}"
+        return (
+            f"{self.plans} plans promise to move {self.metric} by {self.least:.2g} {self.unit} or more, "
+            f"{self.kept:.0%} of them move it by {self.least / 2:.2g} or more; in the mean {self.promised:.1f} "
+            f"{self.unit} are promised and {self.came:.1f} come (median error of reading: {self.reading_error:.2f})"
+        )
+
+
+class Readout:
+    """Reads states out of codes.
+
+    Args:
+        codes: float32 `[n, D]`.
+        states: `[n, N]`.
+        seed: seed of the network.
+    """
+
+    def __init__(self, codes: Tensor, states: NDArray[np.float64], seed: int) -> None:
+        wanted = torch.from_numpy(states).float()
+        self._mean, self._scale = wanted.mean(0), wanted.std(0).clamp_min(1e-6)
+        self._center, self._spread = codes.mean(0), codes.std(0).clamp_min(1e-6)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._network = nn.Sequential(
+                nn.Linear(codes.shape[1], _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU(),
+                nn.Linear(_WIDTH, states.shape[1]),
+            )  # fmt: skip
+        order = torch.randperm(len(codes), generator=generator)
+        held_out = max(1, round(_HELD_OUT * len(codes)))
+        self.held_out, learned = order[:held_out].numpy(), order[held_out:]
+        self._learn(codes[learned], wanted[learned])
+
+    def read(self, codes: Tensor) -> NDArray[np.float64]:
+        """States `[..., N]` of codes `[..., D]`."""
+        with torch.no_grad():
+            read = self._network((codes - self._center) / self._spread) * self._scale + self._mean
+        return np.asarray(read.double().numpy(), np.float64)
+
+    @torch.enable_grad()
+    def _learn(self, codes: Tensor, wanted: Tensor) -> None:
+        inputs, targets = (codes - self._center) / self._spread, (wanted - self._mean) / self._scale
+        optimiser = torch.optim.AdamW(self._network.parameters(), lr=_RATE, weight_decay=_DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
+        for _ in range(_STEPS):
+            optimiser.zero_grad()
+            nn.functional.smooth_l1_loss(self._network(inputs), targets, beta=0.1).backward()
+            optimiser.step()
+            schedule.step()
+
+
+def in_units(
+    env: Environment, plans: Sequence[Compared], codes: Tensor, states: NDArray[np.float64], seed: int = 0
+) -> list[Promise]:
+    """What `plans` promised and what came, by metric.
+
+    Args:
+        env: the environment, whose metrics have the units.
+        plans: the plans.
+        codes: float32 `[n, D]` of the latents of `states`.
+        states: `[n, N]` that a network learns to read.
+        seed: seed of the network.
+
+    Returns:
+        A `Promise` for each metric that can be read with an error of at most half of the least promise.
+    """
+    readout = Readout(codes, states, seed)
+    read, true = readout.read(codes[readout.held_out]), states[readout.held_out]
+    pairs = [(plan.codes, plan.states) for plan in plans if plan.codes is not None]
+    present, ahead = (readout.read(torch.stack([codes[which] for codes, _ in pairs])) for which in (0, 1))
+    before, after = (np.array([states[which] for _, states in pairs]) for which in (0, 1))
+    errors = env.goal_errors(read, true)
+    promised, came = env.goal_errors(ahead, present), env.goal_errors(after, before)
+    found = []
+    for metric in env.metrics:
+        name, error, least = metric.name, float(np.median(errors[metric.name])), _LEAST_PROMISE * metric.tolerance
+        if error <= least / 2:
+            moving = promised[name] >= least
+            kept = came[name][moving] >= least / 2
+            count, means = (
+                int(moving.sum()),
+                [_mean(each) for each in (promised[name][moving], came[name][moving], kept)],
+            )
+            found.append(Promise(name, metric.unit, error, least, count, means[0], means[1], means[2]))
+    return found
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
