@@ -53,6 +53,8 @@ class JepaConfig:
         predictor_width: size of a predictor token. It is narrower than the encoder.
         predictor_depth: predictor blocks.
         predictor_heads: attention heads.
+        mask_tokens: learned tokens that stand for hidden ones. Mask number i of a step takes token i modulo this
+            number, so that the predictor knows which kind of mask it completes, as in V-JEPA's code.
         loss: `l1` (V-JEPA's default) or `l2`.
         targets: normalisation of the targets. `layer_norm` is V-JEPA's. `standardise` also removes the mean of each
             position over the batch, and scales each feature to unit spread. Constant features are then no target, and
@@ -81,6 +83,7 @@ class JepaConfig:
     predictor_width: int = 64
     predictor_depth: int = 3
     predictor_heads: int = 2
+    mask_tokens: int = 1
     loss: str = "l1"
     targets: str = "standardise"
     levels: int = 1
@@ -101,6 +104,8 @@ class JepaConfig:
             raise ValueError(f"loss '{self.loss}' is unknown: choose from {', '.join(LOSSES)}")
         if self.targets not in TARGETS:
             raise ValueError(f"targets '{self.targets}' is unknown: choose from {', '.join(TARGETS)}")
+        if self.mask_tokens < 1:
+            raise ValueError(f"mask_tokens {self.mask_tokens}: expected at least 1")
         if self.levels < 1:
             raise ValueError(f"levels {self.levels}: expected at least 1")
         if self.targets == PIXELS and (self.levels > 1 or self.visible_weight):
@@ -143,31 +148,38 @@ class MaskPredictor(nn.Module):
         )
         self.outward = nn.Linear(width, out)
         self.outward_visible = nn.Linear(width, out) if config.context_weight else None
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(config.mask_tokens, 1, width))
         self.blocks = nn.ModuleList(
             Block(width, config.predictor_heads, encoder.mlp_ratio) for _ in range(config.predictor_depth)
         )
         self.norm = nn.LayerNorm(width)
         initialise(self, config.predictor_depth)
 
-    def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
-        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]`, or pixels, of hidden ones."""
-        return self.outward(self.norm(self._transform(context, mask, frames, grid)[:, mask.visible.shape[1] :]))
+    def forward(self, context: Tensor, mask: Mask, frames: int, grid: Grid, number: int = 0) -> Tensor:
+        """`context [B, K, L * D]` of the visible tokens → predictions `[B, M, L * D]`, or pixels, of hidden ones.
 
-    def predict_all(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> tuple[Tensor, Tensor]:
+        `number` is that of the mask in its step.
+        """
+        tokens = self._transform(context, mask, frames, grid, number)
+        return self.outward(self.norm(tokens[:, mask.visible.shape[1] :]))
+
+    def predict_all(
+        self, context: Tensor, mask: Mask, frames: int, grid: Grid, number: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Predictions for the hidden tokens, `[B, M, L * D]`, and for the visible ones, `[B, K, L * D]`."""
         assert self.outward_visible is not None, "there is no loss on context tokens"
-        tokens, num_visible = self._transform(context, mask, frames, grid), mask.visible.shape[1]
+        tokens, num_visible = self._transform(context, mask, frames, grid, number), mask.visible.shape[1]
         hidden, visible = self.norm(tokens[:, num_visible:]), self.norm(tokens[:, :num_visible])
         return self.outward(hidden), self.outward_visible(visible)
 
-    def _transform(self, context: Tensor, mask: Mask, frames: int, grid: Grid) -> Tensor:
+    def _transform(self, context: Tensor, mask: Mask, frames: int, grid: Grid, number: int) -> Tensor:
         """Visible tokens, then hidden ones, after the blocks, `[B, K + M, width]`."""
         num_hidden = mask.hidden.shape[1]
         order = torch.cat([mask.visible, mask.hidden], dim=1)
         coordinates = token_coordinates(frames, grid).to(context.device)
         visible = self.inward(context)
-        hidden = self.mask_token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
+        token = self.mask_token[number % len(self.mask_token)]
+        hidden = token.expand(context.shape[0], num_hidden, -1).to(visible.dtype)
         tokens = torch.cat([visible, hidden], dim=1)
         angles = self.encoder_config.angles(coordinates, grid, self.head_width)
         if angles is None:
@@ -224,8 +236,8 @@ class Jepa(nn.Module):
         with torch.no_grad():
             features, target = self._targets(clips if seen_by_target is None else seen_by_target, frames)
         terms: dict[str, list[Tensor]] = {}
-        for mask in masks:
-            for name, value in self._terms(clips, mask, target, frames, grid).items():
+        for number, mask in enumerate(masks):
+            for name, value in self._terms(clips, mask, number, target, frames, grid).items():
                 terms.setdefault(name, []).append(value)
         means = {name: torch.stack(values).mean() for name, values in terms.items()}
         zero = means["prediction"].new_zeros(())
@@ -247,18 +259,20 @@ class Jepa(nn.Module):
         features = layer_normed(encode_levels(self.target, clips, None, config.levels).float(), config.levels)
         return features[..., -encoder.width :], normalised(features, frames, config.targets)
 
-    def _terms(self, clips: Tensor, mask: Mask, target: Tensor, frames: int, grid: Grid) -> dict[str, Tensor]:
-        """The terms of the loss for one mask that are switched on."""
+    def _terms(
+        self, clips: Tensor, mask: Mask, number: int, target: Tensor, frames: int, grid: Grid
+    ) -> dict[str, Tensor]:
+        """The terms of the loss for mask `number` that are switched on."""
         config, terms = self.config, {}
         levels = encode_levels(self.encoder, clips, mask.visible, config.levels)
         hidden_target = gather_tokens(target, mask.hidden)
         if config.context_weight:
-            predicted, seen = self.predictor.predict_all(levels, mask, frames, grid)
+            predicted, seen = self.predictor.predict_all(levels, mask, frames, grid, number)
             weights = context_weights(mask, frames, grid, config.context_distance_power)
             wanted = gather_tokens(target, mask.visible)
             terms["context"] = error(seen.float(), wanted, config.loss, weights)
         else:
-            predicted = self.predictor(levels, mask, frames, grid)
+            predicted = self.predictor(levels, mask, frames, grid, number)
         terms["prediction"] = error(predicted.float(), hidden_target, config.loss)
         context = levels[..., -self.encoder.config.width :]
         if self.visible_head is not None:

@@ -127,6 +127,27 @@ def test_the_predictor_is_asked_for_places_and_never_sees_what_is_hidden(positio
     torch.testing.assert_close(jepa.predictor(jepa.encoder(changed, mask.visible), mask, 2, Grid(4, 4)), predicted)
 
 
+def test_every_mask_of_a_step_has_a_token_of_its_own_in_turn() -> None:
+    jepa, clips, masks = make_jepa(mask_tokens=2), make_clips(), make_masks()
+    for number, used in ((0, {0}), (1, {1}), (2, {0}), (3, {1})):
+        jepa.zero_grad()
+        jepa.predictor(jepa.encoder(clips, masks[0].visible), masks[0], 2, Grid(4, 4), number).sum().backward()
+        gradient = jepa.predictor.mask_token.grad
+        assert gradient is not None and {token for token in (0, 1) if gradient[token].any()} == used
+    jepa.zero_grad()
+    jepa(clips, masks)["loss"].backward()
+    gradient = jepa.predictor.mask_token.grad
+    assert gradient is not None and gradient.flatten(1).any(1).all()
+    # With equal tokens, they are as one.
+    with torch.no_grad():
+        jepa.predictor.mask_token.copy_(torch.ones(1, 1, 16))
+    one = make_jepa()
+    one.load_state_dict({**jepa.state_dict(), "predictor.mask_token": torch.ones(1, 1, 16)})
+    assert torch.equal(one(clips, masks)["loss"], jepa(clips, masks)["loss"])
+    with pytest.raises(ValueError, match="mask_tokens 0: expected at least 1"):
+        JepaConfig(mask_tokens=0)
+
+
 def test_the_target_encoder_starts_as_a_copy() -> None:
     torch.manual_seed(0)
     jepa = Jepa(ENCODER, JepaConfig(**SMALL))
