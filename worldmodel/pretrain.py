@@ -126,9 +126,10 @@ def _cameras(store: TrajectoryStore) -> str:
 def open_source(given: PretrainOptions, config: Config, sections: Sections) -> PretrainSource:
     """The source of the clips. Nothing is written before all options are checked. Raises UserError."""
     trainer, clips = sections.trainer, sections.clips
+    pretrain, steps, seed = sections.pretrain, trainer.steps, trainer.seed
     options = ClipOptions(
-        clips, sections.videos, trainer.batch_size, trainer.steps, trainer.seed,
-        sections.pretrain.probe_frames, given.held_out_fraction,
+        clips, sections.videos, trainer.batch_size, steps, seed, pretrain.probe_frames, given.held_out_fraction,
+        frames_at=lambda step: pretrain.frames_at(step, steps, seed, clips.frames),
     )  # fmt: skip
     if not given.is_one_recording:
         places = (given.data,) if isinstance(given.data, str) else given.data

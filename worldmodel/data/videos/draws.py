@@ -6,7 +6,7 @@ Shapes: `T` frames of a clip, `V` videos.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,6 +114,12 @@ class StoreSource:
         return request_rows(self._store, camera, int(batch.episodes[0]), batch.rows[0])
 
 
+def first_frames(request: Request, frames: int) -> Request:
+    """The request for the first `frames` frames of a clip."""
+    of = "times" if "times" in request else "rows"
+    return {**request, of: request[of][:frames]}
+
+
 def request_rows(store: TrajectoryStore, camera: str, episode: int, rows: NDArray[np.int64]) -> Request:
     """The request for `rows` of one camera, which are of one episode."""
     column = image_column(camera)
@@ -135,6 +141,8 @@ class Mix:
         batch_size: clips per step of all ranks, B.
         seed: seed of the draws.
         rank: this process among those that train together, each of which has its share of the clips.
+        frames_at: how many of the first frames of its clips a step needs, at most T. None for all of them. The clips
+            are the same, and the other frames are not read.
     """
 
     sources: Sequence[Source]
@@ -144,6 +152,7 @@ class Mix:
     batch_size: int
     seed: int
     rank: Rank = ALONE
+    frames_at: Callable[[int], int] | None = None
 
     @property
     def share(self) -> int:
@@ -152,7 +161,8 @@ class Mix:
 
     def shape_of(self, step: int) -> tuple[int, int, int]:
         """Shape of the clips of a step, `(T, H, W)`."""
-        return self.shape
+        frames, height, width = self.shape
+        return frames if self.frames_at is None else self.frames_at(step), height, width
 
     def requests(self, step: int, clip: int) -> Iterator[Request]:
         """Requests for clip `clip` of this rank. Each takes the place of the previous one, which could not be read."""
@@ -164,6 +174,7 @@ class Mix:
             request = self.sources[int(rng.choice(len(chances), p=chances))].draw(rng)
             # The generator of the augmentation has a seed of its own, since its draws depend on the size of the video.
             seed = int(rng.integers(2**63))
+            request = first_frames(request, self.shape_of(step)[0])
             yield {**request, "size": self.shape[1:], "augmentation": self.augmentation, "seed": seed}
 
 
@@ -177,6 +188,7 @@ class StoreRows:
         frames: frames per clip, T.
         batch_size: clips per step of all ranks, B.
         rank: this process among those that train together.
+        frames_at: as of a `Mix`.
     """
 
     store: TrajectoryStore
@@ -184,6 +196,7 @@ class StoreRows:
     frames: int
     batch_size: int
     rank: Rank = ALONE
+    frames_at: Callable[[int], int] | None = None
 
     @property
     def share(self) -> int:
@@ -193,11 +206,12 @@ class StoreRows:
     def shape_of(self, step: int) -> tuple[int, int, int]:
         """Shape of the clips of a step, `(T, H, W)`. Cameras take turns."""
         camera = self.store.spec.cameras[step % len(self.store.spec.cameras)]
-        return self.frames, camera.height, camera.width
+        return self.frames if self.frames_at is None else self.frames_at(step), camera.height, camera.width
 
     def requests(self, step: int, clip: int) -> Iterator[Request]:
         """The request for clip `clip` of this rank. Nothing can take its place."""
         batch = self.sampler.sample(step, self.batch_size)
         camera = self.store.spec.camera_names[step % len(self.store.spec.cameras)]
         number = self.rank.number + self.rank.count * clip
-        yield request_rows(self.store, camera, int(batch.episodes[number]), batch.rows[number])
+        rows = batch.rows[number][: self.shape_of(step)[0]]
+        yield request_rows(self.store, camera, int(batch.episodes[number]), rows)

@@ -50,6 +50,8 @@ class ClipOptions:
         seed: seed of the clips and of the choice of frames for the probe.
         probe_frames: frames for the probe.
         held_out_fraction: fraction of the episodes of a recording that is held out to test the probe.
+        frames_at: how many frames of its clips a step needs. None for all of them. Frames that are decoded for every
+            clip are then not read in vain.
     """
 
     clips: ClipConfig
@@ -59,6 +61,7 @@ class ClipOptions:
     seed: int
     probe_frames: int
     held_out_fraction: float
+    frames_at: Callable[[int], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +161,8 @@ class RecordingClips(PretrainSource):
     def open(self) -> OpenedClips:
         options, store = self._options, self._store
         if self._cache is None:
-            draws = StoreRows(store, self._sampler, options.clips.frames, options.batch_size, here())
+            length, batch = options.clips.frames, options.batch_size
+            draws = StoreRows(store, self._sampler, length, batch, here(), options.frames_at)
             workers = self._opened.enter_context(Workers(options.videos.workers, options.videos.patience_s))
             clips = self._opened.enter_context(
                 closing(WorkerClips(draws, workers, options.videos.ahead, options.steps))
@@ -254,7 +258,8 @@ class MixedClips(PretrainSource):
         draws = Mix(sources, weights, shape, values, options.batch_size, options.seed)
         # Every rank reads all frames of the probe, since all of them judge the health of the features.
         probe = self._probe(dataclasses.replace(draws, augmentation=None, seed=options.seed + 1))
-        clips = WorkerClips(dataclasses.replace(draws, rank=here()), self._workers, options.videos.ahead, options.steps)
+        draws = dataclasses.replace(draws, rank=here(), frames_at=options.frames_at)
+        clips = WorkerClips(draws, self._workers, options.videos.ahead, options.steps)
         self._opened.enter_context(closing(clips))
         return OpenedClips(clips, probe, summary=clips.describe_refused)
 

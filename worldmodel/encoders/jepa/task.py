@@ -110,6 +110,16 @@ class PretrainConfig:
         begun = [frames for frames, begin in zip(self.lengths, self.lengths_from, strict=True) if begin <= progress]
         return begun[-1] if begun else None
 
+    def is_image(self, rng: np.random.Generator) -> bool:
+        """Whether a step shows single images, by the first draw of its generator."""
+        return bool(self.image_share) and rng.random() < self.image_share
+
+    def frames_at(self, step: int, total: int, seed: int, frames: int) -> int:
+        """Frames that a step of `total` takes of clips of `frames` frames."""
+        if self.is_image(generator_of(seed, step)):
+            return 1
+        return self.length_at(step / total) or frames
+
     def require_fit(self, encoder: EncoderConfig, cameras: Iterable[CameraSpec], frames: int) -> None:
         """Raises UserError if clips of `frames` frames cannot be cut to all lengths, or not be hidden by all masks.
 
@@ -132,6 +142,11 @@ class PretrainConfig:
             for mask in masks:
                 for camera in cameras:
                     mask(1, layers, encoder.grid_of(camera), rng)
+
+
+def generator_of(seed: int, step: int) -> np.random.Generator:
+    """The generator of everything that a step draws beside its clips."""
+    return np.random.default_rng([seed, step])
 
 
 def bytes_per_clip(encoder: EncoderConfig, camera: CameraSpec, frames: int) -> float:
@@ -192,9 +207,9 @@ class PretrainTask(TrainingTask):
 
         Every rank draws for the clips of all ranks, so that nothing depends on their number.
         """
-        rng = np.random.default_rng([self._seed, step])
+        rng = generator_of(self._seed, step)
         config, length = self._config, self._config.length_at(progress)
-        is_image = bool(config.image_share) and rng.random() < config.image_share
+        is_image = config.is_image(rng)
         shown = self._cut(self._clips(step), length, is_image)
         (frames, height, width), own = shown.shape[1:4], self._rank.rows
         batch = len(shown) * self._rank.count

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,21 @@ def test_closing_does_not_wait_for_a_clip(monkeypatch: pytest.MonkeyPatch) -> No
     with own.one() as worker, pytest.raises(WorkerFailed):
         worker.ask({"do": "look", "path": "slow.mp4"})
     assert time.monotonic() - began < 20
+
+
+def test_frames_that_a_step_does_not_need_are_not_read(
+    catalogue: Catalogue, store: TrajectoryStore, workers: Workers
+) -> None:
+    needed = {0: 1, 1: 4, 2: 2}
+    sources = [VideoSource(catalogue, CLIPS), StoreSource(store, CLIPS)]
+    rows = StoreRows(store, ClipSampler(store.episode_ends, 4, (1,)), 4, 3)
+    for draws in (mix(catalogue, sources=sources, weights=[1.0, 1.0]), rows):
+        fewer = dataclasses.replace(draws, frames_at=needed.__getitem__)
+        for step, frames in needed.items():
+            (request,) = islice(fewer.requests(step, 0), 1)
+            assert len(request["times" if "times" in request else "rows"]) == frames
+        for whole, cut in zip(read(draws, workers, range(3)), read(fewer, workers, range(3)), strict=True):
+            assert (whole[:, : cut.shape[1]] == cut).all()
 
 
 def test_a_store_gives_the_clips_of_its_decoded_frames(

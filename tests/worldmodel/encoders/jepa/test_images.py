@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,20 @@ def test_some_steps_show_images_under_masks_of_their_own() -> None:
     assert all(batch.shown.shape[1] == 4 and batch.masks[0].hidden.shape[1] == 16 for batch in clips)
     assert [b.shown.shape for b in batches[:5]] == [task._draw(step, 0.0).shown.shape for step in range(5)]
     assert all(task.loss(step)["loss"].isfinite() for step in range(4))
+
+
+def test_a_step_tells_how_many_frames_it_takes() -> None:
+    options = {"image_share": 0.3, "lengths": (2, 4), "lengths_from": (0.0, 0.5)}
+    task, config, steps = make_task(**options), PretrainConfig(**options), 40
+    told = [config.frames_at(step, steps, 0, 4) for step in range(steps)]
+    assert set(told[: steps // 2]) == {1, 2} and set(told[steps // 2 :]) == {1, 4}
+    for step in range(0, steps, 3):
+        whole = task._draw(step, step / steps)
+        task._clips = lambda at: draw_clips(at)[:, : told[at]]
+        cut = task._draw(step, step / steps)
+        task._clips = draw_clips
+        assert np.array_equal(whole.shown, cut.shown)
+        assert all(torch.equal(a.hidden, b.hidden) for a, b in zip(whole.masks, cut.masks, strict=True))
 
 
 def test_images_train_the_tubelet_of_single_images_and_clips_the_other_one() -> None:
