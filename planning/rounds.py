@@ -52,6 +52,7 @@ class RoundsConfig:
     copies: int
     steps: int
     learning_rate: float
+    heads: bool
     budget: int
     seed: int
     device: str
@@ -129,6 +130,9 @@ class Work:
             f"trainer.steps={options.steps}",
             f"trainer.learning_rate={options.learning_rate:g}",
         )
+        if options.heads:
+            making = [f"checkpoint={model}", f"out={self._head(number)}", f"device={options.device}"]
+            self._run(number, "worldmodel.inverse", *self.env, *recording, *making)
         if self.memory is not None and not (self._memory(number) / "config.json").is_file():
             making = [f"checkpoint={model}", f"out={self._memory(number)}", f"device={options.device}"]
             self._run(number, "planning.remember", *self.env, *recording, *making)
@@ -138,10 +142,14 @@ class Work:
     def _memory(self, number: int) -> Path:
         return self.place(number) / "memory"
 
+    def _head(self, number: int) -> Path:
+        return self.place(number) / "inverse"
+
     def _planning(self, number: int, checkpoint: str) -> list[str]:
         """Options with which the model of round `number` plans."""
         common = [f"checkpoint={checkpoint}", f"budget={self.options.budget}", f"device={self.options.device}"]
         own = [f"planner.proposals.memory={self._memory(number)}"] if self.memory is not None and number else []
+        own += [f"planner.proposals.inverse={self._head(number)}"] if self.options.heads and number else []
         return [*self.env, *self.planner, *own, *common]
 
     def _run(self, number: int, module: str, *options: str) -> None:
@@ -178,7 +186,7 @@ def rounds(config: Config) -> None:
     if planner["name"] == AUTO:
         raise UserError("planner=auto: later rounds have models of their own, without a choice: expected a planner")
     env, searching = typed_options("env"), typed_options("planner")
-    if planner["proposals"]["inverse"] == OWN:
+    if planner["proposals"]["inverse"] == OWN and not options.heads:
         # Only the first model has a head, and the rounds would be compared with it. Without one, a search needs more
         # samples than `guided` has.
         searching = ["planner=two_spreads" if typed == "planner=guided" else typed for typed in searching]

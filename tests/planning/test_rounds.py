@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,9 @@ OPTIONS = {"data": "d.zarr", "checkpoint": "first", "rounds": 2, "episodes": 5, 
 
 def work(**changes: Any) -> Work:
     """The rounds of `OPTIONS`, in the current folder."""
-    options = RoundsConfig(**{**OPTIONS, "learning_rate": 0.01, "budget": 9, "device": "cpu", "out": None})
+    options = RoundsConfig(
+        **{**OPTIONS, "learning_rate": 0.01, "heads": False, "budget": 9, "device": "cpu", "out": None}
+    )
     given = {"env": ["env=push"], "planner": ["planner=icem"], "memory": None, "sizes": ["state.keypoints=3"]}
     return Work(options, ManifestConfig(1000, 6, 8), folder=Path("out"), **{**given, **changes})
 
@@ -94,17 +97,30 @@ def test_every_model_has_a_memory_of_its_own(commands: list[Any]) -> None:
     assert remember[2]["out"] == evaluate[2]["planner.proposals.memory"] == "out/1/memory"
 
 
+def test_every_model_has_a_head_of_its_own_where_asked(commands: list[Any]) -> None:
+    rounds = work()
+    rounds = dataclasses.replace(rounds, options=dataclasses.replace(rounds.options, heads=True))
+    rounds.learn(1, "first")
+    rounds.evaluate(1, "out/1/model")
+    practise, _, train, head, evaluate = commands
+    assert "planner.proposals.inverse" not in practise[2], "the first model has its own"
+    assert head[1] == "worldmodel.inverse" and head[2]["checkpoint"] == train[2]["out"] == "out/1/model"
+    assert (head[2]["data"], head[2]["cache"]) == ("out/1/data.zarr", "out/1/frames.npy")
+    assert head[2]["out"] == evaluate[2]["planner.proposals.inverse"] == "out/1/inverse"
+
+
 def test_the_first_models_head_is_not_used(call: Command, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later models have none, and the rounds would be compared with it."""
     found: list[list[str]] = []
     monkeypatch.setattr(Work, "evaluate", lambda self, number, model: found.append(list(self.planner)) or 1 / 0)
-    for planner in (["planner=guided"], ["planner=cem"], ["planner.horizon=5"]):
+    for planner in (["planner=guided"], ["planner=cem"], ["planner.horizon=5"], ["heads=true", "planner.horizon=5"]):
         with pytest.raises(ZeroDivisionError):
             call("planning.rounds", f"data={recording}", *planner)
     assert found == [
         ["planner=two_spreads", "planner.proposals.inverse=null"],
         ["planner=cem"],
         ["planner=two_spreads", "planner.horizon=5", "planner.proposals.inverse=null"],
+        ["planner=guided", "planner.horizon=5"],
     ]
 
 
