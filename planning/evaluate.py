@@ -65,7 +65,7 @@ BASELINES: Final = ("no_op", "random", "explorer", *HEADS)
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
 _EXPLORATION_VERSION: Final = 1  # likewise, of exploration
-_KNOWN: Final = 10  # states from which a network learns to read latents, for each plan that is checked
+_KNOWN, _MOST_KNOWN = 10, 1000  # states from which a network learns to read latents: for each checked plan, and at most
 _RESAMPLES: Final = 2000  # of the intervals of differences, which then vary by a tenth of a point or two
 
 
@@ -248,7 +248,7 @@ def _compare_with_reality(
         return None
     states, owners = states_on_the_way([episode.states for episode in episodes[MODEL]], count, seed)
     everywhere = [episode.states for run in episodes.values() for episode in run]
-    known, _ = states_on_the_way(everywhere, _KNOWN * count, seed + 1)
+    known, _ = states_on_the_way(everywhere, min(_KNOWN * count, _MOST_KNOWN), seed + 1)
     goals = [np.array(task.manifest.pairs[episode].goal) for episode in owners]
     with counting("check plans", "plans") as progress:
         return check.measure(states, goals, known, progress)

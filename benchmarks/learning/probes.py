@@ -16,13 +16,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.options import read_all
 from envs.motion.motions import TASKS
 from worldmodel.cli.command import fail
 from worldmodel.cli.console import console
@@ -126,20 +126,6 @@ class Options:
     def folder(self) -> Path:
         """The folder of everything."""
         return Path(self.runs)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    """Options from `key=value`. Raises UserError."""
-    fields = {field.name: field.type for field in dataclasses.fields(Options)}
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in fields:
-            raise UserError(choices_message("option", key, fields))
-        if fields[key] == "int" and not value.isdecimal():
-            raise UserError(f"{argument}: expected a whole number")
-        values[key] = int(value) if fields[key] == "int" else value
-    return Options(**values)
 
 
 def run(module: str, *overrides: str) -> None:
@@ -268,6 +254,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(read(sys.argv[1:]))
+        main(read_all(Options, sys.argv[1:]))
     except UserError as error:
         fail(str(error))

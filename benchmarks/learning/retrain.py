@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.learning.changed_push import NAME, register_changed
+from benchmarks.options import read_all
 from benchmarks.planning.caution import Bench, Outcome, show_outcomes
 from envs.registry import describe, env_options, make_env
 from planning import evaluate
@@ -132,22 +133,11 @@ def plans(config: PlansConfig) -> None:
 
 def read(kind: type[Any], arguments: Sequence[str]) -> Any:
     """The options `kind` as typed. Raises UserError."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    if "planner" in kinds:
-        del kinds["planner"]
-        values["planner"] = tuple(each for each in arguments if each.startswith("planner."))
-    for argument in arguments:
-        if argument in values.get("planner", ()):
-            continue
-        name, _, text = argument.partition("=")
-        if name not in kinds:
-            raise UserError(choices_message("option", name, kinds))
-        try:
-            values[name] = kinds[name](text)
-        except ValueError:
-            raise UserError(f"{argument} cannot be used: expected a whole number") from None
-    return kind(**values)
+    if "planner" not in {field.name for field in dataclasses.fields(kind)}:
+        return read_all(kind, arguments)
+    planner = tuple(each for each in arguments if each.startswith("planner."))
+    own = read_all(kind, [each for each in arguments if each not in planner])
+    return dataclasses.replace(own, planner=planner)
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import yaml
 
 from benchmarks.learning.shift_report import Reference, Row, contact_sheet, markdown, measured_row, results, row_table
+from benchmarks.options import read_own
 from envs.protocol import GoalEnv
 from planning.evaluate import EvaluateConfig, Evaluation
 from planning.evaluation.manifest import ManifestConfig, load_or_draw
@@ -89,23 +89,11 @@ class ShiftConfig:
 
 def read_options(arguments: Sequence[str]) -> tuple[ShiftConfig, list[str]]:
     """Our own options, and those of planning.evaluate. Raises UserError for what cannot be read."""
-    names = {field.name for field in dataclasses.fields(ShiftConfig)}
-    own: dict[str, Any] = {}
-    others = [f"manifest.seed={SEED}"]
     for argument in arguments:
-        key, _, text = argument.partition("=")
-        if key == "manifest.n":
+        if argument.partition("=")[0] == "manifest.n":
             raise UserError(f"option '{argument}' does not fit: n=100 says how many pairs")
-        if key not in names:
-            others.append(argument)
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"option '{argument}' cannot be read: expected for example {key}=[first,second]") from error
-        own[key] = [value] if isinstance(value, str) and key != "n" else value
-    config = from_config(ShiftConfig, own, "shift")
-    return config, [*others, f"manifest.n={config.n}"]
+    config, others = read_own(ShiftConfig, arguments)
+    return config, [f"manifest.seed={SEED}", *others, f"manifest.n={config.n}"]
 
 
 class Bench:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.encoders import run
+from benchmarks.options import read_all
 from planning.compare import Comparison, read_method
 from worldmodel.cli.command import fail
 from worldmodel.cli.console import console
@@ -54,13 +55,6 @@ class Options:
     seeds: int = 1
     pairs: int = 100
     pairs_seed: int = 6200
-
-    @classmethod
-    def read(cls, arguments: list[str]) -> Options:
-        """The options as typed. Raises ValueError or TypeError for those that do not exist."""
-        types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
-        given = dict(argument.split("=", 1) for argument in arguments)
-        return cls(**{key: types.get(key, str)(value) for key, value in given.items()})
 
 
 def folder(encoder: str, tuned: str, seed: int) -> Path:
@@ -133,7 +127,7 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Options.read(sys.argv[1:]))
-    except (UserError, TypeError, ValueError) as error:
+        main(read_all(Options, sys.argv[1:]))
+    except UserError as error:
         names = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(Options))
         fail(f"{error}; options are {names}")

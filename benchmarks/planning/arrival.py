@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from benchmarks.options import read_own
 from planning.arrival import Approach, Reports
 from planning.calibration import hash_of
 from planning.environment import Environment
@@ -107,19 +108,8 @@ def _say(runs: Sequence[WatchedRun], total: int) -> None:
 
 def read(arguments: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     """Own options, and the configuration of planning.calibrate. Raises UserError for what cannot be used."""
-    own: dict[str, Any] = {}
-    others = []
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name == "n":
-            if not value.isdecimal():
-                raise UserError(f"option {argument}: expected a number")
-            own[name] = int(value)
-        elif name == "shift":
-            own[name] = value
-        else:
-            others.append(argument)
-    return Options(**own), as_plain(composed("calibrate", others))
+    own, others = read_own(Options, arguments)
+    return own, as_plain(composed("calibrate", others))
 
 
 if __name__ == "__main__":

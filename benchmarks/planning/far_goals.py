@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.options import read_own
 from planning.decision import Decision
 from planning.environment import Floats
 from planning.evaluation.log import JsonLog
@@ -206,20 +207,8 @@ def _print(
 
 def read(arguments: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     """Own options, and the configuration of planning.evaluate. Raises UserError for what cannot be used."""
-    kinds: dict[str, Any] = {"n": int, "seed": int, "budget": int, "long": int, "arms": lambda text: text.split(",")}
-    values, others = dict[str, Any](), []
-    for argument in arguments:
-        name, _, text = argument.partition("=")
-        try:
-            if name in kinds:
-                values[name] = kinds[name](text)
-            else:
-                others.append(argument)
-        except ValueError as error:
-            raise UserError(f"{argument}: expected a whole number") from error
-    if "arms" in values:
-        values["arms"] = tuple(values["arms"])
-    return Options(**values), as_plain(composed("evaluate", others))
+    own, others = read_own(Options, arguments)
+    return own, as_plain(composed("evaluate", others))
 
 
 if __name__ == "__main__":

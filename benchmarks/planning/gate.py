@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.options import read_all
 from benchmarks.planning.hostile import live, sweep
 from benchmarks.planning.memory import growth, memory_mib
 from planning.flight import FlightConfig
@@ -221,28 +222,8 @@ def main(options: Options) -> None:
         soak(options)
 
 
-def read(arguments: list[str]) -> Options:
-    """The options as typed. Raises UserError for one that is unknown or no number."""
-    kinds: dict[str, Callable[[str], Any]] = {
-        "commands": int,
-        "steps": int,
-        "minutes": float,
-        "hz": float,
-        "checkpoint": str,
-        "deadlines_ms": lambda text: tuple(float(part) for part in text.split(",")),
-    }
-    values = {}
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        try:
-            values[name] = kinds[name](value)
-        except (KeyError, ValueError):
-            raise UserError(f"option {argument}: expected numbers for {', '.join(kinds)}") from None
-    return Options(**values)
-
-
 if __name__ == "__main__":
     try:
-        main(read(sys.argv[1:]))
+        main(read_all(Options, sys.argv[1:]))
     except UserError as error:
         fail(str(error))

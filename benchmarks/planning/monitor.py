@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.options import read_own
 from benchmarks.planning.detection import Detection, Rates, auroc
 from benchmarks.planning.failures import KINDS, FailingEnv
 from planning.calibration import FILE, Calibration, hash_of, read_calibration, require_same
@@ -209,21 +210,10 @@ def _say(runs: Sequence[WatchedRun], total: int) -> None:
 
 def read(arguments: Sequence[str]) -> tuple[Options, dict[str, Any]]:
     """Own options, and the configuration of planning.calibrate. Raises UserError for what cannot be used."""
-    values, others = {}, []
-    kinds: dict[str, type] = {"n": int, "nominal": int, "monitor": str}
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if name not in kinds:
-            others.append(argument)
-            continue
-        try:
-            values[name] = kinds[name](value)
-        except ValueError:
-            raise UserError(f"option {argument}: expected a number") from None
-    options = Options(**values)
-    if min(options.n, options.nominal) < 1:
-        raise UserError(f"n={options.n} nominal={options.nominal}: expected numbers from 1 up")
-    return options, as_plain(composed("calibrate", others))
+    own, others = read_own(Options, arguments)
+    if min(own.n, own.nominal) < 1:
+        raise UserError(f"n={own.n} nominal={own.nominal}: expected numbers from 1 up")
+    return own, as_plain(composed("calibrate", others))
 
 
 if __name__ == "__main__":

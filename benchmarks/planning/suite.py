@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
+from benchmarks.options import read_own
 from planning.decision import Decision
 from planning.evaluate import EvaluateConfig, Evaluation
 from planning.evaluation.manifest import ManifestConfig, load_or_draw
@@ -77,20 +77,8 @@ class SuiteConfig:
 
 def read_options(arguments: Sequence[str]) -> tuple[SuiteConfig, list[str]]:
     """Our own options, and those of planning.evaluate. Raises UserError for what cannot be read."""
-    names = {field.name for field in dataclasses.fields(SuiteConfig)}
-    own: dict[str, Any] = {}
-    others = list(DEVELOPMENT)
-    for argument in arguments:
-        key, _, text = argument.partition("=")
-        if key not in names:
-            others.append(argument)
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"option '{argument}' cannot be read: expected for example {key}=[first,second]") from error
-        own[key] = value if key == "figure" or isinstance(value, list) else [value]
-    return from_config(SuiteConfig, own, "suite"), others
+    own, others = read_own(SuiteConfig, arguments)
+    return own, [*DEVELOPMENT, *others]
 
 
 def settings_of(planner: str, evaluations: int, others: Sequence[str]) -> dict[str, Any]:

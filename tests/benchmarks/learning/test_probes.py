@@ -7,23 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.learning.probes import POINTS, begin, figures_file, read, table
+from benchmarks.learning.probes import POINTS, Options, begin, figures_file, table
+from benchmarks.options import read_all
 from worldmodel.core.errors import UserError
 
 
 def test_options_are_read_or_refused() -> None:
-    options = read(["seeds=2", "arms=vjepa,random", "tasks=order"])
+    options = read_all(Options, ["seeds=2", "arms=vjepa,random", "tasks=order"])
     assert (options.seeds, options.arm_names, options.task_names) == (2, ["vjepa", "random"], ["order"])
     for wrong, message in (
         ("seed=2", "did you mean seeds"), ("seeds=two", "a whole number"), ("arms=rando", "did you mean random"),
         ("tasks=ordr", "did you mean order"), ("test=0", "at least 1"), ("distractors=no", "true or false"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            read([wrong])
+            read_all(Options, [wrong])
 
 
 def test_means_and_differences_are_those_of_the_clips(tmp_path: Path) -> None:
-    options = read(["seeds=1", "test=4", "arms=vjepa,random", f"tasks=order,{POINTS}", f"runs={tmp_path}"])
+    options = read_all(Options, ["seeds=1", "test=4", "arms=vjepa,random", f"tasks=order,{POINTS}", f"runs={tmp_path}"])
     for name, right, errors in (
         ("vjepa", [1, 1, 1, 1], [0.0, None, 0.25, 0.5]),
         ("random", [0] * 4, [0.5, None, 0.75, 1]),
@@ -39,7 +40,7 @@ def test_means_and_differences_are_those_of_the_clips(tmp_path: Path) -> None:
 
 
 def test_figures_of_other_sizes_are_not_mixed(tmp_path: Path) -> None:
-    begin(read(["test=4", f"runs={tmp_path}"]))
-    begin(read(["test=4", "seeds=1", f"runs={tmp_path}"]))
+    begin(read_all(Options, ["test=4", f"runs={tmp_path}"]))
+    begin(read_all(Options, ["test=4", "seeds=1", f"runs={tmp_path}"]))
     with pytest.raises(UserError, match="figures with test=4, not 5"):
-        begin(read(["test=5", f"runs={tmp_path}"]))
+        begin(read_all(Options, ["test=5", f"runs={tmp_path}"]))

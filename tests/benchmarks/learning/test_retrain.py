@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (("go",), "unknown command 'go'"),
         (("record", "goal=3"), "unknown option 'goal'"),
-        (("record", "goals=many"), "goals=many cannot be used"),
+        (("record", "goals=many"), "option goals is 'many': expected a whole number"),
         (("record", "goals=0"), "at least 1, 1 and 0"),
         (("plans", "n=0"), "n=0 seed=1: at least 1"),
         (("evaluate", "change=wet"), "unknown change 'wet'"),

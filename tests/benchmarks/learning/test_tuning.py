@@ -9,16 +9,18 @@ import pytest
 
 from benchmarks.learning import tuning
 from benchmarks.learning.tuning import FIGURES, TUNED, Options, folder, last_figures
+from benchmarks.options import read_all
+from worldmodel.core.errors import UserError
 from worldmodel.models.tuning import TuningConfig
 
 
 def test_options_have_the_types_of_their_defaults() -> None:
-    given = Options.read(["pairs=20", "data=runs/push/data.zarr"])
+    given = read_all(Options, ["pairs=20", "data=runs/push/data.zarr"])
     assert given == Options(data="runs/push/data.zarr", pairs=20)
-    with pytest.raises(TypeError, match="'pears'"):
-        Options.read(["pears=20"])
-    with pytest.raises(ValueError, match="invalid literal"):
-        Options.read(["pairs=many"])
+    with pytest.raises(UserError, match="did you mean pairs"):
+        read_all(Options, ["pears=20"])
+    with pytest.raises(UserError, match="pairs is 'many': expected a whole number"):
+        read_all(Options, ["pairs=many"])
 
 
 def test_every_kind_has_a_folder_of_its_own_and_is_an_option() -> None:

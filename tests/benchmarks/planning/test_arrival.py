@@ -23,6 +23,9 @@ def test_reports_are_counted_for_several_distances(capsys: pytest.CaptureFixture
 def test_own_options_are_read_beside_those_of_the_command() -> None:
     own, config = read(["env=reacher", "n=7", "shift=all", "budget=9"])
     assert own == Options(7, "all") and config["budget"] == 9 and config["env"]["name"] == "reacher"
-    for argument, message in (("n=x", "option n=x: expected a number"), ("n=0", "n=0: expected a number from 1 up")):
+    for argument, message in (
+        ("n=x", "option n is 'x': expected a whole number"),
+        ("n=0", "n=0: expected a number from 1 up"),
+    ):
         with pytest.raises(UserError, match=message):
             read([argument])
