@@ -1,6 +1,6 @@
 """`encoder_from=dinov2:PATH`: the weights of DINOv2, with and without registers (arXiv 2304.07193, 2309.16588).
 
-PATH is a folder `facebook/dinov2-*` of Hugging Face.
+PATH is one of Meta's `.pth` files, or a folder `facebook/dinov2-*` of Hugging Face.
 
 Shapes: `B` images, `H, W` their height and width, `N` tokens of an image, `D` width, `R` registers.
 """
@@ -25,8 +25,10 @@ from worldmodel.encoders.attention import Block
 from worldmodel.encoders.foreign.base import ForeignConfig, ForeignEncoder
 from worldmodel.encoders.foreign.files import (
     find,
+    network_of,
     read_config,
     read_folder,
+    read_pt,
     require_fit,
     require_plain,
     whole_number,
@@ -35,6 +37,22 @@ from worldmodel.encoders.foreign.files import (
 
 _NORM_EPSILON: Final = 1e-6
 _RESOLUTION: Final = 224  # 16 x 16 patches of 14 pixels, which its evaluations and its image processor have
+_HEAD_WIDTH: Final = 64  # of all sizes; a `.pth` file does not say how many heads there are
+_TEACHER: Final = "teacher"  # the network of a training's file that is evaluated; published files have no other
+# Names in Meta's files, and those in Hugging Face's.
+_META: Final = {
+    r"(cls_token|register_tokens)": r"embeddings.\1",
+    r"pos_embed": "embeddings.position_embeddings",
+    r"patch_embed\.proj\.(.+)": r"embeddings.patch_embeddings.projection.\1",
+    r"norm\.(.+)": r"layernorm.\1",
+    # Blocks are numbered, or in numbered groups.
+    r"blocks\.(?:\d+\.)?(\d+)\.(norm[12]\..+|mlp\.fc[12]\..+)": r"encoder.layer.\1.\2",
+    r"blocks\.(?:\d+\.)?(\d+)\.attn\.qkv\.(.+)": r"encoder.layer.\1.attention.qkv.\2",
+    r"blocks\.(?:\d+\.)?(\d+)\.attn\.proj\.(.+)": r"encoder.layer.\1.attention.output.dense.\2",
+    r"blocks\.(?:\d+\.)?(\d+)\.ls([12])\.gamma": r"encoder.layer.\1.layer_scale\2.lambda1",
+    r"blocks\.(?:\d+\.)?(\d+)\.mlp\.w12\.(.+)": r"encoder.layer.\1.mlp.weights_in.\2",
+    r"blocks\.(?:\d+\.)?(\d+)\.mlp\.w3\.(.+)": r"encoder.layer.\1.mlp.weights_out.\2",
+}
 _PREFIXES: Final = ("dinov2.", "dinov2_with_registers.", "")
 # Names of a block's parts in Hugging Face's files, and ours.
 _PARTS: Final = {
@@ -155,10 +173,17 @@ class Dinov2(ForeignEncoder):
     def read(cls, reference: str, resolution: int | None) -> Self:
         """See `ForeignEncoder.read`."""
         path = find(reference)
-        values, file = read_config(path, "dinov2"), path / "config.json"
-        require_plain(values, {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": _NORM_EPSILON}, file)
-        tensors = _renamed(read_folder(path, _PREFIXES))
-        config = _shape_of(tensors, whole_number(values, "num_attention_heads", file), path, resolution)
+        if path.is_file():
+            content = read_pt(path)
+            whole = content if _TEACHER in content else {_TEACHER: content}
+            tensors = _renamed(_from_meta(network_of(whole, (_TEACHER,), path)))
+            heads = max(1, tensors["first"].shape[-1] // _HEAD_WIDTH) if "first" in tensors else 1
+        else:
+            values, file = read_config(path, "dinov2"), path / "config.json"
+            require_plain(values, {"hidden_act": "gelu", "qkv_bias": True, "layer_norm_eps": _NORM_EPSILON}, file)
+            tensors = _renamed(read_folder(path, _PREFIXES))
+            heads = whole_number(values, "num_attention_heads", file)
+        config = _shape_of(tensors, heads, path, resolution)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             network = Dinov2Network(config)
         network.load_state_dict(require_fit(tensors, network, path), assign=True)
@@ -188,6 +213,16 @@ def _shape_of(tensors: Mapping[str, Tensor], heads: int, path: Path, resolution:
         )
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _from_meta(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a `.pth` file under Hugging Face's names."""
+    theirs = {}
+    for name, value in tensors.items():
+        for pattern, other in _META.items():
+            if found := re.fullmatch(pattern, name):
+                theirs[found.expand(other)] = value
+    return theirs
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
