@@ -75,6 +75,7 @@ def test_the_run_itself_is_the_same_with_a_decoder(run: Command, decoder: Path) 
     }
 
 
+@pytest.mark.slow
 def test_the_decoder_of_the_users_own_model_is_found(run: Command, decoder: Path, spec: EnvironmentSpec) -> None:
     own = Path("runs/push/decoder")
     assert "imagined.mp4" not in run().out

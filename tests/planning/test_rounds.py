@@ -44,6 +44,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, dict[str, 
     return run
 
 
+@pytest.mark.slow  # its parts are tested one by one
 def test_one_round_brings_a_model_and_its_evaluation(
     call: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ class Arm(GoalEnvConformance):
         return state
 
 
+@pytest.mark.slow
 class TestPush(Arm):
     task = "arm_push"
 
