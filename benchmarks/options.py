@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, TypeVar
 
 import yaml
@@ -31,13 +31,21 @@ def read_own(config: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
             others.append(argument)
             continue
         kinds = {hints[key], *typing.get_args(hints[key])}
-        try:
-            own[key] = text if str in kinds and typing.get_origin(hints[key]) is not tuple else yaml.safe_load(text)
-            if typing.get_origin(hints[key]) is tuple and not isinstance(own[key], list):
-                own[key] = [yaml.safe_load(part) for part in text.split(",")]
-        except yaml.YAMLError as error:
-            raise UserError(f"option '{argument}' cannot be read: expected a value as in YAML") from error
+        if typing.get_origin(hints[key]) is tuple:
+            own[key] = [_value(part, kinds, argument) for part in text.removeprefix("[").removesuffix("]").split(",")]
+        else:
+            own[key] = _value(text, kinds, argument)
     return from_config(config, own, "benchmark"), others
+
+
+def _value(text: str, kinds: Set[Any], argument: str) -> Any:
+    """A value of one of the `kinds`, which stays text where that is one of them."""
+    if str in kinds:
+        return text.strip()
+    try:
+        return float(text) if float in kinds else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"option '{argument}' cannot be read: expected numbers") from error
 
 
 def read_all(config: type[T], arguments: Sequence[str]) -> T:

@@ -248,10 +248,10 @@ def _compare_with_reality(
         return None
     states, owners = states_on_the_way([episode.states for episode in episodes[MODEL]], count, seed)
     everywhere = [episode.states for run in episodes.values() for episode in run]
-    known, _ = states_on_the_way(everywhere, min(_KNOWN * count, _MOST_KNOWN), seed + 1)
+    known, of = states_on_the_way(everywhere, min(_KNOWN * count, _MOST_KNOWN), seed + 1)
     goals = [np.array(task.manifest.pairs[episode].goal) for episode in owners]
     with counting("check plans", "plans") as progress:
-        return check.measure(states, goals, known, progress)
+        return check.measure(states, goals, known, of, progress)
 
 
 def _report(

@@ -192,6 +192,8 @@ def rounds(config: Config) -> None:
         searching = ["planner=two_spreads" if typed == "planner=guided" else typed for typed in searching]
         searching.append("planner.proposals.inverse=null")
         planner = read_settings(searching, config["env"]["name"])
+    if options.heads and planner["proposals"]["inverse"] is None:
+        raise UserError("heads=true with a planner without proposals: planner=guided takes them, for example")
     make_strategy(planner, options.seed)  # refuses what cannot be used
     store = open_recording(options.data, config["env"])
     checkpoint = choose_checkpoint(options.checkpoint, store.spec.env)

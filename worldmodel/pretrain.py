@@ -193,6 +193,18 @@ def show_costs(sections: Sections, cameras: Sequence[CameraSpec]) -> None:
     console.print(cost_table(shown, costs(encoder, sections.jepa, batch, layers, grid, shares)))
 
 
+def refuse_unused(given: PretrainOptions) -> None:
+    """Raises UserError for a typed option that has no effect on a single recording."""
+    # Without a cache of frames, other processes read the recording.
+    used = ("videos.workers", "videos.ahead", "videos.patience_s") if given.cache is None else ()
+    for option in (*typed_options("videos"), *typed_options("augmentation")):
+        if option.partition("=")[0] not in used:
+            raise UserError(
+                f"option '{option}' has no effect on a single recording: data=[{given.data}] crops and resizes it as "
+                "videos are"
+            )
+
+
 def planned_camera(given: PretrainOptions, config: Config) -> CameraSpec | None:
     """A camera with the environment's size of images, if data are the default and not there yet."""
     size = config["env"].get("image_size")
@@ -225,9 +237,7 @@ def main(config: Config) -> None:
     device = pick_device(given.device)
     sections = read_sections(config)
     if given.is_one_recording:
-        for section in ("videos", "augmentation"):
-            for option in typed_options(section):
-                raise UserError(f"option '{option}' does nothing for a single recording: data=[{given.data}] has it")
+        refuse_unused(given)
     if given.dry_run and (planned := planned_camera(given, config)) is not None:
         sections.encoder.require_fit([planned])
         show_costs(sections, [planned])

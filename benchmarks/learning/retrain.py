@@ -137,6 +137,8 @@ def read(kind: type[Any], arguments: Sequence[str]) -> Any:
         return read_all(kind, arguments)
     planner = tuple(each for each in arguments if each.startswith("planner."))
     own = read_all(kind, [each for each in arguments if each not in planner])
+    if any(each.startswith("planner=") for each in arguments):
+        raise UserError("planner= cannot be chosen here: expected options planner.KEY=VALUE")
     return dataclasses.replace(own, planner=planner)
 
 

@@ -106,7 +106,7 @@ class ArmConfig:
     @property
     def full_name(self) -> str:
         """The environment's name, as the commands have it too."""
-        return self.name if self.body == "hand" or self.body in self.name else with_body(self.name, self.body)
+        return with_body(self.name, self.body)
 
     @property
     def views(self) -> tuple[CameraConfig, ...]:

@@ -42,7 +42,8 @@ class Promise:
     Attributes:
         metric: its name.
         unit: unit of the following figures.
-        reading_error: median error of the network that reads latents, on states that it did not learn from.
+        reading_error: median error of the network that reads latents, in episodes that it did not learn from. A plan
+            that moves nothing can be read as a promise, which lowers `kept`.
         least: motion from which on a plan counts as promising.
         plans: number of plans that promise at least so much.
         promised: mean motion that these promise; NaN without such plans, as the next two.
@@ -64,8 +65,8 @@ class Promise:
             return f"no plan promises to move {self.metric} by {self.least:.2g} {self.unit}"
         return (
             f"{self.plans} plans promise to move {self.metric} by {self.least:.2g} {self.unit} or more, "
-            f"{self.kept:.0%} of them move it by {self.least / 2:.2g} or more; in the mean {self.promised:.1f} "
-            f"{self.unit} are promised and {self.came:.1f} come (median error of reading: {self.reading_error:.2f})"
+            f"{self.kept:.0%} of them move it by {self.least / 2:.2g} or more; in the mean {self.promised:.2g} "
+            f"{self.unit} are promised and {self.came:.2g} come (median error of reading: {self.reading_error:.2g})"
         )
 
 
@@ -75,23 +76,24 @@ class Readout:
     Args:
         codes: float32 `[n, D]`.
         states: `[n, N]`.
+        owners: `[n]`, the episode of each. Whole episodes are held out, since states of one are alike.
         seed: seed of the network.
     """
 
-    def __init__(self, codes: Tensor, states: NDArray[np.float64], seed: int) -> None:
+    def __init__(self, codes: Tensor, states: NDArray[np.float64], owners: NDArray[np.int64], seed: int) -> None:
         wanted = torch.from_numpy(states).float()
         self._mean, self._scale = wanted.mean(0), wanted.std(0).clamp_min(1e-6)
         self._center, self._spread = codes.mean(0), codes.std(0).clamp_min(1e-6)
-        generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = nn.Sequential(
                 nn.Linear(codes.shape[1], _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU(),
                 nn.Linear(_WIDTH, states.shape[1]),
             )  # fmt: skip
-        order = torch.randperm(len(codes), generator=generator)
-        held_out = max(1, round(_HELD_OUT * len(codes)))
-        self.held_out, learned = order[:held_out].numpy(), order[held_out:]
+        episodes = np.random.default_rng(seed).permutation(np.unique(owners))
+        is_held_out = np.isin(owners, episodes[: max(1, round(_HELD_OUT * len(episodes)))])
+        # A single episode is all that there is to learn from.
+        self.held_out, learned = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out | (len(episodes) == 1))
         self._learn(codes[learned], wanted[learned])
 
     def read(self, codes: Tensor) -> NDArray[np.float64]:
@@ -113,7 +115,12 @@ class Readout:
 
 
 def in_units(
-    env: Environment, plans: Sequence[Compared], codes: Tensor, states: NDArray[np.float64], seed: int = 0
+    env: Environment,
+    plans: Sequence[Compared],
+    codes: Tensor,
+    states: NDArray[np.float64],
+    owners: NDArray[np.int64],
+    seed: int = 0,
 ) -> list[Promise]:
     """What `plans` promised and what came, by metric.
 
@@ -122,12 +129,13 @@ def in_units(
         plans: the plans.
         codes: float32 `[n, D]` of the latents of `states`.
         states: `[n, N]` that a network learns to read.
+        owners: `[n]`, the episode of each.
         seed: seed of the network.
 
     Returns:
         A `Promise` for each metric that can be read with an error of at most half of the least promise.
     """
-    readout = Readout(codes, states, seed)
+    readout = Readout(codes, states, owners, seed)
     read, true = readout.read(codes[readout.held_out]), states[readout.held_out]
     pairs = [(plan.codes, plan.states) for plan in plans if plan.codes is not None]
     present, ahead = (readout.read(torch.stack([codes[which] for codes, _ in pairs])) for which in (0, 1))

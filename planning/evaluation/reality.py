@@ -136,6 +136,7 @@ class RealityCheck:
         visited: Sequence[Floats],
         goals: Sequence[Floats],
         known: Sequence[Floats] = (),
+        owners: NDArray[np.int64] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Reality | None:
         """Check one plan from each of the `visited [N]` states toward its goal state `[N]`. None without any plan.
@@ -144,22 +145,22 @@ class RealityCheck:
             visited: the states, `[N]` each.
             goals: the goal of each.
             known: states from which a network learns to read latents in the task's units. None are read without any.
-            progress: called with the number of plans and states so far, and in all.
+            owners: `[n]`, the episode of each of these, by default one of its own.
+            progress: called with the number of checked plans, and of all.
         """
-        total = len(visited) + len(known)
         tell = progress or (lambda done, total: None)
         made = []
         for number, (state, goal) in enumerate(zip(visited, goals, strict=True)):
             plan = self.check(state, goal)
             made += [plan] if plan is not None else []
-            tell(number + 1, total)
+            tell(number + 1, len(visited))
         if not made:
             return None
         promises: Sequence[Promise] = ()
         if known and made[0].codes is not None:
             codes = [self._codes(known[i : i + _TOGETHER]) for i in range(0, len(known), _TOGETHER)]
-            promises = in_units(self._env, made, torch.cat(codes), np.array(known))
-            tell(total, total)
+            of = np.arange(len(known)) if owners is None else owners
+            promises = in_units(self._env, made, torch.cat(codes), np.array(known), of)
         return Reality.of(made, self._model.reached_distance, promises)
 
     @torch.no_grad()

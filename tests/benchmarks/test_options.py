@@ -28,6 +28,7 @@ def test_own_options_are_told_from_others() -> None:
     own, others = read_own(Own, arguments)
     assert own == Own(7, ("b", "c"), (1, 2.5), None, "3") and others == ["env=push", "manifest.n=3", "-x"]
     assert read_own(Own, ["names=[b]", "sizes=40"])[0] == Own(names=("b",), sizes=(40,))
+    assert read_own(Own, ["names=on,1", "sizes=1e-3, 2"])[0] == Own(names=("on", "1"), sizes=(1e-3, 2))
     assert read_own(Own, []) == (Own(), [])
 
 
@@ -37,8 +38,8 @@ def test_own_options_are_told_from_others() -> None:
         ("n=many", "benchmark option n is 'many': expected a whole number"),
         ("n=0", "n: at least 1"),
         ("n=", "n is None"),
-        ("sizes=a", "sizes"),
-        ("names=[a", r"option 'names=\[a' cannot be read: expected a value as in YAML"),
+        ("sizes=1,a", "option 'sizes=1,a' cannot be read: expected numbers"),
+        ("n=[", r"option 'n=\[' cannot be read: expected numbers"),
         ("nmes=a", "unknown option 'nmes': choose from .*did you mean names"),
     ],
 )

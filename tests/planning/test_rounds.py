@@ -152,11 +152,12 @@ def test_the_end_of_a_command_decides(
         ("rounds=0", "rounds=0 episodes=400 copies=2 steps=8000"),
         ("learning_rate=0", "learning_rate=0: above 0 and below 1 is accepted"),
         ("planner=auto", "planner=auto: later rounds have models of their own"),
+        ("heads=true planner=cem", "heads=true with a planner without proposals"),
         ("data=none.zarr", "none.zarr"),
         ("checkpoint=none", "unknown checkpoint 'none'"),
     ],
 )
 def test_what_cannot_be_used(call: Command, recording: Path, option: str, message: str) -> None:
     data = [] if option.startswith("data") else [f"data={recording}"]
-    assert_refused(call("planning.rounds", *data, option), message)
+    assert_refused(call("planning.rounds", *data, *option.split()), message)
     assert not Path("runs/push/rounds").exists()

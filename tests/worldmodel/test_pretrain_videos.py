@@ -126,7 +126,7 @@ def test_a_mix_of_videos_a_list_and_a_recording(toy_store: TrajectoryStore, vide
         (("data=hostile", "augmentation.hue=1.0"), "augmentation: hue 1.0: expected a number from 0 to 0.5"),
         (
             ("data=a.zarr", "augmentation.hue=0.1"),
-            "'augmentation.hue=0.1' does nothing for a single recording: data=[a.zarr] has it",
+            "'augmentation.hue=0.1' has no effect on a single recording: data=[a.zarr] crops",
         ),
         (("data=hostile", "clips.strides_s=3"), "clips option strides_s is 3: expected a list of numbers or null"),
     ],

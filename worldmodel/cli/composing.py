@@ -140,7 +140,7 @@ def usual_overrides(config_name: str, overrides: Iterable[str]) -> list[str]:
         UserError: for a sweep over environments whose planners differ.
     """
     groups = defaults_of(config_name)
-    given = {key: value.strip("'\"") for key, _, value in (override.partition("=") for override in overrides)}
+    given = {_key_of(override): override.partition("=")[2].strip("'\"") for override in overrides}
     envs = [env for env in given.get("env", groups.get("env", "")).split(",") if env in group_choices("env")]
     return [*_usual_planner(envs, groups, given), *_name_of_body(envs, given)]
 
@@ -159,11 +159,12 @@ def _usual_planner(envs: Sequence[str], groups: Mapping[str, str], given: Mappin
 
 
 def _name_of_body(envs: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    body = given.get("env.body", "")
-    if len(envs) != 1 or "env.name" in given or not body.isalnum():
+    body, name = given.get("env.body", ""), given.get("env.name")
+    if len(envs) != 1 or not body.isalnum():
         return []
-    usual = configs.read_choice("env", envs[0])
-    return [f"env.name={configs.with_body(usual['name'], body)}"] if usual.get("body", body) != body else []
+    name = name or str(configs.read_choice("env", envs[0]).get("name", envs[0]))
+    named = configs.with_body(name, body)
+    return [f"env.name={named}"] if named != name else []
 
 
 def following(pattern: str, chosen: Mapping[str, str]) -> str:

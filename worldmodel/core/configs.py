@@ -19,6 +19,7 @@ from worldmodel.core import registry
 from worldmodel.core.errors import UserError, choices_message
 
 CONFIGS: Final = Path(__file__).resolve().parents[2] / "configs"
+USUAL_BODY: Final = "hand"  # of environments whose robot can have several; it is not part of their names
 _AT_THE_TOP: Final = "# @package _global_"  # Hydra's mark of a file whose options have no group name before them
 # Groups of options to which plug-ins can add choices, with the kind of those plug-ins.
 GROUPS_OF_PLUGINS: Final = {"env": "env", "planner": "optimiser", "encoder": "encoder", "family": "family"}
@@ -84,16 +85,17 @@ def choice_for(group: str, env: str, prefix: str = "") -> str | None:
 
 
 def with_body(env: str, body: str) -> str:
-    """The name of an environment whose robot has another body. States and recordings of one do not fit the other."""
-    return f"{env}_{body}"
+    """The name of an environment whose robot has a body. States and recordings of one body do not fit another."""
+    return env if body == USUAL_BODY or env.endswith(f"_{body}") else f"{env}_{body}"
 
 
 def _choice_of(env: str) -> str:
     """The choice of `env=` that an environment with another body is made by, or the same name."""
     if env in group_choices("env"):
         return env
-    with_bodies = [name for name in group_choices("env") if "body" in read_choice("env", name)]
-    made_by = [name for name in with_bodies if env.startswith(with_body(name, ""))]
+    families = {name: read_choice("env", name).get("family") for name in group_choices("env")}
+    with_bodies = {read_choice("env", name).get("family") for name in families if "body" in read_choice("env", name)}
+    made_by = [name for name, family in families.items() if family in with_bodies and env.startswith(f"{name}_")]
     return max(made_by, key=len, default=env)
 
 

@@ -17,6 +17,8 @@ from tests.planning.point_mass import PointEnv, PointLatent, PointModel
 
 KNOWN = [np.array([x, y]) for x in np.linspace(-1, 1, 12) for y in np.linspace(-1, 1, 12)]
 
+OWNERS = np.arange(len(KNOWN))
+
 
 class Decoded(PointModel):
     """Its latents can be read, but only by a network that learns to."""
@@ -68,21 +70,21 @@ def test_what_is_promised_and_does_not_come_is_counted() -> None:
         return Compared((first, last), (np.zeros(2), came))
 
     plans = [plan(moved, moved), plan(moved, 0 * moved), plan(0 * moved, moved), Compared(None, (moved, moved))]
-    (found,) = in_units(PointEnv(), plans, codes, np.array(KNOWN))
+    (found,) = in_units(PointEnv(), plans, codes, np.array(KNOWN), OWNERS)
     assert (found.plans, found.kept) == (2, 0.5) and found.came == pytest.approx(0.15)
-    (found,) = in_units(PointEnv(), plans[2:3], codes, np.array(KNOWN))
+    (found,) = in_units(PointEnv(), plans[2:3], codes, np.array(KNOWN), OWNERS)
     assert found.plans == 0 and math.isnan(found.kept) and "no plan promises to move position by 0.067 m" in str(found)
 
 
 def test_what_cannot_be_read_is_left_out() -> None:
     noise = torch.randn(144, 3, generator=torch.Generator().manual_seed(0))
     plans = [Compared((noise[0], noise[1]), (KNOWN[0], KNOWN[1]))]
-    assert in_units(PointEnv(), plans, noise, np.array(KNOWN)) == []
+    assert in_units(PointEnv(), plans, noise, np.array(KNOWN), OWNERS) == []
 
 
 def test_the_seed_alone_decides() -> None:
     codes = torch.from_numpy(np.array(KNOWN)).float()
-    first, again, other = (Readout(codes, np.array(KNOWN), seed) for seed in (0, 0, 1))
+    first, again, other = (Readout(codes, np.array(KNOWN), OWNERS, seed) for seed in (0, 0, 1))
     torch.rand(3)
     assert np.array_equal(first.read(codes), again.read(codes)) and np.array_equal(first.held_out, again.held_out)
     assert not np.array_equal(first.read(codes), other.read(codes))
@@ -91,5 +93,12 @@ def test_the_seed_alone_decides() -> None:
 def test_models_without_a_decodable_part_have_none() -> None:
     check = RealityCheck(PointEnv(), PointModel(reached_distance=0.01), STRATEGY, torch.device("cpu"))
     told: list[tuple[int, int]] = []
-    reality = check.measure(STARTS, GOALS, KNOWN[:4], lambda done, total: told.append((done, total)))
-    assert reality is not None and reality.promises == () and told[-1] == (6, 10)
+    reality = check.measure(STARTS, GOALS, KNOWN[:4], progress=lambda done, total: told.append((done, total)))
+    assert reality is not None and reality.promises == () and told[-1] == (6, 6)
+
+
+def test_whole_episodes_are_held_out() -> None:
+    codes = torch.from_numpy(np.array(KNOWN)).float()
+    held_out = Readout(codes, np.array(KNOWN), np.repeat(np.arange(12), 12), seed=0).held_out
+    assert len(held_out) == 24 and len({number // 12 for number in held_out}) == 2
+    assert len(Readout(codes, np.array(KNOWN), np.zeros(len(KNOWN), np.int64), seed=0).held_out) == len(KNOWN)

@@ -201,7 +201,8 @@ def test_another_body_is_recorded_and_trained_in_folders_of_its_own() -> None:
     assert {name(*jaco, command=command) for command in ("collect", "train", "evaluate")} == {"arm_push_jaco"}
     assert as_plain(composed("collect", list(jaco)))["out"] == "runs/arm_push_jaco/data.zarr"
     assert name("env=arm_push") == name("env=arm_push", "env.body=hand") == "arm_push"
-    assert name(*jaco, "env.name=mine") == "mine"
+    assert name(*jaco, "env.name=mine") == name(*jaco, "env.name=mine_jaco") == "mine_jaco"
+    assert name("env=arm_push", "++env.body=jaco") == "arm_push_jaco" and name("env=push") == "push"
 
 
 def test_names_that_folders_may_have() -> None:

@@ -175,7 +175,8 @@ class Dinov2(ForeignEncoder):
         path = find(reference)
         if path.is_file():
             content = read_pt(path)
-            whole = content if _TEACHER in content else {_TEACHER: content}
+            flat = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+            whole = content if _TEACHER in content else {_TEACHER: flat}
             tensors = _renamed(_from_meta(network_of(whole, (_TEACHER,), path)))
             heads = max(1, tensors["first"].shape[-1] // _HEAD_WIDTH) if "first" in tensors else 1
         else:
