@@ -32,7 +32,11 @@ def read_own(config: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
             continue
         kinds = {hints[key], *typing.get_args(hints[key])}
         if typing.get_origin(hints[key]) is tuple:
-            own[key] = [_value(part, kinds, argument) for part in text.removeprefix("[").removesuffix("]").split(",")]
+            is_whole = text.startswith("[") == text.endswith("]")
+            if not is_whole:
+                raise UserError(f"option '{argument}' cannot be read: expected for example {key}=[first,second]")
+            parts = text.strip("[]").split(",") if text not in ("", "[]") else []
+            own[key] = [_value(part, kinds, argument) for part in parts]
         else:
             own[key] = _value(text, kinds, argument)
     return from_config(config, own, "benchmark"), others

@@ -29,7 +29,7 @@ def test_own_options_are_told_from_others() -> None:
     assert own == Own(7, ("b", "c"), (1, 2.5), None, "3") and others == ["env=push", "manifest.n=3", "-x"]
     assert read_own(Own, ["names=[b]", "sizes=40"])[0] == Own(names=("b",), sizes=(40,))
     assert read_own(Own, ["names=on,1", "sizes=1e-3, 2"])[0] == Own(names=("on", "1"), sizes=(1e-3, 2))
-    assert read_own(Own, []) == (Own(), [])
+    assert read_own(Own, []) == (Own(), []) and read_own(Own, ["names=[]"])[0] == Own(names=())
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ def test_own_options_are_told_from_others() -> None:
         ("n=", "n is None"),
         ("sizes=1,a", "option 'sizes=1,a' cannot be read: expected numbers"),
         ("n=[", r"option 'n=\[' cannot be read: expected numbers"),
+        ("names=[a", r"option 'names=\[a' cannot be read: expected for example names=\[first,second\]"),
         ("nmes=a", "unknown option 'nmes': choose from .*did you mean names"),
     ],
 )

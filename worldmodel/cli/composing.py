@@ -63,7 +63,9 @@ def composed(config_name: str, overrides: list[str], *, with_hydra: bool = False
     """
     _add_plugins()
     _check(config_name, overrides)
-    overrides = [*usual_overrides(config_name, overrides), *overrides]
+    usual = usual_overrides(config_name, overrides)
+    named = [option for option in usual if option.startswith("env.name=")]  # counts in place of what was typed
+    overrides = [*(option for option in usual if option not in named), *overrides, *named]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
