@@ -147,12 +147,9 @@ def in_units(
         name, error, least = metric.name, float(np.median(errors[metric.name])), _LEAST_PROMISE * metric.tolerance
         if error <= least / 2:
             moving = promised[name] >= least
-            kept = came[name][moving] >= least / 2
-            count, means = (
-                int(moving.sum()),
-                [_mean(each) for each in (promised[name][moving], came[name][moving], kept)],
-            )
-            found.append(Promise(name, metric.unit, error, least, count, means[0], means[1], means[2]))
+            moved = came[name][moving]
+            means = _mean(promised[name][moving]), _mean(moved), _mean(moved >= least / 2)
+            found.append(Promise(name, metric.unit, error, least, len(moved), *means))
     return found
 
 

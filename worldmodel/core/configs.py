@@ -93,9 +93,9 @@ def _choice_of(env: str) -> str:
     """The choice of `env=` that an environment with another body is made by, or the same name."""
     if env in group_choices("env"):
         return env
-    families = {name: read_choice("env", name).get("family") for name in group_choices("env")}
-    with_bodies = {read_choice("env", name).get("family") for name in families if "body" in read_choice("env", name)}
-    made_by = [name for name, family in families.items() if family in with_bodies and env.startswith(f"{name}_")]
+    choices = {name: read_choice("env", name) for name in group_choices("env")}
+    with_bodies = {values.get("family") for values in choices.values() if "body" in values}
+    made_by = [name for name in choices if choices[name].get("family") in with_bodies and env.startswith(f"{name}_")]
     return max(made_by, key=len, default=env)
 
 

@@ -32,6 +32,7 @@ from worldmodel.data.formats.limits import (
     MOST_ROWS,
     check_row,
     fingerprint,
+    is_same_rate,
     natural,
     not_linked_out,
     read_text,
@@ -46,7 +47,6 @@ _PICTURES, _NUMBERS, _VIDEO = (".png", ".jpg", ".jpeg"), (".csv", ".npy"), ".mp4
 # The meaning of these names is clear. If they were ignored, another file could be taken for the action or proprio.
 _USUAL: Final = {"action": "action", "actions": "action", "proprio": "proprio", "state": "state"}
 _OTHER_KINDS = (".npz", ".txt", ".tsv", ".json", ".h5", ".hdf5", ".parquet", ".pkl", ".pt")
-_SAME_RATE = 0.01  # rates of videos that differ by no more count as equal
 _MOST_CSV_BYTES = 500_000_000
 _ROWS = "one observation more than actions is all taken; where there are as many, the last action is left out"
 
@@ -130,7 +130,7 @@ class FolderSource(Source):
         try:
             rate = self.facts.rate_hz
             require(
-                rate is None or abs(video.rate_hz - rate) <= _SAME_RATE * rate,
+                rate is None or is_same_rate(video.rate_hz, rate),
                 f"{place} has {video.rate_hz:g} pictures per second, the first video has {rate or 0:g}: all have to be "
                 "alike",
             )

@@ -22,6 +22,7 @@ MOST_IMAGE_BYTES: Final = 64_000_000  # size of one encoded image
 MOST_CHUNK_BYTES: Final = 1_000_000_000  # bytes decoded at once
 MOST_EPISODE_BYTES: Final = 8_000_000_000  # size of an episode, which stays in memory until it is written
 MOST_JSON_BYTES: Final = 100_000_000
+_SAME_RATE = 0.01  # rates that differ by no more count as equal, since 29.97 is often called 30
 _FIELD = re.compile(r"\{(?P<name>[a-z_]+)(?::0?(?P<digits>\d{1,2})d)?\}")
 _HEAD_BYTES = 65_536
 
@@ -149,6 +150,11 @@ def fingerprint(root: Path, files: Iterable[Path], heads: Iterable[Path]) -> str
         with path.open("rb") as file:
             digest.update(hashlib.sha256(file.read(_HEAD_BYTES)).digest())
     return digest.hexdigest()
+
+
+def is_same_rate(one_hz: float, other_hz: float) -> bool:
+    """Whether a rate counts as equal to another one, of which it is a rounded version."""
+    return abs(one_hz - other_hz) <= _SAME_RATE * other_hz
 
 
 def natural(path: Path | str) -> tuple[tuple[int, str], ...]:

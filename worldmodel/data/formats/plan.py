@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.spec import MOST_PIXELS, CameraSpec, EnvironmentSpec
 from worldmodel.data.formats.actions import ActionOptions, Told, tell_action
 from worldmodel.data.formats.images import KEEP, Fit, Layout, kept_size, white_of
-from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_ROWS, require
+from worldmodel.data.formats.limits import MOST_EPISODE_BYTES, MOST_ROWS, is_same_rate, require
 from worldmodel.data.formats.mapping import Choice, Part, called, choose
 from worldmodel.data.formats.rows import numbers
 from worldmodel.data.formats.source import FormatError, Length, Source
@@ -21,7 +21,6 @@ from worldmodel.data.formats.survey import Survey, survey
 Progress = Callable[[int, int], None]
 _LARGEST_DEFAULT = 224  # pixels: the usual image size of encoders; larger sizes need an option
 _PATCH, _USUAL_PATCH = 4, 8  # pixels: the smallest and the default patch size of encoders
-SAME_RATE: Final = 0.01  # rates that differ by no more count as equal, since 29.97 is often called 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _rate(source: Source, options: ImportOptions) -> float:
         raise UserError(f"--rate {given:g}: expected steps per second, above 0")
     if said is None and given is None:
         raise UserError(f"{source.path} does not say how many steps a second has: give --rate")
-    if said is not None and given is not None and abs(given - said) > SAME_RATE * said:
+    if said is not None and given is not None and not is_same_rate(given, said):
         raise UserError(
             f"--rate {given:g}: {source.path} says {said:g} steps per second (--rate is for data that do not say)"
         )

@@ -8,6 +8,7 @@ zero. The store serves to look at frames and to pretrain on them, which takes no
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
 from worldmodel.core.spec import CAMERA
-from worldmodel.data.formats.limits import MOST_EPISODES, MOST_ROWS, fingerprint, natural, require
+from worldmodel.data.formats.limits import MOST_EPISODES, MOST_ROWS, fingerprint, is_same_rate, natural, require
 from worldmodel.data.formats.mapping import Choice
 from worldmodel.data.formats.source import Facts, Feature, FormatError, Length, Source
 from worldmodel.data.videos.decoding import Video, VideoFacts
@@ -26,7 +27,6 @@ from worldmodel.data.videos.listing import SUFFIXES, find_videos
 
 NO_ACTION: Final = "none"
 _HIGHEST_HZ = 1000.0  # frames per second
-_SAME_RATE = 0.01  # rates of videos that differ by no more count as equal
 _ROWS = "videos have no actions, so the action is none and always zero"
 
 
@@ -51,9 +51,10 @@ class VideoSource(Source):
         require(len(self._files) <= MOST_EPISODES, f"{path} has {len(self._files):,} videos")
         self._asked_hz = rate_hz
         self._lengths: list[int] | None = None
-        first = next((facts for facts in map(_look, self._files) if isinstance(facts, VideoFacts)), None)
+        self._look = functools.cache(_look)  # the first videos are asked for twice
+        first = next((facts for facts in map(self._look, self._files) if isinstance(facts, VideoFacts)), None)
         if first is None:
-            raise FormatError(f"{path} has no video that can be read: {_look(self._files[0])}")
+            raise FormatError(f"{path} has no video that can be read: {self._look(self._files[0])}")
         features = {
             CAMERA: Feature(CAMERA, (first.height, first.width, 3), "video", True),
             NO_ACTION: Feature(NO_ACTION, (1,), "float32", False, (NO_ACTION,)),
@@ -66,12 +67,12 @@ class VideoSource(Source):
         rate = self.facts.rate_hz
         assert rate is not None
         if self._lengths is None:
-            found = [(file, _look(file)) for file in self._files]
+            found = [(file, self._look(file)) for file in self._files]
             whole = [(file, facts) for file, facts in found if isinstance(facts, VideoFacts)]
             if self._asked_hz is None:
                 for file, facts in whole:
                     require(
-                        abs(facts.rate_hz - rate) <= _SAME_RATE * rate,
+                        is_same_rate(facts.rate_hz, rate),
                         f"{file} has {facts.rate_hz:g} frames per second, the first video has {rate:g}: give --rate",
                     )
             refused = [str(reason) for _, reason in found if isinstance(reason, UserError)]
@@ -98,7 +99,8 @@ class VideoSource(Source):
         root = self.path if self.path.is_dir() else self.path.parent
         if all(file.is_relative_to(root) for file in self._files):
             return fingerprint(root, self._files, self._files)
-        return fingerprint(Path(root.resolve().anchor), files := [file.resolve() for file in self._files], files)
+        files = [file.resolve() for file in self._files]
+        return fingerprint(Path(root.resolve().anchor), files, files)
 
 
 def _look(file: Path) -> VideoFacts | UserError:

@@ -46,12 +46,15 @@ _META: Final = {
     r"patch_embed\.proj\.(.+)": r"embeddings.patch_embeddings.projection.\1",
     r"norm\.(.+)": r"layernorm.\1",
     # Blocks are numbered, or in numbered groups.
-    r"blocks\.(?:\d+\.)?(\d+)\.(norm[12]\..+|mlp\.fc[12]\..+)": r"encoder.layer.\1.\2",
-    r"blocks\.(?:\d+\.)?(\d+)\.attn\.qkv\.(.+)": r"encoder.layer.\1.attention.qkv.\2",
-    r"blocks\.(?:\d+\.)?(\d+)\.attn\.proj\.(.+)": r"encoder.layer.\1.attention.output.dense.\2",
-    r"blocks\.(?:\d+\.)?(\d+)\.ls([12])\.gamma": r"encoder.layer.\1.layer_scale\2.lambda1",
-    r"blocks\.(?:\d+\.)?(\d+)\.mlp\.w12\.(.+)": r"encoder.layer.\1.mlp.weights_in.\2",
-    r"blocks\.(?:\d+\.)?(\d+)\.mlp\.w3\.(.+)": r"encoder.layer.\1.mlp.weights_out.\2",
+    r"blocks\.(?:\d+\.)?(\d+)\.(.+)": r"encoder.layer.\1.\2",
+}
+_META_PARTS: Final = {
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.output.dense",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "mlp.w12": "mlp.weights_in",
+    "mlp.w3": "mlp.weights_out",
 }
 _PREFIXES: Final = ("dinov2.", "dinov2_with_registers.", "")
 # Names of a block's parts in Hugging Face's files, and ours.
@@ -222,7 +225,10 @@ def _from_meta(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         for pattern, other in _META.items():
             if found := re.fullmatch(pattern, name):
-                theirs[found.expand(other)] = value
+                renamed = found.expand(other)
+                for part, their in _META_PARTS.items():
+                    renamed = renamed.replace(part, their)
+                theirs[renamed] = value
     return theirs
 
 
