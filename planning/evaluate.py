@@ -65,7 +65,7 @@ BASELINES: Final = ("no_op", "random", "explorer", *HEADS)
 # Increased when the same options give other plans. Logged episodes of older versions are then not used any more.
 _PLANNING_VERSION: Final = 3
 _EXPLORATION_VERSION: Final = 1  # likewise, of exploration
-_KNOWN, _MOST_KNOWN = 10, 1000  # states from which a network learns to read latents: for each checked plan, and at most
+_KNOWN, _MOST_KNOWN = 10, 2000  # states from which a network learns to read latents: for each checked plan, and at most
 _RESAMPLES: Final = 2000  # of the intervals of differences, which then vary by a tenth of a point or two
 
 

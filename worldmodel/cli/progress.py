@@ -60,9 +60,10 @@ class Steps:
             self._bar.update(self._task, completed=done, total=self._total or None, shown=self._shown, rate=rate)
         elif now - self._told >= self._line_due:
             self._told, self._line_due = now, NEXT_LINE_S
-            left = _duration((self._total - done) / max(per_s, 1e-9))
+            # Before the first step is done nobody knows how long one takes.
+            speed = f", {rate}, {_duration((self._total - done) / per_s)} left" if per_s > 0 else ""
             figures = f"  {self._shown}" if self._shown else ""
-            console.print(f"{self._title}: {done} of {self._total}, {rate}, {left} left{figures}", markup=False)
+            console.print(f"{self._title}: {done} of {self._total}{speed}{figures}", markup=False)
 
     def report(self, line: str) -> None:
         """See `Progress`."""

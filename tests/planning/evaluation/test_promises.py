@@ -76,10 +76,12 @@ def test_what_is_promised_and_does_not_come_is_counted() -> None:
     assert found.plans == 0 and math.isnan(found.kept) and "no plan promises to move position by 0.067 m" in str(found)
 
 
-def test_what_cannot_be_read_is_left_out() -> None:
+def test_what_cannot_be_read_is_said() -> None:
     noise = torch.randn(144, 3, generator=torch.Generator().manual_seed(0))
     plans = [Compared((noise[0], noise[1]), (KNOWN[0], KNOWN[1]))]
-    assert in_units(PointEnv(), plans, noise, np.array(KNOWN), OWNERS) == []
+    (found,) = in_units(PointEnv(), plans, noise, np.array(KNOWN), OWNERS)
+    assert not found.can_be_read and found.plans == 0 and math.isnan(found.promised)
+    assert "what plans promise of position cannot be read" in str(found) and "up to 0.033 would do" in str(found)
 
 
 def test_the_seed_alone_decides() -> None:

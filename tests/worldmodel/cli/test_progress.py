@@ -50,6 +50,16 @@ def test_a_file_gets_its_first_line_within_five_seconds_in_steps_per_second(show
     assert shown.getvalue().splitlines()[1].endswith("left  loss 0.1"), "with the last figures that there were"
 
 
+def test_no_time_is_promised_before_the_first_step_is_done(shown: io.StringIO) -> None:
+    clock = Clock()
+    steps = Steps("pairs", clock=clock)
+    steps.begin("draw pairs", 0, 100)
+    for done in (0, 1):
+        clock.now += 40
+        steps.step(done)
+    assert shown.getvalue().splitlines() == ["draw pairs: 0 of 100", "draw pairs: 1 of 100, 0.0125 pairs/s, 2.2 h left"]
+
+
 def test_what_takes_no_time_says_nothing_and_reports_stay(shown: io.StringIO) -> None:
     steps = Steps(clock=Clock())
     steps.begin("look", 0, 3)
