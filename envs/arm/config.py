@@ -24,7 +24,8 @@ class Factors:
 
     Attributes:
         light: direction and brightness of the lamps.
-        colours: of the table, the cubes, the drawer and the fingers.
+        colours: of the table, the cubes, the drawer and the fingers. Two numbers from 0 to 1 also say which hues the
+            cubes have, from the first to the second and past 1. Red is 0, green a third, and blue two thirds.
         sizes: of the cubes, from 4 to 6 cm.
         camera: positions of the cameras, by up to 2 cm along each axis.
         friction: of the cubes on the table, and of the drawer in its cabinet.
@@ -32,11 +33,17 @@ class Factors:
     """
 
     light: bool = False
-    colours: bool = False
+    colours: bool | tuple[float, ...] = False
     sizes: bool = False
     camera: bool = False
     friction: bool = False
     mass: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.colours, bool):
+            hues = self.colours
+            if len(hues) != 2 or not all(0 <= hue <= 1 for hue in hues) or hues[0] == hues[1]:
+                raise ValueError(f"colours {list(hues)}: expected true, false or two different hues from 0 to 1")
 
     @property
     def any(self) -> bool:

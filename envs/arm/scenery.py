@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import mujoco
 import numpy as np
 
@@ -11,6 +13,7 @@ from envs.world import Floats
 
 # Bounding volumes are computed for the largest cube when the model is compiled, and only smaller cubes are drawn.
 LARGEST_CUBE, SMALLEST_CUBE = 0.03, 0.02  # half of the width [m]
+_EVERY_HUE = (0.0, 1.0)
 _TABLE_LIGHTNESS = (0.55, 1.05)  # factor of each channel of the table's colour
 _FIELDS = (
     "geom_rgba",
@@ -116,14 +119,14 @@ class ArmScenery:
         self._phase = rng.uniform(0, 2 * np.pi, shape)
 
     def _colours(self, rng: np.random.Generator) -> None:
-        groups = [[name] for name in self._cubes]
-        groups.append([g for g in self._names() if g.startswith("finger")])
-        groups.append([g for g in self._names() if g.startswith(f"{DRAWER}_")])
-        groups.append([g for g in self._names() if g.startswith("cabinet")])
-        for group in groups:
-            colour = _vivid(rng)
-            for name in group:
-                self._model.geom(name).rgba[:3] = colour
+        hues = _EVERY_HUE if isinstance(self._factors.colours, bool) else self._factors.colours
+        for name in self._cubes:
+            self._model.geom(name).rgba[:3] = _vivid(rng, *hues)
+        for part in ("finger", f"{DRAWER}_", "cabinet"):
+            colour = _vivid(rng, *_EVERY_HUE)
+            for name in self._names():
+                if name.startswith(part):
+                    self._model.geom(name).rgba[:3] = colour
 
     def _names(self) -> list[str]:
         return [self._model.geom(number).name for number in range(self._model.ngeom)]
@@ -151,7 +154,10 @@ class ArmScenery:
             body.inertia[:] *= factor
 
 
-def _vivid(rng: np.random.Generator) -> Floats:
-    """A colour `[3]` that is not grey: one channel is strong and one is weak."""
-    colour = np.array([rng.uniform(0.7, 1.0), rng.uniform(0.1, 0.9), rng.uniform(0.0, 0.3)])
-    return rng.permutation(colour)
+def _vivid(rng: np.random.Generator, first: float, last: float) -> Floats:
+    """A colour `[3]` that is not grey, with a hue from `first` to `last`: one channel is strong and one is weak."""
+    while True:
+        colour = rng.permutation([rng.uniform(0.7, 1.0), rng.uniform(0.1, 0.9), rng.uniform(0.0, 0.3)])
+        hue = colorsys.rgb_to_hsv(*colour)[0]
+        if first <= hue <= last if first < last else hue >= first or hue <= last:
+            return np.asarray(colour)

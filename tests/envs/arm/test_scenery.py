@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 
 import numpy as np
@@ -11,6 +12,7 @@ from envs.arm.config import Factors
 from envs.protocol import Floats, GoalEnv
 from envs.registry import make_named
 from tests.envs.arm.worlds import act, arrange, make_arm, world_of
+from worldmodel.core.errors import UserError
 
 FACTORS = tuple(field.name for field in dataclasses.fields(Factors))
 SEEN = {"light", "colours", "sizes", "camera"}
@@ -59,6 +61,25 @@ def test_switching_one_factor_on_does_not_change_the_others() -> None:
         masses.append(float(world_of(env).model.body("cube").mass[0]))
         env.close()
     assert masses[0] == masses[1] != 0.08
+
+
+@pytest.mark.parametrize("hues", [(0.25, 0.95), (0.95, 0.25)])
+def test_cubes_have_the_hues_that_are_asked_for(hues: tuple[float, float]) -> None:
+    env = make_arm("arm_push", vary={"colours": list(hues)})
+    found = []
+    for seed in range(40):
+        env.reset(seed=seed)
+        found.append(colorsys.rgb_to_hsv(*world_of(env).model.geom("cube").rgba[:3])[0])
+    env.close()
+    inside = [0.25 <= hue <= 0.95 for hue in found]
+    assert all(inside) if hues[0] < hues[1] else not any(inside)
+    assert max(found) - min(found) > 0.5
+
+
+@pytest.mark.parametrize("hues", [[], [0.1], [0.2, 0.2], [-0.1, 0.5], [0.2, 1.5], "red"])
+def test_hues_that_cannot_be_are_refused(hues: object) -> None:
+    with pytest.raises(UserError, match="colours"):
+        make_arm("arm_push", vary={"colours": hues})
 
 
 def test_distractors_change_what_is_seen_and_nothing_else() -> None:
