@@ -24,8 +24,8 @@ from planning.environment import Environment, Floats
 # A plan promises motion of a thing from two thirds of the metric's tolerance on: 2 cm of a cube that has 3 cm.
 _LEAST_PROMISE: Final = 2 / 3
 _HELD_OUT: Final = 0.2  # share of the states on which the error of reading is measured
-# States are few, so a strong decay of weights and a short training lower the error on other episodes.
-_WIDTH, _STEPS, _RATE, _DECAY = 128, 300, 3e-3, 1.0
+# States are few, so a strong decay of weights lowers the error on other episodes.
+_WIDTH, _STEPS, _RATE, _DECAY = 128, 600, 3e-3, 1.0
 
 
 class Compared(Protocol):
@@ -38,13 +38,29 @@ class Compared(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Known:
+    """States from which a network learns to read latents.
+
+    Attributes:
+        states: `[N]` each.
+        groups: `[n]`, the same number for states that are alike, such as those of all episodes from one start. Whole
+            groups are held out.
+        judged: `[n]`, whether the error of reading is measured on a state that is held out.
+    """
+
+    states: Sequence[Floats]
+    groups: NDArray[np.int64]
+    judged: NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
 class Promise:
     """Promises about one metric of the task, over many plans.
 
     Attributes:
         metric: its name.
         unit: unit of the following figures.
-        reading_error: median error of the network that reads latents, in episodes that it did not learn from. A plan
+        reading_error: median error of the network that reads latents, in groups that it did not learn from. A plan
             that moves nothing can be read as a promise, which lowers `kept`.
         least: motion from which on a plan counts as promising.
         plans: number of plans that promise at least so much; 0 if the metric cannot be read.
@@ -87,25 +103,28 @@ class Readout:
 
     Args:
         codes: float32 `[n, D]`.
-        states: `[n, N]`.
-        owners: `[n]`, the episode of each. Whole episodes are held out, since states of one are alike.
+        known: their states.
         seed: seed of the network.
+
+    Attributes:
+        held_out: numbers of the states that are held out and judged.
     """
 
-    def __init__(self, codes: Tensor, states: NDArray[np.float64], owners: NDArray[np.int64], seed: int) -> None:
-        wanted = torch.from_numpy(states).float()
+    def __init__(self, codes: Tensor, known: Known, seed: int) -> None:
+        wanted = torch.from_numpy(np.array(known.states)).float()
         self._mean, self._scale = wanted.mean(0), wanted.std(0).clamp_min(1e-6)
         self._center, self._spread = codes.mean(0), codes.std(0).clamp_min(1e-6)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = nn.Sequential(
                 nn.Linear(codes.shape[1], _WIDTH), nn.GELU(), nn.Linear(_WIDTH, _WIDTH), nn.GELU(),
-                nn.Linear(_WIDTH, states.shape[1]),
+                nn.Linear(_WIDTH, wanted.shape[1]),
             )  # fmt: skip
-        episodes = np.random.default_rng(seed).permutation(np.unique(owners))
-        is_held_out = np.isin(owners, episodes[: max(1, round(_HELD_OUT * len(episodes)))])
-        # A single episode is all that there is to learn from.
-        self.held_out, learned = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out | (len(episodes) == 1))
+        groups = np.random.default_rng(seed).permutation(np.unique(known.groups))
+        is_held_out = np.isin(known.groups, groups[: max(1, round(_HELD_OUT * len(groups)))])
+        self.held_out = np.flatnonzero(is_held_out & known.judged)
+        # A single group is all that there is to learn from.
+        learned = np.flatnonzero(~is_held_out | (len(groups) == 1))
         self._learn(codes[learned], wanted[learned])
 
     def read(self, codes: Tensor) -> NDArray[np.float64]:
@@ -126,29 +145,21 @@ class Readout:
             schedule.step()
 
 
-def in_units(
-    env: Environment,
-    plans: Sequence[Compared],
-    codes: Tensor,
-    states: NDArray[np.float64],
-    owners: NDArray[np.int64],
-    seed: int = 0,
-) -> list[Promise]:
+def in_units(env: Environment, plans: Sequence[Compared], codes: Tensor, known: Known, seed: int = 0) -> list[Promise]:
     """What `plans` promised and what came, by metric.
 
     Args:
         env: the environment, whose metrics have the units.
         plans: the plans.
-        codes: float32 `[n, D]` of the latents of `states`.
-        states: `[n, N]` that a network learns to read.
-        owners: `[n]`, the episode of each.
+        codes: float32 `[n, D]` of the latents of the known states.
+        known: states that a network learns to read.
         seed: seed of the network.
 
     Returns:
         A `Promise` for each metric.
     """
-    readout = Readout(codes, states, owners, seed)
-    read, true = readout.read(codes[readout.held_out]), states[readout.held_out]
+    readout = Readout(codes, known, seed)
+    read, true = readout.read(codes[readout.held_out]), np.array(known.states)[readout.held_out]
     pairs = [(plan.codes, plan.states) for plan in plans if plan.codes is not None]
     present, ahead = (readout.read(torch.stack([codes[which] for codes, _ in pairs])) for which in (0, 1))
     before, after = (np.array([states[which] for _, states in pairs]) for which in (0, 1))

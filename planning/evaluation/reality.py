@@ -11,7 +11,8 @@ Shapes: `N` simulator state, `H` control steps of a plan, `A` action, `D` number
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,22 @@ from torch import Tensor
 
 from planning.actions.limits import ActionLimits
 from planning.environment import Environment, Floats
-from planning.evaluation.promises import Promise, in_units
+from planning.evaluation.promises import Known, Promise, in_units
 from planning.inputs import first_command
 from planning.objectives import LatentGoalCost, imagining_with_confidence
 from planning.strategy import Strategy
 from planning.types import Decodable, Model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
+from worldmodel.training.recordings import Counting
 
 _TOGETHER = 32  # observations that are encoded at once
+
+
+@contextmanager
+def _uncounted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows no progress."""
+    yield lambda done, total: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,40 +143,43 @@ class RealityCheck:
         self,
         visited: Sequence[Floats],
         goals: Sequence[Floats],
-        known: Sequence[Floats] = (),
-        owners: NDArray[np.int64] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        known: Known | None = None,
+        counting: Counting = _uncounted,
     ) -> Reality | None:
         """Check one plan from each of the `visited [N]` states toward its goal state `[N]`. None without any plan.
 
         Args:
             visited: the states, `[N]` each.
             goals: the goal of each.
-            known: states from which a network learns to read latents in the task's units. None are read without any.
-            owners: `[n]`, the episode of each of these, by default one of its own.
-            progress: called with the number of checked plans, and of all.
+            known: states from which a network learns to read latents in the task's units. Nothing is read without any.
+            counting: shows progress.
         """
-        tell = progress or (lambda done, total: None)
         made = []
-        for number, (state, goal) in enumerate(zip(visited, goals, strict=True)):
-            plan = self.check(state, goal)
-            made += [plan] if plan is not None else []
-            tell(number + 1, len(visited))
+        with counting("check plans") as progress:
+            for number, (state, goal) in enumerate(zip(visited, goals, strict=True)):
+                plan = self.check(state, goal)
+                made += [plan] if plan is not None else []
+                progress(number + 1, len(visited))
         if not made:
             return None
         promises: Sequence[Promise] = ()
-        if known and made[0].codes is not None:
-            codes = [self._codes(known[i : i + _TOGETHER]) for i in range(0, len(known), _TOGETHER)]
-            of = np.arange(len(known)) if owners is None else owners
-            promises = in_units(self._env, made, torch.cat(codes), np.array(known), of)
+        if known is not None and made[0].codes is not None:
+            with counting("encode states") as progress:
+                codes = self._codes(known.states, progress)
+            promises = in_units(self._env, made, codes, known)
         return Reality.of(made, self._model.reached_distance, promises)
 
     @torch.no_grad()
-    def _codes(self, states: Sequence[Floats]) -> Tensor:
+    def _codes(self, states: Sequence[Floats], progress: Callable[[int, int], None]) -> Tensor:
         """Codes float32 `[n, D]` of the first observations in `states`, `[N]` each."""
         assert isinstance(self._model, Decodable)
-        seen = [Observation.of(self._env.reset(options={"state": state})[0]) for state in states]
-        return self._model.decodable(self._model.observe(None, Observation.stack(seen), None)).float().cpu()
+        codes = []
+        for start in range(0, len(states), _TOGETHER):
+            some = states[start : start + _TOGETHER]
+            seen = Observation.stack([Observation.of(self._env.reset(options={"state": state})[0]) for state in some])
+            codes.append(self._model.decodable(self._model.observe(None, seen, None)).float().cpu())
+            progress(start + len(some), len(states))
+        return torch.cat(codes)
 
     @torch.no_grad()
     def check(self, state: Floats, goal: Floats) -> CheckedPlan | None:
