@@ -10,7 +10,6 @@ Shapes: `n` latents, `D` numbers of a latent's decodable part, `N` simulator sta
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -64,7 +63,7 @@ class Promise:
             that moves nothing can be read as a promise, which lowers `kept`.
         least: motion from which on a plan counts as promising.
         plans: number of plans that promise at least so much; 0 if the metric cannot be read.
-        promised: mean motion that these promise; NaN without such plans, as the next two.
+        promised: mean motion that these promise; None without such plans, as the next two.
         came: mean motion that came of them.
         kept: share of them of which at least half of `least` came.
     """
@@ -74,9 +73,9 @@ class Promise:
     reading_error: float
     least: float
     plans: int
-    promised: float
-    came: float
-    kept: float
+    promised: float | None = None
+    came: float | None = None
+    kept: float | None = None
 
     @property
     def can_be_read(self) -> bool:
@@ -89,7 +88,7 @@ class Promise:
                 f"what plans promise of {self.metric} cannot be read: the median error of reading is "
                 f"{self.reading_error:.2g} {self.unit}, and up to {self.least / 2:.2g} would do"
             )
-        if not self.plans:
+        if self.kept is None:
             return f"no plan promises to move {self.metric} by {self.least:.2g} {self.unit}"
         return (
             f"{self.plans} plans promise to move {self.metric} by {self.least:.2g} {self.unit} or more, "
@@ -168,7 +167,7 @@ def in_units(env: Environment, plans: Sequence[Compared], codes: Tensor, known: 
     found = []
     for metric in env.metrics:
         name, error, least = metric.name, float(np.median(errors[metric.name])), _LEAST_PROMISE * metric.tolerance
-        unread = Promise(name, metric.unit, error, least, plans=0, promised=math.nan, came=math.nan, kept=math.nan)
+        unread = Promise(name, metric.unit, error, least, plans=0)
         found.append(_kept(unread, promised[name], came[name]) if unread.can_be_read else unread)
     return found
 

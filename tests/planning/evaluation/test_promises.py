@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -79,14 +78,14 @@ def test_what_is_promised_and_does_not_come_is_counted() -> None:
     (found,) = in_units(PointEnv(), plans, codes, known())
     assert (found.plans, found.kept) == (2, 0.5) and found.came == pytest.approx(0.15)
     (found,) = in_units(PointEnv(), plans[2:3], codes, known())
-    assert found.plans == 0 and math.isnan(found.kept) and "no plan promises to move position by 0.067 m" in str(found)
+    assert found.plans == 0 and found.kept is None and "no plan promises to move position by 0.067 m" in str(found)
 
 
 def test_what_cannot_be_read_is_said() -> None:
     noise = torch.randn(144, 3, generator=torch.Generator().manual_seed(0))
     plans = [Compared((noise[0], noise[1]), (KNOWN[0], KNOWN[1]))]
     (found,) = in_units(PointEnv(), plans, noise, known())
-    assert not found.can_be_read and found.plans == 0 and math.isnan(found.promised)
+    assert not found.can_be_read and found.plans == 0 and found.promised is None
     assert "what plans promise of position cannot be read" in str(found) and "up to 0.033 would do" in str(found)
 
 
