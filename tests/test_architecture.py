@@ -329,7 +329,7 @@ def test_a_recording_has_the_length_that_its_environment_needs() -> None:
 def test_what_an_environment_or_its_family_changes_bears_its_name() -> None:
     families_of_envs = {p.stem: str(read_choice("env", p.stem).get("family")) for p in (CONFIGS / "env").glob("*.yaml")}
     accepted = {*families_of_envs, *families_of_envs.values()}
-    for group in ("collect_for", "objective_for", "planner_for"):
+    for group in ("collect_for", "objective_for", "planner_for", "pretrain_for"):
         assert {p.stem for p in (CONFIGS / group).glob("*.yaml")} <= accepted, group
     families = {p.stem for p in (CONFIGS / "family").glob("*.yaml")}
     for changes in (CONFIGS / "family_for").glob("*.yaml"):

@@ -11,8 +11,7 @@ Shapes: `N` simulator state, `H` control steps of a plan, `A` action, `D` number
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +28,9 @@ from planning.strategy import Strategy
 from planning.types import Decodable, Model
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.observation import Observation
-from worldmodel.training.recordings import Counting
+from worldmodel.core.progress import Counting, uncounted
 
 _TOGETHER = 32  # observations that are encoded at once
-
-
-@contextmanager
-def _uncounted(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows no progress."""
-    yield lambda done, total: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +137,7 @@ class RealityCheck:
         visited: Sequence[Floats],
         goals: Sequence[Floats],
         known: Known | None = None,
-        counting: Counting = _uncounted,
+        counting: Counting = uncounted,
     ) -> Reality | None:
         """Check one plan from each of the `visited [N]` states toward its goal state `[N]`. None without any plan.
 

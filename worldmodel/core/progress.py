@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+# `with counting("decode frames") as progress: progress(done, total)`
+Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+@contextmanager
+def uncounted(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A `Counting` that shows nothing."""
+    yield lambda done, total: None
 
 
 class Progress(Protocol):

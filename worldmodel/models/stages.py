@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from worldmodel.core.files import write_json
+from worldmodel.core.progress import Counting
 from worldmodel.core.ranks import here
 from worldmodel.data.clips import Split
 from worldmodel.data.store.reader import TrajectoryStore
 from worldmodel.encoders.base import Encoder
 from worldmodel.models.contract import WorldModel
-from worldmodel.training.recordings import Counting
 from worldmodel.training.trainer import Trainer, TrainerConfig, TrainingTask
 
 

@@ -5,8 +5,7 @@ Shapes: `R` rows of the recording, `H, W` height and width of a camera's images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.progress import Counting
 from worldmodel.core.ranks import in_turn
 from worldmodel.data.frames import load_camera_frames
 from worldmodel.data.store.reader import TrajectoryStore
-
-# `with counting("decode frames") as progress: progress(done, total)`
-Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def open_recording(path: str, env: Mapping[str, Any]) -> TrajectoryStore:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.progress import Counting
 from worldmodel.core.ranks import here, in_turn
 from worldmodel.core.spec import CAMERA, CameraSpec, EnvironmentSpec
 from worldmodel.data.augmentation import AugmentationConfig
@@ -33,7 +34,7 @@ from worldmodel.data.videos.listing import SUFFIXES, is_list, require_there
 from worldmodel.data.videos.workers import Workers, require_av
 from worldmodel.encoders.jepa.task import ClipSource
 from worldmodel.encoders.probe import ProbeData, probe_data
-from worldmodel.training.recordings import Counting, load_cameras
+from worldmodel.training.recordings import load_cameras
 
 _PROBE_PER_CLIP = 2  # frames of a clip that the probe sees: its first and its last, since neighbours are alike
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldmodel.core.errors import UserError
+from worldmodel.core.progress import Counting
 from worldmodel.data.videos.catalogue import Catalogue, catalogue_file, survey
 from worldmodel.data.videos.labelled import (
     TEST,
@@ -32,7 +33,6 @@ from worldmodel.data.videos.workers import Workers, require_av
 from worldmodel.encoders.base import Encoder
 from worldmodel.encoders.probes.classify import Part, Splits
 from worldmodel.encoders.probes.features import ClipShape, encode_labelled
-from worldmodel.training.recordings import Counting
 
 
 @dataclasses.dataclass(frozen=True)
