@@ -326,6 +326,15 @@ def test_a_recording_has_the_length_that_its_environment_needs() -> None:
     assert composed("collect", ["env=arm_drawer", "episodes=7"]).episodes == 7
 
 
+def test_a_pretraining_is_as_long_as_its_recipe_says_or_else_its_environment() -> None:
+    def steps(*given: str) -> int:
+        return int(composed("pretrain", list(given)).trainer.steps)
+
+    assert steps("env=arm_drawer") < steps("env=push") < steps("recipe=vjepa")
+    assert steps("env=arm_drawer", "recipe=vjepa") == steps("recipe=vjepa")
+    assert steps("env=arm_drawer", "trainer.steps=7") == 7
+
+
 def test_what_an_environment_or_its_family_changes_bears_its_name() -> None:
     families_of_envs = {p.stem: str(read_choice("env", p.stem).get("family")) for p in (CONFIGS / "env").glob("*.yaml")}
     accepted = {*families_of_envs, *families_of_envs.values()}

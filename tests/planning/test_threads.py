@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from worldmodel.core import threads
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.machine import num_processors
-from worldmodel.core.threads import threads_kept
+from worldmodel.core.threads import side_by_side, threads_kept
 
 CPU = torch.device("cpu")
 
@@ -55,3 +56,26 @@ def test_a_robot_refuses_them_too() -> None:
     goal = Path(__file__).parents[2] / "docs" / "assets" / "push_goal.png"
     with pytest.raises(UserError, match="threads 'all'"):
         RobotController("push", goal, device="cpu", threads="all")
+
+
+def test_parts_that_are_done_side_by_side_keep_their_order_and_the_number_of_threads() -> None:
+    torch.set_num_threads(2)
+    seen: dict[int, tuple[str, int]] = {}
+
+    def work(part: int) -> int:
+        seen[part] = threading.current_thread().name, torch.get_num_threads()
+        return part * part
+
+    assert side_by_side(work, range(9), CPU) == [part * part for part in range(9)]
+    assert {count for _, count in seen.values()} == {1}
+    assert threading.current_thread().name not in {name for name, _ in seen.values()}
+    assert torch.get_num_threads() == 2
+    assert side_by_side(work, range(3), torch.device("meta")) == [0, 1, 4]
+    assert {seen[part] for part in range(3)} == {(threading.current_thread().name, 2)}
+
+    def fail(part: int) -> None:
+        raise ValueError(part)
+
+    with pytest.raises(ValueError, match="0"):
+        side_by_side(fail, range(3), CPU)
+    assert torch.get_num_threads() == 2

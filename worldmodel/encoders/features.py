@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldmodel.core.device import autocast, pick_precision
 from worldmodel.core.row_cache import cached_rows
+from worldmodel.core.threads import side_by_side
 from worldmodel.encoders.base import Encoder
 
 # Frames that are encoded at once. On a CPU, the tensors of more are too large to be kept for the next ones
@@ -52,13 +53,14 @@ class FeatureCacheKey:
 
 def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], device: torch.device) -> Tensor:
     """Tokens `[R, N, D]` of `frames[rows]`, float32, on the CPU."""
-    parts, most = [], _AT_ONCE_ON_CPU if device.type == "cpu" else _AT_ONCE
-    for block in np.array_split(rows, -(-len(rows) // most)):
+
+    def encode(block: NDArray[np.int64]) -> Tensor:
         images = torch.from_numpy(frames[block]).to(device)
         with torch.no_grad(), autocast("auto", device):
-            tokens = encoder.encode_frames(images)
-        parts.append(tokens.float().cpu())
-    return torch.cat(parts)
+            return encoder.encode_frames(images).float().cpu()
+
+    most = _AT_ONCE_ON_CPU if device.type == "cpu" else _AT_ONCE
+    return torch.cat(side_by_side(encode, np.array_split(rows, -(-len(rows) // most)), device))
 
 
 def encode_store(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tests.commands import refuse_to_write
 from tests.worldmodel.toy import COMPRESSION, make_clips, make_encoder
 from worldmodel.core import row_cache
+from worldmodel.core.threads import threads_kept
+from worldmodel.encoders import features
 from worldmodel.encoders.features import FeatureCacheKey, encode_frames, encode_store
 from worldmodel.models.compression import Compression
 from worldmodel.models.normaliser import Normaliser
@@ -160,6 +162,16 @@ def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, frames: NDArray[np.ui
     again, reported = encode(frames, path)
     assert len(reported) == made, "what comes before it is still good"
     np.testing.assert_array_equal(whole, again)
+
+
+def test_features_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_AT_ONCE_ON_CPU", 4)
+    frames, rows, encoded = make_clips(batch=ROWS, frames=1)[:, 0].numpy(), np.arange(ROWS), []
+    with threads_kept():
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            encoded.append(encode_frames(make_encoder(), frames, rows, CPU))
+    assert torch.equal(*encoded)
 
 
 def test_frames_are_encoded_in_the_order_asked_for(frames: NDArray[np.uint8]) -> None:

@@ -22,6 +22,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.row_cache import cached_rows
 from worldmodel.core.seeds import seed_of_step
+from worldmodel.core.threads import side_by_side
 from worldmodel.data.clips import Split, episode_starts, rows_of
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import DecoderNetwork, code_size, require_decodable
@@ -118,19 +119,19 @@ def encode_codes(
     """
     decodable, size = require_decodable(model), code_size(model)
 
+    def encode_some(some: Rows) -> Tensor:
+        # As at the start of an episode, because an image does not depend on the past.
+        images = {camera: np.array(of_camera[some]) for camera, of_camera in frames.items()}
+        seen = Observation(images, np.array(proprio[some]))
+        with torch.no_grad():
+            latents = [model.observe(None, seen, None)]
+            if with_goals:
+                latents.append(model.seen_as_goals(seen, latents[0]))
+            codes = [decodable.decodable(latent).float().cpu() for latent in latents]
+        return torch.stack(codes, dim=1)
+
     def encode(start: int, stop: int) -> NDArray[np.float32]:
-        parts = []
-        for block in np.array_split(rows[start:stop], -(-(stop - start) // _AT_ONCE)):
-            # As at the start of an episode, because an image does not depend on the past.
-            images = {camera: np.array(of_camera[block]) for camera, of_camera in frames.items()}
-            seen = Observation(images, np.array(proprio[block]))
-            with torch.no_grad():
-                latents = [model.observe(None, seen, None)]
-                if with_goals:
-                    latents.append(model.seen_as_goals(seen, latents[0]))
-                codes = [decodable.decodable(latent).float().cpu() for latent in latents]
-            parts.append(torch.stack(codes, dim=1))
-        return torch.cat(parts).numpy()
+        return torch.cat(side_by_side(encode_some, _parts(rows[start:stop]), model.device)).numpy()
 
     key = {"identity": identity, "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "goals": with_goals}
     codes = cached_rows(path, key, (len(rows), 1 + with_goals, size), np.float32, encode, progress)

@@ -175,17 +175,18 @@ class KeypointModel(WorldModel):
     @torch.no_grad()
     def goal(self, goal: Goal) -> Belief:
         """See `WorldModel.goal`. It reads images of all cameras, estimates proprioception, and sets motion to zero."""
-        return self._as_goal(*self._read(self.read_image_goal(goal)))
+        tokens, cameras = self._read(self.read_image_goal(goal))
+        return self._as_goal(self._state(tokens), tokens, cameras)
 
     @torch.no_grad()
     def seen_as_goals(self, observation: Observation, latent: TensorRecord) -> Belief:
-        """See `WorldModel.seen_as_goals`. Tokens of a goal are those of an observation without a past."""
+        """See `WorldModel.seen_as_goals`. State and tokens of a goal are those of an observation without a past."""
         assert isinstance(latent, Belief) and latent.tokens is not None and latent.cameras is not None
-        return self._as_goal(latent.tokens, latent.cameras)
+        return self._as_goal(latent.state, latent.tokens, latent.cameras)
 
-    def _as_goal(self, together: Tensor, cameras: Tensor) -> Belief:
-        """The goal whose images have the tokens `together [B, N, C]` and differ by `cameras [B, cameras, 8]`."""
-        state, seen = self._state(together), self._of_cameras(together)
+    def _as_goal(self, state: Tensor, together: Tensor, cameras: Tensor) -> Belief:
+        """The goal with `state [B, Z]` of the tokens `together [B, N, C]`, in images that differ by `cameras`."""
+        seen = self._of_cameras(together)
         read = torch.stack([self.view(camera).keypoints.robot(tokens) for camera, tokens in seen])
         # Every reading is estimated from the camera that shows it best.
         best = self._robot_readable().argmax(0, keepdim=True)[:, None].expand(-1, read.shape[1], -1)
