@@ -48,7 +48,7 @@ def main(options: Options) -> None:
     apart, together = [], []
     for _ in range(REPEATS + 1):
         apart.append(seconds())
-        with patch.object(features, "side_by_side", lambda work, parts, device: [work(part) for part in parts]):
+        with patch.object(features, "map_in_threads", lambda work, parts, device: [work(part) for part in parts]):
             together.append(seconds())
     rates = [options.frames / float(np.median(times[1:])) for times in (apart, together)]
     console.print(

@@ -127,7 +127,13 @@ def frozen_path(env: str, options: Mapping[str, Any]) -> Path:
     place for writing, so the manifests of its users are in `runs/<env>/`.
     """
     groups = (options, *(value for value in options.values() if isinstance(value, Mapping)))
-    switched_on = sorted(name for group in groups for name, value in group.items() if value is True)
+    # A factor of variation can also be switched on by what it may be, such as the hues of `vary.colours`.
+    switched_on = sorted(
+        name
+        for group in groups
+        for name, value in group.items()
+        if value is True or (group is options.get("vary") and value)
+    )
     package = Path(str(resources.files("planning")))
     name = f"{'_'.join([env, *switched_on])}.json"
     ours = package / "manifests" / name

@@ -22,7 +22,7 @@ from planning.environment import Environment, Floats
 
 # A plan promises motion of a thing from two thirds of the metric's tolerance on: 2 cm of a cube that has 3 cm.
 _LEAST_PROMISE: Final = 2 / 3
-_HELD_OUT: Final = 0.2  # share of the states on which the error of reading is measured
+_HELD_OUT: Final = 0.2  # share of the groups on whose states the error of reading is measured
 # States are few, so a strong decay of weights lowers the error on other episodes.
 _WIDTH, _STEPS, _RATE, _DECAY = 128, 600, 3e-3, 1.0
 

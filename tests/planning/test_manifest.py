@@ -60,6 +60,7 @@ def test_kinds_of_goals_take_turns() -> None:
             {"distractors": True, "vary": {"light": True, "mass": True, "camera": False}},
             "arm_distractors_light_mass.json",
         ),
+        ({"vary": {"colours": [0.45, 0.25], "mass": False}, "action": {"low": [0, 1]}}, "arm_colours.json"),
     ],
 )
 def test_every_set_of_options_has_its_own_manifest(options: dict[str, object], name: str) -> None:

@@ -15,7 +15,7 @@ from worldmodel.core import threads
 from worldmodel.core.errors import UserError
 from worldmodel.core.goal import ImageGoal
 from worldmodel.core.machine import num_processors
-from worldmodel.core.threads import side_by_side, threads_kept
+from worldmodel.core.threads import map_in_threads, threads_kept
 
 CPU = torch.device("cpu")
 
@@ -66,16 +66,16 @@ def test_parts_that_are_done_side_by_side_keep_their_order_and_the_number_of_thr
         seen[part] = threading.current_thread().name, torch.get_num_threads()
         return part * part
 
-    assert side_by_side(work, range(9), CPU) == [part * part for part in range(9)]
+    assert map_in_threads(work, range(9), CPU) == [part * part for part in range(9)]
     assert {count for _, count in seen.values()} == {1}
     assert threading.current_thread().name not in {name for name, _ in seen.values()}
     assert torch.get_num_threads() == 2
-    assert side_by_side(work, range(3), torch.device("meta")) == [0, 1, 4]
+    assert map_in_threads(work, range(3), torch.device("meta")) == [0, 1, 4]
     assert {seen[part] for part in range(3)} == {(threading.current_thread().name, 2)}
 
     def fail(part: int) -> None:
         raise ValueError(part)
 
     with pytest.raises(ValueError, match="0"):
-        side_by_side(fail, range(3), CPU)
+        map_in_threads(fail, range(3), CPU)
     assert torch.get_num_threads() == 2

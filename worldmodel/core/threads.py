@@ -80,7 +80,7 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> list[Result]:
+def map_in_threads(work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> list[Result]:
     """The results of `work` for all `parts` in their order. On a CPU, each of torch's threads is at another part.
 
     Where operations are small, threads that share every operation often wait for each other.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldmodel.core.device import autocast, pick_precision
 from worldmodel.core.row_cache import cached_rows
-from worldmodel.core.threads import side_by_side
+from worldmodel.core.threads import map_in_threads
 from worldmodel.encoders.base import Encoder
 
 # Frames that are encoded at once. On a CPU, the tensors of more are too large to be kept for the next ones
@@ -60,7 +60,7 @@ def encode_frames(encoder: Encoder, frames: Frames, rows: NDArray[np.int64], dev
             return encoder.encode_frames(images).float().cpu()
 
     most = _AT_ONCE_ON_CPU if device.type == "cpu" else _AT_ONCE
-    return torch.cat(side_by_side(encode, np.array_split(rows, -(-len(rows) // most)), device))
+    return torch.cat(map_in_threads(encode, np.array_split(rows, -(-len(rows) // most)), device))
 
 
 def encode_store(

@@ -22,7 +22,7 @@ from worldmodel.core.errors import UserError
 from worldmodel.core.observation import Observation
 from worldmodel.core.row_cache import cached_rows
 from worldmodel.core.seeds import seed_of_step
-from worldmodel.core.threads import side_by_side
+from worldmodel.core.threads import map_in_threads
 from worldmodel.data.clips import Split, episode_starts, rows_of
 from worldmodel.models.contract import WorldModel
 from worldmodel.models.decoder.decoder import DecoderNetwork, code_size, require_decodable
@@ -131,7 +131,7 @@ def encode_codes(
         return torch.stack(codes, dim=1)
 
     def encode(start: int, stop: int) -> NDArray[np.float32]:
-        return torch.cat(side_by_side(encode_some, _parts(rows[start:stop]), model.device)).numpy()
+        return torch.cat(map_in_threads(encode_some, _parts(rows[start:stop]), model.device)).numpy()
 
     key = {"identity": identity, "rows": hashlib.sha256(rows.tobytes()).hexdigest(), "goals": with_goals}
     codes = cached_rows(path, key, (len(rows), 1 + with_goals, size), np.float32, encode, progress)
